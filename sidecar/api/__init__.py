@@ -1,0 +1,1 @@
+"""The HTTP contract: one class a resource, each a few short handlers that raise typed errors."""

@@ -1,0 +1,171 @@
+"""Routes as data: what a handler takes and answers is written once, for the server and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from sidecar import fluid
+from sidecar.api import fields
+from sidecar.errors import InvalidRequest, NotFound, UnsupportedMediaType
+
+Handler = Callable[..., Awaitable[Any]]
+
+_MARK = "_operation"
+_INVALID = "Invalid request"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One kind of answer: a type for its JSON body (None: not JSON, see ``media``), and when it comes."""
+
+    description: str
+    type: Any = None
+    media: tuple[str, ...] = ("application/json",)
+    status: int = 200
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One method of one path."""
+
+    method: str
+    path: str
+    query: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    loose: bool = False
+    """Unknown query parameters are let through."""
+    answers: tuple[Answer, ...]
+    errors: tuple[int, ...] = ()
+    message: str = _INVALID
+    name: str = ""
+    summary: str = ""
+    description: str = ""
+    handler: Handler | None = None
+
+
+def operation(method: str, path: str, **details: Any) -> Callable[[Handler], Handler]:
+    """Mark a method of a resource class as the handler of a route; its docstring describes the route."""
+
+    def mark(handler: Handler) -> Handler:
+        summary, _, description = (handler.__doc__ or "").strip().partition("\n")
+        setattr(
+            handler,
+            _MARK,
+            Operation(
+                method=method,
+                path=path,
+                summary=summary.rstrip("."),
+                description=" ".join(description.split()),
+                **details,
+            ),
+        )
+        return handler
+
+    return mark
+
+
+def operations(resource: object) -> list[Operation]:
+    """Return the routes of a resource object, their handlers bound to it."""
+    found = []
+    for name in vars(type(resource)):
+        marked: Operation | None = getattr(getattr(type(resource), name), _MARK, None)
+        if marked:
+            kind = type(resource).__name__.lower()
+            found.append(msgspec.structs.replace(marked, handler=getattr(resource, name), name=f"{kind}_{name}"))
+    return found
+
+
+def add(app: web.Application, op: Operation) -> None:
+    """Serve an operation."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        arguments: dict[str, Any] = {}
+        if "uid" in request.match_info:
+            arguments["job"] = _job_id(request.match_info["uid"])
+        if "number" in request.match_info:
+            arguments["number"] = _number(request.match_info["number"])
+        if op.body is not None:
+            arguments["body"] = await _read_body(request, op)
+        else:
+            values = dict(request.query) if op.loose else fields.single(request.query)
+            query = fields.decode(
+                op.query or _Nothing, values, text=frozenset(values), message=op.message, loose=op.loose
+            )
+            if op.query is not None:
+                arguments["query"] = query
+        assert op.handler is not None  # noqa: S101 - operations() binds it
+        result = await op.handler(request, **arguments)
+        return result if isinstance(result, web.StreamResponse) else json_response(result)
+
+    app.router.add_route(op.method, op.path, handle, name=op.name)
+    if op.method == "GET":
+        app.router.add_route("HEAD", op.path, handle)
+
+
+def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Answer with JSON; ``value`` may be ready-made bytes."""
+    body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
+class _Nothing(msgspec.Struct):
+    """The query of a route that takes none."""
+
+
+def _job_id(text: str) -> int:
+    try:
+        return fluid.parse(text)
+    except ValueError as exc:
+        raise InvalidRequest(f"{exc}.") from None
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise NotFound(f"There is no launcher {text!r}; GET /v1/launchers lists them.")
+    return int(text)
+
+
+async def _read_body(request: web.Request, op: Operation) -> Any:
+    """Read a JSON body, a form and the query string into one struct: the same names in all three."""
+    query = fields.single(request.query)
+    sent, text = await _sent(request)
+    if both := sorted(query.keys() & sent.keys()):
+        errors = [f"{name}: given in the query and in the body." for name in both]
+        raise InvalidRequest(" ".join(errors), errors=errors, message=op.message)
+    names = frozenset(query) | (frozenset(sent) if text else frozenset())
+    assert op.body is not None  # noqa: S101 - only called for operations that have one
+    return fields.decode(op.body, {**query, **sent}, text=names, message=op.message)
+
+
+async def _sent(request: web.Request) -> tuple[dict[str, Any], bool]:
+    """Return the body's values, and whether they are text."""
+    raw = await request.read()
+    if not raw.strip():
+        return {}, False
+    kind = request.content_type
+    # `curl -d '{…}'` says it sends a form: what it means is plain.
+    if kind == "application/json" or (raw.lstrip().startswith(b"{") and kind != "multipart/form-data"):
+        return _json_object(raw), False
+    if kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        try:
+            form = await request.post()
+        except (ValueError, KeyError, AssertionError) as exc:
+            raise InvalidRequest(f"The form cannot be read: {exc}.") from None
+        if not all(isinstance(value, str) for value in form.values()):
+            raise InvalidRequest("A form's fields are text here, not files.")
+        return fields.single(form), True
+    raise UnsupportedMediaType(f"A body of type {kind} is not read here; send application/json or a form.")
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidRequest(f"The body is not JSON: {exc}.") from None
+    except RecursionError:
+        raise InvalidRequest("The body's JSON is nested too deeply.") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The body must be a JSON object, not {type(value).__name__}.")
+    return value

@@ -1,0 +1,116 @@
+"""``/v1/service``, the stop, and the probes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+import sidecar
+from sidecar.api.routing import Answer, json_response, operation
+from sidecar.errors import Unavailable
+from sidecar.feed import Feed
+from sidecar.instance import Instance, Status
+from sidecar.lifecycle import Lifecycle, Mode, Service
+
+_MESSAGES = {
+    "waiting": "The service will stop as soon as the instance runs.",
+    "draining": "The service stops when the jobs that there are have finished; no new ones are accepted.",
+    "stopping": "The service is stopping.",
+    "stopped": "The service has stopped.",
+}
+
+
+class StopBody(msgspec.Struct, kw_only=True):
+    """How to stop."""
+
+    mode: Annotated[Mode, Meta(description="now: running jobs are cancelled; drain: they finish first")] = "now"
+    timeout: Annotated[
+        float | None, Meta(ge=0, description="seconds after which a drain becomes now; absent: never")
+    ] = None
+    force: Annotated[bool, Meta(description="shut down although another initial program runs")] = False
+    reason: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class ServiceBody(Service, omit_defaults=False, kw_only=True):
+    """The service, and the instance that it serves."""
+
+    version: str
+    auth: Annotated[bool, Meta(description="whether callers have to say who they are")]
+    ready: bool
+    instance: Status
+
+
+class Stopping(msgspec.Struct):
+    """The answer to a stop."""
+
+    Message: str
+    state: str
+    mode: str
+    active_jobs: int
+
+
+class ServiceResource:
+    """The service itself."""
+
+    def __init__(self, lifecycle: Lifecycle, instance: Instance, feed: Feed) -> None:
+        self._lifecycle = lifecycle
+        self._instance = instance
+        self._feed = feed
+
+    @operation("GET", "/v1/service", answers=(Answer("The service", ServiceBody),), errors=(400,))
+    async def get(self, request: web.Request) -> ServiceBody:
+        """Read the state of the service: of the instance, and of a stop under way."""
+        return ServiceBody(
+            **msgspec.structs.asdict(self._lifecycle.service()),
+            version=sidecar.__version__,
+            auth=False,
+            ready=not self._not_ready(),
+            instance=self._instance.status,
+        )
+
+    @operation(
+        "POST",
+        "/v1/service/stop",
+        body=StopBody,
+        answers=(Answer("The stop has begun; GET /v1/service shows its progress", Stopping, status=202),),
+        errors=(400, 409, 413, 415),
+    )
+    async def stop(self, request: web.Request, body: StopBody) -> web.Response:
+        """Stop the instance, so that flux start ends with exit code 0.
+
+        A second stop is answered like the first; now cuts a drain short.
+        """
+        self._lifecycle.stop(body.mode, timeout=body.timeout, force=body.force, reason=body.reason)
+        service = self._lifecycle.service()
+        answer = Stopping(_MESSAGES[service.state], service.state, service.mode or body.mode, service.active_jobs)
+        return json_response(answer, status=202)
+
+    @operation("GET", "/livez", answers=(Answer("The server works", media=("text/plain",)),), errors=(400, 503))
+    async def livez(self, request: web.Request) -> web.Response:
+        """Say whether the server works; a failure means that only a restart will help."""
+        if not self._feed.running:
+            raise Unavailable("Job events are no longer worked on.")
+        return web.Response(text="ok\n")
+
+    @operation("GET", "/readyz", answers=(Answer("The server is ready", media=("text/plain",)),), errors=(400, 503))
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Say whether commands are taken and lists are complete."""
+        if reasons := self._not_ready():
+            raise Unavailable(" ".join(reasons), errors=reasons)
+        return web.Response(text="ok\n")
+
+    def _not_ready(self) -> list[str]:
+        status = self._instance.status
+        reasons = []
+        if status.connection != "ready":
+            reasons.append(f"The instance is {status.connection}: {status.detail or 'no answer yet'}.")
+        elif not self._feed.caught_up:
+            reasons.append("The history of jobs is being read.")
+        if self._feed.problem:
+            reasons.append(self._feed.problem)
+        if self._lifecycle.state != "running":
+            reasons.append(f"The service is {self._lifecycle.state}.")
+        return reasons

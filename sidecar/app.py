@@ -1,0 +1,181 @@
+"""Builds the web application: the only place where all parts meet."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from importlib import resources
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from sidecar import errors, openapi
+from sidecar.api import routing
+from sidecar.api.jobs import Jobs
+from sidecar.api.launchers import LauncherResource
+from sidecar.api.nodes import Nodes
+from sidecar.api.output import JobOutput
+from sidecar.api.search import JobSearch
+from sidecar.api.service import ServiceResource
+from sidecar.api.submit import Submit
+from sidecar.errors import Problem
+from sidecar.feed import Feed
+from sidecar.instance import Instance
+from sidecar.instance.embedded import EmbeddedInstance
+from sidecar.launchers import Launchers
+from sidecar.lifecycle import Lifecycle
+from sidecar.settings import Settings, make_run_directory, parse_option_flags
+from sidecar.store import Store
+
+log = structlog.get_logger("server")
+
+_SHUTDOWN_TIMEOUT = 2.0
+_STATE_HEADER = "Flux-Instance-State"
+
+
+class Server:
+    """All parts of one server, made in the order in which they depend on each other."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        self.settings = settings
+        path = Path(settings.store).expanduser().resolve() if settings.store else directory / "jobs.sqlite"
+        self.store = Store(path)
+        self.feed = Feed(self.store)
+        self.instance = _instance(settings, directory)
+        self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout)
+        self.lifecycle = Lifecycle(self.instance, self.feed, self.launchers, stop_on_signal=settings.stop_on_signal)
+        self.operations = self._operations()
+
+    def _operations(self) -> list[routing.Operation]:
+        settings = self.settings
+        submit = Submit(
+            self.instance,
+            self.feed,
+            self.lifecycle,
+            self.launchers,
+            option_flags=parse_option_flags(settings.option_flags),
+            launcher_names=settings.launcher_names,
+        )
+        service = ServiceResource(self.lifecycle, self.instance, self.feed)
+        jobs, search = Jobs(self.store, self.instance), JobSearch(self.store)
+        output, nodes = JobOutput(self.store, self.instance), Nodes(self.instance)
+        # The order is that of the routes: /v1/jobs/search must come before /v1/jobs/{uid}.
+        parts = (
+            search,
+            submit,
+            jobs,
+            output,
+            nodes,
+            LauncherResource(self.launchers),
+            service,
+            _Documents(self),
+        )
+        return [op for part in parts for op in routing.operations(part)]
+
+    def application(self) -> web.Application:
+        """Return the aiohttp application; starting it starts the parts."""
+        app = web.Application(
+            middlewares=[_render_errors(self.settings.max_body)], client_max_size=self.settings.max_body
+        )
+        for op in self.operations:
+            routing.add(app, op)
+        static = resources.files("sidecar.web") / "static"
+        app.router.add_static("/static/", Path(str(static)))
+        app.on_response_prepare.append(self._tell_state)
+        app.cleanup_ctx.append(self._run_parts)
+        return app
+
+    async def _run_parts(self, _: web.Application) -> AsyncIterator[None]:
+        await self.store.open()
+        self.feed.start()
+        await self.instance.start(self.feed)
+        yield
+        await self.launchers.close()
+        await self.instance.close()
+        await self.feed.close()
+        await self.store.close()
+
+    async def _tell_state(self, _: web.Request, response: web.StreamResponse) -> None:
+        """Say on every answer that it may be out of date, while the instance does not answer."""
+        if self.instance.status.connection != "ready":
+            response.headers[_STATE_HEADER] = self.instance.status.connection
+
+
+class _Documents:
+    """The contract, for machines and for people."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    @routing.operation(
+        "GET", "/openapi.json", answers=(routing.Answer("OpenAPI 3.1", dict[str, object]),), errors=(400,)
+    )
+    async def openapi(self, request: web.Request) -> dict[str, object]:
+        """Read this API's OpenAPI document."""
+        return openapi.document(self._server.operations)
+
+    @routing.operation("GET", "/docs", answers=(routing.Answer("A page", media=("text/html",)),), errors=(400,))
+    async def docs(self, request: web.Request) -> web.Response:
+        """Browse this API; everything that the page needs comes from this server."""
+        page = resources.files("sidecar.web").joinpath("docs.html").read_text()
+        return web.Response(text=page, content_type="text/html")
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Run a server until it has been stopped.
+
+    Args:
+        settings: checked options.
+        announce: told the address once it is listening.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        StoreError: the store cannot be opened.
+    """
+    directory, temporary = make_run_directory(settings)
+    try:
+        server = Server(settings, directory)
+        runner = web.AppRunner(
+            server.application(), handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT
+        )
+        try:
+            await runner.setup()
+            site = web.TCPSite(runner, settings.host, settings.port)
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            await server.lifecycle.run()
+        finally:
+            await runner.cleanup()
+    finally:
+        if temporary:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _instance(settings: Settings, directory: Path) -> Instance:
+    if settings.embedded:
+        return EmbeddedInstance(directory, cores=settings.cores, kill_timeout=settings.kill_timeout)
+    from sidecar.instance.flux import FluxInstance  # needs libflux, which a laptop has not
+
+    return FluxInstance(settings.uri, rpc_timeout=settings.rpc_timeout, lost_timeout=settings.lost_timeout)
+
+
+def _render_errors(max_body: int) -> Middleware:
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Problem as exc:
+            return errors.render(exc)
+        except web.HTTPException as exc:
+            if exc.status < 400:
+                raise
+            return errors.render(errors.from_http(exc, request, max_body))
+        except Exception:
+            log.exception("a request failed", method=request.method, path=request.path)
+            return errors.render(Problem("The server failed; its log says how."))
+
+    return middleware

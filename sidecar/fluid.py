@@ -1,0 +1,94 @@
+"""FLUIDs: Flux's 64-bit job ids, and every way in which Flux spells one (RFC 19).
+
+A FLUID holds 40 bits of milliseconds, 14 bits of generator id and 10 bits of sequence number. It exceeds the
+2^53 that JavaScript's numbers can hold, so people and browsers use the F58 spelling, ``ƒ2oUvBnNfh``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+import mnemonicode
+
+_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_DIGIT = {char: value for value, char in enumerate(_ALPHABET)}
+_F58 = re.compile(rf"[ƒf]([{_ALPHABET}]{{1,12}})")
+_DOTHEX = re.compile(r"(?:job\.)?([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})")
+_WORDS = re.compile(r"[a-z]+(?:--?[a-z]+){1,8}")
+
+MAX = 2**64 - 1
+
+#: The instant from which the embedded engine counts its ids: 2026-01-01T00:00:00Z, in Unix seconds.
+EMBEDDED_EPOCH = 1767225600
+
+
+def f58(fluid: int) -> str:
+    """Spell a FLUID as F58, Flux's default: base 58 behind a ``ƒ``."""
+    digits = []
+    while True:
+        fluid, digit = divmod(fluid, 58)
+        digits.append(_ALPHABET[digit])
+        if not fluid:
+            return "ƒ" + "".join(reversed(digits))
+
+
+def kvs(fluid: int) -> str:
+    """Spell a FLUID as the job's directory in Flux's KVS, ``job.0000.0002.4d00.0000``."""
+    text = f"{fluid:016x}"
+    return "job." + ".".join(text[i : i + 4] for i in range(0, 16, 4))
+
+
+def parse(text: str) -> int:
+    """Read a FLUID in any spelling: decimal, ``ƒ``/``f`` F58, ``0x`` hex, dothex, KVS or words.
+
+    Raises:
+        ValueError: the text is none of these, or larger than 64 bits.
+    """
+    fluid = _parse(text)
+    if fluid is None or not 0 <= fluid <= MAX:
+        raise ValueError(f"{text!r} is not a job id: use a decimal number, ƒ…, 0x…, dothex, job.… or words")
+    return fluid
+
+
+def _parse(text: str) -> int | None:
+    if text.isascii() and text.isdecimal() and len(text) <= 20:
+        return int(text)
+    if match := _DOTHEX.fullmatch(text):
+        return int("".join(part.rjust(4, "0") for part in match.groups()), 16)
+    if _WORDS.fullmatch(text):
+        return _parse_words(text)
+    if match := _F58.fullmatch(text):
+        value = 0
+        for char in match[1]:
+            value = value * 58 + _DIGIT[char]
+        return value
+    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", text):
+        return int(text, 16)
+    return None
+
+
+def words(fluid: int) -> str:
+    """Spell a FLUID as words, ``academy-...--...``: its eight bytes, least significant first, in mnemonicode."""
+    return str(mnemonicode.mnformat(fluid.to_bytes(8, "little")))
+
+
+def _parse_words(text: str) -> int | None:
+    try:
+        data = bytes(mnemonicode.mnparse(text))
+    except (ValueError, KeyError):
+        return None
+    return int.from_bytes(data, "little") if len(data) == 8 else None
+
+
+class Generator:
+    """Makes FLUIDs for the embedded engine, unique over its restarts: the time part counts from a fixed epoch."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def __call__(self) -> int:
+        """Return the next FLUID; later calls give larger numbers."""
+        now = int((time.time() - EMBEDDED_EPOCH) * 1000) << 24
+        self._last = max(now, self._last + 1)
+        return self._last

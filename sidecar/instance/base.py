@@ -1,0 +1,119 @@
+"""The protocol of an instance: what the rest of the server may ask of the place where jobs run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from sidecar.errors import Unavailable
+from sidecar.model import Environment, JobEvents, Resources
+from sidecar.output import Output, Stream
+
+Connection = Literal["connecting", "ready", "lost", "gone"]
+
+Ending = Literal["exit", "shutdown", "foreign"]
+"""How the instance ends: with this server (``exit``: it is the initial program, or the engine itself), by Flux's
+shutdown (there is no initial program), or with somebody else's initial program (``foreign``)."""
+
+
+class HistoryBegin(Struct):
+    """The journal starts from the beginning: what follows is history, until events of id -1.
+
+    ``identity`` tells one instance from another; it survives the instance's own restart.
+    """
+
+    identity: str
+
+
+class Status(Struct):
+    """The connection to the instance, and what is known about it."""
+
+    connection: Connection = "connecting"
+    detail: str = ""
+    since: float = 0.0
+    kind: Literal["flux", "embedded"] = "flux"
+    uri: str = ""
+    version: str = ""
+    size: int = 0
+    broker_state: str = ""
+
+    def change(self, connection: Connection, detail: str = "") -> bool:
+        """Note a new state of the connection; return whether it is another than before."""
+        changed = self.connection != connection
+        if changed:
+            self.since = time.time()
+        self.connection, self.detail = connection, detail
+        return changed
+
+    def require(self) -> None:
+        """Let a command through only while the instance is there.
+
+        Raises:
+            Unavailable: it is not; the text says why.
+        """
+        if self.connection != "ready":
+            raise Unavailable(f"The instance is {self.connection}: {self.detail or 'no answer yet'}")
+
+
+class Sink(Protocol):
+    """Who takes the job events, in their order."""
+
+    def push(self, item: HistoryBegin | JobEvents) -> None:
+        """Take one item; never blocks, called on the event loop."""
+
+
+class Instance(Protocol):
+    """A place where jobs run. All methods are called on the event loop; none blocks it."""
+
+    status: Status
+    gone: asyncio.Event
+    """Set when the instance has ended and will not come back."""
+
+    @property
+    def ending(self) -> Ending:
+        """How this instance ends; known once it is ready."""
+
+    async def start(self, sink: Sink) -> None:
+        """Begin to connect; events go to ``sink`` from then on."""
+
+    async def close(self) -> None:
+        """Let go of the instance; the embedded engine ends its jobs."""
+
+    async def environment(self) -> Environment:
+        """Return what a job inherits."""
+
+    async def submit(self, jobspec: Mapping[str, Any], urgency: int) -> int:
+        """Submit a job and return its FLUID once it was accepted.
+
+        Raises:
+            Rejected: the instance refused it, in its own words.
+            Unavailable: the instance is not there.
+        """
+
+    async def cancel(self, fluid: int, reason: str) -> None:
+        """Ask for a job's end.
+
+        Raises:
+            Conflict: it cannot be cancelled.
+            NotFound: there is no such job.
+            Unavailable: the instance is not there.
+        """
+
+    async def output(self, fluid: int, stream: Stream) -> Output:
+        """Return what a job has written so far; empty when nothing yet."""
+
+    async def resources(self) -> Resources:
+        """Return the nodes, at most a moment old; the last known ones while the instance is lost."""
+
+    async def refuse_submits(self, reason: str) -> None:
+        """Let nobody submit any more, whichever way they come."""
+
+    async def shutdown(self) -> None:
+        """Ask Flux to shut the instance down, without waiting for it."""
+
+    async def broker_state(self) -> str:
+        """Return the broker's state (``run``, ``cleanup`` …), asked for anew."""

@@ -1,0 +1,248 @@
+"""The embedded engine: jobs as real processes of this machine, with Flux's states, ids and events, without Flux.
+
+It serves one machine, for trying out and for client development: FIFO by urgency over the cores, strictly in order
+as Flux's simple scheduler works. What needs more (nodes, gpus, queues, dependencies) it refuses, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sidecar import feasibility, fluid, idset, jobspec, settings
+from sidecar.errors import Conflict, Rejected
+from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
+from sidecar.instance.embedded_job import ExecError, Processes, output_path
+from sidecar.jobspec import Counts
+from sidecar.model import Environment, Event, JobEvents, Node, Resources
+from sidecar.output import Output, Stream, parse
+
+
+class _Job(msgspec.Struct, eq=False):
+    """A job that has not ended."""
+
+    id: int
+    spec: Mapping[str, Any]
+    want: Counts
+    urgency: int
+    cores: list[int] = []
+    processes: Processes | None = None
+    task: asyncio.Task[None] | None = None
+    ended: bool = False
+
+
+class EmbeddedInstance:
+    """An engine for this machine.
+
+    Args:
+        directory: where outputs are kept.
+        cores: how many cores to give to jobs; 0 for all that this process may use.
+        kill_timeout: from the first signal to SIGKILL, in seconds.
+    """
+
+    def __init__(self, directory: Path, *, cores: int, kill_timeout: float) -> None:
+        count = cores or len(os.sched_getaffinity(0))
+        self._hostname = socket.gethostname()
+        self.status = Status(kind="embedded", uri="embedded", version="", size=1)
+        self.gone = asyncio.Event()
+        self._directory = directory / "output"
+        self._kill_timeout = kill_timeout
+        self._cores = list(range(count))
+        self._free = set(self._cores)
+        self._pending: list[_Job] = []
+        self._active: dict[int, _Job] = {}
+        self._next_id = fluid.Generator()
+        self._closed = ""
+        self._sink: Sink
+
+    @property
+    def ending(self) -> Ending:
+        """It ends with this server."""
+        return "exit"
+
+    async def start(self, sink: Sink) -> None:
+        """Begin to take jobs; there is no history, a job does not outlive its engine."""
+        self._sink = sink
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self.status.change("ready")
+        self.status.broker_state = "run"
+        sink.push(HistoryBegin("embedded"))
+        sink.push(JobEvents(-1, []))
+
+    async def close(self) -> None:
+        """Cancel what is left and wait until every process has ended."""
+        self._closed = self._closed or "the server is stopping"
+        for job in list(self._active.values()):
+            self._end_early(job, "cancel", self._closed, signal.SIGTERM)
+        tasks = [job.task for job in self._active.values() if job.task]
+        if tasks:
+            await asyncio.wait(tasks)
+        self.gone.set()
+
+    # ------------------------------------------------------------------------------------------------ commands
+
+    async def environment(self) -> Environment:
+        """Jobs inherit the server's environment and directory, less its settings."""
+        return Environment(settings.process_environment(), os.getcwd())
+
+    async def submit(self, spec: Mapping[str, Any], urgency: int) -> int:
+        """Take a job; see :class:`~sidecar.instance.base.Instance`."""
+        want = self._check(spec)
+        job = _Job(self._next_id(), spec, want, urgency)
+        self._active[job.id] = job
+        redacted = _without_environment(spec)
+        submit = Event(time.time(), "submit", {"userid": os.getuid(), "urgency": urgency, "flags": 0, "version": 1})
+        self._sink.push(JobEvents(job.id, [submit], jobspec=redacted))
+        for name in ("validate", "depend"):
+            self._tell(job, name)
+        self._tell(job, "priority", {"priority": urgency})
+        self._pending.append(job)
+        self._pending.sort(key=lambda job: -job.urgency)  # stable: FIFO within an urgency
+        self._schedule()
+        return job.id
+
+    def _check(self, spec: Mapping[str, Any]) -> Counts:
+        if self._closed:
+            raise Rejected(f"No jobs are accepted: {self._closed}.")
+        system = spec["attributes"]["system"]
+        for name in ("queue", "dependencies"):
+            if system.get(name):
+                raise Rejected(f"{name}: the embedded engine has none; leave it out, or serve a Flux instance.")
+        if not os.path.isdir(system["cwd"]):
+            raise Rejected(f"workdir: {system['cwd']} is not a directory on this machine.")
+        want = jobspec.counts(spec)
+        if want is None:
+            raise Rejected("The embedded engine cannot run a job of this shape; serve a Flux instance.")
+        if missing := feasibility.shortage(want, self._nodes()):
+            raise Rejected(f"{missing} (the embedded engine is one node without gpus).", errors=[missing])
+        return want
+
+    async def cancel(self, fluid_: int, reason: str) -> None:
+        """Cancel a job; see :class:`~sidecar.instance.base.Instance`."""
+        job = self._active.get(fluid_)
+        if job is None:
+            raise Conflict("Job cannot be cancelled: job is inactive.")
+        self._end_early(job, "cancel", reason, signal.SIGTERM)
+
+    async def output(self, fluid_: int, stream: Stream) -> Output:
+        """Read the output eventlog as it is now."""
+        path = output_path(self._directory, fluid.f58(fluid_))
+        return await asyncio.to_thread(_read_output, path, stream)
+
+    async def resources(self) -> Resources:
+        """Return this machine as the only node."""
+        return Resources(self._nodes(), time.time())
+
+    def _nodes(self) -> list[Node]:
+        used = len(self._cores) - len(self._free)
+        state = "allocated" if used else "free"
+        return [Node(self._hostname, 0, state, True, len(self._cores), used, 0, 0)]  # type: ignore[arg-type]
+
+    async def refuse_submits(self, reason: str) -> None:
+        """Take no more jobs."""
+        self._closed = reason
+
+    async def shutdown(self) -> None:
+        """Never asked for: the engine ends with the server."""
+        raise Conflict("The embedded engine ends with the server.")
+
+    async def broker_state(self) -> str:
+        """Return ``run``: there is nothing else to be in."""
+        return self.status.broker_state
+
+    # ------------------------------------------------------------------------------------------------- running
+
+    def _schedule(self) -> None:
+        """Start jobs from the front of the queue while they fit; held ones (urgency 0) are passed over."""
+        while self._pending and self._pending[0].urgency > 0 and not self._closed:
+            job = self._pending[0]
+            need = len(self._cores) if job.want.exclusive else job.want.total_slots * job.want.cores
+            if need > len(self._free):
+                return
+            self._pending.pop(0)
+            job.cores = sorted(self._free)[:need]
+            self._free.difference_update(job.cores)
+            job.processes = Processes(job.id, job.spec, job.want.tasks or 1, self._hostname, self._directory)
+            job.task = asyncio.create_task(self._run(job, job.processes))
+
+    async def _run(self, job: _Job, processes: Processes) -> None:
+        duration = float(job.spec["attributes"]["system"].get("duration") or 0)
+        now = time.time()
+        children = {"core": idset.encode(job.cores)}
+        execution = {
+            "R_lite": [{"rank": "0", "children": children}],
+            "nodelist": [self._hostname],
+            "starttime": now,
+            "expiration": now + duration if duration else 0.0,
+        }
+        annotations = {"sched": {"resource_summary": f"rank0/core{children['core']}"}}
+        alloc = Event(time.time(), "alloc", {"annotations": annotations})
+        self._sink.push(JobEvents(job.id, [alloc], R={"version": 1, "execution": execution}))
+        self._tell(job, "start")
+        limit = None
+        if duration:
+            limit = asyncio.get_running_loop().call_later(
+                duration, self._end_early, job, "timeout", "resource allocation expired", signal.SIGALRM
+            )
+        try:
+            status = await processes.run()
+        except ExecError as exc:
+            self._tell(job, "exception", _exception("exec", exc.note))
+            status = exc.status
+        finally:
+            if limit:
+                limit.cancel()
+        self._tell(job, "finish", {"status": status})
+        self._tell(job, "release", {"ranks": "all", "final": True})
+        self._free.update(job.cores)
+        self._tell(job, "free")
+        self._finish(job)
+        self._schedule()
+
+    def _end_early(self, job: _Job, kind: str, note: str, number: signal.Signals) -> None:
+        """Raise a fatal exception: a pending job ends at once, a running one is signalled, then killed."""
+        self._tell(job, "exception", _exception(kind, note))
+        if job in self._pending:
+            self._pending.remove(job)
+            self._finish(job)
+            self._schedule()
+        elif job.processes and not job.ended:
+            job.ended = True
+            job.processes.signal(number)
+            asyncio.get_running_loop().call_later(self._kill_timeout, self._kill, job)
+
+    def _kill(self, job: _Job) -> None:
+        if job.id in self._active and job.processes:
+            job.processes.signal(signal.SIGKILL)
+
+    def _finish(self, job: _Job) -> None:
+        self._tell(job, "clean")
+        del self._active[job.id]
+
+    def _tell(self, job: _Job, name: str, context: dict[str, Any] | None = None) -> None:
+        self._sink.push(JobEvents(job.id, [Event(time.time(), name, context or {})]))
+
+
+def _exception(kind: str, note: str) -> dict[str, Any]:
+    return {"type": kind, "severity": 0, "note": note, "userid": os.getuid()}
+
+
+def _without_environment(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a jobspec as Flux's journal shows it: nobody gets to see a job's environment in a list."""
+    system = {k: v for k, v in spec["attributes"]["system"].items() if k not in ("environment", "files")}
+    return {**spec, "attributes": {**spec["attributes"], "system": system}}
+
+
+def _read_output(path: Path, stream: Stream) -> Output:
+    try:
+        return parse(path.read_text(), stream)
+    except FileNotFoundError:
+        return Output()

@@ -1,0 +1,270 @@
+"""A real Flux instance, as the rest of the server sees it: coroutines in front of the Flux thread."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import flux.constants
+import flux.job
+import msgspec
+import structlog
+from flux.core.inner import ffi, raw
+from flux.future import Future
+
+from sidecar import feasibility, fluid, jobspec, settings
+from sidecar.errors import Conflict, NotFound, Problem, Rejected, Unavailable
+from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
+from sidecar.instance.fluxthread import Broker, Callbacks, Finish, FluxThread, Start
+from sidecar.instance.inventory import nodes
+from sidecar.model import Environment, Resources
+from sidecar.output import Output, Stream, parse
+
+T = TypeVar("T")
+log = structlog.get_logger("flux")
+
+_PING_INTERVAL = 2.0
+_RESOURCES_MAX_AGE = 1.0
+_RESOURCES_GOOD_ENOUGH = 30.0  # to tell what may fit; where nothing does, Flux is asked
+_LARGE_OUTPUT = 64 * 1024
+
+
+class FluxInstance:
+    """The instance at ``uri``.
+
+    Args:
+        uri: as flux-uri(1) gives it.
+        rpc_timeout: how long Flux may take for one answer, in seconds.
+        lost_timeout: how long a broken connection is retried before the instance counts as gone, in seconds.
+    """
+
+    def __init__(self, uri: str, *, rpc_timeout: float, lost_timeout: float) -> None:
+        self.status = Status(kind="flux", uri=uri, since=time.time())
+        self.gone = asyncio.Event()
+        self._rpc_timeout = rpc_timeout
+        self._lost_timeout = lost_timeout
+        self._thread: FluxThread
+        self._sink: Sink
+        self._broker: Broker | None = None
+        self._broker_above = _broker_above()
+        self._resources = Resources([])
+        self._refreshing: asyncio.Task[Resources] | None = None
+        self._giving_up: asyncio.TimerHandle | None = None
+        self._pinging: asyncio.Task[None] | None = None
+
+    # ---------------------------------------------------------------------------------------------- life cycle
+
+    async def start(self, sink: Sink) -> None:
+        """Begin to connect; see :class:`~sidecar.instance.base.Instance`."""
+        self._sink = sink
+        callbacks = Callbacks(up=self._on_up, events=sink.push, down=self._on_down, failed=self._on_failed)
+        loop = asyncio.get_running_loop()
+        self._thread = FluxThread(self.status.uri, self._broker_above, loop, callbacks)
+        self._thread.start()
+        self._pinging = asyncio.create_task(self._ping())
+
+    async def close(self) -> None:
+        """End the thread; the instance itself goes on."""
+        if self._pinging:
+            self._pinging.cancel()
+        if self._giving_up:
+            self._giving_up.cancel()
+        self._thread.stop()
+        await asyncio.to_thread(self._thread.join, 1.0)
+
+    @property
+    def ending(self) -> Ending:
+        """Whether the instance ends with this server, by shutdown, or with another initial program."""
+        if self._broker is None:
+            return "exit" if self._broker_above else "foreign"
+        if self._broker.pid == self._broker_above:
+            return "exit"
+        return "shutdown" if self._broker.rc2_none else "foreign"
+
+    def _on_up(self, broker: Broker) -> None:
+        self._broker = broker
+        if self._giving_up:
+            self._giving_up.cancel()
+            self._giving_up = None
+        self.status.version, self.status.size = broker.version, broker.size
+        self.status.change("ready")
+        log.info("connected", uri=self.status.uri, version=broker.version, size=broker.size, ending=self.ending)
+        self._sink.push(HistoryBegin(broker.identity))
+
+    def _on_down(self, reason: str) -> None:
+        self.status.change("lost", reason)
+        log.warning("connection lost", reason=reason)
+        self._giving_up = asyncio.get_running_loop().call_later(self._lost_timeout, self.gone.set)
+
+    def _on_failed(self, reason: str) -> None:
+        if self.status.detail != reason:
+            log.info("cannot connect, will retry", uri=self.status.uri, reason=reason)
+        self.status.change(self.status.connection, reason)
+
+    async def _ping(self) -> None:
+        """Notice a broker that keeps the connection and answers nothing."""
+        while True:
+            await asyncio.sleep(_PING_INTERVAL)
+            if self.status.connection == "connecting" or (self._giving_up and self.status.connection == "lost"):
+                continue
+            try:
+                await self.broker_state()
+            except Unavailable as exc:
+                if self.status.connection == "ready":
+                    self.status.change("lost", exc.detail)
+                    log.warning("no answer", reason=exc.detail)
+            else:
+                if self.status.change("ready"):
+                    log.info("the instance answers again")
+
+    # ------------------------------------------------------------------------------------------------ commands
+
+    async def submit(self, jobspec_: Mapping[str, Any], urgency: int) -> int:
+        """Submit a job; see :class:`~sidecar.instance.base.Instance`."""
+        self.status.require()
+        await self._check_feasible(jobspec_)
+        text = msgspec.json.encode(jobspec_).decode()
+        try:
+            return await self._call(
+                lambda handle: flux.job.submit_async(handle, text, urgency=urgency),
+                lambda future: int(future.get_id()),
+            )
+        except OSError as exc:
+            raise Rejected(f"Flux refused the job: {exc.strerror}", errors=[str(exc.strerror)]) from None
+
+    async def _check_feasible(self, jobspec_: Mapping[str, Any]) -> None:
+        """Refuse what no set of nodes can ever run; without an RPC where it is plain that some can."""
+        want = jobspec.counts(jobspec_)
+        fresh = time.time() - self._resources.updated < _RESOURCES_GOOD_ENOUGH
+        known = self._resources if fresh else await self.resources()
+        missing = feasibility.shortage(want, known.nodes) if want and known.nodes else None
+        if missing is None:
+            return
+        try:
+            await self._rpc("feasibility.check", {"jobspec": jobspec_})
+        except OSError as exc:
+            if exc.errno == errno.ENOSYS:  # this scheduler has no such service: it judges after the submit
+                return
+            errors = [missing, str(exc.strerror)]
+            raise Rejected(f"{missing}. Flux: {exc.strerror}", errors=errors) from None
+
+    async def cancel(self, fluid_: int, reason: str) -> None:
+        """Raise a cancel exception; see :class:`~sidecar.instance.base.Instance`."""
+        self.status.require()
+        request = {"id": fluid_, "severity": 0, "type": "cancel", "note": reason}
+        try:
+            await self._rpc("job-manager.raise", request)
+        except OSError as exc:
+            if exc.errno == errno.ENOENT:
+                raise NotFound(f"Flux knows no job {fluid.f58(fluid_)}: {exc.strerror}.") from None
+            raise Conflict(f"Job cannot be cancelled: {exc.strerror}.") from None
+
+    async def output(self, fluid_: int, stream: Stream) -> Output:
+        """Read the job's output eventlog as it is now, whether the job runs or not."""
+        self.status.require()
+        key = f"{fluid.kvs(fluid_)}.guest.output".encode()
+
+        def finish(future: Any) -> str:
+            value = ffi.new("char *[1]")
+            raw.flux_kvs_lookup_get(future.handle, value)
+            return ffi.string(value[0]).decode() if value[0] != ffi.NULL else ""
+
+        try:
+            eventlog = await self._call(
+                lambda handle: Future(raw.flux_kvs_lookup(handle.handle, ffi.NULL, 0, key)), finish
+            )
+        except OSError as exc:
+            if exc.errno == errno.ENOENT:
+                return Output()
+            raise Problem(f"Flux could not read the output: {exc.strerror}") from None
+        if len(eventlog) > _LARGE_OUTPUT:
+            return await asyncio.to_thread(parse, eventlog, stream)
+        return parse(eventlog, stream)
+
+    async def environment(self) -> Environment:
+        """Return the broker's environment: inherited by an initial program, asked for in another container."""
+        if self._broker and self._broker.inherited:
+            inherited = self._broker.inherited
+            return Environment(settings.job_environment(inherited.variables), inherited.cwd)
+        if self.ending != "exit":
+            log.warning("the broker does not tell its environment; jobs get this server's")
+        return Environment(settings.process_environment(), os.getcwd())
+
+    async def resources(self) -> Resources:
+        """Return the nodes, asked for at most once a second however many callers there are."""
+        if self.status.connection != "ready" or time.time() - self._resources.updated < _RESOURCES_MAX_AGE:
+            return self._resources
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+        return await asyncio.shield(self._refreshing)
+
+    async def _refresh(self) -> Resources:
+        try:
+            sched, status = await asyncio.gather(self._rpc("resource.sched-status"), self._rpc("resource.status"))
+            self._resources = Resources(nodes(sched, status), time.time())
+        except (OSError, Unavailable) as exc:
+            log.warning("resources are unknown", reason=str(exc))
+        return self._resources
+
+    async def refuse_submits(self, reason: str) -> None:
+        """Disable every queue: also for `flux submit`."""
+        try:
+            await self._rpc("job-manager.queue-enable", {"enable": False, "reason": reason, "all": True})
+        except OSError as exc:
+            raise Conflict(f"The queues cannot be disabled: {exc.strerror}.") from None
+
+    async def shutdown(self) -> None:
+        """Ask for shutdown, without the stream of log lines: a streaming client would hold the broker up."""
+        try:
+            await self._rpc("shutdown.start", {"loglevel": 6})
+        except OSError as exc:
+            raise Conflict(f"Flux refuses to shut down: {exc.strerror}.") from None
+
+    async def broker_state(self) -> str:
+        """Return the state of the broker's state machine."""
+        try:
+            self.status.broker_state = str((await self._rpc("state-machine.get"))["state"])
+        except OSError as exc:
+            raise Unavailable(f"The broker does not tell its state: {exc.strerror}.") from None
+        return self.status.broker_state
+
+    # ----------------------------------------------------------------------------------------------------- RPC
+
+    async def _rpc(self, topic: str, payload: Any = None) -> Any:
+        """Send a request to rank 0 and return its answer.
+
+        Raises:
+            OSError: Flux's error, with its own words.
+            Unavailable: no answer in time, or no connection.
+        """
+        return await self._call(lambda handle: handle.rpc(topic, payload, 0), lambda rpc: rpc.get())
+
+    async def _call(self, start: Start, finish: Finish[T]) -> T:
+        try:
+            async with asyncio.timeout(self._rpc_timeout):
+                return await self._thread.call(start, finish)
+        except TimeoutError:
+            raise Unavailable(f"Flux has not answered for {self._rpc_timeout:g} s.") from None
+
+
+def _broker_above() -> int | None:
+    """The pid of the broker that this process is the initial program of, if it may be one.
+
+    Told from the processes above, by name and pid: in another container the pid alone could be another process.
+    A Flux job descends from its broker too, and is none.
+    """
+    pid = 0 if settings.in_flux_job() else os.getppid()
+    while pid > 0:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return None
+        if "flux-broker" in stat[: stat.rindex(")")]:
+            return pid
+        pid = int(stat[stat.rindex(")") + 2 :].split()[1])
+    return None

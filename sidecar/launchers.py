@@ -1,0 +1,158 @@
+"""Workflow launchers (nextflow, snakemake): programs that run beside the server and submit jobs to the instance.
+
+A launcher takes no core of the instance, where it would wait for jobs that wait for its core. It is followed to its
+end, listed with its output, and ended with the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import structlog
+
+from sidecar.errors import Conflict, NotFound, Rejected
+
+log = structlog.get_logger("launchers")
+
+_TAIL = 64 * 1024
+
+
+class Launcher(msgspec.Struct, omit_defaults=False):
+    """A launcher, running or ended."""
+
+    id: int
+    command: list[str]
+    state: Literal["running", "ended"]
+    t_start: float
+    t_end: float | None = None
+    returncode: Annotated[int | None, msgspec.Meta(description="exit code, or minus the signal")] = None
+    pid: int = 0
+
+
+class Launchers:
+    """All launchers of this server.
+
+    Args:
+        directory: where their output goes.
+        uri: the instance that they submit to, as FLUX_URI.
+        kill_timeout: from SIGTERM to SIGKILL, in seconds.
+    """
+
+    def __init__(self, directory: Path, *, uri: str, kill_timeout: float) -> None:
+        self._directory = directory / "launchers"
+        self._uri = uri
+        self._kill_timeout = kill_timeout
+        self._launchers: dict[int, Launcher] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def running(self) -> int:
+        """How many have not ended."""
+        return len(self._tasks)
+
+    async def start(self, command: list[str], environment: Mapping[str, str], workdir: str) -> Launcher:
+        """Start a launcher.
+
+        Raises:
+            Rejected: it cannot be started; the text is the system's.
+        """
+        number = len(self._launchers) + 1
+        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._output_path(number).open("wb") as output:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=asyncio.subprocess.STDOUT,
+                    cwd=workdir,
+                    env={**environment, "FLUX_URI": self._uri},
+                    start_new_session=True,
+                )
+        except (OSError, ValueError) as exc:
+            raise Rejected(f"The launcher {command[0]} cannot be started: {exc}.") from None
+        launcher = Launcher(number, command, "running", time.time(), pid=process.pid)
+        self._launchers[number] = launcher
+        self._tasks[number] = asyncio.create_task(self._follow(launcher, process))
+        log.info("launcher started", launcher=number, pid=process.pid, program=command[0])
+        return launcher
+
+    async def _follow(self, launcher: Launcher, process: asyncio.subprocess.Process) -> None:
+        launcher.returncode = await process.wait()
+        launcher.state, launcher.t_end = "ended", time.time()
+        del self._tasks[launcher.id]
+        log.info("launcher ended", launcher=launcher.id, returncode=launcher.returncode)
+
+    def all(self) -> list[Launcher]:
+        """Return every launcher, newest first."""
+        return list(reversed(self._launchers.values()))
+
+    def get(self, number: int) -> Launcher:
+        """Return one launcher.
+
+        Raises:
+            NotFound: there is none of that number.
+        """
+        if number not in self._launchers:
+            raise NotFound(f"There is no launcher {number}; GET /v1/launchers lists them.")
+        return self._launchers[number]
+
+    async def output(self, number: int) -> list[str]:
+        """Return the lines at the end of a launcher's output, both streams."""
+        self.get(number)
+        data = await asyncio.to_thread(_tail, self._output_path(number))
+        return data.decode(errors="replace").splitlines(keepends=True)
+
+    def cancel(self, number: int) -> None:
+        """End a launcher: SIGTERM, and SIGKILL when it does not listen.
+
+        Raises:
+            Conflict: it has ended already.
+        """
+        launcher = self.get(number)
+        if number not in self._tasks:
+            raise Conflict(f"Launcher {number} has ended with code {launcher.returncode}.")
+        self._end(launcher, self._kill_timeout)
+
+    def _end(self, launcher: Launcher, grace: float) -> None:
+        _signal(launcher.pid, signal.SIGTERM)
+        asyncio.get_running_loop().call_later(grace, self._kill, launcher)
+
+    def _kill(self, launcher: Launcher) -> None:
+        if launcher.id in self._tasks:
+            _signal(launcher.pid, signal.SIGKILL)
+
+    async def idle(self) -> None:
+        """Wait until every launcher has ended."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+
+    async def close(self, grace: float | None = None) -> None:
+        """End all launchers and wait for them; ``grace`` overrides the seconds from SIGTERM to SIGKILL."""
+        for number in list(self._tasks):
+            self._end(self._launchers[number], self._kill_timeout if grace is None else grace)
+        await self.idle()
+
+    def _output_path(self, number: int) -> Path:
+        return self._directory / f"{number}.log"
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return  # it has ended meanwhile
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        return file.read()

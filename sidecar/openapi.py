@@ -1,0 +1,102 @@
+"""The OpenAPI 3.1 document, made from the same operations and types that serve the requests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+import sidecar
+from sidecar.api.routing import Answer, Operation
+from sidecar.errors import CONTENT_TYPE, ProblemBody
+
+_REF = "#/components/schemas/{name}"
+_PATH_PARAMETERS = {
+    "uid": {
+        "description": "Job id in any of Flux's spellings: decimal, ƒ… or f…, 0x…, dothex, KVS, words",
+        "schema": {"type": "string"},
+        "example": "f2oUvBnNfh",
+    },
+    "number": {"description": "Number of the launcher", "schema": {"type": "integer", "minimum": 0}},
+}
+_FORMS = ("application/json", "application/x-www-form-urlencoded")
+
+
+def document(operations: Sequence[Operation]) -> dict[str, Any]:
+    """Return the document that describes ``operations``."""
+    types_ = list(dict.fromkeys(_types(operations)))
+    schemas, components = msgspec.json.schema_components(types_, ref_template=_REF)
+    schema = dict(zip(types_, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for op in operations:
+        paths.setdefault(op.path, {})[op.method.lower()] = _operation(op, schema, components)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "flux-sidecar",
+            "version": sidecar.__version__,
+            "summary": "Jobs of a Flux instance over HTTP",
+            "description": "Times are Unix seconds, durations seconds. Every error has the shape ProblemBody (RFC 9457).",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": dict(sorted(paths.items())),
+        "components": {"schemas": dict(sorted(components.items()))},
+    }
+
+
+def _types(operations: Iterable[Operation]) -> Iterable[Any]:
+    yield ProblemBody
+    for op in operations:
+        yield from filter(None, (op.query, op.body, *(answer.type for answer in op.answers)))
+
+
+def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "operationId": op.name,
+        "summary": op.summary,
+        "tags": [op.name.partition("_")[0]],
+    }
+    if op.description:
+        found["description"] = op.description
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, **_PATH_PARAMETERS[name]}
+        for name in re.findall(r"{(\w+)}", op.path)
+    ]
+    if op.query:
+        parameters += _query(components.pop(op.query.__name__))
+    if parameters:
+        found["parameters"] = parameters
+    if op.body:
+        required = any(field.required for field in msgspec.structs.fields(op.body))
+        content = {media: {"schema": schema[op.body]} for media in _FORMS}
+        found["requestBody"] = {"content": content, "required": required}
+    problem = {CONTENT_TYPE: {"schema": schema[ProblemBody]}}
+    found["responses"] = {
+        **{str(answer.status): _answer(answer, schema) for answer in op.answers},
+        **{str(status): {"description": HTTPStatus(status).phrase, "content": problem} for status in op.errors},
+    }
+    return found
+
+
+def _answer(answer: Answer, schema: dict[Any, Any]) -> dict[str, Any]:
+    json = schema[answer.type] if answer.type else {"type": "string"}
+    content = {media: {"schema": json if media == "application/json" else {"type": "string"}} for media in answer.media}
+    return {"description": answer.description, "content": content}
+
+
+def _query(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one parameter for each field; null is not a thing that a query can say."""
+    found = []
+    for name, field in schema["properties"].items():
+        field = {key: value for key, value in field.items() if key != "default" or value is not None}
+        if "anyOf" in field:
+            kinds = [kind for kind in field.pop("anyOf") if kind.get("type") != "null"]
+            field = {**(kinds[0] if len(kinds) == 1 else {"anyOf": kinds}), **field}
+        description = field.pop("description", None)
+        parameter = {"name": name, "in": "query", "required": False, "schema": field}
+        found.append({**parameter, "description": description} if description else parameter)
+    return found

@@ -1,0 +1,237 @@
+"""Every option of the server, once: name, type, default, unit and help.
+
+The command line, the ``FLUX_SIDECAR_*`` variables and the table in ``docs/settings.md`` are all made from
+:class:`Settings`. Nothing else in this package reads the process's environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import shlex
+import tempfile
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+PREFIX = "FLUX_SIDECAR_"
+
+#: Variables that configure the server or hold its secrets; no job ever inherits one.
+PRIVATE_VARIABLES = frozenset(
+    {
+        "FLUX_USER",
+        "FLUX_TOKEN",
+        "FLUX_SECRET_KEY",
+        "FLUX_REQUIRE_AUTH",
+        "FLUX_OPTION_FLAGS",
+        "FLUX_SERVER_MODE",
+        "FLUX_ACCESS_TOKEN_EXPIRES_MINUTES",
+        "FLUX_NUMBER_NODES",
+        "FLUX_HAS_GPUS",
+        "HOST",
+        "PORT",
+    }
+)
+
+
+class SettingsError(Exception):
+    """The server was started in a way that cannot work; the text says what to change."""
+
+
+def _option(name: str, text: str, *aliases: str, unit: str = "") -> Parameter:
+    """Describe one option; ``aliases`` are other variables, read when ours is not set."""
+    variables = (PREFIX + name.upper(), *aliases)
+    # "--no-no-auth" would be a riddle, not an option.
+    return Parameter(
+        help=f"{text} [{unit}]" if unit else text,
+        env_var=variables,
+        negative=() if name == "no_auth" else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How one server runs. Field metadata is the single source of flags, variables, help and documentation."""
+
+    host: Annotated[str, _option("host", "Address to listen on.", "HOST")] = "127.0.0.1"
+    port: Annotated[int, _option("port", "Port to listen on; 0 takes a free one.", "PORT")] = 5000
+    uri: Annotated[str, _option("uri", "The Flux instance to serve, as flux-uri(1) gives it.", "FLUX_URI")] = ""
+    embedded: Annotated[
+        bool,
+        _option("embedded", "Run jobs on this machine, without Flux. For trying out and for client development."),
+    ] = False
+    store: Annotated[
+        str,
+        _option(
+            "store",
+            "SQLite file that holds the job history. Empty: a temporary file, removed at exit; "
+            "a path on a volume keeps the history when the cluster is gone.",
+        ),
+    ] = ""
+    no_auth: Annotated[
+        bool,
+        _option("no_auth", "Let anybody who reaches the port submit jobs. Needed to listen beyond loopback."),
+    ] = False
+    max_body: Annotated[int, _option("max_body", "Largest request body.", unit="bytes")] = 1024 * 1024
+    option_flags: Annotated[
+        str,
+        _option(
+            "option_flags",
+            "Shell options that every job gets, -oKEY=VALUE …; those of the request win.",
+            "FLUX_OPTION_FLAGS",
+        ),
+    ] = ""
+    launchers: Annotated[
+        str,
+        _option("launchers", "Programs that is_launcher may start beside the server, separated by commas."),
+    ] = "nextflow,snakemake"
+    rpc_timeout: Annotated[
+        float, _option("rpc_timeout", "How long Flux may take to answer one request.", unit="seconds")
+    ] = 10.0
+    lost_timeout: Annotated[
+        float,
+        _option(
+            "lost_timeout",
+            "How long a broken connection is retried before the server leaves.",
+            unit="seconds",
+        ),
+    ] = 3.0
+    stop_on_signal: Annotated[
+        bool,
+        _option(
+            "stop_on_signal",
+            "SIGTERM and SIGINT stop the instance like POST /v1/service/stop, not the server alone.",
+        ),
+    ] = True
+    cores: Annotated[int, _option("cores", "Cores that --embedded gives to jobs; 0: all of this machine's.")] = 0
+    kill_timeout: Annotated[
+        float,
+        _option("kill_timeout", "With --embedded, and for launchers: from SIGTERM to SIGKILL.", unit="seconds"),
+    ] = 5.0
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _option("log_level", "Lowest level to log.")] = (
+        "info"
+    )
+    log_format: Annotated[Literal["console", "json"], _option("log_format", "How a log line is written.")] = "console"
+
+    def check(self) -> None:
+        """Refuse combinations that cannot work or are not safe.
+
+        Raises:
+            SettingsError: with a text for the person who typed the command.
+        """
+        if self.embedded and self._explicit_uri():
+            raise SettingsError("--embedded and --uri exclude each other: choose where jobs run.")
+        if not self.embedded and not self.uri:
+            raise SettingsError(
+                "There is no Flux instance to serve. Start one around the server:\n\n"
+                "    flux start flux-sidecar serve\n\n"
+                "or name a running one with --uri (or FLUX_URI), or run jobs on this machine without Flux:\n\n"
+                "    flux-sidecar serve --embedded"
+            )
+        if not self.no_auth and not _is_loopback(self.host):
+            raise SettingsError(
+                f"Listening on {self.host} would let anybody who reaches port {self.port} run programs here. "
+                "Listen on 127.0.0.1 (kubectl port-forward reaches it), or add --no-auth if that is meant."
+            )
+        if not 0 <= self.port <= 65535:
+            raise SettingsError(f"--port {self.port} is not a port: use 0 to 65535.")
+        for name in ("max_body", "rpc_timeout"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"--{name.replace('_', '-')} must be more than 0.")
+        if self.cores < 0 or self.kill_timeout < 0 or self.lost_timeout < 0:
+            raise SettingsError("--cores, --kill-timeout and --lost-timeout must not be negative.")
+        parse_option_flags(self.option_flags)
+
+    def _explicit_uri(self) -> bool:
+        return bool(self.uri) and self.uri != os.environ.get("FLUX_URI")
+
+    @property
+    def launcher_names(self) -> frozenset[str]:
+        """The programs that ``is_launcher`` may start."""
+        return frozenset(filter(None, (name.strip() for name in self.launchers.split(","))))
+
+
+def parse_option_flags(text: str) -> dict[str, str]:
+    """Read ``-oKEY=VALUE -oKEY=VALUE`` (the ``-o`` may be left out), as FLUX_OPTION_FLAGS holds them.
+
+    Raises:
+        SettingsError: a flag has no value.
+    """
+    flags: dict[str, str] = {}
+    try:
+        parts = shlex.split(text)
+    except ValueError as exc:
+        raise SettingsError(f"--option-flags {text!r} cannot be read: {exc}.") from None
+    for part in parts:
+        if part == "-o":
+            continue
+        key, equals, value = part.removeprefix("-o").partition("=")
+        if not equals or not key:
+            raise SettingsError(f"--option-flags: {part!r} is not of the form -oKEY=VALUE.")
+        flags[key] = value
+    return flags
+
+
+def process_environment() -> dict[str, str]:
+    """The server's own environment, without what is the server's alone."""
+    return job_environment(os.environ)
+
+
+def in_flux_job() -> bool:
+    """Whether this process is (part of) a Flux job rather than an initial program."""
+    return "FLUX_JOB_ID" in os.environ
+
+
+def job_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environ`` less the server's settings and secrets: what a job may inherit."""
+    return {
+        name: value for name, value in environ.items() if not name.startswith(PREFIX) and name not in PRIVATE_VARIABLES
+    }
+
+
+def make_run_directory(settings: Settings) -> tuple[Path, bool]:
+    """Return the directory for the store and for output files, and whether it is ours to remove."""
+    if settings.store:
+        directory = Path(settings.store).expanduser().resolve().parent
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise SettingsError(f"--store {settings.store}: {exc.strerror}: {directory}") from None
+        return directory, False
+    return Path(tempfile.mkdtemp(prefix="flux-sidecar-")), True
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def table() -> list[tuple[str, str, str, str]]:
+    """Flag, variables, default and help of every option, for the documentation."""
+    rows = []
+    for field in dataclasses.fields(Settings):
+        parameter: Any = _annotations()[field.name].__metadata__[0]
+        flag = "--" + field.name.replace("_", "-")
+        variables = ", ".join(f"`{name}`" for name in env_names(field.name))
+        default = "" if field.default in ("", False) else str(field.default)
+        rows.append((flag, variables, default, parameter.help))
+    return rows
+
+
+def env_names(field: str) -> tuple[str, ...]:
+    """The environment variables of a field, in order of precedence."""
+    parameter: Any = _annotations()[field].__metadata__[0]
+    return tuple(parameter.env_var)
+
+
+def _annotations() -> dict[str, Any]:
+    return typing.get_type_hints(Settings, include_extras=True)
