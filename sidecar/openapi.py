@@ -39,7 +39,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "title": "flux-sidecar",
             "version": sidecar.__version__,
             "summary": "Jobs of a Flux instance over HTTP",
-            "description": "Times are Unix seconds, durations seconds. Every error has the shape ProblemBody (RFC 9457).",
+            "description": "Times are Unix seconds, durations seconds. Every error is a ProblemBody (RFC 9457).",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
