@@ -141,22 +141,28 @@ async def _read_body(request: web.Request, op: Operation) -> Any:
 
 async def _sent(request: web.Request) -> tuple[dict[str, Any], bool]:
     """Return the body's values, and whether they are text."""
+    kind = request.content_type
+    if kind == "multipart/form-data":
+        return await _form(request), True
     raw = await request.read()
     if not raw.strip():
         return {}, False
-    kind = request.content_type
-    # `curl -d '{…}'` says it sends a form: what it means is plain.
-    if kind == "application/json" or (raw.lstrip().startswith(b"{") and kind != "multipart/form-data"):
+    # `curl -d '{…}'` says that it sends a form: what it means is plain.
+    if kind == "application/json" or raw.lstrip().startswith(b"{"):
         return _json_object(raw), False
-    if kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
-        try:
-            form = await request.post()
-        except (ValueError, KeyError, AssertionError) as exc:
-            raise InvalidRequest(f"The form cannot be read: {exc}.") from None
-        if not all(isinstance(value, str) for value in form.values()):
-            raise InvalidRequest("A form's fields are text here, not files.")
-        return fields.single(form), True
+    if kind == "application/x-www-form-urlencoded":
+        return await _form(request), True
     raise UnsupportedMediaType(f"A body of type {kind} is not read here; send application/json or a form.")
+
+
+async def _form(request: web.Request) -> dict[str, Any]:
+    try:
+        form = await request.post()
+    except (ValueError, KeyError, AssertionError) as exc:  # all of what aiohttp raises for a malformed one
+        raise InvalidRequest(f"The form cannot be read: {exc}.") from None
+    if not all(isinstance(value, str) for value in form.values()):
+        raise InvalidRequest("A form's fields are text here, not files.")
+    return fields.single(form)
 
 
 def _json_object(raw: bytes) -> dict[str, Any]:
