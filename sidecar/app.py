@@ -33,6 +33,8 @@ from sidecar.store import Store
 log = structlog.get_logger("server")
 
 _SHUTDOWN_TIMEOUT = 2.0
+_ROOT = Path(str(resources.files("sidecar.web"))) / "static"
+_STATIC = {str(file.relative_to(_ROOT)): file for file in _ROOT.rglob("*") if file.is_file()}
 _STATE_HEADER = "Flux-Instance-State"
 
 
@@ -82,8 +84,7 @@ class Server:
         )
         for op in self.operations:
             routing.add(app, op)
-        static = resources.files("sidecar.web") / "static"
-        app.router.add_static("/static/", Path(str(static)))
+        app.router.add_get("/static/{path:.+}", _static)
         app.on_response_prepare.append(self._tell_state)
         app.cleanup_ctx.append(self._run_parts)
         return app
@@ -122,6 +123,14 @@ class _Documents:
         """Browse this API; everything that the page needs comes from this server."""
         page = resources.files("sidecar.web").joinpath("docs.html").read_text()
         return web.Response(text=page, content_type="text/html")
+
+
+async def _static(request: web.Request) -> web.FileResponse:
+    """Send a vendored file. Only names that are there can be asked for, so no path leads elsewhere."""
+    file = _STATIC.get(request.match_info["path"])
+    if file is None:
+        raise web.HTTPNotFound
+    return web.FileResponse(file)
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:

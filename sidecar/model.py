@@ -95,6 +95,10 @@ class Job(Struct, kw_only=True):
     runtime: Annotated[float | UnsetType, Meta(description="seconds in RUN, so far or in all")] = UNSET
 
 
+#: Flux counts tasks, cores, gpus and nodes in 32 bits.
+_MOST = 2**31 - 1
+
+
 class JobRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """What to run. The same names in a JSON body, a form and the query string."""
 
@@ -104,10 +108,10 @@ class JobRequest(Struct, kw_only=True, forbid_unknown_fields=True):
         dict[str, str] | str | None,
         Meta(description="variables added to the job's environment: an object, or in a form or query its JSON text"),
     ] = None
-    num_tasks: Annotated[int, Meta(ge=1)] | None = None
-    cores_per_task: Annotated[int, Meta(ge=1)] | None = None
-    gpus_per_task: Annotated[int, Meta(ge=0)] | None = None
-    num_nodes: Annotated[int, Meta(ge=1)] | None = None
+    num_tasks: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
+    cores_per_task: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
+    gpus_per_task: Annotated[int, Meta(ge=0, le=_MOST)] | None = None
+    num_nodes: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
     exclusive: Annotated[bool | None, Meta(description="whole nodes; needs num_nodes")] = None
     runtime: Annotated[float, Meta(ge=0, description="time limit in seconds; 0: none")] | None = None
     option_flags: Annotated[

@@ -1,0 +1,234 @@
+"""Every wrong input gets one shape of error, and a text that says what to change."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.harness import Server
+
+SUBMIT = "/v1/jobs/submit"
+
+
+def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """Check the shape that every error has, and return it."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    body = answer.json()
+    assert body.keys() == {"type", "title", "status", "detail", "Message", "Errors"}
+    assert body["status"] == status
+    assert body["type"].startswith("urn:flux-sidecar:problem:")
+    assert all(isinstance(body[name], str) and body[name] for name in ("title", "detail", "Message"))
+    assert body["Errors"]
+    assert "Traceback" not in answer.text
+    return dict(body)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({}, "A 'command' is minimally required."),
+        ({"command": None}, "A 'command' is minimally required."),
+        ({"command": ""}, "A 'command' is minimally required."),
+        ({"command": "   "}, "A 'command' is minimally required."),
+        ({"command": []}, "A 'command' is minimally required."),
+        ({"command": [""]}, "A 'command' is minimally required."),
+        ({"command": 'a "b'}, "No closing quotation"),
+        ({"command": ["true", 5]}, "command: expected str"),
+        ({"command": "true", "comand": "x"}, "did you mean command?"),
+        ({"command": "true", "num_tasks": "two"}, "num_tasks: expected int"),
+        ({"command": "true", "num_tasks": 1.5}, "num_tasks: expected int"),
+        ({"command": "true", "num_tasks": 0}, "num_tasks: expected int >= 1"),
+        ({"command": "true", "num_tasks": -1}, "num_tasks: expected int >= 1"),
+        ({"command": "true", "num_tasks": 2**31}, "num_tasks: expected int <= 2147483647"),
+        ({"command": "true", "num_tasks": 2**31 - 1}, "unsatisfiable"),
+        ({"command": "true", "cores_per_task": 0}, "cores_per_task: expected int >= 1"),
+        ({"command": "true", "cores_per_task": 10000}, "unsatisfiable"),
+        ({"command": "true", "num_tasks": 10000}, "unsatisfiable"),
+        ({"command": "true", "gpus_per_task": 99}, "unsatisfiable"),
+        ({"command": "true", "num_nodes": 1000, "num_tasks": 1000}, "The server only has 1 nodes, you requested 1000"),
+        ({"command": "true", "num_nodes": 2, "num_tasks": 1}, "2 nodes need at least 2 tasks"),
+        ({"command": "true", "exclusive": True}, "give num_nodes too"),
+        ({"command": "true", "exclusive": "perhaps"}, "exclusive: expected bool"),
+        ({"command": "true", "runtime": -1}, "runtime: expected float >= 0"),
+        ({"command": "true", "urgency": 32}, "urgency: expected int <= 31"),
+        ({"command": "true", "queue": "nowhere"}, "queue"),
+        ({"command": "true", "dependencies": "later"}, "dependencies: 'later' is not SCHEME:VALUE"),
+        ({"command": "true", "envars": {"A": 1}}, "envars"),
+        ({"command": "true", "envars": "nonsense"}, "envars: give an object"),
+        ({"command": "true", "envars": {"A=B": "x"}}, "'A=B' is not a variable's name"),
+        ({"command": "true", "option_flags": {"-ompi": "x"}}, "Please provide keys without -o"),
+        ({"command": "true", "option_flags": "-o mpi=x"}, "Please provide keys without -o"),
+        ({"command": "true", "option_flags": "verbose"}, "'verbose' needs a value"),
+        ({"command": "true", "option_flags": {"a..b": 1}}, "is not the name of a shell option"),
+        ({"command": "sh -c true", "is_launcher": True}, "'sh' is not a known launcher"),
+        ({"command": "snakemake", "is_launcher": True, "num_tasks": 2}, "leave out num_tasks"),
+        ({"command": "a\0b"}, "command: a NUL byte"),
+        ({"command": ["true", "\0"]}, "command: a NUL byte"),
+        ({"command": "true", "envars": {"A": "\0"}}, "envars: a NUL byte"),
+        ({"command": "true", "workdir": "\0"}, "workdir: a NUL byte"),
+    ],
+)
+def test_submit(server: Server, parameters: dict[str, Any], text: str) -> None:
+    body = problem(server.http.post(SUBMIT, json=parameters), 400)
+    assert text in body["detail"]
+    assert text in " ".join(body["Errors"])
+
+
+def test_submit_names_every_fault_at_once(server: Server) -> None:
+    body = problem(server.http.post(SUBMIT, json={"num_tasks": 0, "urgency": "high", "colour": "red"}), 400)
+    assert len(body["Errors"]) == 4
+    assert body["Message"] == "Invalid submit request"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"[1, 2]", "must be a JSON object, not list"),
+        (b'"echo"', "must be a JSON object, not str"),
+        (b"null", "must be a JSON object, not NoneType"),
+        (b"{", "The body is not JSON"),
+        (b'{"command": "\xff"}', "The body is not JSON"),
+        (b'{"command": "\\ud800"}', ""),
+        (b'{"command": ["true"], "envars": {"A": "\\udfff"}}', ""),
+        (b'{"command": "true", "runtime": NaN}', "The body is not JSON"),
+        (b'{"command": "true", "runtime": 1e999}', ""),
+        (b'{"a":' * 5000 + b"1" + b"}" * 5000, ""),
+    ],
+)
+def test_json_bodies(server: Server, content: bytes, text: str) -> None:
+    answer = server.http.post(SUBMIT, content=content, headers={"Content-Type": "application/json"})
+    assert text in problem(answer, 400)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("command=true&command=false", "command: given more than once"),
+        ("command=a%00b", "NUL byte"),
+        ("command=true&runtime=nan", "runtime: expected"),
+        ("command=true&runtime=inf", "runtime: expected a finite number"),
+        ("command=%22", "No closing quotation"),
+    ],
+)
+def test_submit_by_query(server: Server, query: str, text: str) -> None:
+    assert text in problem(server.http.post(f"{SUBMIT}?{query}"), 400)["detail"]
+
+
+def test_a_name_in_the_query_and_in_the_body(server: Server) -> None:
+    answer = server.http.post(SUBMIT, params={"command": "true"}, json={"command": "false"})
+    assert "command: given in the query and in the body" in problem(answer, 400)["detail"]
+
+
+def test_bytes_that_are_no_text_in_a_query(server: Server) -> None:
+    """A raw request, since no client library sends one: percent-encoded bytes that are not UTF-8."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    connection.request("POST", f"{SUBMIT}?command=true&name=%ED%A0%80")
+    answer = connection.getresponse()
+    body = json.loads(answer.read())
+    assert answer.status in (200, 400)
+    assert answer.status == 200 or body["Errors"]
+    connection.close()
+
+
+def test_a_body_of_an_unknown_kind(server: Server) -> None:
+    answer = server.http.post(SUBMIT, content=b"<command/>", headers={"Content-Type": "application/xml"})
+    assert "send application/json or a form" in problem(answer, 415)["detail"]
+
+
+def test_a_file_in_a_form(server: Server) -> None:
+    answer = server.http.post(SUBMIT, files={"command": ("run.sh", b"true")})
+    assert "text here, not files" in problem(answer, 400)["detail"]
+
+
+def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:
+    server = own_server("--max-body", "1000")
+    for sent in ({"json": {"command": "x" * 2000}}, {"data": {"command": "x" * 2000}}):
+        assert "limit of 1000 bytes" in problem(server.http.post(SUBMIT, **sent), 413)["detail"]
+    answer = server.http.post(SUBMIT, files={"command": (None, "x" * 2000)})
+    assert problem(answer, 413)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/v1/jobs?limit=-1", "limit: expected int >= 0"),
+        ("/v1/jobs?limit=many", "limit: expected int"),
+        ("/v1/jobs?limit=1&limit=2", "limit: given more than once"),
+        ("/v1/jobs?stats=true", "'stats' is not a parameter here"),
+        ("/v1/jobs?details=perhaps", "details: expected bool"),
+        ("/v1/jobs?state=asleep", "state: 'ASLEEP' is none; use NEW"),
+        ("/v1/jobs?result=good", "result: 'GOOD' is none"),
+        ("/v1/jobs?cursor=elsewhere", "cursor: 'elsewhere' is none"),
+        ("/v1/jobs?since=yesterday", "since: expected float"),
+        ("/v1/jobs?name=%00", "NUL byte"),
+        ("/v1/jobs/search?start=abc", "start: expected int"),
+        ("/v1/jobs/search?start=-1", "start: expected int >= 0"),
+        ("/v1/jobs/search?length=-2", "length: expected int >= -1"),
+        ("/v1/jobs/search?draw=x", "draw: expected int"),
+        ("/v1/jobs/search?search[value]=%00", "NUL byte"),
+        ("/v1/nodes?detail=1", "did you mean details?"),
+        ("/v1/jobs/not-an-id-", "is not a job id"),
+        ("/v1/jobs/99999999999999999999999", "is not a job id"),
+        ("/v1/jobs/18446744073709551616", "is not a job id"),
+        ("/v1/jobs/-1", "is not a job id"),
+        ("/v1/jobs/%00", "is not a job id"),
+        ("/v1/jobs/ƒ0OIl", "is not a job id"),
+        ("/v1/jobs/%EF%BC%91", "is not a job id"),
+        ("/v1/service?verbose", "'verbose' is not a parameter here"),
+    ],
+)
+def test_reads(server: Server, path: str, text: str) -> None:
+    assert text in problem(server.http.get(path), 400)["detail"]
+
+
+@pytest.mark.parametrize("job", ["1", "18446744073709551615", "9223372036854775808", "ƒ1", "job.0000.0000.0000.0001"])
+def test_unknown_jobs(server: Server, job: str) -> None:
+    for method, path in (("GET", ""), ("GET", "/output"), ("POST", "/cancel")):
+        body = problem(server.http.request(method, f"/v1/jobs/{job}{path}"), 404)
+        assert "There is no job" in body["detail"]
+
+
+def test_unknown_launchers(server: Server) -> None:
+    for path in ("/v1/launchers/99", "/v1/launchers/x", "/v1/launchers/99/output"):
+        assert "There is no launcher" in problem(server.http.get(path), 404)["detail"]
+
+
+@pytest.mark.parametrize("stop", [{"mode": "later"}, {"timeout": -1}, {"timeout": "soon"}, {"grace": 5}])
+def test_stop_with_a_wrong_parameter_stops_nothing(server: Server, stop: dict[str, Any]) -> None:
+    problem(server.stop(**stop), 400)
+    assert server.http.get("/v1/service").json()["state"] == "running"
+
+
+def test_every_route_refuses_other_methods_and_unknown_parameters(server: Server) -> None:
+    document = server.http.get("/openapi.json").json()
+    for template, operations in document["paths"].items():
+        path = template.replace("{uid}", "1").replace("{number}", "1")
+        answer = server.http.request("PATCH", path)
+        body = problem(answer, 405)
+        assert set(answer.headers["Allow"].split(",")) >= {method.upper() for method in operations}
+        assert "allowed" in body["detail"]
+        for method in operations:
+            if template != "/v1/jobs/search":
+                body = problem(server.http.request(method, path, params={"no_such_parameter": "1"}), 400)
+                assert "'no_such_parameter' is not a parameter here" in body["detail"]
+
+
+def test_nothing_there(server: Server) -> None:
+    for path in ("/v2/jobs", "/v1/jobs/1/nothing", "/static/nothing.js", "/static/../app.py"):
+        problem(server.http.get(path), 404)
+
+
+def test_a_request_that_is_no_http(server: Server) -> None:
+    import socket
+
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.")
+    assert server.http.get("/livez").status_code == 200
