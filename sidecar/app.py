@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -112,9 +113,9 @@ class _Documents:
         self._server = server
 
     @routing.operation(
-        "GET", "/openapi.json", answers=(routing.Answer("OpenAPI 3.1", dict[str, object]),), errors=(400,)
+        "GET", "/openapi.json", answers=(routing.Answer("OpenAPI 3.1", dict[str, Any]),), errors=(400,)
     )
-    async def openapi(self, request: web.Request) -> dict[str, object]:
+    async def openapi(self, request: web.Request) -> dict[str, Any]:
         """Read this API's OpenAPI document."""
         return openapi.document(self._server.operations)
 

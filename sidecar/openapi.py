@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import types
+import typing
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -51,7 +53,9 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
 def _types(operations: Iterable[Operation]) -> Iterable[Any]:
     yield ProblemBody
     for op in operations:
-        yield from filter(None, (op.query, op.body, *(answer.type for answer in op.answers)))
+        yield from filter(None, (op.query, op.body))
+        for answer in op.answers:
+            yield from _alternatives(answer)
 
 
 def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:
@@ -83,9 +87,17 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
 
 
 def _answer(answer: Answer, schema: dict[Any, Any]) -> dict[str, Any]:
-    json = schema[answer.type] if answer.type else {"type": "string"}
+    kinds = [schema[type_] for type_ in _alternatives(answer)]
+    json = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     content = {media: {"schema": json if media == "application/json" else {"type": "string"}} for media in answer.media}
     return {"description": answer.description, "content": content}
+
+
+def _alternatives(answer: Answer) -> tuple[Any, ...]:
+    """Return the types that an answer's JSON may have."""
+    if answer.type is None:
+        return ()
+    return typing.get_args(answer.type) if isinstance(answer.type, types.UnionType) else (answer.type,)
 
 
 def _query(schema: dict[str, Any]) -> list[dict[str, Any]]:

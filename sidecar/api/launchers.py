@@ -25,7 +25,7 @@ class LauncherCancelled(msgspec.Struct):
     id: int
 
 
-class _Empty(msgspec.Struct):
+class NoParameters(msgspec.Struct):
     """A body without parameters."""
 
 
@@ -58,7 +58,7 @@ class LauncherResource:
     @operation(
         "POST",
         "/v1/launchers/{number}/cancel",
-        body=_Empty,
+        body=NoParameters,
         answers=(Answer("It was sent SIGTERM", LauncherCancelled),),
         errors=(400, 404, 409, 413, 415),
     )
