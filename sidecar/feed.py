@@ -127,6 +127,7 @@ class Feed:
         """Fold and write one batch: events up to a bound, or to a mark between history and live."""
         touched: dict[int, Record] = {}
         dropped: set[int] = set()
+        history_ends = False
         while self._inbox and len(touched) < _BATCH:
             item = self._inbox.popleft()
             if isinstance(item, HistoryBegin):
@@ -135,6 +136,7 @@ class Feed:
                 return
             if item.id == -1:
                 await self._end_history(touched)
+                history_ends = True
                 break
             record = self._fold(item)
             if record is not None and record.invalid:
@@ -144,6 +146,9 @@ class Feed:
             elif record is not None:
                 touched[item.id] = record
         await self._write(touched, dropped)
+        if history_ends:  # and only now: what was told last is written too
+            self.caught_up = True
+            log.info("history is read", active=self.active)
 
     def _fold(self, item: JobEvents) -> Record | None:
         record = self._records.get(item.id)
@@ -180,8 +185,6 @@ class Feed:
                 if raw:
                     touched[fluid] = _ended_unseen(msgspec.json.decode(raw, type=Job), self._known.get(fluid, 0))
         self._history, self._known = None, {}
-        self.caught_up = True
-        log.info("history is read", active=len(self._records))
 
     async def _write(self, touched: dict[int, Record], dropped: Iterable[int]) -> None:
         rows = [self._row(record) for record in touched.values()]

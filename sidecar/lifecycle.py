@@ -181,7 +181,7 @@ class Lifecycle:
         while not gone.done():
             await asyncio.wait([gone], timeout=_POLL)
             if self._instance.status.connection != "ready":
-                break  # EPIPE or ECONNRESET: the broker has gone, as it should
+                break  # the job manager is unloaded, or the broker has gone already: it ends as it should
             try:
                 await self._instance.broker_state()
             except Unavailable:

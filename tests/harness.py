@@ -70,6 +70,11 @@ class Process:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def child(self, text: str) -> int:
+        """Return the pid of the one process that this one has started whose command line has a text."""
+        (pid,) = [pid for pid, line in _marked(self.mark) if text in line and pid != self.pid]
+        return pid
+
     def leftovers(self) -> list[str]:
         """Return the command lines of processes that this one has left behind."""
         return [line for pid, line in _marked(self.mark) if pid != self.pid]

@@ -110,8 +110,8 @@ class FluxInstance:
         """Notice a broker that keeps the connection and answers nothing."""
         while True:
             await asyncio.sleep(_PING_INTERVAL)
-            if self.status.connection == "connecting" or (self._giving_up and self.status.connection == "lost"):
-                continue
+            if self.status.connection == "connecting" or self._giving_up:
+                continue  # there is no connection to ask over
             try:
                 await self.broker_state()
             except Unavailable as exc:

@@ -8,6 +8,7 @@ ways are coalesced: one wake-up carries everything that has gathered, which is w
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import select
@@ -31,6 +32,7 @@ Finish = Callable[[Any], T]
 
 _FIRST_RETRY, _LONGEST_RETRY = 0.05, 2.0
 _IDENTITY_KEY = "flux-sidecar.instance"
+_BROKEN = (errno.EPIPE, errno.ECONNRESET)
 _REXEC_STDOUT = 1  # src/common/libsubprocess/client.h
 
 
@@ -144,7 +146,8 @@ class FluxThread(threading.Thread):
             size=int(attribute("size") or 0),
             pid=pid,
             hostname=attribute("hostname") or "",
-            rc2_none=attribute("broker.rc2_none") is not None,
+            # It is set without a value, which attr.get calls missing; only the list of names tells.
+            rc2_none="broker.rc2_none" in handle.rpc("attr.list").get()["names"],
             identity=_identity(handle),
             inherited=None if pid == self._broker_above else _remote_environment(handle),
         )
@@ -177,8 +180,9 @@ class FluxThread(threading.Thread):
             self._reason = f"the job manager's journal ended: {_words(exc)}"
             if isinstance(exc, PermissionError):
                 self._reason = _not_the_owner(self._owner)
-            if self._up is not None:  # it never began: try again from the start
-                self._handle.reactor_stop()
+            # Never begun, or ended because the job manager was unloaded: nobody would notice a broken connection
+            # now, and no event would come. So let go of it, and try again from the start.
+            self._handle.reactor_stop()
             return
         if self._up is not None:
             self._post(self._callbacks.up, self._up)
@@ -198,6 +202,10 @@ class FluxThread(threading.Thread):
                 start(self._handle).then(self._on_answer, finish, future)
             except OSError as exc:
                 self._resolve(future, None, exc)
+                if exc.errno in _BROKEN:
+                    self._reason = _words(exc)
+                    self._handle.reactor_stop()
+                    return
 
     def _drain_wake(self) -> None:
         self._woken = False
@@ -212,7 +220,7 @@ class FluxThread(threading.Thread):
         except OSError as exc:
             self._resolve(future, None, OSError(exc.errno, rpc.error_string() or exc.strerror))
         except ValueError as exc:  # an answer that is not what the protocol says
-            self._resolve(future, None, OSError(71, f"unexpected answer: {exc}"))
+            self._resolve(future, None, OSError(errno.EPROTO, f"unexpected answer: {exc}"))
 
     def _resolve(self, future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
         self._pending.discard(future)
@@ -296,7 +304,7 @@ def _remote_environment(handle: Any) -> Environment | None:
                 text += answer["io"].get("data", "")
             rpc.reset()
     except OSError as exc:
-        if exc.errno != 61 or "\n" not in text:  # ENODATA ends the stream
+        if exc.errno != errno.ENODATA or "\n" not in text:  # that is how the stream ends
             return None
     cwd, _, variables = text.partition("\n")
     pairs = (entry.partition("=") for entry in variables.split("\0") if entry)

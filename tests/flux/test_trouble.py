@@ -1,0 +1,151 @@
+"""An instance that is not there, does not answer, or belongs to somebody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import SIDECAR, Broker, Process, Server, beside, eventually
+
+Start = Callable[[Any], Any]
+
+
+def _refused(server: Server) -> None:
+    """Every command is refused at once, with the time to come again."""
+    for path, body in (("/v1/jobs/submit", {"command": "true"}),):
+        begin = time.monotonic()
+        answer = server.http.post(path, json=body)
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert answer.headers["Content-Type"].startswith("application/problem+json")
+        assert time.monotonic() - begin < 1
+    assert server.http.get("/readyz").status_code == 503
+    assert server.http.get("/livez").status_code == 200
+
+
+def test_before_the_broker_is_there(tmp_path: Path, started: Start) -> None:
+    server = started(Server([SIDECAR, "serve", "--port", "0", "--uri", f"local://{tmp_path}/local"], tmp_path))
+    _refused(server)
+    answer = server.http.get("/v1/jobs")
+    assert answer.json() == {"jobs": []}
+    assert answer.headers["Flux-Instance-State"] == "connecting"
+    started(Broker(tmp_path))
+    server.ready()
+    assert server.run("echo now")["result"] == "COMPLETED"
+    assert "Flux-Instance-State" not in server.http.get("/v1/jobs").headers
+
+
+def test_a_broker_that_does_not_answer(tmp_path: Path, started: Start) -> None:
+    broker = started(Broker(tmp_path))
+    server = started(beside(broker, tmp_path, "--rpc-timeout", "1")).ready()
+    job = server.run("true")
+    broker.signal(signal.SIGSTOP)
+    eventually(lambda: server.http.get("/v1/service").json()["instance"]["connection"] == "lost")
+    _refused(server)
+    assert server.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 409
+    assert server.http.get(f"/v1/jobs/{job['id']}/output").status_code == 503
+    answer = server.http.get("/v1/jobs", params={"details": "true", "listing": "true"})
+    assert answer.json() == [job]
+    assert answer.headers["Flux-Instance-State"] == "lost"
+    assert len(server.http.get("/v1/nodes").json()["nodes"]) == 1
+    broker.signal(signal.SIGCONT)
+    server.ready()
+    assert server.run("true")["result"] == "COMPLETED"
+
+
+def test_a_slow_answer_blocks_nobody(tmp_path: Path, started: Start) -> None:
+    """While a submit waits for a broker that does not answer, everybody else is served."""
+    broker = started(Broker(tmp_path))
+    server = started(beside(broker, tmp_path, "--rpc-timeout", "5")).ready()
+    broker.signal(signal.SIGSTOP)
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", f"import httpx; print(httpx.post('{server.url}/v1/jobs/submit', params={{'command': 'true'}}, timeout=30).status_code)"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    slowest = 0.0
+    while waiting.poll() is None:
+        begin = time.monotonic()
+        assert server.http.get("/v1/jobs").status_code == 200
+        slowest = max(slowest, time.monotonic() - begin)
+    broker.signal(signal.SIGCONT)
+    assert waiting.communicate()[0].strip() == "503"
+    assert slowest < 1
+
+
+def test_a_broker_that_comes_back(tmp_path: Path, started: Start) -> None:
+    """Within the lost timeout a new broker on the same socket is connected to."""
+    first = started(Broker(tmp_path))
+    server = started(beside(first, tmp_path, "--lost-timeout", "60")).ready()
+    server.run("true")
+    first.signal(signal.SIGKILL)
+    first.wait()
+    eventually(lambda: server.http.get("/v1/service").json()["instance"]["connection"] == "lost")
+    _refused(server)
+    started(Broker(tmp_path))
+    server.ready()
+    assert server.http.get("/v1/jobs").json() == {"jobs": []}, "another instance, with no jobs yet"
+    assert server.run("true")["result"] == "COMPLETED"
+
+
+def test_the_job_manager_is_reloaded(tmp_path: Path, started: Start) -> None:
+    """The journal ends and begins anew: nothing is lost, nothing is there twice."""
+    broker = started(Broker(tmp_path))
+    server = started(beside(broker, tmp_path, "--lost-timeout", "60")).ready()
+    jobs = [server.run("true")["id"] for _ in range(3)]
+    assert broker.run("module", "reload", "-f", "job-manager").returncode == 0
+    server.ready()
+    listed = [job["id"] for job in server.http.get("/v1/jobs").json()["jobs"]]
+    assert sorted(listed) == sorted(jobs)
+
+
+def test_who_is_not_the_owner_is_told_so(tmp_path: Path, started: Start) -> None:
+    """A guest may connect and read; it may neither submit nor follow the journal."""
+    if os.getuid() != 0:
+        pytest.fail("run the tests as root: only root can start a server as somebody else")
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "access.toml").write_text("[access]\nallow-guest-user = true\n")
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.is_relative_to("/tmp"):
+            directory.chmod(directory.stat().st_mode | 0o755)
+    broker = started(Broker(tmp_path, f"-c{config}")).running()
+    # Everything is imported before the change of user, who may not read this Python's files.
+    script = (
+        "import os, sys, sidecar.cli, sidecar.instance.flux, encodings.idna, tempfile\n"
+        "os.setgid(65534); os.setuid(65534); os.environ['TMPDIR'] = '/tmp'; tempfile.tempdir = None\n"
+        f"sys.argv = ['flux-sidecar', 'serve', '--port', '0', '--uri', {broker.uri!r}]\n"
+        "sidecar.cli.main()\n"
+    )
+    server = started(Server([sys.executable, "-c", script], tmp_path))
+    detail = eventually(lambda: server.http.get("/v1/service").json()["instance"]["detail"])
+    assert "uid 65534" in detail
+    assert "owner is uid 0" in detail
+    assert "owner is uid 0" in server.http.get("/readyz").json()["detail"]
+    _refused(server)
+    assert isinstance(broker, Process)
+
+
+def test_the_environment_of_a_job_is_the_brokers(tmp_path: Path, started: Start) -> None:
+    """Not that of the server's container: its PATH, HOME and directory mean nothing to a job."""
+    broker_directory = tmp_path / "broker"
+    broker_directory.mkdir()
+    os.environ["ONLY_THE_BROKER"] = "has this"
+    try:
+        broker = started(Broker(broker_directory))
+    finally:
+        del os.environ["ONLY_THE_BROKER"]
+    server = started(beside(broker, tmp_path, HOME="/nowhere", ONLY_THE_SERVER="x")).ready()
+    job = server.run("env", envars={"ADDED": "too"})
+    lines = server.output(job["id"])
+    assert "ONLY_THE_BROKER=has this\n" in lines
+    assert "ADDED=too\n" in lines
+    assert not any(line.startswith("ONLY_THE_SERVER") or line == "HOME=/nowhere\n" for line in lines)
+    assert job["cwd"] == str(broker_directory)
