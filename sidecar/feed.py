@@ -37,6 +37,7 @@ class Feed:
         self._arrived = asyncio.Event()
         self._records: dict[int, Record] = {}
         self._texts: dict[int, str] = {}
+        self._unwritten: set[int] = set()
         self._known: dict[int, int] = {}
         self._history: set[int] | None = None
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}
@@ -89,19 +90,21 @@ class Feed:
         Raises:
             TimeoutError: it was not told of in time.
         """
-        record = self._records.get(fluid)
-        if record is None and await self._store.state(fluid) is None:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(fluid, []).append(waiter)
-            try:
+        if fluid in self._records and fluid not in self._unwritten:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(fluid, []).append(waiter)
+        try:
+            # A short job may have ended, and been written, before whoever submitted it comes to ask.
+            if fluid in self._records or await self._store.state(fluid) is None:
                 async with asyncio.timeout(within):
                     await waiter
-            finally:
-                waiters = self._waiting.get(fluid, [])
-                if waiter in waiters:
-                    waiters.remove(waiter)
-                    if not waiters:
-                        del self._waiting[fluid]
+        finally:
+            waiters = self._waiting.get(fluid, [])
+            if waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._waiting[fluid]
 
     async def idle(self) -> None:
         """Wait until no job is active."""
@@ -143,6 +146,7 @@ class Feed:
                 dropped.add(item.id)
                 touched.pop(item.id, None)
                 self._records.pop(item.id, None)
+                self._unwritten.discard(item.id)
             elif record is not None:
                 touched[item.id] = record
         await self._write(touched, dropped)
@@ -164,6 +168,7 @@ class Feed:
                     log.debug("events of an unknown job", job=item.id)
                 return None
             self._records[item.id] = record
+            self._unwritten.add(item.id)
         fold.extend(record, item)
         self.last_event = max(self.last_event, item.events[-1].timestamp)
         return record
@@ -174,6 +179,7 @@ class Feed:
         if aside:
             log.warning("this is another instance: the store of the last one was set aside", path=str(aside))
         self._records.clear()
+        self._unwritten.clear()
         self._known = await self._store.progress()
         self._history = set()
 
@@ -192,6 +198,7 @@ class Feed:
         if rows or dropped:
             await self._persist(rows, dropped)
         for fluid, record in touched.items():
+            self._unwritten.discard(fluid)
             if not record.active:
                 self._records.pop(fluid, None)
                 self._texts.pop(fluid, None)

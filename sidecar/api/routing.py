@@ -129,6 +129,9 @@ def _number(text: str) -> int:
 
 async def _read_body(request: web.Request, op: Operation) -> Any:
     """Read a JSON body, a form and the query string into one struct: the same names in all three."""
+    if op.body is not None and request.content_type == "application/json" and not request.query_string:
+        if (found := fields.decode_json(op.body, await request.read())) is not None:
+            return found
     query = fields.single(request.query)
     sent, text = await _sent(request)
     if both := sorted(query.keys() & sent.keys()):

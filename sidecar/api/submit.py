@@ -87,6 +87,7 @@ class Submit:
         Flux has accepted the job, with its address in Location; from then on the job is in every list.
         """
         self._lifecycle.require_running()
+        self._instance.status.require()
         if body.is_launcher:
             return await self._launch(body)
         spec = jobspec.build(body, await self._instance.environment(), self._option_flags)
@@ -107,7 +108,6 @@ class Submit:
         given: list[Any] = [name for name in _JOB_ONLY if getattr(body, name) is not None]
         if given:
             raise InvalidRequest(f"is_launcher: a launcher is no job; leave out {', '.join(given)}.")
-        self._instance.status.require()
         environment = await self._instance.environment()
         variables = {**environment.variables, **jobspec.parse_envars(body.envars)}
         launcher = await self._launchers.start(words, variables, body.workdir or environment.cwd)

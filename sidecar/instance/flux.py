@@ -51,6 +51,7 @@ class FluxInstance:
         self._thread: FluxThread
         self._sink: Sink
         self._broker: Broker | None = None
+        self._environment: Environment | None = None
         self._broker_above = _broker_above()
         self._resources = Resources([])
         self._refreshing: asyncio.Task[Resources] | None = None
@@ -87,7 +88,7 @@ class FluxInstance:
         return "shutdown" if self._broker.rc2_none else "foreign"
 
     def _on_up(self, broker: Broker) -> None:
-        self._broker = broker
+        self._broker, self._environment = broker, None
         if self._giving_up:
             self._giving_up.cancel()
             self._giving_up = None
@@ -132,7 +133,7 @@ class FluxInstance:
         try:
             return await self._call(
                 lambda handle: flux.job.submit_async(handle, text, urgency=urgency),
-                lambda future: int(future.get_id()),
+                _submitted_id,
             )
         except OSError as exc:
             raise Rejected(f"Flux refused the job: {exc.strerror}", errors=[str(exc.strerror)]) from None
@@ -188,12 +189,13 @@ class FluxInstance:
 
     async def environment(self) -> Environment:
         """Return the broker's environment: inherited by an initial program, asked for in another container."""
-        if self._broker and self._broker.inherited:
-            inherited = self._broker.inherited
-            return Environment(settings.job_environment(inherited.variables), inherited.cwd)
-        if self.ending != "exit":
-            log.warning("the broker does not tell its environment; jobs get this server's")
-        return Environment(settings.process_environment(), os.getcwd())
+        if self._environment is None:
+            inherited = self._broker.inherited if self._broker else None
+            if inherited is None and self.ending != "exit":
+                log.warning("the broker does not tell its environment; jobs get this server's")
+            inherited = inherited or Environment(settings.process_environment(), os.getcwd())
+            self._environment = Environment(settings.job_environment(inherited.variables), inherited.cwd)
+        return self._environment
 
     async def resources(self) -> Resources:
         """Return the nodes, asked for at most once a second however many callers there are."""
@@ -250,6 +252,13 @@ class FluxInstance:
                 return await self._thread.call(start, finish)
         except TimeoutError:
             raise Unavailable(f"Flux has not answered for {self._rpc_timeout:g} s.") from None
+
+
+def _submitted_id(future: Any) -> int:
+    """Return the FLUID of a submit that was answered; ``get_id()`` would wait for what is there already."""
+    fluid_ = ffi.new("flux_jobid_t[1]")
+    raw.flux_job_submit_get_id(future.handle, fluid_)
+    return int(fluid_[0])
 
 
 def _broker_above() -> int | None:
