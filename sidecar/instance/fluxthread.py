@@ -80,7 +80,7 @@ class FluxThread(threading.Thread):
         self._stopping = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._inbox: deque[tuple[Start, Finish[Any], asyncio.Future[Any]]] = deque()
-        self._woken = False
+        self._waking = self._woken = False
         self._outbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._posted = False
         self._pending: set[asyncio.Future[Any]] = set()
@@ -99,10 +99,17 @@ class FluxThread(threading.Thread):
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._inbox.append((start, finish, future))
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake)
+        return future
+
+    def _wake(self) -> None:
+        """Wake the thread once for all commands of this turn of the loop: each wake-up is a fight for the GIL."""
+        self._waking = False
         if not self._woken:
             self._woken = True
             os.eventfd_write(self._wake_fd, 1)
-        return future
 
     def stop(self) -> None:
         """Leave the reactor and end the thread."""

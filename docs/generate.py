@@ -1,0 +1,102 @@
+"""Writes the documents that are made from code; a test fails when one is stale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from sidecar import errors, openapi, settings
+from sidecar.api.routing import Operation
+from sidecar.app import Server
+
+HERE = Path(__file__).parent
+_MADE = "<!-- Made from the code by `make docs`; do not edit. -->\n"
+
+
+def settings_page() -> str:
+    rows = ["# Settings\n", _MADE]
+    rows.append(
+        "\nEvery option of `flux-sidecar serve`: as a flag, or as a variable (the first one that is set counts).\n"
+        "Variables without `FLUX_SIDECAR_` are those of flux-restful-api and of Flux itself.\n"
+    )
+    rows.append("\n| flag | variables | default | what it is |\n|---|---|---|---|\n")
+    rows += [
+        f"| `{flag}` | {variables} | {f'`{default}`' if default else ''} | {text} |\n"
+        for flag, variables, default, text in settings.table()
+    ]
+    return "".join(rows)
+
+
+def operations() -> list[Operation]:
+    """Return the operations of a server that is never started."""
+    return Server(settings.Settings(embedded=True), Path("/nonexistent")).operations
+
+
+def api_page() -> str:
+    rows = ["# The HTTP API\n", _MADE]
+    rows.append(
+        "\nTimes are Unix seconds, durations seconds. `{uid}` is a job id in any of Flux's spellings: decimal, `ƒ…` or\n"
+        "`f…`, `0x…`, dothex, KVS, words. The same as OpenAPI 3.1: `/openapi.json`; to try out: `/docs`.\n"
+    )
+    for op in operations():
+        rows.append(f"\n## `{op.method} {op.path}`\n\n{op.summary}.")
+        rows.append(f" {op.description}\n" if op.description else "\n")
+        if struct := op.query or op.body:
+            rows.append(_parameters(struct, "query" if op.query else "JSON body, form or query"))
+        answers = [f"{answer.status}: {answer.description.lower()}" for answer in op.answers]
+        rows.append(f"\nAnswers {'; '.join(answers)}. Errors: {', '.join(map(str, op.errors)) or 'none'}.\n")
+    rows.append(_errors())
+    return "".join(rows)
+
+
+def _parameters(struct: type[msgspec.Struct], where: str) -> str:
+    schema = msgspec.json.schema(struct)["$defs"][struct.__name__]
+    if not schema["properties"]:
+        return ""
+    rows = [f"\n| {where} | type | |\n|---|---|---|\n"]
+    for name, field in schema["properties"].items():
+        required = "required. " if name in schema.get("required", ()) else ""
+        rows.append(f"| `{name}` | {_type(field)} | {required}{field.get('description', '')} |\n")
+    return "".join(rows)
+
+
+def _type(field: dict[str, object]) -> str:
+    if "anyOf" in field:
+        kinds = [_type(kind) for kind in field["anyOf"]]  # type: ignore[attr-defined]
+        return " or ".join(kind for kind in kinds if kind != "null")
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])  # type: ignore[attr-defined]
+    text = str(field.get("type", "any"))
+    low, high = field.get("minimum"), field.get("maximum")
+    return text + (f" ≥ {low}" if low is not None else "") + (f" ≤ {high}" if high is not None else "")
+
+
+def _errors() -> str:
+    rows = [
+        "\n## Errors\n\nEvery error of every route has one shape, `application/problem+json` (RFC 9457), with the members\n"
+        "that flux-restful-api's clients read:\n\n"
+        '```json\n{"type": "urn:flux-sidecar:problem:not-found", "title": "Not found", "status": 404,\n'
+        ' "detail": "There is no job ƒ4fr (12345).", "Message": "There is no job ƒ4fr (12345).",\n'
+        ' "Errors": ["There is no job ƒ4fr (12345)."]}\n```\n\n| status | type | when |\n|---|---|---|\n'
+    ]
+    for cls in (errors.Problem, *errors.Problem.__subclasses__()):
+        when = "" if cls is errors.Problem else (cls.__doc__ or "").partition(":")[0]
+        when = when or "The server failed; its log says how"
+        rows.append(f"| {cls.status} | `urn:flux-sidecar:problem:{cls.slug}` | {when} |\n")
+    return "".join(rows)
+
+
+PAGES = {"settings.md": settings_page, "api.md": api_page}
+
+
+def main() -> None:
+    """Write all pages."""
+    for name, page in PAGES.items():
+        (HERE / name).write_text(page())
+    document = msgspec.json.format(msgspec.json.encode(openapi.document(operations())), indent=2)
+    (HERE / "openapi.json").write_bytes(document + b"\n")
+
+
+if __name__ == "__main__":
+    main()
