@@ -25,7 +25,7 @@ log = structlog.get_logger("feed")
 
 _BATCH = 256
 _STORE_RETRY = 1.0
-_GATHER = 0.005  # from one transaction to the next: under load each then holds the events of many jobs
+_GATHER = 0.02  # between transactions: under load each then holds the events of many jobs
 _encode = msgspec.json.Encoder().encode
 
 

@@ -217,7 +217,7 @@ def get(jobspec: Mapping[str, Any], path: str, default: Any = None) -> Any:
     """Return the value at a dotted path, or ``default``."""
     node: Any = jobspec
     for name in path.split("."):
-        if not isinstance(node, Mapping) or name not in node:
+        if not isinstance(node, dict) or name not in node:
             return default
         node = node[name]
     return node
@@ -260,7 +260,7 @@ def counts(jobspec: Mapping[str, Any]) -> Counts | None:
 def _tasks(jobspec: Mapping[str, Any], slots: int, cores: int, nodes: int) -> int | None:
     """The number of tasks; ``None`` until R says how many nodes or cores there are."""
     per_resource = get(jobspec, "attributes.system.shell.options.per-resource") or {}
-    if isinstance(per_resource, Mapping) and (kind := per_resource.get("type")):
+    if isinstance(per_resource, dict) and (kind := per_resource.get("type")):
         each = per_resource.get("count", 1)
         if kind == "node":
             return nodes * each if nodes else None

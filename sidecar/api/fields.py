@@ -63,11 +63,13 @@ def decode(cls: type[S], values: Mapping[str, Any], *, text: frozenset[str], mes
 
 def decode_json(cls: type[S], raw: bytes) -> S | None:
     """Make a ``cls`` of a JSON body in one step; None when anything is wrong, for :func:`decode` to name all of it."""
+    if b"\\u" in raw:  # the only way to write a NUL or a lone surrogate in JSON
+        return None
     try:
         found = _decoder(cls).decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return None if any(map(_unfit, msgspec.structs.astuple(found))) else found
+    return found if all(map(_finite, msgspec.structs.astuple(found))) else None
 
 
 @functools.cache
@@ -75,8 +77,8 @@ def _decoder(cls: type[S]) -> msgspec.json.Decoder[S]:
     return msgspec.json.Decoder(cls)
 
 
-def _unfit(value: Any) -> bool:
-    return _unusable(value) is not None or (isinstance(value, float) and not math.isfinite(value))
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def single(values: MultiMapping[Any]) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _convert(value: Any, type_: Any, *, as_text: bool) -> Any:
         if whole := _WHOLE.fullmatch(value):
             value = whole[1]
     result = msgspec.convert(value, type_, strict=not as_text)
-    if isinstance(result, float) and not math.isfinite(result):
+    if not _finite(result):
         raise msgspec.ValidationError("Expected a finite number")
     return result
 
@@ -131,7 +133,7 @@ def _unusable(value: Any) -> str | None:
             value.encode()
         except UnicodeEncodeError:
             return "it is not valid Unicode (a lone surrogate)"
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         return next(filter(None, (_unusable(part) for pair in value.items() for part in pair)), None)
     elif isinstance(value, list):
         return next(filter(None, map(_unusable, value)), None)

@@ -196,7 +196,7 @@ class FluxThread(threading.Thread):
             self._post(self._callbacks.up, self._up)
             self._up = None
         self._post(self._callbacks.events, decode_events(text))
-        rpc.reset()
+        raw.flux_future_reset(rpc.handle)
 
     def _on_wake(self, *_: Any) -> None:
         self._drain_wake()
