@@ -24,7 +24,15 @@ _GOT = re.compile(r", got \w+")
 _NO_COMMAND = "A 'command' is minimally required."
 
 
-def decode(cls: type[S], values: Mapping[str, Any], *, text: frozenset[str], message: str, loose: bool = False) -> S:
+def decode(
+    cls: type[S],
+    values: Mapping[str, Any],
+    *,
+    text: frozenset[str],
+    message: str,
+    loose: bool = False,
+    form: bool = False,
+) -> S:
     """Make a ``cls`` of named values.
 
     Args:
@@ -33,6 +41,7 @@ def decode(cls: type[S], values: Mapping[str, Any], *, text: frozenset[str], mes
         text: names whose value came as text (a form or a query) and is read as the field's type.
         message: what the predecessor's clients show for a fault.
         loose: pass over unknown names.
+        form: an empty text is a field that was left empty, as in a form.
 
     Raises:
         InvalidRequest: with every fault there is.
@@ -42,7 +51,7 @@ def decode(cls: type[S], values: Mapping[str, Any], *, text: frozenset[str], mes
     found: dict[str, Any] = {}
     for name, type_ in fields.items():
         value = values.get(name)
-        if value is None or (name in text and value == "" and not _is_text(type_)):
+        if value is None or (form and name in text and value == "" and not _is_text(type_)):
             continue
         if fault := _unusable(value):
             errors.append(f"{name}: {fault}.")
@@ -107,12 +116,22 @@ def _required(cls: type[msgspec.Struct]) -> list[str]:
 def _convert(value: Any, type_: Any, *, as_text: bool) -> Any:
     if as_text and isinstance(value, str) and not _is_text(type_):
         value = _BOOLEANS.get(value.lower(), value)
+        if value.lower() == "null":  # which is what no text can say
+            raise msgspec.ValidationError(f"Expected {_plain_type(type_)}")
         if whole := _WHOLE.fullmatch(value):
             value = whole[1]
     result = msgspec.convert(value, type_, strict=not as_text)
     if not _finite(result):
         raise msgspec.ValidationError("Expected a finite number")
     return result
+
+
+def _plain_type(type_: Any) -> str:
+    """Name the kind of value that a field takes, as msgspec's messages do."""
+    if typing.get_origin(type_) is typing.Annotated:
+        return _plain_type(typing.get_args(type_)[0])
+    kinds = [part for part in typing.get_args(type_) if part is not type(None)]
+    return _plain_type(kinds[0]) if kinds else getattr(type_, "__name__", str(type_))
 
 
 def _is_text(type_: Any) -> bool:

@@ -65,7 +65,7 @@ class JobList(msgspec.Struct, omit_defaults=True):
     cursor: str | None = None
 
 
-class CancelBody(msgspec.Struct):
+class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
     """What may be said with a cancel."""
 
     reason: Annotated[str, Meta(max_length=1000, description="kept with the job as its exception's note")] = ""

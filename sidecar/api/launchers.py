@@ -25,7 +25,7 @@ class LauncherCancelled(msgspec.Struct):
     id: int
 
 
-class NoParameters(msgspec.Struct):
+class NoParameters(msgspec.Struct, forbid_unknown_fields=True):
     """A body without parameters."""
 
 

@@ -16,6 +16,7 @@ Handler = Callable[..., Awaitable[Any]]
 
 _MARK = "_operation"
 _INVALID = "Invalid request"
+_UID = "{uid:(?!search$|submit$)[^{}/]+}"  # what is a route of its own is no job id
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -47,6 +48,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 def operation(method: str, path: str, **details: Any) -> Callable[[Handler], Handler]:
     """Mark a method of a resource class as the handler of a route; its docstring describes the route."""
+
+    body = details.get("body")
+    if body is not None and not body.__struct_config__.forbid_unknown_fields:
+        raise TypeError(f"{body.__name__} would let a mistyped parameter pass: forbid_unknown_fields")
 
     def mark(handler: Handler) -> Handler:
         summary, _, description = (handler.__doc__ or "").strip().partition("\n")
@@ -99,9 +104,10 @@ def add(app: web.Application, op: Operation) -> None:
         result = await op.handler(request, **arguments)
         return result if isinstance(result, web.StreamResponse) else json_response(result)
 
-    app.router.add_route(op.method, op.path, handle, name=op.name)
+    path = op.path.replace("{uid}", _UID)
+    app.router.add_route(op.method, path, handle, name=op.name)
     if op.method == "GET":
-        app.router.add_route("HEAD", op.path, handle)
+        app.router.add_route("HEAD", path, handle)
 
 
 def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -139,7 +145,7 @@ async def _read_body(request: web.Request, op: Operation) -> Any:
         raise InvalidRequest(" ".join(errors), errors=errors, message=op.message)
     names = frozenset(query) | (frozenset(sent) if text else frozenset())
     assert op.body is not None  # noqa: S101 - only called for operations that have one
-    return fields.decode(op.body, {**query, **sent}, text=names, message=op.message)
+    return fields.decode(op.body, {**query, **sent}, text=names, message=op.message, form=True)
 
 
 async def _sent(request: web.Request) -> tuple[dict[str, Any], bool]:

@@ -23,7 +23,7 @@ _MESSAGES = {
 }
 
 
-class StopBody(msgspec.Struct, kw_only=True):
+class StopBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How to stop."""
 
     mode: Annotated[Mode, Meta(description="now: running jobs are cancelled; drain: they finish first")] = "now"

@@ -60,7 +60,8 @@ class EmbeddedInstance:
         self._pending: list[_Job] = []
         self._active: dict[int, _Job] = {}
         self._next_id = fluid.Generator()
-        self._closed = ""
+        self._refusing = ""
+        self._closing = False
         self._sink: Sink
 
     @property
@@ -79,9 +80,9 @@ class EmbeddedInstance:
 
     async def close(self) -> None:
         """Cancel what is left and wait until every process has ended."""
-        self._closed = self._closed or "the server is stopping"
+        self._refusing, self._closing = "the server is stopping", True
         for job in list(self._active.values()):
-            self._end_early(job, "cancel", self._closed, signal.SIGTERM)
+            self._end_early(job, "cancel", self._refusing, signal.SIGTERM)
         tasks = [job.task for job in self._active.values() if job.task]
         if tasks:
             await asyncio.wait(tasks)
@@ -110,8 +111,8 @@ class EmbeddedInstance:
         return job.id
 
     def _check(self, spec: Mapping[str, Any]) -> Counts:
-        if self._closed:
-            raise Rejected(f"No jobs are accepted: {self._closed}.")
+        if self._refusing:
+            raise Rejected(f"No jobs are accepted: {self._refusing}.")
         system = spec["attributes"]["system"]
         for name in ("queue", "dependencies"):
             if system.get(name):
@@ -148,7 +149,7 @@ class EmbeddedInstance:
 
     async def refuse_submits(self, reason: str) -> None:
         """Take no more jobs."""
-        self._closed = reason
+        self._refusing = reason
 
     async def shutdown(self) -> None:
         """Never asked for: the engine ends with the server."""
@@ -162,7 +163,7 @@ class EmbeddedInstance:
 
     def _schedule(self) -> None:
         """Start jobs from the front of the queue while they fit; held ones (urgency 0) are passed over."""
-        while self._pending and self._pending[0].urgency > 0 and not self._closed:
+        while self._pending and self._pending[0].urgency > 0 and not self._closing:
             job = self._pending[0]
             need = len(self._cores) if job.want.exclusive else job.want.total_slots * job.want.cores
             if need > len(self._free):

@@ -1,0 +1,93 @@
+"""Workflow launchers run beside the server, are followed to their end, and end with it."""
+
+from __future__ import annotations
+
+import stat
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Server, eventually
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Path:
+    """A program called snakemake, which says what it was given and waits for a file."""
+    program = tmp_path / "bin" / "snakemake"
+    program.parent.mkdir()
+    program.write_text(
+        textwrap.dedent("""\
+        #!/bin/sh
+        echo "workflow $1 on $FLUX_URI with $STEPS in $(pwd)"
+        echo "a warning" >&2
+        while test "$1" = wait && ! test -e "$2"; do sleep 0.05; done
+        exit 7
+        """)
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return program.parent
+
+
+@pytest.fixture
+def server(own_server: Callable[..., Server], workflow: Path) -> Server:
+    import os
+
+    return own_server(PATH=f"{workflow}:{os.environ['PATH']}")
+
+
+def launch(server: Server, command: str, **parameters: object) -> int:
+    body = {"command": command, "is_launcher": True, **parameters}
+    answer = server.http.post("/v1/jobs/submit", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["id"] == "MANY"
+    assert answer.headers["Location"] == f"/v1/launchers/{answer.json()['launcher']}"
+    return int(answer.json()["launcher"])
+
+
+def test_followed_and_listed(server: Server, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    number = launch(server, f"snakemake wait {flag}", envars={"STEPS": "3 steps"}, workdir="/usr")
+    running = server.http.get(f"/v1/launchers/{number}").json()
+    assert (running["state"], running["returncode"], running["t_end"]) == ("running", None, None)
+    assert running["command"][0] == "snakemake"
+    assert server.http.get("/v1/service").json()["running_launchers"] == 1
+    flag.touch()
+
+    def ended() -> bool:
+        return bool(server.http.get(f"/v1/launchers/{number}").json()["state"] == "ended")
+
+    eventually(ended)
+    assert server.http.get("/v1/launchers").json()["launchers"][0]["returncode"] == 7
+    uri = server.http.get("/v1/service").json()["instance"]["uri"]
+    uri = "" if uri == "embedded" else uri
+    output = server.http.get(f"/v1/launchers/{number}/output").json()["Output"]
+    assert output == [f"workflow wait on {uri} with 3 steps in /usr\n", "a warning\n"]
+    again = server.http.post(f"/v1/launchers/{number}/cancel")
+    assert again.status_code == 409
+    assert "has ended with code 7" in again.json()["detail"]
+
+
+def test_cancelled(server: Server) -> None:
+    number = launch(server, "snakemake wait /nowhere")
+    assert server.http.post(f"/v1/launchers/{number}/cancel").status_code == 200
+    eventually(lambda: server.http.get(f"/v1/launchers/{number}").json()["returncode"] == -15)
+
+
+def test_a_drain_waits_for_it_and_now_ends_it(server: Server) -> None:
+    launch(server, "snakemake wait /nowhere")
+    assert server.stop(mode="drain").json()["state"] == "draining"
+    assert server.http.get("/v1/service").json()["running_launchers"] == 1
+    server.stop(mode="now")
+    assert server.wait() == 0
+    assert not server.leftovers()
+
+
+def test_one_that_cannot_start(own_server: Callable[..., Server]) -> None:
+    server = own_server("--launchers", "no-such-launcher")
+    answer = server.http.post("/v1/jobs/submit", json={"command": "no-such-launcher", "is_launcher": True})
+    assert answer.status_code == 400
+    assert "cannot be started" in answer.json()["detail"]
+    refused = server.http.post("/v1/jobs/submit", json={"command": "snakemake", "is_launcher": True})
+    assert "not a known launcher (--launchers): no-such-launcher" in refused.json()["detail"]

@@ -1,0 +1,56 @@
+"""The document and the server are the same thing: valid, complete, and held against each other by schemathesis."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from sidecar.app import Server as Application
+from sidecar.settings import Settings
+from tests.harness import BIN, SIDECAR, Server
+
+#: Served, and not part of the contract: the files that the pages need.
+UNDOCUMENTED = {"/static/{path}"}
+
+
+def test_valid_openapi(server: Server) -> None:
+    document = server.http.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    OpenAPIV31SpecValidator(document).validate()
+    printed = subprocess.run([SIDECAR, "openapi"], check=True, text=True, capture_output=True)
+    assert json.loads(printed.stdout) == document
+
+
+def test_every_route_is_documented_and_every_documented_route_is_there(server: Server) -> None:
+    document = server.http.get("/openapi.json").json()
+    documented = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    application = Application(Settings(embedded=True), Path("/nonexistent")).application()
+    routed = {(r.method, r.resource.canonical) for r in application.router.routes() if r.resource and r.method != "HEAD"}
+    assert {route for route in routed if route[1] not in UNDOCUMENTED} == documented
+    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert len(names) == len(set(names))
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            assert operation["summary"]
+
+
+def test_schemathesis_finds_nothing(own_server: Callable[..., Server], tmp_path: Path, request: object) -> None:
+    """Generated requests, right and wrong, to every operation but the one that would end the server."""
+    server = own_server()
+    if server.http.get("/v1/service").json()["instance"]["kind"] != "embedded":
+        return  # the contract is the same code; hundreds of real jobs would only take time
+    done = subprocess.run(
+        [
+            str(BIN / "schemathesis"), "run", f"{server.url}/openapi.json", "--exclude-path", "/v1/service/stop",
+            "--max-examples", "60", "--checks", "all", "--exclude-checks", "positive_data_acceptance",
+            "--seed", "1", "--no-color", "--generation-database", "none",
+        ],
+        text=True, capture_output=True, timeout=600, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert server.http.get("/livez").status_code == 200
+    assert "a request failed" not in server.text(), server.text()[-3000:]
