@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 async def _client(host: str, port: int, work: Iterator[int]) -> None:
     body = json.dumps({"command": ["true"], "urgency": 0}).encode()
-    request = (
-        b"POST /v1/jobs/submit HTTP/1.1\r\nHost: %b:%d\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-        % (host.encode(), port, len(body), body)
-    )
+    request = b"POST /v1/jobs/submit HTTP/1.1\r\nHost: %b:%d\r\n" % (
+        host.encode(),
+        port,
+    ) + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     reader, writer = await asyncio.open_connection(host, port)
     for _ in work:
         writer.write(request)

@@ -36,8 +36,8 @@ def operations() -> list[Operation]:
 def api_page() -> str:
     rows = ["# The HTTP API\n", _MADE]
     rows.append(
-        "\nTimes are Unix seconds, durations seconds. `{uid}` is a job id in any of Flux's spellings: decimal, `ƒ…` or\n"
-        "`f…`, `0x…`, dothex, KVS, words. The same as OpenAPI 3.1: `/openapi.json`; to try out: `/docs`.\n"
+        "\nTimes are Unix seconds, durations seconds. `{uid}` is a job id in any of Flux's spellings: decimal, `ƒ…`\n"
+        "or `f…`, `0x…`, dothex, KVS, words. The same as OpenAPI 3.1: `/openapi.json`; to try out: `/docs`.\n"
     )
     for op in operations():
         rows.append(f"\n## `{op.method} {op.path}`\n\n{op.summary}.")
@@ -57,8 +57,14 @@ def _parameters(struct: type[msgspec.Struct], where: str) -> str:
     rows = [f"\n| {where} | type | |\n|---|---|---|\n"]
     for name, field in schema["properties"].items():
         required = "required. " if name in schema.get("required", ()) else ""
-        rows.append(f"| `{name}` | {_type(field)} | {required}{field.get('description', '')} |\n")
+        rows.append(f"| `{name}` | {_type(field)} | {required}{_description(field)} |\n")
     return "".join(rows)
+
+
+def _description(field: dict[str, object]) -> str:
+    """Return a field's description; that of an optional one with bounds stands with its type."""
+    kinds: list[dict[str, object]] = field.get("anyOf", [])  # type: ignore[assignment]
+    return str(next((part["description"] for part in (field, *kinds) if "description" in part), ""))
 
 
 def _type(field: dict[str, object]) -> str:
@@ -74,8 +80,8 @@ def _type(field: dict[str, object]) -> str:
 
 def _errors() -> str:
     rows = [
-        "\n## Errors\n\nEvery error of every route has one shape, `application/problem+json` (RFC 9457), with the members\n"
-        "that flux-restful-api's clients read:\n\n"
+        "\n## Errors\n\nEvery error of every route has one shape, `application/problem+json` (RFC 9457), with the\n"
+        "members that flux-restful-api's clients read:\n\n"
         '```json\n{"type": "urn:flux-sidecar:problem:not-found", "title": "Not found", "status": 404,\n'
         ' "detail": "There is no job ƒ4fr (12345).", "Message": "There is no job ƒ4fr (12345).",\n'
         ' "Errors": ["There is no job ƒ4fr (12345)."]}\n```\n\n| status | type | when |\n|---|---|---|\n'

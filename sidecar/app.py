@@ -112,9 +112,7 @@ class _Documents:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    @routing.operation(
-        "GET", "/openapi.json", answers=(routing.Answer("OpenAPI 3.1", dict[str, Any]),), errors=(400,)
-    )
+    @routing.operation("GET", "/openapi.json", answers=(routing.Answer("OpenAPI 3.1", dict[str, Any]),), errors=(400,))
     async def openapi(self, request: web.Request) -> dict[str, Any]:
         """Read this API's OpenAPI document."""
         return openapi.document(self._server.operations)

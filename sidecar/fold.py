@@ -73,7 +73,7 @@ def apply(record: Record, event: Event) -> None:
     """Fold one event. Unknown events count, and change nothing (RFC 18 lets anybody add some)."""
     record.nevents += 1
     handler = _HANDLERS.get(event.name)
-    if handler:
+    if handler and (record.active or event.name in _AFTERWARDS):
         handler(record, event)
 
 
@@ -245,6 +245,10 @@ _HANDLERS = {
     "resource-update": _resource_update,
     "flux-restart": _revert,
 }
+
+
+#: What may still be told of a job that has ended.
+_AFTERWARDS = frozenset({"annotations", "memo", "jobspec-update", "resource-update"})
 
 
 # --------------------------------------------------------------------------------------- jobspec and R to fields

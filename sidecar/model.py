@@ -108,10 +108,10 @@ class JobRequest(Struct, kw_only=True, forbid_unknown_fields=True):
         dict[str, str] | str | None,
         Meta(description="variables added to the job's environment: an object, or in a form or query its JSON text"),
     ] = None
-    num_tasks: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
-    cores_per_task: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
-    gpus_per_task: Annotated[int, Meta(ge=0, le=_MOST)] | None = None
-    num_nodes: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
+    num_tasks: Annotated[int, Meta(ge=1, le=_MOST, description="default: num_nodes, or 1")] | None = None
+    cores_per_task: Annotated[int, Meta(ge=1, le=_MOST, description="default: 1")] | None = None
+    gpus_per_task: Annotated[int, Meta(ge=0, le=_MOST, description="default: none")] | None = None
+    num_nodes: Annotated[int, Meta(ge=1, le=_MOST, description="spread over so many nodes")] | None = None
     exclusive: Annotated[bool | None, Meta(description="whole nodes; needs num_nodes")] = None
     runtime: Annotated[float, Meta(ge=0, description="time limit in seconds; 0: none")] | None = None
     option_flags: Annotated[
@@ -121,8 +121,8 @@ class JobRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     is_launcher: Annotated[
         bool | None, Meta(description="run a workflow launcher (nextflow, snakemake) beside the server")
     ] = None
-    name: Annotated[str, Meta(min_length=1)] | None = None
-    queue: Annotated[str, Meta(min_length=1)] | None = None
+    name: Annotated[str, Meta(min_length=1, description="default: the program's")] | None = None
+    queue: Annotated[str, Meta(min_length=1, description="default: the instance's default queue")] | None = None
     urgency: Annotated[int, Meta(ge=0, le=31, description="16 is the default; 0 holds the job")] | None = None
     dependencies: Annotated[
         list[str] | str | None, Meta(description="such as afterok:ƒ…; a list, or separated by commas")

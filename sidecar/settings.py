@@ -82,7 +82,7 @@ class Settings:
         str,
         _option(
             "option_flags",
-            "Shell options that every job gets, -oKEY=VALUE …; those of the request win.",
+            "Shell options that every job gets, as in --option-flags='-oKEY=VALUE …'; those of the request win.",
             "FLUX_OPTION_FLAGS",
         ),
     ] = ""
@@ -222,7 +222,7 @@ def table() -> list[tuple[str, str, str, str]]:
         parameter: Any = _annotations()[field.name].__metadata__[0]
         flag = "--" + field.name.replace("_", "-")
         variables = ", ".join(f"`{name}`" for name in env_names(field.name))
-        default = "" if field.default in ("", False) else str(field.default)
+        default = "" if field.default == "" or field.default is False else str(field.default)
         rows.append((flag, variables, default, parameter.help))
     return rows
 

@@ -48,7 +48,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 def operation(method: str, path: str, **details: Any) -> Callable[[Handler], Handler]:
     """Mark a method of a resource class as the handler of a route; its docstring describes the route."""
-
     body = details.get("body")
     if body is not None and not body.__struct_config__.forbid_unknown_fields:
         raise TypeError(f"{body.__name__} would let a mistyped parameter pass: forbid_unknown_fields")
@@ -135,8 +134,10 @@ def _number(text: str) -> int:
 
 async def _read_body(request: web.Request, op: Operation) -> Any:
     """Read a JSON body, a form and the query string into one struct: the same names in all three."""
-    if op.body is not None and request.content_type == "application/json" and not request.query_string:
-        if (found := fields.decode_json(op.body, await request.read())) is not None:
+    assert op.body is not None  # noqa: S101 - only called for operations that have one
+    if request.content_type == "application/json" and not request.query_string:
+        found = fields.decode_json(op.body, await request.read())
+        if found is not None:
             return found
     query = fields.single(request.query)
     sent, text = await _sent(request)
@@ -144,7 +145,6 @@ async def _read_body(request: web.Request, op: Operation) -> Any:
         errors = [f"{name}: given in the query and in the body." for name in both]
         raise InvalidRequest(" ".join(errors), errors=errors, message=op.message)
     names = frozenset(query) | (frozenset(sent) if text else frozenset())
-    assert op.body is not None  # noqa: S101 - only called for operations that have one
     return fields.decode(op.body, {**query, **sent}, text=names, message=op.message, form=True)
 
 

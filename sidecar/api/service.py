@@ -27,7 +27,9 @@ class StopBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How to stop."""
 
     mode: Annotated[Mode, Meta(description="now: running jobs are cancelled; drain: they finish first")] = "now"
-    timeout: Annotated[float, Meta(ge=0, description="seconds after which a drain becomes now; absent: never")] | None = None
+    timeout: (
+        Annotated[float, Meta(ge=0, description="seconds after which a drain becomes now; absent: never")] | None
+    ) = None
     force: Annotated[bool, Meta(description="shut down although another initial program runs")] = False
     reason: Annotated[str, Meta(max_length=1000)] = ""
 

@@ -261,7 +261,7 @@ class FluxThread(threading.Thread):
 
 
 def _payload(rpc: Any) -> bytes:
-    """Return an answer's JSON; ``RPC.get_str()`` would look up the handle each time, which shows at a thousand a second."""
+    """Return an answer's JSON; ``RPC.get_str()`` looks up the handle each time, which shows at a thousand a second."""
     text = ffi.new("char *[1]")
     raw.flux_rpc_get(rpc.handle, text)
     return bytes(ffi.string(text[0]))

@@ -175,7 +175,9 @@ class TestLists:
             table = server.http.get("/v1/jobs", params={details: "true", "name": "five", "limit": 5}).json()
             assert list(table) == [str(job) for job in five[::-1]]
             assert table[str(five[0])] == server.job(five[0])
-        array = server.http.get("/v1/jobs", params={"details": True, "listing": True, "name": "five", "limit": 5}).json()
+        array = server.http.get(
+            "/v1/jobs", params={"details": True, "listing": True, "name": "five", "limit": 5}
+        ).json()
         assert array == list(table.values())
 
     def test_limits(self, server: Server, five: list[int]) -> None:

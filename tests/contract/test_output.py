@@ -68,6 +68,6 @@ def test_a_job_without_output(server: Server) -> None:
 
 
 def test_lines_of_many_tasks_stay_whole(server: Server) -> None:
-    script = "for i in 1 2 3 4 5; do printf \"$FLUX_TASK_RANK-\"; sleep 0.05; echo end; done"
+    script = 'for i in 1 2 3 4 5; do printf "$FLUX_TASK_RANK-"; sleep 0.05; echo end; done'
     job = server.run(["sh", "-c", script], num_tasks=2)["id"]
     assert sorted(server.output(job)) == sorted(f"{rank}-end\n" for rank in (0, 1) for _ in range(5))

@@ -1,0 +1,143 @@
+"""The spine with a real store: whatever order history and live come in, each job is there once, and right."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sidecar.feed import Feed
+from sidecar.instance import HistoryBegin
+from sidecar.model import Event, JobEvents
+from sidecar.store import Filter, Search, Store, StoreError
+
+END = JobEvents(-1, [])
+
+
+def job(number: int, *names: str) -> JobEvents:
+    events = [Event(float(number), "submit", {"userid": 0, "urgency": 16})]
+    events += [Event(number + 0.1, name, {"status": 0} if name == "finish" else {}) for name in names]
+    return JobEvents(number, events, jobspec={"tasks": [{"command": ["true"]}], "resources": [], "attributes": {}})
+
+
+def live(number: int, name: str) -> JobEvents:
+    return JobEvents(number, [Event(number + 0.2, name, {"status": 0} if name == "finish" else {})])
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[tuple[Feed, Store]]:
+    store = Store(path)
+    await store.open()
+    feed = Feed(store)
+    feed.start()
+    yield feed, store
+    await feed.close()
+    await store.close()
+
+
+async def states(store: Store) -> dict[int, str]:
+    return {row[0]: row[1] for row in await store.list_short(Filter(), None)}
+
+
+async def test_history_then_live(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        for item in (HistoryBegin("i"), job(1, "finish", "clean"), job(2), END, live(2, "finish"), job(3)):
+            feed.push(item)
+        await feed.seen(3, 5)
+        assert feed.caught_up
+        assert await states(store) == {1: "INACTIVE", 2: "CLEANUP", 3: "NEW"}
+        assert feed.active == 2
+        for number in (2, 3):
+            feed.push(live(number, "clean"))
+        await asyncio.wait_for(feed.idle(), 5)
+        assert feed.active == 0
+
+
+async def test_a_second_history_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    items = [HistoryBegin("i"), *(job(n, "finish", "clean") for n in range(1, 700)), job(700, "finish"), END]
+    seen = []
+    for _ in range(2):
+        async with running(path) as (feed, store):
+            for item in [*items, *items]:
+                feed.push(item)
+            feed.push(live(700, "memo"))
+            await feed.close()
+            seen.append([chunk async for chunk in store.list_full(Filter(), None)])
+    assert seen[0] == seen[1]
+    assert sum(map(len, seen[0])) == 700
+
+
+async def test_jobs_that_flux_has_forgotten_are_kept(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        for item in (HistoryBegin("i"), job(1, "finish", "clean"), job(2), END, HistoryBegin("i"), END, job(3)):
+            feed.push(item)
+        await feed.seen(3, 5)
+        assert await states(store) == {1: "INACTIVE", 2: "INACTIVE", 3: "NEW"}
+        raw = await store.job(2)
+        assert raw is not None
+        assert msgspec.json.decode(raw)["exception"]["type"] == "lost"
+
+
+async def test_an_invalid_job_disappears(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        for item in (HistoryBegin("i"), END, job(1), live(1, "invalidate"), job(2)):
+            feed.push(item)
+        await feed.seen(2, 5)
+        assert await states(store) == {2: "NEW"}
+        assert await store.count(Search(text="true")) == 1
+
+
+async def test_a_job_that_is_never_told_of(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, _):
+        with pytest.raises(TimeoutError):
+            await feed.seen(5, 0.01)
+
+
+async def test_another_instance_sets_the_store_aside(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    async with running(path) as (feed, store):
+        for item in (HistoryBegin("first"), END, job(1), HistoryBegin("second"), END, job(2)):
+            feed.push(item)
+        await feed.seen(2, 5)
+        assert await states(store) == {2: "NEW"}
+    (aside,) = tmp_path.glob("s.*.sqlite")
+    assert sqlite3.connect(aside).execute("SELECT id FROM jobs").fetchall() == [(1,)]
+
+
+async def test_a_full_disk_delays_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's own limit on pages is the disk that is full, and then is not."""
+    monkeypatch.setattr("sidecar.feed._STORE_RETRY", 0.01)
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        feed.push(HistoryBegin("i"))
+        feed.push(END)
+        feed.push(job(1))
+        await feed.seen(1, 5)
+        pages = store._write.execute("PRAGMA page_count").fetchone()[0]
+        store._write.execute(f"PRAGMA max_page_count = {pages}")
+        for number in range(2, 2000):
+            feed.push(job(number, "finish", "clean"))
+        while not feed.problem:
+            await asyncio.sleep(0)
+        assert "full" in feed.problem
+        store._write.execute("PRAGMA max_page_count = 1000000")
+        await feed.seen(1999, 10)
+        assert len(await states(store)) == 1999
+        assert not feed.problem
+
+
+async def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is no database, and long enough to be seen as none" * 20)
+    for path in (tmp_path / "text", tmp_path / "missing" / "s.sqlite", tmp_path):
+        with pytest.raises(StoreError, match="cannot be opened"):
+            await Store(path).open()
+    newer = sqlite3.connect(tmp_path / "newer")
+    newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(StoreError, match="version 99"):
+        await Store(tmp_path / "newer").open()

@@ -1,0 +1,94 @@
+"""From a request to a jobspec, and back to its figures."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar import feasibility, jobspec
+from sidecar.errors import InvalidRequest
+from sidecar.model import Environment, JobRequest, Node
+
+HERE = Environment({"PATH": "/bin", "KEPT": "1"}, "/home/user")
+COUNT = st.integers(1, 20)
+
+
+def build(**parameters: object) -> dict[str, object]:
+    return jobspec.build(JobRequest(command="run it", **parameters), HERE, {"verbose": 2})  # type: ignore[arg-type]
+
+
+@given(tasks=COUNT, nodes=st.none() | COUNT, cores=COUNT, gpus=st.integers(0, 4), exclusive=st.booleans())
+def test_the_figures_of_a_jobspec_are_those_of_its_request(
+    tasks: int, nodes: int | None, cores: int, gpus: int, exclusive: bool
+) -> None:
+    wanted = {"num_tasks": tasks, "num_nodes": nodes, "cores_per_task": cores, "gpus_per_task": gpus}
+    if (nodes and nodes > tasks) or (exclusive and not nodes):
+        with pytest.raises(InvalidRequest):
+            build(**wanted, exclusive=exclusive)
+        return
+    counts = jobspec.counts(build(**wanted, exclusive=exclusive))
+    assert counts is not None
+    assert (counts.nodes, counts.cores, counts.gpus, counts.tasks) == (nodes or 0, cores, gpus, tasks)
+    assert counts.exclusive == (exclusive and bool(nodes))
+    assert counts.total_slots >= tasks
+
+
+def test_environment_directory_and_options() -> None:
+    spec = build(envars={"A": "b", "KEPT": "2"}, workdir="/tmp", option_flags="verbose=1,cpu-affinity=off,a.b=text")
+    system = jobspec.get(spec, "attributes.system")
+    assert system["environment"] == {"PATH": "/bin", "KEPT": "2", "A": "b"}
+    assert system["cwd"] == "/tmp"
+    options = system["shell"]["options"]
+    assert options == {
+        "verbose": 1, "cpu-affinity": "off", "a": {"b": "text"}, "input": {"stdin": {"type": "file", "path": "/dev/null"}},
+    }  # fmt: skip
+    assert jobspec.get(build(), "attributes.system.shell.options.verbose") == 2
+    assert jobspec.get(build(), "attributes.system.cwd") == "/home/user"
+
+
+def test_stdin_does_not_change_the_command_that_is_shown() -> None:
+    spec = build(stdin="text")
+    assert spec["tasks"][0]["command"] != ["run", "it"]  # type: ignore[index]
+    assert jobspec.command(spec) == ["run", "it"]
+    assert jobspec.get(spec, "attributes.system.job.name") == "run"
+    assert jobspec.get(spec, "attributes.system.files")["stdin"]["data"] == "text"
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        [],
+        [{"type": "rack", "count": 1, "with": []}],
+        [{"type": "slot", "count": {"min": 1}, "with": [{"type": "core", "count": 1}]}],
+        [{"type": "slot", "count": 1, "with": [{"type": "memory", "count": 1}]}],
+        "nonsense",
+    ],
+)
+def test_shapes_that_only_a_scheduler_can_judge(resources: object) -> None:
+    assert jobspec.counts({"resources": resources, "tasks": [{}]}) is None
+
+
+@given(
+    st.lists(st.tuples(COUNT, st.integers(0, 4)), max_size=6),
+    COUNT,
+    st.none() | st.integers(1, 6),
+    COUNT,
+    st.integers(0, 2),
+)
+def test_feasibility_is_that_of_filling_the_nodes_one_slot_at_a_time(
+    sizes: list[tuple[int, int]], tasks: int, nodes: int | None, cores: int, gpus: int
+) -> None:
+    if nodes and nodes > tasks:
+        return
+    inventory = [Node(str(i), i, "free", True, c, 0, g, 0) for i, (c, g) in enumerate(sizes)]
+    want = jobspec.counts(build(num_tasks=tasks, num_nodes=nodes, cores_per_task=cores, gpus_per_task=gpus))
+    assert want is not None
+    slots = []
+    for node_cores, node_gpus in sizes:
+        number = 0
+        while node_cores >= cores and node_gpus >= gpus:
+            node_cores, node_gpus, number = node_cores - cores, node_gpus - gpus, number + 1
+        slots.append(number)
+    fits = sum(n >= want.slots for n in slots) >= nodes if nodes else sum(slots) >= tasks
+    assert (feasibility.shortage(want, inventory) is None) == fits

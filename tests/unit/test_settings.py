@@ -1,0 +1,118 @@
+"""Options: one source for flags, variables, help and documentation; and errors that say what to change."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from sidecar import settings
+from sidecar.settings import Settings
+from tests.harness import BIN, SIDECAR
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLUX_")} | variables
+    return subprocess.run([SIDECAR, *arguments], env=environment, text=True, capture_output=True, timeout=30)
+
+
+def test_without_an_instance_it_says_how_to_start_one() -> None:
+    done = run("serve")
+    assert done.returncode == 2
+    assert "flux start flux-sidecar serve" in done.stderr
+    assert "--embedded" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--embedded", "--host", "0.0.0.0"], "add --no-auth if that is meant"),
+        (["--embedded", "--host", "::"], "add --no-auth if that is meant"),
+        (["--embedded", "--uri", "local:///x"], "exclude each other"),
+        (["--embedded", "--port", "70000"], "--port 70000 is not a port"),
+        (["--embedded", "--max-body", "0"], "--max-body must be more than 0"),
+        (["--embedded", "--kill-timeout", "-1"], "must not be negative"),
+        (["--embedded", "--option-flags=-ompi"], "is not of the form -oKEY=VALUE"),
+        (["--embedded", "--option-flags", "'"], "cannot be read"),
+        (["--embedded", "--store", "/proc/no/where.sqlite"], "--store /proc/no/where.sqlite"),
+    ],
+)
+def test_what_cannot_work_is_refused(arguments: list[str], text: str) -> None:
+    done = run("serve", *arguments)
+    assert done.returncode == 2
+    assert text in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("serve", "--embedded", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "Choose another --port" in done.stderr
+
+
+def test_loopback_needs_no_auth() -> None:
+    for host in ("127.0.0.1", "localhost", "::1", "127.5.5.5"):
+        Settings(embedded=True, host=host).check()
+    Settings(embedded=True, host="0.0.0.0", no_auth=True).check()
+
+
+def test_our_variables_come_before_the_predecessors() -> None:
+    assert settings.env_names("port") == ("FLUX_SIDECAR_PORT", "PORT")
+    assert "--port 99999" in run("serve", "--embedded", FLUX_SIDECAR_PORT="99999", PORT="5000").stderr
+    assert "--port 99999" in run("serve", "--embedded", PORT="99999").stderr
+
+
+def test_no_job_sees_the_servers_settings() -> None:
+    environment = {"FLUX_TOKEN": "t", "FLUX_SIDECAR_STORE": "s", "PORT": "1", "FLUX_URI": "u", "HOME": "/h"}
+    assert settings.job_environment(environment) == {"FLUX_URI": "u", "HOME": "/h"}
+
+
+def test_every_option_is_a_flag_a_variable_and_documented() -> None:
+    text = run("serve", "--help").stdout
+    for field in dataclasses.fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        assert flag in text
+        assert settings.env_names(field.name)[0] == "FLUX_SIDECAR_" + field.name.upper()
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_documents_made_from_code_are_not_stale(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text() == generate.PAGES[name](), "run `make docs`"
+
+
+def test_the_published_openapi_document_is_not_stale() -> None:
+    import json
+
+    assert json.loads((ROOT / "docs" / "openapi.json").read_text()) == json.loads(run("openapi").stdout), "make docs"
+
+
+def test_vendored_files_are_what_they_say() -> None:
+    static = ROOT / "sidecar" / "web" / "static"
+    rows = re.findall(r"^\| (\S+) \|.*`([0-9a-f]{64})`", (static / "README.md").read_text(), re.MULTILINE)
+    assert rows
+    for name, digest in rows:
+        assert hashlib.sha256((static / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    for path in (ROOT / "sidecar").rglob("*.py"):
+        if path.name != "settings.py":
+            assert "os.environ" not in path.read_text(), path
+
+
+def test_the_version_is_one() -> None:
+    assert run("--version").stdout.strip() == __import__("sidecar").__version__
+    assert (BIN / "flux-sidecar").exists()
