@@ -36,6 +36,7 @@ log = structlog.get_logger("server")
 _SHUTDOWN_TIMEOUT = 2.0
 _ROOT = Path(str(resources.files("sidecar.web"))) / "static"
 _STATIC = {str(file.relative_to(_ROOT)): file for file in _ROOT.rglob("*") if file.is_file()}
+_BEGUN = web.RequestKey("begun", web.StreamResponse)  # the answer whose headers were sent
 _STATE_HEADER = "Flux-Instance-State"
 
 
@@ -100,8 +101,9 @@ class Server:
         await self.feed.close()
         await self.store.close()
 
-    async def _tell_state(self, _: web.Request, response: web.StreamResponse) -> None:
+    async def _tell_state(self, request: web.Request, response: web.StreamResponse) -> None:
         """Say on every answer that it may be out of date, while the instance does not answer."""
+        request[_BEGUN] = response
         if self.instance.status.connection != "ready":
             response.headers[_STATE_HEADER] = self.instance.status.connection
 
@@ -177,13 +179,25 @@ def _render_errors(max_body: int) -> Middleware:
         try:
             return await handler(request)
         except Problem as exc:
-            return errors.render(exc)
+            return _answer(request, errors.render(exc))
         except web.HTTPException as exc:
             if exc.status < 400:
                 raise
-            return errors.render(errors.from_http(exc, request, max_body))
+            return _answer(request, errors.render(errors.from_http(exc, request, max_body)))
+        except ConnectionError:  # the caller has gone: there is nobody to answer
+            return _answer(request, web.Response(status=499))
         except Exception:
             log.exception("a request failed", method=request.method, path=request.path)
-            return errors.render(Problem("The server failed; its log says how."))
+            return _answer(request, errors.render(Problem("The server failed; its log says how.")))
 
     return middleware
+
+
+def _answer(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Answer with an error; an answer that is on its way already is cut off, so that nobody takes it for whole."""
+    begun: web.StreamResponse | None = request.get(_BEGUN)
+    if begun is None:
+        return response
+    if request.transport is not None:
+        request.transport.abort()
+    return begun

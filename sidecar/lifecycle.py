@@ -147,10 +147,9 @@ class Lifecycle:
             try:
                 if await self._instance.broker_state() == "run":
                     return
-            except Unavailable:
-                self.state = "waiting"
-            if self._instance.gone.is_set():
-                return
+            except Unavailable as exc:
+                log.debug("waiting for the instance", reason=exc.detail)
+            self.state = "waiting"
             await asyncio.sleep(_POLL)
 
     async def _drain(self) -> None:

@@ -325,3 +325,15 @@ def test_many_readers_during_a_flood_of_submits(server: Server) -> None:
         for _ in range(50):
             server.submit("true")
             assert other.get("/v1/jobs", params={"limit": 1}).status_code == 200
+
+
+def test_a_reader_that_goes_away_disturbs_nobody(own_server: Callable[..., Server]) -> None:
+    server = own_server()
+    for _ in range(60):
+        server.submit(["echo", "x" * 8000], urgency=0)
+    for _ in range(5):
+        with server.http.stream("GET", "/v1/jobs", params={"details": "true"}) as answer:
+            next(answer.iter_bytes(100))
+    assert server.http.get("/livez").status_code == 200
+    assert len(server.http.get("/v1/jobs").json()["jobs"]) == 60
+    assert "a request failed" not in server.text()
