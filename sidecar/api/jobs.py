@@ -222,6 +222,8 @@ async def stream_json(
     """Answer with a JSON array or object in pieces: memory does not grow with the number of jobs."""
     response = web.StreamResponse(headers={"Content-Type": "application/json", **(headers or {})})
     await response.prepare(request)
+    if request.method == "HEAD":
+        return response
     separator = opening
     async for piece in pieces:
         await response.write(separator + piece)
