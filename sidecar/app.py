@@ -111,6 +111,8 @@ class Server:
 class _Documents:
     """The contract, for machines and for people."""
 
+    tag = "documents"
+
     def __init__(self, server: Server) -> None:
         self._server = server
 

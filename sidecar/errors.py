@@ -133,7 +133,7 @@ def from_http(exc: web.HTTPException, request: web.Request, max_body: int) -> Pr
 def render(problem: Problem) -> web.Response:
     """Make the one response shape that every error of every route has."""
     return web.Response(
-        body=msgspec.json.encode(problem.body()),
+        body=msgspec.json.encode(problem.body()) + b"\n",
         status=problem.status,
         content_type=CONTENT_TYPE,
         headers=problem.headers,

@@ -82,6 +82,8 @@ class Cancelled(msgspec.Struct):
 class Jobs:
     """The jobs of the instance."""
 
+    tag = "jobs"
+
     def __init__(self, store: Store, instance: Instance) -> None:
         self._store = store
         self._instance = instance
@@ -228,6 +230,6 @@ async def stream_json(
     async for piece in pieces:
         await response.write(separator + piece)
         separator = b","
-    await response.write((b"" if separator == b"," else opening) + closing)
+    await response.write((b"" if separator == b"," else opening) + closing + b"\n")
     await response.write_eof()
     return response

@@ -32,6 +32,8 @@ class NoParameters(msgspec.Struct, forbid_unknown_fields=True):
 class LauncherResource:
     """Launchers, followed to their end."""
 
+    tag = "launchers"
+
     def __init__(self, launchers: Launchers) -> None:
         self._launchers = launchers
 

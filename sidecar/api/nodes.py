@@ -35,6 +35,8 @@ class NodeDetails(msgspec.Struct):
 class Nodes:
     """The nodes of the instance."""
 
+    tag = "nodes"
+
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
 

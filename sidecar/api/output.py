@@ -41,6 +41,8 @@ class NoOutput(msgspec.Struct):
 class JobOutput:
     """The output of jobs."""
 
+    tag = "jobs"
+
     def __init__(self, store: Store, instance: Instance) -> None:
         self._store = store
         self._instance = instance

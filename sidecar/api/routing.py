@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
@@ -70,14 +70,21 @@ def operation(method: str, path: str, **details: Any) -> Callable[[Handler], Han
     return mark
 
 
-def operations(resource: object) -> list[Operation]:
-    """Return the routes of a resource object, their handlers bound to it."""
+class Resource(Protocol):
+    """A class whose methods are handlers; its tag groups them, and begins their names."""
+
+    tag: str
+
+
+def operations(resource: Resource) -> list[Operation]:
+    """Return the routes of a resource, their handlers bound to it."""
     found = []
     for name in vars(type(resource)):
         marked: Operation | None = getattr(getattr(type(resource), name), _MARK, None)
         if marked:
-            kind = type(resource).__name__.lower()
-            found.append(msgspec.structs.replace(marked, handler=getattr(resource, name), name=f"{kind}_{name}"))
+            found.append(
+                msgspec.structs.replace(marked, handler=getattr(resource, name), name=f"{resource.tag}_{name}")
+            )
     return found
 
 
@@ -112,6 +119,7 @@ def add(app: web.Application, op: Operation) -> None:
 def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """Answer with JSON; ``value`` may be ready-made bytes."""
     body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    body += b"\n"  # a terminal's prompt begins on a line of its own
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
 

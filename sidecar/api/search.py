@@ -44,6 +44,8 @@ class SearchResult(msgspec.Struct):
 class JobSearch:
     """Search over all jobs."""
 
+    tag = "jobs"
+
     def __init__(self, store: Store) -> None:
         self._store = store
 

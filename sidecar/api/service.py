@@ -55,6 +55,8 @@ class Stopping(msgspec.Struct):
 class ServiceResource:
     """The service itself."""
 
+    tag = "service"
+
     def __init__(self, lifecycle: Lifecycle, instance: Instance, feed: Feed) -> None:
         self._lifecycle = lifecycle
         self._instance = instance

@@ -55,6 +55,8 @@ class Launched(msgspec.Struct):
 class Submit:
     """Takes jobs."""
 
+    tag = "jobs"
+
     def __init__(
         self,
         instance: Instance,
