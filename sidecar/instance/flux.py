@@ -20,7 +20,8 @@ from flux.future import Future
 from sidecar import feasibility, fluid, jobspec, settings
 from sidecar.errors import Conflict, NotFound, Problem, Rejected, Unavailable
 from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
-from sidecar.instance.fluxthread import Broker, Callbacks, Finish, FluxThread, Start
+from sidecar.instance.broker import Broker
+from sidecar.instance.fluxthread import Callbacks, Finish, FluxThread, Start
 from sidecar.instance.inventory import nodes
 from sidecar.model import Environment, Resources
 from sidecar.output import Output, Stream, parse

@@ -9,44 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import os
 import select
 import threading
-import uuid
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import flux
 import flux.constants
-import flux.kvs
 import msgspec
 from flux.core.inner import ffi, raw
 
 from sidecar.errors import Unavailable
-from sidecar.model import Environment, JobEvents, decode_events
+from sidecar.instance.broker import Broker, guest, introduce
+from sidecar.model import JobEvents, decode_events
 
 T = TypeVar("T")
 Start = Callable[[Any], Any]
 Finish = Callable[[Any], T]
 
 _FIRST_RETRY, _LONGEST_RETRY = 0.05, 2.0
-_IDENTITY_KEY = "flux-sidecar.instance"
 _BROKEN = (errno.EPIPE, errno.ECONNRESET)
-_REXEC_STDOUT = 1  # src/common/libsubprocess/client.h
-
-
-class Broker(msgspec.Struct):
-    """What the broker says of itself when a connection is made."""
-
-    version: str
-    size: int
-    pid: int
-    hostname: str
-    rc2_none: bool
-    identity: str
-    inherited: Environment | None
 
 
 class Callbacks(msgspec.Struct):
@@ -86,7 +70,6 @@ class FluxThread(threading.Thread):
         self._pending: set[asyncio.Future[Any]] = set()
         self._handle: Any = None
         self._reason = ""
-        self._owner: str | None = None
         self._up: Broker | None = None
 
     # --------------------------------------------------------------------------------------- on the event loop
@@ -123,11 +106,9 @@ class FluxThread(threading.Thread):
         delay = _FIRST_RETRY
         while not self._stopping:
             try:
-                self._handle = flux.Flux(self._uri)
-                broker = self._introduce()
+                broker = self._connect()
             except OSError as exc:
-                words = _not_the_owner(self._owner) if isinstance(exc, PermissionError) else _words(exc)
-                self._post(self._callbacks.failed, words)
+                self._post(self._callbacks.failed, _words(exc))
                 self._handle = None
             else:
                 delay = _FIRST_RETRY
@@ -138,27 +119,12 @@ class FluxThread(threading.Thread):
                 self._drain_wake()
                 delay = min(delay * 2, _LONGEST_RETRY)
 
-    def _introduce(self) -> Broker:
-        handle, self._owner = self._handle, None
-
-        def attribute(name: str) -> str | None:
-            try:
-                return str(handle.attr_get(name))
-            except FileNotFoundError:
-                return None
-
-        self._owner = attribute("security.owner")
-        pid = int(attribute("broker.pid") or 0)
-        return Broker(
-            version=attribute("version") or "",
-            size=int(attribute("size") or 0),
-            pid=pid,
-            hostname=attribute("hostname") or "",
-            # It is set without a value, which attr.get calls missing; only the list of names tells.
-            rc2_none="broker.rc2_none" in handle.rpc("attr.list").get()["names"],
-            identity=_identity(handle),
-            inherited=None if pid == self._broker_above else _remote_environment(handle),
-        )
+    def _connect(self) -> Broker:
+        try:
+            self._handle = flux.Flux(self._uri)
+        except PermissionError as exc:
+            raise PermissionError(exc.errno, guest(None)) from exc
+        return introduce(self._handle, self._broker_above)
 
     def _session(self, broker: Broker) -> None:
         """Run the reactor until the connection breaks or the thread is stopped."""
@@ -187,7 +153,7 @@ class FluxThread(threading.Thread):
         except OSError as exc:
             self._reason = f"the job manager's journal ended: {_words(exc)}"
             if isinstance(exc, PermissionError):
-                self._reason = _not_the_owner(self._owner)
+                self._reason = guest(self._up.owner if self._up else None)
             # Never begun, or ended because the job manager was unloaded: nobody would notice a broken connection
             # now, and no event would come. So let go of it, and try again from the start.
             self._handle.reactor_stop()
@@ -278,51 +244,3 @@ def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) ->
 
 def _words(exc: OSError) -> str:
     return exc.strerror or str(exc)
-
-
-def _not_the_owner(owner: str | None) -> str:
-    return (
-        f"this server runs as uid {os.getuid()}, the instance's owner is uid {owner or 'unknown'}: "
-        "a guest may neither submit nor read the journal. Run the server as the owner."
-    )
-
-
-def _identity(handle: Any) -> str:
-    """Return a name for this instance that lives as long as its jobs do: in its KVS.
-
-    Job ids start anew in every instance, and a broker that restarts from its state directory goes on with the old
-    ones; only the KVS knows which of the two has happened.
-    """
-    try:
-        return str(flux.kvs.get(handle, _IDENTITY_KEY))
-    except FileNotFoundError:
-        identity = uuid.uuid4().hex
-        flux.kvs.put(handle, _IDENTITY_KEY, identity)
-        flux.kvs.commit(handle)
-        return identity
-
-
-def _remote_environment(handle: Any) -> Environment | None:
-    """Ask rank 0 for the broker's environment and working directory; None when it does not tell."""
-    command = {
-        "cmdline": ["/bin/sh", "-c", "pwd -P && exec env -0"],
-        "cwd": "/",
-        "env": {},
-        "opts": {},
-        "channels": [],
-    }
-    del command["cwd"]  # the broker's own
-    text = ""
-    rpc = handle.rpc("rexec.exec", {"cmd": command, "flags": _REXEC_STDOUT}, 0, flux.constants.FLUX_RPC_STREAMING)
-    try:
-        while True:
-            answer = json.loads(rpc.wait_for(5.0).get_str())
-            if answer["type"] == "output":
-                text += answer["io"].get("data", "")
-            rpc.reset()
-    except OSError as exc:
-        if exc.errno != errno.ENODATA or "\n" not in text:  # that is how the stream ends
-            return None
-    cwd, _, variables = text.partition("\n")
-    pairs = (entry.partition("=") for entry in variables.split("\0") if entry)
-    return Environment({name: value for name, _, value in pairs}, cwd)

@@ -1,0 +1,110 @@
+"""What a broker says of itself when a connection is made. Runs in the Flux thread; these calls may block."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import uuid
+from typing import Any
+
+import flux.constants
+import flux.kvs
+import msgspec
+
+from sidecar.model import Environment
+
+_IDENTITY_KEY = "flux-sidecar.instance"
+_REXEC_STDOUT = 1  # src/common/libsubprocess/client.h
+
+
+class Broker(msgspec.Struct):
+    """A broker, and how it was started."""
+
+    version: str
+    size: int
+    owner: str
+    pid: int
+    rc2_none: bool
+    identity: str
+    inherited: Environment | None
+
+
+def introduce(handle: Any, broker_above: int | None) -> Broker:
+    """Ask a broker who it is.
+
+    Args:
+        handle: a connection to it.
+        broker_above: the broker whose initial program this process is; from any other the environment that jobs
+            inherit is asked for.
+
+    Raises:
+        OSError: it does not answer, or not to a guest; the text says so.
+    """
+    owner = _attribute(handle, "security.owner")
+    try:
+        identity = _identity(handle)
+    except PermissionError as exc:
+        raise PermissionError(exc.errno, guest(owner)) from exc
+    pid = int(_attribute(handle, "broker.pid") or 0)
+    return Broker(
+        version=_attribute(handle, "version"),
+        size=int(_attribute(handle, "size") or 0),
+        owner=owner,
+        pid=pid,
+        # It is set without a value, which attr.get calls missing; only the list of names tells.
+        rc2_none="broker.rc2_none" in handle.rpc("attr.list").get()["names"],
+        identity=identity,
+        inherited=None if pid == broker_above else _remote_environment(handle),
+    )
+
+
+def guest(owner: str | None) -> str:
+    """Say why this server can do nothing here, with both uids."""
+    return (
+        f"this server runs as uid {os.getuid()}, the instance's owner is uid {owner or 'unknown'}: "
+        "a guest may neither submit nor read the journal. Run the server as the owner."
+    )
+
+
+def _attribute(handle: Any, name: str) -> str:
+    try:
+        return str(handle.attr_get(name))
+    except FileNotFoundError:
+        return ""
+
+
+def _identity(handle: Any) -> str:
+    """Return a name for this instance that lives as long as its jobs do: in its KVS.
+
+    Job ids start anew in every instance, and a broker that restarts from its state directory goes on with the old
+    ones; only the KVS knows which of the two has happened.
+    """
+    try:
+        return str(flux.kvs.get(handle, _IDENTITY_KEY))
+    except FileNotFoundError:
+        identity = uuid.uuid4().hex
+        flux.kvs.put(handle, _IDENTITY_KEY, identity)
+        flux.kvs.commit(handle)
+        return identity
+
+
+def _remote_environment(handle: Any) -> Environment | None:
+    """Ask rank 0 for the broker's environment and working directory; None when it does not tell."""
+    # No cwd: the command then runs in the broker's own.
+    command = {"cmdline": ["/bin/sh", "-c", "pwd -P && exec env -0"], "env": {}, "opts": {}, "channels": []}
+    request = {"cmd": command, "flags": _REXEC_STDOUT}
+    rpc = handle.rpc("rexec.exec", request, 0, flux.constants.FLUX_RPC_STREAMING)
+    text = ""
+    try:
+        while True:
+            answer = json.loads(rpc.wait_for(5.0).get_str())
+            if answer["type"] == "output":
+                text += answer["io"].get("data", "")
+            rpc.reset()
+    except OSError as exc:
+        if exc.errno != errno.ENODATA or "\n" not in text:  # that is how the stream ends
+            return None
+    cwd, _, variables = text.partition("\n")
+    pairs = (entry.partition("=") for entry in variables.split("\0") if entry)
+    return Environment({name: value for name, _, value in pairs}, cwd)
