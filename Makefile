@@ -39,7 +39,7 @@ lint: venv ## check style, types, layers and generated documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/lint-imports
 
 format: venv ## put the code into its one format
 	$(BIN)/ruff check --fix .

@@ -76,6 +76,7 @@ class Store:
         self.path = path
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._reader = ThreadPoolExecutor(1, "store-reader")
+        self._readable = asyncio.Event()
         self._write: sqlite3.Connection
         self._read: sqlite3.Connection
 
@@ -88,6 +89,7 @@ class Store:
         try:
             self._write = await self._run(self._writer, lambda: _connect(self.path))
             self._read = await self._run(self._reader, lambda: _open(self.path))
+            self._readable.set()
         except sqlite3.Error as exc:
             raise StoreError(f"The store {self.path} cannot be opened: {exc}. Name another with --store.") from exc
 
@@ -109,28 +111,37 @@ class Store:
         Returns:
             Where the other instance's store is now; None when nothing had to move.
         """
-        return await self._both(lambda: self._begin(identity))
-
-    def _begin(self, identity: str) -> Path | None:
-        known = self._write.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()
-        aside: Path | None = None
-        if known is not None and known[0] != identity:
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            aside = self.path.with_name(f"{self.path.stem}.{stamp}.{known[0][:8]}{self.path.suffix}")
-            self._write.close()  # folds the write-ahead log into the file, which can then move alone
-            self.path.rename(aside)
-            self._write = _connect(self.path)
-        with self._write:
-            self._write.execute("INSERT OR REPLACE INTO meta VALUES ('instance', ?)", (identity,))
+        known = await self._run(self._writer, self._identity)
+        aside = await self._set_aside(known) if known not in (None, identity) else None
+        await self._run(self._writer, lambda: self._identify(identity))
         return aside
 
-    async def _both(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in the writer while nobody reads, and open the file anew for reading afterwards."""
-        await self._run(self._reader, lambda: self._read.close())
+    def _identity(self) -> str | None:
+        row = self._write.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()
+        return row[0] if row else None
+
+    def _identify(self, identity: str) -> None:
+        with self._write as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('instance', ?)", (identity,))
+
+    async def _set_aside(self, known: str) -> Path:
+        """Move the file away and begin a new one; reads wait meanwhile."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        aside = self.path.with_name(f"{self.path.stem}.{stamp}.{known}{self.path.suffix}")
+
+        def move() -> None:
+            self._write.close()  # the last to close folds the write-ahead log into the file, which can then move alone
+            self.path.rename(aside)
+            self._write = _connect(self.path)
+
+        self._readable.clear()
         try:
-            return await self._run(self._writer, work)
-        finally:
+            await self._run(self._reader, lambda: self._read.close())
+            await self._run(self._writer, move)
             self._read = await self._run(self._reader, lambda: _open(self.path))
+        finally:
+            self._readable.set()
+        return aside
 
     async def write(self, rows: Sequence[Row], deleted: Sequence[int] = ()) -> None:
         """Insert or replace jobs, and delete some, in one transaction.
@@ -218,6 +229,7 @@ class Store:
         return [row[0] for row in await self._fetch("SELECT id FROM jobs WHERE state != 'INACTIVE'", ())]
 
     async def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        await self._readable.wait()
         return await self._run(self._reader, lambda: self._read.execute(sql, values).fetchall())
 
     async def _run(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:

@@ -110,6 +110,18 @@ async def test_another_instance_sets_the_store_aside(tmp_path: Path) -> None:
     assert sqlite3.connect(aside).execute("SELECT id FROM jobs").fetchall() == [(1,)]
 
 
+async def test_reads_go_on_while_instances_change(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        for round_ in range(5):
+            for item in (HistoryBegin(f"instance {round_}"), END, job(round_ + 1)):
+                feed.push(item)
+            waiting = asyncio.create_task(feed.seen(round_ + 1, 5))
+            while not waiting.done():
+                assert await store.count() <= 1
+            await waiting
+    assert len(list(tmp_path.glob("s.*.sqlite"))) == 4
+
+
 async def test_a_full_disk_delays_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's own limit on pages is the disk that is full, and then is not."""
     monkeypatch.setattr("sidecar.feed._STORE_RETRY", 0.01)
