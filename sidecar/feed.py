@@ -109,7 +109,7 @@ class Feed:
 
     async def idle(self) -> None:
         """Wait until no job is active."""
-        await self._until(lambda: self._settled and not self._records)
+        await self._until(lambda: self.caught_up and self._settled and not self._records)
 
     async def _until(self, predicate: Callable[[], bool]) -> None:
         async with self._changed:
@@ -143,7 +143,11 @@ class Feed:
                 await self._end_history(touched)
                 history_ends = True
                 break
-            record = self._fold(item)
+            try:
+                record = self._fold(item)
+            except (KeyError, TypeError, ValueError):  # one event that is not as RFC 21 has it must not end the rest
+                log.exception("an event cannot be understood", job=item.id)
+                continue
             if record is not None and record.invalid:
                 dropped.add(item.id)
                 touched.pop(item.id, None)

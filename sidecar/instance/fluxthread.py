@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import flux
 import flux.constants
 import msgspec
+import structlog
 from flux.core.inner import ffi, raw
 
 from sidecar.errors import Unavailable
@@ -26,6 +27,7 @@ from sidecar.instance.broker import Broker, guest, introduce
 from sidecar.model import JobEvents, decode_events
 
 T = TypeVar("T")
+log = structlog.get_logger("flux")
 Start = Callable[[Any], Any]
 Finish = Callable[[Any], T]
 
@@ -111,8 +113,9 @@ class FluxThread(threading.Thread):
                 self._post(self._callbacks.failed, _words(exc))
                 self._handle = None
             else:
-                delay = _FIRST_RETRY
                 self._session(broker)
+                if self._up is None:  # it was in use; one that never was must not be asked in a tight loop
+                    delay = _FIRST_RETRY
             self._fail_pending(self._reason or "there is no connection")
             if not self._stopping:
                 select.select([self._wake_fd], [], [], delay)
@@ -139,6 +142,9 @@ class FluxThread(threading.Thread):
             handle.reactor_run()
         except OSError as exc:
             self._reason = self._reason or _words(exc)
+        except Exception as exc:  # a callback has failed, which stops the reactor: without it nobody would be served
+            log.exception("the Flux thread begins anew")
+            self._reason = str(exc)
         finally:
             watcher.stop()
             watcher.destroy()
@@ -161,7 +167,10 @@ class FluxThread(threading.Thread):
         if self._up is not None:
             self._post(self._callbacks.up, self._up)
             self._up = None
-        self._post(self._callbacks.events, decode_events(text))
+        try:
+            self._post(self._callbacks.events, decode_events(text))
+        except msgspec.DecodeError as exc:
+            log.error("an event cannot be read", reason=str(exc))
         raw.flux_future_reset(rpc.handle)
 
     def _on_wake(self, *_: Any) -> None:

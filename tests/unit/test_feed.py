@@ -93,6 +93,16 @@ async def test_an_invalid_job_disappears(tmp_path: Path) -> None:
         assert await store.count(Search(text="true")) == 1
 
 
+async def test_an_event_that_makes_no_sense_ends_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        nonsense = JobEvents(1, [Event(2.0, "urgency", {"urgency": "high"})])
+        for item in (HistoryBegin("i"), END, job(1), nonsense, job(2)):
+            feed.push(item)
+        await feed.seen(2, 5)
+        assert feed.running
+        assert await states(store) == {1: "NEW", 2: "NEW"}
+
+
 async def test_a_job_that_is_never_told_of(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, _):
         with pytest.raises(TimeoutError):
