@@ -81,9 +81,9 @@ class TestInitialProgram:
     def test_now_cuts_a_drain_short(self, tmp_path: Path, started: Start) -> None:
         server = started(flux_start(tmp_path)).ready()
         held = server.submit("sleep 600", urgency=0)
+        server.state(held, "SCHED")
         assert server.stop(mode="drain").json()["state"] == "draining"
         assert server.stop(mode="drain").json()["state"] == "draining"
-        assert server.job(held)["state"] == "SCHED"
         eventually(lambda: server.http.get("/v1/service").json()["held_jobs"] == 1)
         answer = server.stop(mode="now")
         assert (answer.status_code, answer.json()["mode"]) == (202, "now")
