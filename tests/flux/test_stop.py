@@ -96,7 +96,7 @@ class TestInitialProgram:
         assert first.json() == second.json()
         assert server.wait() == 0
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_signals(self, tmp_path: Path, started: Start, number: signal.Signals) -> None:
         server = started(flux_start(tmp_path)).ready()
         server.state(server.submit("sleep 600"), "RUN")
