@@ -49,8 +49,6 @@ class Feed:
         """Why events cannot be written just now; empty while they can."""
         self.caught_up = False
         """Whether the history has been read: lists are complete from then on."""
-        self.last_event = 0.0
-        """When the newest event that the store holds happened, in Unix seconds."""
 
     def start(self) -> None:
         """Begin to work on what is pushed."""
@@ -176,7 +174,6 @@ class Feed:
             self._records[item.id] = record
             self._unwritten.add(item.id)
         fold.extend(record, item)
-        self.last_event = max(self.last_event, item.events[-1].timestamp)
         return record
 
     async def _begin(self, begin: HistoryBegin) -> None:
