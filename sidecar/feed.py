@@ -81,6 +81,8 @@ class Feed:
         """Take one item from the instance; see :class:`~sidecar.instance.base.Sink`."""
         self._inbox.append(item)
         self._settled = False
+        if isinstance(item, HistoryBegin):
+            self.caught_up = False  # from now on, and not from when it is worked on: lists are another instance's
         self._arrived.set()
 
     async def seen(self, fluid: int, within: float) -> None:
@@ -151,6 +153,7 @@ class Feed:
                 touched.pop(item.id, None)
                 self._records.pop(item.id, None)
                 self._unwritten.discard(item.id)
+                self._texts.pop(item.id, None)
             elif record is not None:
                 touched[item.id] = record
         await self._write(touched, dropped)
@@ -177,12 +180,12 @@ class Feed:
         return record
 
     async def _begin(self, begin: HistoryBegin) -> None:
-        self.caught_up = False
         aside = await self._store.begin_instance(begin.identity)
         if aside:
             log.warning("this is another instance: the store of the last one was set aside", path=str(aside))
         self._records.clear()
         self._unwritten.clear()
+        self._texts.clear()
         self._known = await self._store.progress()
         self._history = set()
 

@@ -90,6 +90,7 @@ class FluxInstance:
 
     def _on_up(self, broker: Broker) -> None:
         self._broker, self._environment = broker, None
+        self._resources = Resources([])  # it may be another instance, of other nodes
         if self._giving_up:
             self._giving_up.cancel()
             self._giving_up = None

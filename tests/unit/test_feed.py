@@ -116,7 +116,15 @@ async def test_another_instance_sets_the_store_aside(tmp_path: Path) -> None:
             feed.push(item)
         await feed.seen(2, 5)
         assert await states(store) == {2: "NEW"}
-    (aside,) = tmp_path.glob("s.*.sqlite")
+        # The same id and the same text in the next instance: it is found there too.
+        for item in (HistoryBegin("third"), END, job(2)):
+            feed.push(item)
+        assert not feed.caught_up, "from the moment that a new history begins"
+        while not feed.caught_up:
+            await asyncio.sleep(0)
+        await feed.seen(2, 5)
+        assert await store.count(Search(text="true")) == 1
+    (aside,) = tmp_path.glob("s.*.first.sqlite")
     assert sqlite3.connect(aside).execute("SELECT id FROM jobs").fetchall() == [(1,)]
 
 
