@@ -81,7 +81,7 @@ def test_exclusive_takes_the_node(server: Server) -> None:
     whole = server.submit("sleep 600", num_nodes=1, exclusive=True)
     server.state(whole, "RUN")
     waiting = server.submit("true")
-    assert server.job(waiting)["state"] == "SCHED"
+    server.state(waiting, "SCHED")
     assert server.job(whole)["ncores"] == 4
     server.http.post(f"/v1/jobs/{whole}/cancel")
     assert server.ended(waiting)["result"] == "COMPLETED"

@@ -30,7 +30,7 @@ def _busy(server: Server) -> None:
     for job in (*running, deaf):
         server.state(job, "RUN")
     eventually(lambda: server.output(deaf) == ["deaf\n"])
-    assert server.job(pending[-1])["state"] == "SCHED"
+    server.state(pending[-1], "SCHED")
 
 
 class TestInitialProgram:
