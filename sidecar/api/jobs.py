@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import fluid
+from sidecar import fluid, jobspec
 from sidecar.api import filters, position
 from sidecar.api.filters import JobFilter
 from sidecar.api.routing import Answer, json_response, operation
@@ -173,7 +173,11 @@ class Jobs:
         """
         await require(self._store, self._feed, job)
         if query.environment:
-            return msgspec.json.encode(await self._instance.jobspec(job))
+            spec = await self._instance.jobspec(job)
+            for entry in await self._store.eventlog(job):
+                if entry.name == "jobspec-update":
+                    jobspec.update(spec, msgspec.json.decode(entry.context))
+            return msgspec.json.encode(spec)
         return await self._store.jobspec(job) or b"{}"
 
 

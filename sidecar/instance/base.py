@@ -117,8 +117,8 @@ class Instance(Protocol):
             Unavailable: the instance is not there; what was handed out will be handed out again.
         """
 
-    async def jobspec(self, fluid: int) -> Mapping[str, Any]:
-        """Return a job's jobspec with its environment.
+    async def jobspec(self, fluid: int) -> dict[str, Any]:
+        """Return a job's jobspec as it was submitted, with its environment.
 
         Raises:
             NotFound: the instance does not know the job.

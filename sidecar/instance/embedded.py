@@ -137,12 +137,12 @@ class EmbeddedInstance:
         """Refuse what a submit would be refused for."""
         self._check(spec)
 
-    async def jobspec(self, fluid_: int) -> Mapping[str, Any]:
+    async def jobspec(self, fluid_: int) -> dict[str, Any]:
         """Return the jobspec of a job that has not ended; nothing keeps the environment of one that has."""
         job = self._active.get(fluid_)
         if job is None:
             raise NotFound("The embedded engine keeps a job's environment only until the job has ended.")
-        return job.spec
+        return {**job.spec}
 
     async def output(self, fluid_: int) -> Output:
         """Read the output eventlog as it is now."""

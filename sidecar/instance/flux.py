@@ -33,7 +33,6 @@ _PING_INTERVAL = 0.5
 _RESOURCES_MAX_AGE = 1.0
 _RESOURCES_GOOD_ENOUGH = 30.0  # to tell what may fit; where nothing does, Flux is asked
 _LARGE_OUTPUT = 64 * 1024
-_LOOKUP_CURRENT = 2  # src/common/libjob/job.h
 
 
 class FluxInstance:
@@ -228,10 +227,10 @@ class FluxInstance:
             if exc.errno != errno.ENOENT:  # it has none: its shell never came up
                 raise Unavailable(f"Flux could not follow the output: {exc.strerror}") from None
 
-    async def jobspec(self, fluid_: int) -> Mapping[str, Any]:
-        """Ask for a job's jobspec as it is now, with its environment."""
+    async def jobspec(self, fluid_: int) -> dict[str, Any]:
+        """Ask for a job's jobspec as it was submitted, with its environment."""
         self.status.require()
-        request = {"id": fluid_, "keys": ["jobspec"], "flags": _LOOKUP_CURRENT}
+        request = {"id": fluid_, "keys": ["jobspec"], "flags": 0}
         try:
             found: dict[str, Any] = msgspec.json.decode((await self._rpc("job-info.lookup", request))["jobspec"])
         except OSError as exc:
