@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import os
 import time
@@ -228,13 +229,14 @@ class FluxInstance:
                 raise Unavailable(f"Flux could not follow the output: {exc.strerror}") from None
 
     async def jobspec(self, fluid_: int) -> dict[str, Any]:
-        """Ask for a job's jobspec as it was submitted, with its environment."""
+        """Ask for a job's jobspec as it was submitted: only its signed envelope, J, holds the environment."""
         self.status.require()
-        request = {"id": fluid_, "keys": ["jobspec"], "flags": 0}
         try:
-            found: dict[str, Any] = msgspec.json.decode((await self._rpc("job-info.lookup", request))["jobspec"])
+            envelope = (await self._rpc("job-info.lookup", {"id": fluid_, "keys": ["J"], "flags": 0}))["J"]
         except OSError as exc:
             raise NotFound(f"Flux has no jobspec of {fluid.f58(fluid_)}: {exc.strerror}.") from None
+        payload = envelope.split(".")[1]  # HEADER.PAYLOAD.SIGNATURE, RFC 15
+        found: dict[str, Any] = msgspec.json.decode(base64.b64decode(payload + "=" * (-len(payload) % 4)))
         return found
 
     async def environment(self) -> Environment:
