@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from sidecar import errors, openapi
 from sidecar.api import routing
+from sidecar.api.control import JobControl
 from sidecar.api.jobs import Jobs
 from sidecar.api.launchers import LauncherResource
 from sidecar.api.nodes import Nodes
@@ -71,6 +72,7 @@ class Server:
             search,
             submit,
             jobs,
+            JobControl(self.store, self.instance),
             output,
             nodes,
             LauncherResource(self.launchers),

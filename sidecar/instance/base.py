@@ -103,6 +103,24 @@ class Instance(Protocol):
             Unavailable: the instance is not there.
         """
 
+    async def send_signal(self, fluid: int, number: int) -> None:
+        """Send a signal (1 to 64) to every task of a running job.
+
+        Raises:
+            Conflict: the job does not run.
+            NotFound: there is no such job.
+            Unavailable: the instance is not there.
+        """
+
+    async def set_urgency(self, fluid: int, urgency: int) -> int:
+        """Give a pending job another urgency (0 to 31) and return the one that it had.
+
+        Raises:
+            Conflict: the job is past SCHED.
+            NotFound: there is no such job.
+            Unavailable: the instance is not there.
+        """
+
     async def output(self, fluid: int, stream: Stream) -> Output:
         """Return what a job has written so far; empty when nothing yet."""
 

@@ -21,6 +21,7 @@ from sidecar import feasibility, fluid, jobspec, settings
 from sidecar.errors import Conflict, NotFound, Problem, Rejected, Unavailable
 from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
 from sidecar.instance.broker import Broker
+from sidecar.instance.flux_admin import FluxAdmin
 from sidecar.instance.fluxthread import Callbacks, Finish, FluxThread, Start
 from sidecar.instance.inventory import nodes
 from sidecar.model import Environment, Resources
@@ -35,7 +36,7 @@ _RESOURCES_GOOD_ENOUGH = 30.0  # to tell what may fit; where nothing does, Flux 
 _LARGE_OUTPUT = 64 * 1024
 
 
-class FluxInstance:
+class FluxInstance(FluxAdmin):
     """The instance at ``uri``.
 
     Args:
@@ -240,12 +241,6 @@ class FluxInstance:
     # ----------------------------------------------------------------------------------------------------- RPC
 
     async def _rpc(self, topic: str, payload: Any = None) -> Any:
-        """Send a request to rank 0 and return its answer.
-
-        Raises:
-            OSError: Flux's error, with its own words.
-            Unavailable: no answer in time, or no connection.
-        """
         return await self._call(lambda handle: handle.rpc(topic, payload, 0), lambda rpc: rpc.get())
 
     async def _call(self, start: Start, finish: Finish[T]) -> T:

@@ -189,7 +189,13 @@ def test_reads(server: Server, path: str, text: str) -> None:
 
 @pytest.mark.parametrize("job", ["1", "18446744073709551615", "9223372036854775808", "ƒ1", "job.0000.0000.0000.0001"])
 def test_unknown_jobs(server: Server, job: str) -> None:
-    for method, path in (("GET", ""), ("GET", "/output"), ("POST", "/cancel")):
+    for method, path in (
+        ("GET", ""),
+        ("GET", "/output"),
+        ("POST", "/cancel"),
+        ("POST", "/signal?signal=TERM"),
+        ("POST", "/urgency?urgency=hold"),
+    ):
         body = problem(server.http.request(method, f"/v1/jobs/{job}{path}"), 404)
         assert "There is no job" in body["detail"]
 
