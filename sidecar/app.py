@@ -20,6 +20,7 @@ from sidecar.api.jobs import Jobs
 from sidecar.api.launchers import LauncherResource
 from sidecar.api.nodes import Nodes
 from sidecar.api.output import JobOutput
+from sidecar.api.queues import QueueResource
 from sidecar.api.search import JobSearch
 from sidecar.api.service import ServiceResource
 from sidecar.api.submit import Submit
@@ -75,6 +76,7 @@ class Server:
             JobControl(self.store, self.instance),
             output,
             nodes,
+            QueueResource(self.store, self.instance),
             LauncherResource(self.launchers),
             service,
             _Documents(self),

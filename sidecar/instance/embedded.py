@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
 from sidecar.instance.embedded_job import ExecError, Processes, output_path
 from sidecar.instance.embedded_queue import Job, Queue, priority
 from sidecar.jobspec import Counts
-from sidecar.model import Environment, Event, JobEvents, Node, Resources
+from sidecar.model import ANONYMOUS, Environment, Event, JobEvents, Node, Queues, Resources
+from sidecar.model import Queue as QueueStatus
 from sidecar.output import Output, Stream, parse
 
 
@@ -147,9 +148,44 @@ class EmbeddedInstance:
         return Resources(self._nodes(), time.time())
 
     def _nodes(self) -> list[Node]:
-        used = self._queue.used
-        state = "allocated" if used else "free"
-        return [Node(self._hostname, 0, state, True, self._queue.cores, used, 0, 0)]  # type: ignore[arg-type]
+        queue, why = self._queue, self._queue.drained
+        state = "drained" if why is not None else "allocated" if queue.used else "free"
+        return [Node(self._hostname, 0, state, True, queue.cores, queue.used, 0, 0, why or "")]  # type: ignore[arg-type]
+
+    async def drain(self, ranks: Sequence[int], reason: str) -> None:
+        """Start no more jobs; see :class:`~sidecar.instance.base.Instance`."""
+        if self._queue.drained:  # as with Flux, a reason that somebody gave stays until they take it back
+            raise Conflict("The node cannot be drained: rank 0 already drained.")
+        self._queue.drained = reason
+
+    async def undrain(self, ranks: Sequence[int]) -> None:
+        """Start jobs again; see :class:`~sidecar.instance.base.Instance`."""
+        if self._queue.drained is None:
+            raise Conflict("The node cannot be undrained: rank 0 not drained.")
+        self._queue.drained = None
+        self._schedule()
+
+    async def queues(self) -> Queues:
+        """Return the one queue."""
+        refusing, stopped = self._refusing, self._queue.stopped
+        status = QueueStatus(
+            name=ANONYMOUS,
+            enabled=not refusing,
+            enabled_reason=refusing,
+            started=stopped is None,
+            started_reason=stopped or "",
+            default=True,
+        )
+        return Queues([status], time.time(), anonymous=True)
+
+    async def start_queue(self, name: str) -> None:
+        """Start the queue; see :class:`~sidecar.instance.base.Instance`."""
+        self._queue.stopped = None
+        self._schedule()
+
+    async def stop_queue(self, name: str, reason: str) -> None:
+        """Stop the queue; see :class:`~sidecar.instance.base.Instance`."""
+        self._queue.stopped = reason
 
     async def refuse_submits(self, reason: str) -> None:
         """Take no more jobs."""

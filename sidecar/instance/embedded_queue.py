@@ -48,6 +48,10 @@ class Queue:
         self.cores = cores
         self._free = set(range(cores))
         self._pending: list[Job] = []
+        self.stopped: str | None = None
+        """Why no job is started from it; None while they are."""
+        self.drained: str | None = None
+        """Why no job is started on the node; None while they are."""
 
     @property
     def used(self) -> int:
@@ -77,6 +81,8 @@ class Queue:
 
     def take(self) -> Job | None:
         """Take the next job out and give it its cores; None while it has to wait. Held ones never start."""
+        if self.stopped is not None or self.drained is not None:
+            return None
         if not self._pending or self._pending[0].urgency == HOLD:
             return None
         job = self._pending[0]

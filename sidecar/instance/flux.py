@@ -23,15 +23,13 @@ from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
 from sidecar.instance.broker import Broker
 from sidecar.instance.flux_admin import FluxAdmin
 from sidecar.instance.fluxthread import Callbacks, Finish, FluxThread, Start
-from sidecar.instance.inventory import nodes
-from sidecar.model import Environment, Resources
+from sidecar.model import Environment
 from sidecar.output import Output, Stream, parse
 
 T = TypeVar("T")
 log = structlog.get_logger("flux")
 
 _PING_INTERVAL = 2.0
-_RESOURCES_MAX_AGE = 1.0
 _RESOURCES_GOOD_ENOUGH = 30.0  # to tell what may fit; where nothing does, Flux is asked
 _LARGE_OUTPUT = 64 * 1024
 
@@ -46,6 +44,7 @@ class FluxInstance(FluxAdmin):
     """
 
     def __init__(self, uri: str, *, rpc_timeout: float, lost_timeout: float) -> None:
+        super().__init__()
         self.status = Status(kind="flux", uri=uri, since=time.time())
         self.gone = asyncio.Event()
         self._rpc_timeout = rpc_timeout
@@ -55,8 +54,6 @@ class FluxInstance(FluxAdmin):
         self._broker: Broker | None = None
         self._environment: Environment | None = None
         self._broker_above = _broker_above()
-        self._resources = Resources([])
-        self._refreshing: asyncio.Task[Resources] | None = None
         self._giving_up: asyncio.TimerHandle | None = None
         self._pinging: asyncio.Task[None] | None = None
 
@@ -91,7 +88,8 @@ class FluxInstance(FluxAdmin):
 
     def _on_up(self, broker: Broker) -> None:
         self._broker, self._environment = broker, None
-        self._resources = Resources([])  # it may be another instance, of other nodes
+        self._resources.forget()  # it may be another instance, of other nodes
+        self._queues.forget()
         if self._giving_up:
             self._giving_up.cancel()
             self._giving_up = None
@@ -144,8 +142,9 @@ class FluxInstance(FluxAdmin):
     async def _check_feasible(self, jobspec_: Mapping[str, Any]) -> None:
         """Refuse what no set of nodes can ever run; without an RPC where it is plain that some can."""
         want = jobspec.counts(jobspec_)
-        fresh = time.time() - self._resources.updated < _RESOURCES_GOOD_ENOUGH
-        known = self._resources if fresh else await self.resources()
+        known = self._resources.known
+        if time.time() - known.updated > _RESOURCES_GOOD_ENOUGH:
+            known = await self.resources()
         missing = feasibility.shortage(want, known.nodes) if want and known.nodes else None
         if missing is None:
             return
@@ -199,22 +198,6 @@ class FluxInstance(FluxAdmin):
             inherited = inherited or Environment(settings.process_environment(), os.getcwd())
             self._environment = Environment(settings.job_environment(inherited.variables), inherited.cwd)
         return self._environment
-
-    async def resources(self) -> Resources:
-        """Return the nodes, asked for at most once a second however many callers there are."""
-        if self.status.connection != "ready" or time.time() - self._resources.updated < _RESOURCES_MAX_AGE:
-            return self._resources
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._refresh())
-        return await asyncio.shield(self._refreshing)
-
-    async def _refresh(self) -> Resources:
-        try:
-            sched, status = await asyncio.gather(self._rpc("resource.sched-status"), self._rpc("resource.status"))
-            self._resources = Resources(nodes(sched, status), time.time())
-        except (OSError, Unavailable) as exc:
-            log.warning("resources are unknown", reason=str(exc))
-        return self._resources
 
     async def refuse_submits(self, reason: str) -> None:
         """Disable every queue: also for `flux submit`."""

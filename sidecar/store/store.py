@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from sidecar.model import STATES
 from sidecar.store.query import Filter, Search, Short
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (
   json = excluded.json
 """
 _CHUNK = 500
+_ACTIVE = tuple(state for state in STATES if state != "INACTIVE")  # by name: only so does the index over states help
 
 
 class StoreError(Exception):
@@ -223,6 +225,15 @@ class Store:
     async def progress(self) -> dict[int, int]:
         """Return the number of events that each job holds: what need not be read again."""
         return dict(await self._fetch("SELECT id, nevents FROM jobs", ()))
+
+    async def queue_counts(self) -> dict[str, dict[str, int]]:
+        """Return how many jobs each queue has in each state; inactive ones, which may be very many, left out."""
+        marks = ", ".join("?" * len(_ACTIVE))
+        query = f"SELECT queue, state, count(*) FROM jobs WHERE state IN ({marks}) GROUP BY queue, state"  # noqa: S608
+        counts: dict[str, dict[str, int]] = {}
+        for queue, state, count in await self._fetch(query, _ACTIVE):
+            counts.setdefault(queue, {})[state] = count
+        return counts
 
     async def active(self) -> list[int]:
         """Return the ids of the jobs that are not inactive."""
