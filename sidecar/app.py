@@ -26,6 +26,7 @@ from sidecar.api.service import ServiceResource
 from sidecar.api.submit import Submit
 from sidecar.errors import Problem
 from sidecar.feed import Feed
+from sidecar.idle import IdleStop
 from sidecar.instance import Instance
 from sidecar.instance.embedded import EmbeddedInstance
 from sidecar.launchers import Launchers
@@ -53,6 +54,14 @@ class Server:
         self.instance = _instance(settings, directory)
         self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout)
         self.lifecycle = Lifecycle(self.instance, self.feed, self.launchers, stop_on_signal=settings.stop_on_signal)
+        self.idle = IdleStop(
+            self.lifecycle,
+            self.feed,
+            self.launchers,
+            self.instance,
+            after=settings.idle_stop_seconds,
+            text=settings.idle_stop,
+        )
         self.operations = self._operations()
 
     def _operations(self) -> list[routing.Operation]:
@@ -65,7 +74,7 @@ class Server:
             option_flags=parse_option_flags(settings.option_flags),
             launcher_names=settings.launcher_names,
         )
-        service = ServiceResource(self.lifecycle, self.instance, self.feed)
+        service = ServiceResource(self.lifecycle, self.instance, self.feed, self.idle)
         jobs, search = Jobs(self.store, self.instance), JobSearch(self.store)
         output, nodes = JobOutput(self.store, self.instance), Nodes(self.instance)
         # The order is that of the routes: /v1/jobs/search must come before /v1/jobs/{uid}.
@@ -86,7 +95,8 @@ class Server:
     def application(self) -> web.Application:
         """Return the aiohttp application; starting it starts the parts."""
         app = web.Application(
-            middlewares=[_render_errors(self.settings.max_body)], client_max_size=self.settings.max_body
+            middlewares=[_mark_callers(self.idle), _render_errors(self.settings.max_body)],
+            client_max_size=self.settings.max_body,
         )
         for op in self.operations:
             routing.add(app, op)
@@ -98,8 +108,10 @@ class Server:
     async def _run_parts(self, _: web.Application) -> AsyncIterator[None]:
         await self.store.open()
         self.feed.start()
-        await self.instance.start(self.feed)
+        await self.instance.start(self.idle)
+        self.idle.start()
         yield
+        await self.idle.close()
         await self.launchers.close()
         await self.instance.close()
         await self.feed.close()
@@ -177,6 +189,15 @@ def _instance(settings: Settings, directory: Path) -> Instance:
     from sidecar.instance.flux import FluxInstance  # needs libflux, which a laptop has not
 
     return FluxInstance(settings.uri, rpc_timeout=settings.rpc_timeout, lost_timeout=settings.lost_timeout)
+
+
+def _mark_callers(idle: IdleStop) -> Middleware:
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with idle.caller(request.method, request.path):
+            return await handler(request)
+
+    return middleware
 
 
 def _render_errors(max_body: int) -> Middleware:
