@@ -17,11 +17,13 @@ from sidecar import errors, jobspec, openapi
 from sidecar.api import routing
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
+from sidecar.api.control import JobControl
 from sidecar.api.events import Events
 from sidecar.api.jobs import Jobs
 from sidecar.api.launchers import LauncherResource
 from sidecar.api.nodes import Nodes
 from sidecar.api.output import JobOutput
+from sidecar.api.queues import QueueResource
 from sidecar.api.search import JobSearch
 from sidecar.api.service import ServiceResource
 from sidecar.api.stream import Pace
@@ -29,6 +31,7 @@ from sidecar.api.submit import Submit
 from sidecar.errors import Problem
 from sidecar.feed import Feed
 from sidecar.follow import Followers
+from sidecar.idle import IdleStop
 from sidecar.instance import Instance
 from sidecar.instance.embedded import EmbeddedInstance
 from sidecar.launchers import Launchers
@@ -57,6 +60,14 @@ class Server:
         self.instance = _instance(settings, directory)
         self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout)
         self.lifecycle = Lifecycle(self.instance, self.feed, self.launchers, stop_on_signal=settings.stop_on_signal)
+        self.idle = IdleStop(
+            self.lifecycle,
+            self.feed,
+            self.launchers,
+            self.instance,
+            after=settings.idle_stop_seconds,
+            text=settings.idle_stop,
+        )
         self.operations = self._operations()
 
     def _operations(self) -> list[routing.Operation]:
@@ -78,11 +89,13 @@ class Server:
             ),
             Jobs(store, feed, instance),
             Cancel(store, feed, instance),
+            JobControl(store, feed, instance),
             Events(store, feed, pace),
             JobOutput(store, feed, instance, Followers(instance, feed, store), pace),
             Nodes(instance),
+            QueueResource(store, instance),
             LauncherResource(self.launchers),
-            ServiceResource(lifecycle, instance, feed),
+            ServiceResource(lifecycle, instance, feed, self.idle),
             _Documents(self),
         )
         return [op for part in parts for op in routing.operations(part)]
@@ -90,7 +103,8 @@ class Server:
     def application(self) -> web.Application:
         """Return the aiohttp application; starting it starts the parts."""
         app = web.Application(
-            middlewares=[_render_errors(self.settings.max_body)], client_max_size=self.settings.max_body
+            middlewares=[_mark_callers(self.idle), _render_errors(self.settings.max_body)],
+            client_max_size=self.settings.max_body,
         )
         for op in self.operations:
             routing.add(app, op)
@@ -103,8 +117,10 @@ class Server:
     async def _run_parts(self, _: web.Application) -> AsyncIterator[None]:
         await self.store.open()
         self.feed.start()
-        await self.instance.start(self.feed)
+        await self.instance.start(self.idle)
+        self.idle.start()
         yield
+        await self.idle.close()
         await self.launchers.close()
         await self.instance.close()
         await self.feed.close()
@@ -190,6 +206,15 @@ def _instance(settings: Settings, directory: Path) -> Instance:
         lost_timeout=settings.lost_timeout,
         silence_timeout=settings.silence_timeout,
     )
+
+
+def _mark_callers(idle: IdleStop) -> Middleware:
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with idle.caller(request.method, request.path):
+            return await handler(request)
+
+    return middleware
 
 
 def _render_errors(max_body: int) -> Middleware:

@@ -169,6 +169,32 @@ class Resources(Struct):
     updated: float = 0.0
 
 
+class Queue(Struct, kw_only=True):
+    """One queue: whether it takes jobs, and whether it starts them."""
+
+    name: str
+    enabled: Annotated[bool, Meta(description="whether jobs may be submitted to it")]
+    enabled_reason: Annotated[str, Meta(description="why it is disabled")] = ""
+    started: Annotated[bool, Meta(description="whether its pending jobs are started")]
+    started_reason: Annotated[str, Meta(description="why it is stopped")] = ""
+    default: Annotated[bool, Meta(description="where a job goes that names no queue")]
+
+
+class Queues(Struct):
+    """All queues, and since when this is so (Unix seconds).
+
+    ``anonymous``: there is only Flux's queue without a name, listed as :data:`ANONYMOUS`.
+    """
+
+    queues: list[Queue]
+    updated: float = 0.0
+    anonymous: bool = False
+
+
+#: What the queue of an instance without named queues is called here.
+ANONYMOUS = "default"
+
+
 class Environment(Struct):
     """What a job inherits: the environment and working directory of the broker."""
 

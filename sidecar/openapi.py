@@ -22,6 +22,7 @@ _PATH_PARAMETERS = {
         "schema": {"type": "string"},
         "example": "f2oUvBnNfh",
     },
+    "name": {"description": "Name of the queue; or of the node, or its rank", "schema": {"type": "string"}},
     "number": {"description": "Number of the launcher", "schema": {"type": "integer", "minimum": 0}},
 }
 _FORMS = ("application/json", "application/x-www-form-urlencoded")

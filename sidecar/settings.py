@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import shlex
 import tempfile
 import typing
@@ -37,6 +38,10 @@ PRIVATE_VARIABLES = frozenset(
         "PORT",
     }
 )
+
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d*)?|\.\d+)(ms|s|m|h|d)?")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class SettingsError(Exception):
@@ -122,6 +127,15 @@ class Settings:
             "SIGTERM and SIGINT stop the instance like POST /v1/service/stop, not the server alone.",
         ),
     ] = True
+    idle_stop: Annotated[
+        str,
+        _option(
+            "idle_stop",
+            "Stop the instance, like a drain, when for so long no job was active, no launcher ran and nobody called. "
+            "`90`, `90s`, `30m`, `1.5h` or `1d`; empty: never. Probes, `GET /metrics` and `GET /v1/service` are no "
+            "calls.",
+        ),
+    ] = ""
     cores: Annotated[int, _option("cores", "Cores that --embedded gives to jobs; 0: all of this machine's.")] = 0
     kill_timeout: Annotated[
         float,
@@ -160,9 +174,16 @@ class Settings:
         if self.cores < 0 or self.kill_timeout < 0 or self.lost_timeout < 0:
             raise SettingsError("--cores, --kill-timeout and --lost-timeout must not be negative.")
         parse_option_flags(self.option_flags)
+        if self.idle_stop:
+            parse_duration("--idle-stop", self.idle_stop)
 
     def _explicit_uri(self) -> bool:
         return bool(self.uri) and self.uri != os.environ.get("FLUX_URI")
+
+    @property
+    def idle_stop_seconds(self) -> float | None:
+        """After how many seconds an idle instance is stopped; None: never."""
+        return parse_duration("--idle-stop", self.idle_stop) if self.idle_stop else None
 
     @property
     def launcher_names(self) -> frozenset[str]:
@@ -189,6 +210,19 @@ def parse_option_flags(text: str) -> dict[str, str]:
             raise SettingsError(f"--option-flags: {part!r} is not of the form -oKEY=VALUE.")
         flags[key] = value
     return flags
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Read a Flux Standard Duration (RFC 23), such as ``1.5h``, as seconds; it must be more than 0.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
+    if seconds <= 0:
+        raise SettingsError(f"{option} {text!r} is no duration: use seconds, or a number with ms, s, m, h or d.")
+    return seconds
 
 
 def process_environment() -> dict[str, str]:

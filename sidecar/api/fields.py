@@ -49,21 +49,22 @@ def decode(
     fields = _fields(cls)
     errors = [] if loose else [_unknown(name, fields) for name in values if name not in fields]
     found: dict[str, Any] = {}
+    faulty: set[str] = set()
     for name, type_ in fields.items():
         value = values.get(name)
         if value is None or (form and name in text and value == "" and not _is_text(type_)):
             continue
         if fault := _unusable(value):
             errors.append(f"{name}: {fault}.")
+            faulty.add(name)
             continue
         try:
             found[name] = _convert(value, type_, as_text=name in text)
         except msgspec.ValidationError as exc:
             errors.append(f"{name}: {_plain(exc)}; got {_shown(value)}.")
-    missing = [name for name in _required(cls) if name not in found and name not in values]
+            faulty.add(name)
+    missing = [name for name in _required(cls) if name not in found and name not in faulty]
     errors += [_NO_COMMAND if name == "command" else f"{name}: this is required." for name in missing]
-    if values.get("command", "") is None and "command" in fields:
-        errors.append(_NO_COMMAND)
     if errors:
         only_command = errors == [_NO_COMMAND]
         raise InvalidRequest(" ".join(errors), errors=errors, message=_NO_COMMAND if only_command else message)

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from sidecar.api.output import OutputBody
-from sidecar.api.routing import Answer, operation
+from sidecar.api.routing import Answer, NoParameters, operation
 from sidecar.launchers import Launcher, Launchers
 
 
@@ -23,10 +23,6 @@ class LauncherCancelled(msgspec.Struct):
 
     Message: str
     id: int
-
-
-class NoParameters(msgspec.Struct, forbid_unknown_fields=True):
-    """A body without parameters."""
 
 
 class LauncherResource:

@@ -1,16 +1,21 @@
-"""``GET /v1/nodes``."""
+"""``/v1/nodes``: list, drain, undrain."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api.routing import Answer, operation
+from sidecar.api.routing import Answer, NoParameters, operation
+from sidecar.errors import NotFound
 from sidecar.instance import Instance
 from sidecar.model import Node
+
+_ERRORS = (400, 404, 409, 413, 415, 503)
+_SHOWN = 10
 
 
 class NodesQuery(msgspec.Struct, kw_only=True):
@@ -30,6 +35,14 @@ class NodeDetails(msgspec.Struct):
 
     nodes: list[Node]
     updated: float
+
+
+class DrainBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What may be said with a drain."""
+
+    reason: (
+        Annotated[str, Meta(max_length=1000, description="shown with the node for as long as it is drained")] | None
+    ) = None
 
 
 class Nodes:
@@ -53,3 +66,52 @@ class Nodes:
         if query.details:
             return NodeDetails(resources.nodes, resources.updated)
         return NodeNames(list(dict.fromkeys(node.name for node in resources.nodes if node.up)))
+
+    @operation(
+        "POST",
+        "/v1/nodes/{name}/drain",
+        body=DrainBody,
+        answers=(Answer("The nodes that are drained now", NodeDetails),),
+        errors=_ERRORS,
+    )
+    async def drain(self, request: web.Request, name: str, body: DrainBody) -> NodeDetails:
+        """Drain a node: no more jobs are started there; running ones go on.
+
+        The name is that of a host, with all its ranks; or, where no host is called so, a rank.
+        """
+        ranks = await self._ranks(name)
+        await self._instance.drain(ranks, body.reason or "")
+        return await self._details(ranks)
+
+    @operation(
+        "POST",
+        "/v1/nodes/{name}/undrain",
+        body=NoParameters,
+        answers=(Answer("The nodes that are no longer drained", NodeDetails),),
+        errors=_ERRORS,
+    )
+    async def undrain(self, request: web.Request, name: str, body: Any) -> NodeDetails:
+        """Undrain a node: jobs are started there again."""
+        ranks = await self._ranks(name)
+        await self._instance.undrain(ranks)
+        return await self._details(ranks)
+
+    async def _ranks(self, name: str) -> tuple[int, ...]:
+        self._instance.status.require()
+        nodes = (await self._instance.resources()).nodes
+        ranks = tuple(node.rank for node in nodes if node.name == name)
+        ranks = ranks or tuple(node.rank for node in nodes if str(node.rank) == name)
+        if not ranks:
+            names = _some(node.name for node in nodes)
+            raise NotFound(f"There is no node {name!r}; there is: {names}.")
+        return ranks
+
+    async def _details(self, ranks: tuple[int, ...]) -> NodeDetails:
+        resources = await self._instance.resources()
+        return NodeDetails([node for node in resources.nodes if node.rank in ranks], resources.updated)
+
+
+def _some(found: Iterable[str]) -> str:
+    names = tuple(dict.fromkeys(found))
+    more = f" … ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more or "none"

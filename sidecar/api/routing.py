@@ -101,6 +101,8 @@ def add(app: web.Application, op: Operation) -> None:
             arguments["job"] = _job_id(request.match_info["uid"])
         if "number" in request.match_info:
             arguments["number"] = _number(request.match_info["number"])
+        if "name" in request.match_info:
+            arguments["name"] = request.match_info["name"]
         if op.body is not None:
             arguments["body"] = await _read_body(request, op)
         elif not request.query_string:
@@ -128,6 +130,10 @@ def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | No
     body = value if isinstance(value, bytes) else msgspec.json.encode(value)
     body += b"\n"  # a terminal's prompt begins on a line of its own
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
+class NoParameters(msgspec.Struct, forbid_unknown_fields=True):
+    """A body without parameters."""
 
 
 class _Nothing(msgspec.Struct):

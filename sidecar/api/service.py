@@ -12,6 +12,7 @@ import sidecar
 from sidecar.api.routing import Answer, json_response, operation
 from sidecar.errors import Unavailable
 from sidecar.feed import Feed
+from sidecar.idle import IdleStop
 from sidecar.instance import Instance, Status
 from sidecar.lifecycle import Lifecycle, Mode, Service
 
@@ -40,6 +41,8 @@ class ServiceBody(Service, omit_defaults=False, kw_only=True):
     version: str
     auth: Annotated[bool, Meta(description="whether callers have to say who they are")]
     ready: bool
+    idle_stop: Annotated[float | None, Meta(description="after how many idle seconds the instance is stopped")]
+    idle_left: Annotated[float | None, Meta(description="how many of them are left; null while it is used")]
     instance: Status
 
 
@@ -57,19 +60,25 @@ class ServiceResource:
 
     tag = "service"
 
-    def __init__(self, lifecycle: Lifecycle, instance: Instance, feed: Feed) -> None:
+    def __init__(self, lifecycle: Lifecycle, instance: Instance, feed: Feed, idle: IdleStop) -> None:
         self._lifecycle = lifecycle
         self._instance = instance
         self._feed = feed
+        self._idle = idle
 
     @operation("GET", "/v1/service", answers=(Answer("The service", ServiceBody),), errors=(400,))
     async def get(self, request: web.Request) -> ServiceBody:
-        """Read the state of the service: of the instance, and of a stop under way."""
+        """Read the state of the service: of the instance, and of a stop under way.
+
+        To ask this is no use of the instance: idle_left goes on while somebody watches it.
+        """
         return ServiceBody(
             **msgspec.structs.asdict(self._lifecycle.service()),
             version=sidecar.__version__,
             auth=False,
             ready=not self._not_ready(),
+            idle_stop=self._idle.after,
+            idle_left=self._idle.left,
             instance=self._instance.status,
         )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
 from sidecar.errors import Unavailable
-from sidecar.model import Environment, JobEvents, Resources
+from sidecar.model import Environment, JobEvents, Queues, Resources
 from sidecar.output import Output
 
 Connection = Literal["connecting", "ready", "lost", "gone"]
@@ -107,6 +107,24 @@ class Instance(Protocol):
             Unavailable: the instance is not there.
         """
 
+    async def send_signal(self, fluid: int, number: int) -> None:
+        """Send a signal (1 to 64) to every task of a running job.
+
+        Raises:
+            Conflict: the job does not run.
+            NotFound: there is no such job.
+            Unavailable: the instance is not there.
+        """
+
+    async def set_urgency(self, fluid: int, urgency: int) -> int:
+        """Give a pending job another urgency (0 to 31) and return the one that it had.
+
+        Raises:
+            Conflict: the job is past SCHED.
+            NotFound: there is no such job.
+            Unavailable: the instance is not there.
+        """
+
     async def output(self, fluid: int) -> Output:
         """Return what a job has written so far; empty when nothing yet."""
 
@@ -135,6 +153,31 @@ class Instance(Protocol):
 
     async def resources(self) -> Resources:
         """Return the nodes, at most a moment old; the last known ones while the instance is lost."""
+
+    async def drain(self, ranks: Sequence[int], reason: str) -> None:
+        """Start no more jobs on some nodes; what runs there goes on.
+
+        Raises:
+            Conflict: the instance refuses, in its own words.
+            Unavailable: the instance is not there.
+        """
+
+    async def undrain(self, ranks: Sequence[int]) -> None:
+        """Start jobs on drained nodes again; raises as :meth:`drain` does."""
+
+    async def queues(self) -> Queues:
+        """Return the queues, at most a moment old; the last known ones while the instance is lost."""
+
+    async def start_queue(self, name: str) -> None:
+        """Start a queue's pending jobs; ``name`` is one that :meth:`queues` lists.
+
+        Raises:
+            Conflict: the instance refuses, in its own words.
+            Unavailable: the instance is not there.
+        """
+
+    async def stop_queue(self, name: str, reason: str) -> None:
+        """Start none of a queue's pending jobs; what runs goes on. Raises as :meth:`start_queue` does."""
 
     async def refuse_submits(self, reason: str) -> None:
         """Let nobody submit any more, whichever way they come."""

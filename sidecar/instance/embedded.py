@@ -11,32 +11,19 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from sidecar import feasibility, fluid, idset, jobspec, settings
 from sidecar.errors import Conflict, NotFound, Rejected
 from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
 from sidecar.instance.embedded_job import ExecError, Processes, output_path
+from sidecar.instance.embedded_queue import Job, Queue, priority
 from sidecar.jobspec import Counts
-from sidecar.model import Environment, Event, JobEvents, Node, Resources
+from sidecar.model import ANONYMOUS, Environment, Event, JobEvents, Node, Queues, Resources
+from sidecar.model import Queue as QueueStatus
 from sidecar.output import Output, parse
-
-
-class _Job(msgspec.Struct, eq=False):
-    """A job that has not ended."""
-
-    id: int
-    spec: Mapping[str, Any]
-    want: Counts
-    urgency: int
-    cores: list[int] = []
-    processes: Processes | None = None
-    task: asyncio.Task[None] | None = None
-    ended: bool = False
 
 
 class EmbeddedInstance:
@@ -55,10 +42,8 @@ class EmbeddedInstance:
         self.gone = asyncio.Event()
         self._directory = directory / "output"
         self._kill_timeout = kill_timeout
-        self._cores = list(range(count))
-        self._free = set(self._cores)
-        self._pending: list[_Job] = []
-        self._active: dict[int, _Job] = {}
+        self._queue = Queue(count)
+        self._active: dict[int, Job] = {}
         self._next_id = fluid.Generator()
         self._refusing = ""
         self._closing = False
@@ -97,16 +82,15 @@ class EmbeddedInstance:
     async def submit(self, spec: Mapping[str, Any], urgency: int) -> int:
         """Take a job; see :class:`~sidecar.instance.base.Instance`."""
         want = self._check(spec)
-        job = _Job(self._next_id(), spec, want, urgency)
+        job = Job(self._next_id(), spec, want, urgency)
         self._active[job.id] = job
         redacted = jobspec.without_environment(spec)
         submit = Event(time.time(), "submit", {"userid": os.getuid(), "urgency": urgency, "flags": 0, "version": 1})
         self._sink.push(JobEvents(job.id, [submit], jobspec=redacted))
         for name in ("validate", "depend"):
             self._tell(job, name)
-        self._tell(job, "priority", {"priority": urgency})
-        self._pending.append(job)
-        self._pending.sort(key=lambda job: -job.urgency)  # stable: FIFO within an urgency
+        self._tell(job, "priority", {"priority": priority(urgency)})
+        self._queue.add(job)
         self._schedule()
         return job.id
 
@@ -144,6 +128,27 @@ class EmbeddedInstance:
             raise NotFound("The embedded engine keeps a job's environment only until the job has ended.")
         return {**job.spec}
 
+    async def send_signal(self, fluid_: int, number: int) -> None:
+        """Signal a running job; see :class:`~sidecar.instance.base.Instance`."""
+        job = self._active.get(fluid_)
+        if job is None or job.processes is None:
+            raise Conflict(f"Job cannot be signalled: job is {'not running' if job else 'inactive'}.")
+        job.processes.signal(number)
+
+    async def set_urgency(self, fluid_: int, urgency: int) -> int:
+        """Change a pending job's urgency; see :class:`~sidecar.instance.base.Instance`."""
+        job = self._active.get(fluid_)
+        if job is None:
+            raise Conflict("Job cannot be reprioritized: job is inactive.")
+        if job not in self._queue:
+            raise Conflict("Job cannot be reprioritized: urgency cannot be changed once resources are allocated.")
+        old = self._queue.reprioritize(job, urgency)
+        # Flux tells both, also where nothing changes.
+        self._tell(job, "urgency", {"userid": os.getuid(), "urgency": urgency})
+        self._tell(job, "priority", {"priority": priority(urgency)})
+        self._schedule()
+        return old
+
     async def output(self, fluid_: int) -> Output:
         """Read the output eventlog as it is now."""
         return parse(await asyncio.to_thread(_read_output, output_path(self._directory, fluid.f58(fluid_))))
@@ -166,9 +171,44 @@ class EmbeddedInstance:
         return Resources(self._nodes(), time.time())
 
     def _nodes(self) -> list[Node]:
-        used = len(self._cores) - len(self._free)
-        state = "allocated" if used else "free"
-        return [Node(self._hostname, 0, state, True, len(self._cores), used, 0, 0)]  # type: ignore[arg-type]
+        queue, why = self._queue, self._queue.drained
+        state = "drained" if why is not None else "allocated" if queue.used else "free"
+        return [Node(self._hostname, 0, state, True, queue.cores, queue.used, 0, 0, why or "")]  # type: ignore[arg-type]
+
+    async def drain(self, ranks: Sequence[int], reason: str) -> None:
+        """Start no more jobs; see :class:`~sidecar.instance.base.Instance`."""
+        if self._queue.drained:  # as with Flux, a reason that somebody gave stays until they take it back
+            raise Conflict("The node cannot be drained: rank 0 already drained.")
+        self._queue.drained = reason
+
+    async def undrain(self, ranks: Sequence[int]) -> None:
+        """Start jobs again; see :class:`~sidecar.instance.base.Instance`."""
+        if self._queue.drained is None:
+            raise Conflict("The node cannot be undrained: rank 0 not drained.")
+        self._queue.drained = None
+        self._schedule()
+
+    async def queues(self) -> Queues:
+        """Return the one queue."""
+        refusing, stopped = self._refusing, self._queue.stopped
+        status = QueueStatus(
+            name=ANONYMOUS,
+            enabled=not refusing,
+            enabled_reason=refusing,
+            started=stopped is None,
+            started_reason=stopped or "",
+            default=True,
+        )
+        return Queues([status], time.time(), anonymous=True)
+
+    async def start_queue(self, name: str) -> None:
+        """Start the queue; see :class:`~sidecar.instance.base.Instance`."""
+        self._queue.stopped = None
+        self._schedule()
+
+    async def stop_queue(self, name: str, reason: str) -> None:
+        """Stop the queue; see :class:`~sidecar.instance.base.Instance`."""
+        self._queue.stopped = reason
 
     async def refuse_submits(self, reason: str) -> None:
         """Take no more jobs."""
@@ -185,19 +225,11 @@ class EmbeddedInstance:
     # ------------------------------------------------------------------------------------------------- running
 
     def _schedule(self) -> None:
-        """Start jobs from the front of the queue while they fit; held ones (urgency 0) are passed over."""
-        while self._pending and self._pending[0].urgency > 0 and not self._closing:
-            job = self._pending[0]
-            need = len(self._cores) if job.want.exclusive else job.want.total_slots * job.want.cores
-            if need > len(self._free):
-                return
-            self._pending.pop(0)
-            job.cores = sorted(self._free)[:need]
-            self._free.difference_update(job.cores)
+        while not self._closing and (job := self._queue.take()):
             job.processes = Processes(job.id, job.spec, job.want.tasks or 1, self._hostname, self._directory)
             job.task = asyncio.create_task(self._run(job, job.processes))
 
-    async def _run(self, job: _Job, processes: Processes) -> None:
+    async def _run(self, job: Job, processes: Processes) -> None:
         duration = float(job.spec["attributes"]["system"].get("duration") or 0)
         now = time.time()
         children = {"core": idset.encode(job.cores)}
@@ -226,16 +258,16 @@ class EmbeddedInstance:
                 limit.cancel()
         self._tell(job, "finish", {"status": status})
         self._tell(job, "release", {"ranks": "all", "final": True})
-        self._free.update(job.cores)
+        self._queue.release(job)
         self._tell(job, "free")
         self._finish(job)
         self._schedule()
 
-    def _end_early(self, job: _Job, kind: str, note: str, number: signal.Signals) -> None:
+    def _end_early(self, job: Job, kind: str, note: str, number: signal.Signals) -> None:
         """Raise a fatal exception: a pending job ends at once, a running one is signalled, then killed."""
         self._tell(job, "exception", _exception(kind, note))
-        if job in self._pending:
-            self._pending.remove(job)
+        if job in self._queue:
+            self._queue.remove(job)
             self._finish(job)
             self._schedule()
         elif job.processes and not job.ended:
@@ -243,15 +275,15 @@ class EmbeddedInstance:
             job.processes.signal(number)
             asyncio.get_running_loop().call_later(self._kill_timeout, self._kill, job)
 
-    def _kill(self, job: _Job) -> None:
+    def _kill(self, job: Job) -> None:
         if job.id in self._active and job.processes:
             job.processes.signal(signal.SIGKILL)
 
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: Job) -> None:
         self._tell(job, "clean")
         del self._active[job.id]
 
-    def _tell(self, job: _Job, name: str, context: dict[str, Any] | None = None) -> None:
+    def _tell(self, job: Job, name: str, context: dict[str, Any] | None = None) -> None:
         self._sink.push(JobEvents(job.id, [Event(time.time(), name, context or {})]))
 
 

@@ -48,7 +48,7 @@ class Processes:
         self._hostname = hostname
         self._directory = directory
         self._running: list[asyncio.subprocess.Process] = []
-        self._signalled: int | None = None
+        self._signals: list[int] = []
         self._unwritten: OSError | None = None
         self.watchers: list[Callable[[str], None]] = []
         """Told every entry that is added to the output eventlog."""
@@ -85,8 +85,8 @@ class Processes:
                     failure = exc
                     break
                 self._running.append(process)
-                if self._signalled is not None:  # the job was ended while it was being started
-                    self.signal(self._signalled)
+                for number in self._signals:  # sent to the job while this task was being started
+                    _send(process, number)
                 for stream in ("stdout", "stderr"):
                     readers.create_task(self._copy(getattr(process, stream), stream, rank, log))
         failure = failure or self._unwritten
@@ -125,12 +125,9 @@ class Processes:
 
     def signal(self, number: int) -> None:
         """Send a signal to every process of the job, also to what its tasks have left behind."""
-        self._signalled = number
+        self._signals.append(number)
         for process in self._running:
-            try:
-                os.killpg(process.pid, number)
-            except ProcessLookupError:
-                continue  # it has ended meanwhile
+            _send(process, number)
 
     async def _copy(self, reader: asyncio.StreamReader, stream: str, rank: int, log: IO[bytes]) -> None:
         """Write what a task writes to the output eventlog, as it comes (RFC 24)."""
@@ -150,6 +147,13 @@ class Processes:
             except OSError as exc:  # the disk is full: a job whose output is lost must not look well
                 self._unwritten = exc
                 self.signal(signal.SIGKILL)
+
+
+def _send(process: asyncio.subprocess.Process, number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return  # it has ended meanwhile
 
 
 def output_path(directory: Path, f58: str) -> Path:

@@ -22,21 +22,20 @@ from sidecar import feasibility, fluid, jobspec, settings
 from sidecar.errors import Conflict, NotFound, Problem, Rejected, Unavailable
 from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
 from sidecar.instance.broker import Broker
+from sidecar.instance.flux_admin import FluxAdmin
 from sidecar.instance.fluxthread import Callbacks, Finish, FluxThread, Start
-from sidecar.instance.inventory import nodes
-from sidecar.model import Environment, Resources
+from sidecar.model import Environment
 from sidecar.output import Output, parse
 
 T = TypeVar("T")
 log = structlog.get_logger("flux")
 
 _PING_INTERVAL = 0.5
-_RESOURCES_MAX_AGE = 1.0
 _RESOURCES_GOOD_ENOUGH = 30.0  # to tell what may fit; where nothing does, Flux is asked
 _LARGE_OUTPUT = 64 * 1024
 
 
-class FluxInstance:
+class FluxInstance(FluxAdmin):
     """The instance at ``uri``.
 
     Args:
@@ -47,6 +46,7 @@ class FluxInstance:
     """
 
     def __init__(self, uri: str, *, rpc_timeout: float, lost_timeout: float, silence_timeout: float) -> None:
+        super().__init__()
         self.status = Status(kind="flux", uri=uri, since=time.time())
         self.gone = asyncio.Event()
         self._rpc_timeout = rpc_timeout
@@ -57,8 +57,6 @@ class FluxInstance:
         self._broker: Broker | None = None
         self._environment: Environment | None = None
         self._broker_above = _broker_above()
-        self._resources = Resources([])
-        self._refreshing: asyncio.Task[Resources] | None = None
         self._giving_up: asyncio.TimerHandle | None = None
         self._pinging: asyncio.Task[None] | None = None
 
@@ -93,7 +91,8 @@ class FluxInstance:
 
     def _on_up(self, broker: Broker) -> None:
         self._broker, self._environment = broker, None
-        self._resources = Resources([])  # it may be another instance, of other nodes
+        self._resources.forget()  # it may be another instance, of other nodes
+        self._queues.forget()
         if self._giving_up:
             self._giving_up.cancel()
             self._giving_up = None
@@ -152,22 +151,21 @@ class FluxInstance:
         """Ask for the queue, and whether the resources could ever be there; see the protocol."""
         self.status.require()
         await self._check_feasible(jobspec_, ask=True)
-        queue = jobspec.get(jobspec_, "attributes.system.queue")
-        try:
-            status = await self._rpc("job-manager.queue-status", {"name": queue} if queue else {})
-        except OSError as exc:
-            if queue or exc.errno != errno.EINVAL:  # without a name: the queues have names, and Flux takes its default
-                raise Rejected(f"queue: {exc.strerror}", errors=[str(exc.strerror)]) from None
-            return
-        if not status["enable"]:
-            why = str(status.get("disable_reason") or "job submission is disabled")
-            raise Rejected(f"queue: {why}", errors=[why])
+        known = {queue.name: queue for queue in (await self.queues()).queues}
+        name = jobspec.get(jobspec_, "attributes.system.queue")
+        queue = known.get(name) if name else next((queue for queue in known.values() if queue.default), None)
+        if queue is None:
+            why = f"queue: {name!r} is none" if name else "queue: name one, there is no default"
+            raise Rejected(f"{why}; use {', '.join(known)}.")
+        if not queue.enabled:
+            raise Rejected(f"queue: {queue.name!r} takes no jobs: {queue.enabled_reason}.")
 
     async def _check_feasible(self, jobspec_: Mapping[str, Any], *, ask: bool = False) -> None:
         """Refuse what no set of nodes can ever run; unless told to ``ask``, without an RPC where it is plain."""
         want = jobspec.counts(jobspec_)
-        fresh = time.time() - self._resources.updated < _RESOURCES_GOOD_ENOUGH
-        known = self._resources if fresh else await self.resources()
+        known = self._resources.known
+        if time.time() - known.updated > _RESOURCES_GOOD_ENOUGH:
+            known = await self.resources()
         missing = feasibility.shortage(want, known.nodes) if want and known.nodes else None
         if missing is None and not ask:
             return
@@ -249,22 +247,6 @@ class FluxInstance:
             self._environment = Environment(settings.job_environment(inherited.variables), inherited.cwd)
         return self._environment
 
-    async def resources(self) -> Resources:
-        """Return the nodes, asked for at most once a second however many callers there are."""
-        if self.status.connection != "ready" or time.time() - self._resources.updated < _RESOURCES_MAX_AGE:
-            return self._resources
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._refresh())
-        return await asyncio.shield(self._refreshing)
-
-    async def _refresh(self) -> Resources:
-        try:
-            sched, status = await asyncio.gather(self._rpc("resource.sched-status"), self._rpc("resource.status"))
-            self._resources = Resources(nodes(sched, status), time.time())
-        except (OSError, Unavailable) as exc:
-            log.warning("resources are unknown", reason=str(exc))
-        return self._resources
-
     async def refuse_submits(self, reason: str) -> None:
         """Disable every queue: also for `flux submit`."""
         try:
@@ -290,13 +272,6 @@ class FluxInstance:
     # ----------------------------------------------------------------------------------------------------- RPC
 
     async def _rpc(self, topic: str, payload: Any = None) -> Any:
-        """Send a request to rank 0 and return its answer.
-
-        Raises:
-            OSError: Flux's error, with its own words.
-            Unanswered: no answer in time; it may come yet.
-            Unavailable: no connection.
-        """
         return await self._call(lambda handle: handle.rpc(topic, payload, 0), lambda rpc: rpc.get())
 
     async def _call(self, start: Start, finish: Finish[T]) -> T:

@@ -180,6 +180,7 @@ def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:
         ("/v1/jobs/%00", "is not a job id"),
         ("/v1/jobs/ƒ0OIl", "is not a job id"),
         ("/v1/jobs/%EF%BC%91", "is not a job id"),
+        ("/v1/queues?name=default", "'name' is not a parameter here"),
         ("/v1/service?verbose", "'verbose' is not a parameter here"),
     ],
 )
@@ -189,7 +190,13 @@ def test_reads(server: Server, path: str, text: str) -> None:
 
 @pytest.mark.parametrize("job", ["1", "18446744073709551615", "9223372036854775808", "ƒ1", "job.0000.0000.0000.0001"])
 def test_unknown_jobs(server: Server, job: str) -> None:
-    for method, path in (("GET", ""), ("GET", "/output"), ("POST", "/cancel")):
+    for method, path in (
+        ("GET", ""),
+        ("GET", "/output"),
+        ("POST", "/cancel"),
+        ("POST", "/signal?signal=TERM"),
+        ("POST", "/urgency?urgency=hold"),
+    ):
         body = problem(server.http.request(method, f"/v1/jobs/{job}{path}"), 404)
         assert "There is no job" in body["detail"]
 
@@ -208,7 +215,7 @@ def test_stop_with_a_wrong_parameter_stops_nothing(server: Server, stop: dict[st
 def test_every_route_refuses_other_methods_and_unknown_parameters(server: Server) -> None:
     document = server.http.get("/openapi.json").json()
     for template, operations in document["paths"].items():
-        path = template.replace("{uid}", "1").replace("{number}", "1")
+        path = template.replace("{uid}", "1").replace("{number}", "1").replace("{name}", "default")
         answer = server.http.request("PATCH", path)
         body = problem(answer, 405)
         assert set(answer.headers["Allow"].split(",")) >= {method.upper() for method in operations}

@@ -42,6 +42,9 @@ def test_without_an_instance_it_says_how_to_start_one() -> None:
         (["--embedded", "--kill-timeout", "-1"], "must not be negative"),
         (["--embedded", "--option-flags=-ompi"], "is not of the form -oKEY=VALUE"),
         (["--embedded", "--option-flags", "'"], "cannot be read"),
+        (["--embedded", "--idle-stop", "soon"], "--idle-stop 'soon' is no duration"),
+        (["--embedded", "--idle-stop", "0"], "--idle-stop '0' is no duration"),
+        (["--embedded", "--idle-stop", "1h30m"], "--idle-stop '1h30m' is no duration"),
         (["--embedded", "--store", "/proc/no/where.sqlite"], "--store /proc/no/where.sqlite"),
     ],
 )
@@ -67,6 +70,18 @@ def test_loopback_needs_no_auth() -> None:
     for host in ("127.0.0.1", "localhost", "::1", "127.5.5.5"):
         Settings(embedded=True, host=host).check()
     Settings(embedded=True, host="0.0.0.0", no_auth=True).check()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("250ms", 0.25), ("30m", 1800), ("1.5h", 5400), ("1d", 86400), (".5", 0.5), (" 2. ", 2)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert Settings(embedded=True, idle_stop=text).idle_stop_seconds == pytest.approx(seconds)
+
+
+def test_no_idle_stop() -> None:
+    assert Settings(embedded=True).idle_stop_seconds is None
 
 
 def test_our_variables_come_before_the_predecessors() -> None:

@@ -1,0 +1,166 @@
+"""Ends an instance that nobody uses: a forgotten cluster costs money.
+
+Idle is an instance without active jobs, running launchers and callers. Nothing is polled where something can be
+waited for: every job event and every call puts the end off, and the watch sleeps until the earliest moment at which
+it could be due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from sidecar.errors import Conflict
+from sidecar.feed import Feed
+from sidecar.instance import HistoryBegin, Instance
+from sidecar.launchers import Launchers
+from sidecar.lifecycle import Lifecycle
+from sidecar.model import JobEvents
+
+log = structlog.get_logger("idle")
+
+_POLL = 0.2
+
+#: Who asks these says nothing of whether the instance is used: machines do, and people who wait for its end.
+_NO_CALLS = {("GET", path) for path in ("/livez", "/readyz", "/metrics", "/v1/service")}
+
+
+class IdleStop:
+    """Stops the service when it has been idle for long enough; stands between the instance and the feed.
+
+    Args:
+        lifecycle: told to drain.
+        feed: gets every event, and tells how many jobs are active.
+        launchers: how many run.
+        instance: what is served.
+        after: how long, in seconds; None: never.
+        text: the same in the words of whoever has set it, for the reason that is shown.
+    """
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        feed: Feed,
+        launchers: Launchers,
+        instance: Instance,
+        *,
+        after: float | None,
+        text: str = "",
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._feed = feed
+        self._launchers = launchers
+        self._instance = instance
+        self.after = after
+        self._text = f"{text}s" if text[-1:].isdigit() else text
+        self._callers = 0
+        self._alone = asyncio.Event()
+        self._alone.set()
+        self._last_use = time.monotonic()
+        self._counting = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch, where that is wanted."""
+        if self.after is not None:
+            self._task = asyncio.create_task(self._watch(), name="idle")
+            self._task.add_done_callback(_report)
+
+    async def close(self) -> None:
+        """Watch no longer."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the instance is stopped, if all stays as it is; None while it is used, or never stopped."""
+        if self.after is None or not self._counting or self._busy():
+            return None
+        return max(0.0, self._last_use + self.after - time.monotonic())
+
+    # ------------------------------------------------------------------------------------------- what is a use
+
+    @property
+    def backlog(self) -> int:
+        """How many items wait to be worked on; read from any thread."""
+        return self._feed.backlog
+
+    def push(self, item: HistoryBegin | JobEvents) -> None:
+        """Take what the instance tells, and pass it on: also a job too short to be seen active was a use."""
+        self._used()
+        self._feed.push(item)
+
+    @contextmanager
+    def caller(self, method: str, path: str) -> Iterator[None]:
+        """Count a call as a use for as long as it takes."""
+        if ("GET" if method == "HEAD" else method, path) in _NO_CALLS:
+            yield
+            return
+        self._callers += 1
+        self._alone.clear()
+        try:
+            yield
+        finally:
+            self._callers -= 1
+            self._used()
+            if not self._callers:
+                self._alone.set()
+
+    def _used(self) -> None:
+        self._last_use = time.monotonic()
+
+    def _busy(self) -> bool:
+        return bool(self._callers or self._launchers.running or self._feed.active or not self._stoppable())
+
+    def _stoppable(self) -> bool:
+        """Whether a stop may begin: nobody has begun one, and it is known that no job is active."""
+        ready = self._instance.status.connection == "ready" and self._feed.caught_up
+        return ready and self._lifecycle.state == "running"
+
+    # --------------------------------------------------------------------------------------------- the watch
+
+    async def _watch(self) -> None:
+        while not self._stoppable():
+            await self._unused()
+        if self._instance.ending == "foreign":
+            log.warning("--idle-stop does nothing: another initial program runs in this instance")
+            return
+        self._used()
+        self._counting = True
+        while True:
+            if self._busy():
+                await self._unused()
+                self._used()
+            elif left := self.left:
+                await asyncio.sleep(left)
+            else:
+                self._stop()
+
+    async def _unused(self) -> None:
+        """Wait for the end of one of the uses that there are."""
+        if self._launchers.running:
+            await self._launchers.idle()
+        elif self._callers:
+            await self._alone.wait()
+        elif self._stoppable():
+            await self._feed.idle()
+        else:  # a stop is under way, or the instance is not there: neither tells when that is over
+            await asyncio.sleep(_POLL)
+
+    def _stop(self) -> None:
+        try:
+            self._lifecycle.stop("drain", reason=f"idle for {self._text}")
+        except Conflict as exc:  # the broker is another one by now, with an initial program of its own
+            log.warning("idle, and not stopped", reason=exc.detail)
+            self._used()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Say at once that the watch has failed: nobody waits for it, and somebody pays for what it does not stop."""
+    if not task.cancelled() and (exc := task.exception()):
+        log.error("--idle-stop works no longer", exc_info=exc)

@@ -1,0 +1,124 @@
+"""``--idle-stop``: an instance that nobody uses ends by itself, and one that is used does not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.harness import Server, eventually
+
+
+def service(server: Server) -> dict[str, Any]:
+    """Ask the one thing that is no use of the instance."""
+    return dict(server.http.get("/v1/service").json())
+
+
+def idle(server: Server) -> float:
+    """Return how long is left once the instance is idle."""
+    return float(eventually(lambda: service(server)["idle_left"], what="idleness"))
+
+
+def test_an_unused_instance_ends_with_0(own_server: Callable[..., Server]) -> None:
+    server = own_server("--idle-stop", "3")
+    assert server.wait() == 0
+    assert "idle for 3s" in server.text()
+    assert not server.leftovers()
+
+
+def test_a_used_instance_ends_when_its_job_has_ended(own_server: Callable[..., Server]) -> None:
+    """The job takes twice as long as an idle instance may last."""
+    server = own_server("--idle-stop", "2.5s")
+    server.submit("sleep 5")
+    while (found := service(server))["active_jobs"]:
+        assert (found["state"], found["idle_left"]) == ("running", None)
+    assert server.wait() == 0
+    assert "idle for 2.5s" in server.text()
+
+
+def test_off_by_default(server: Server) -> None:
+    found = service(server)
+    assert (found["idle_stop"], found["idle_left"]) == (None, None)
+
+
+def test_what_is_left_is_shown_and_every_call_begins_anew(own_server: Callable[..., Server]) -> None:
+    server = own_server("--idle-stop", "1.5h")
+    assert service(server)["idle_stop"] == 5400
+    first = idle(server)
+    assert 0 < first <= 5400
+    for path in ("/livez", "/readyz", "/v1/service"):
+        # No calls, in the sense of a use: what is left becomes less, although somebody asks all the time.
+        _less(server, 0.5, path)
+    for use in ("/v1/jobs", "/no/such/path"):
+        later = _less(server, 2, "/livez")
+        server.http.get(use)
+        assert idle(server) > later
+
+
+def _less(server: Server, seconds: float, path: str) -> float:
+    """Ask for a path until so many seconds less are left, and return how many are."""
+    before = idle(server)
+
+    def less() -> float | None:
+        server.http.get(path)
+        left = idle(server)
+        return left if left < before - seconds else None
+
+    return float(eventually(less, what=f"less than {before - seconds} s left"))
+
+
+def test_a_call_under_way_is_a_use(own_server: Callable[..., Server]) -> None:
+    server = own_server("--idle-stop", "30m")
+    idle(server)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"POST /v1/jobs/1/cancel HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        connection.sendall(b"Content-Length: 2\r\n\r\n")
+        eventually(lambda: service(server)["idle_left"] is None, what="a use")
+        connection.sendall(b"{}")
+        assert b" 404 " in connection.recv(1000)
+        assert idle(server) <= 1800
+
+
+def test_a_job_is_a_use(own_server: Callable[..., Server]) -> None:
+    server = own_server("--idle-stop", "30m")
+    held = server.submit("true", urgency=0)
+    server.state(held, "SCHED")
+    assert service(server)["idle_left"] is None
+    server.http.post(f"/v1/jobs/{held}/cancel")
+    server.ended(held)
+    assert idle(server) <= 1800
+
+
+def test_a_launcher_is_a_use(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    program, flag = tmp_path / "bin" / "snakemake", tmp_path / "flag"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nwhile ! test -e {flag}; do sleep 0.05; done\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    server = own_server("--idle-stop", "3s", PATH=f"{program.parent}:{os.environ['PATH']}")
+    answer = server.http.post("/v1/jobs/submit", json={"command": "snakemake", "is_launcher": True})
+    assert answer.status_code == 200, answer.text
+    found = service(server)
+    assert (found["running_launchers"], found["idle_left"]) == (1, None)
+    flag.touch()
+    assert server.wait() == 0
+    assert server.text().index("launcher ended") < server.text().index("idle for 3s")
+
+
+def test_a_stop_goes_its_own_way(own_server: Callable[..., Server]) -> None:
+    server = own_server("--idle-stop", "30m")
+    idle(server)
+    held = server.submit("true", urgency=0)
+    server.state(held, "SCHED")
+    server.stop(mode="drain", reason="by hand")
+    eventually(lambda: service(server)["state"] == "draining")
+    assert (service(server)["reason"], service(server)["idle_left"]) == ("by hand", None)
+    server.stop(mode="now")
+    assert server.wait() == 0
+
+
+def test_by_variable(own_server: Callable[..., Server]) -> None:
+    assert service(own_server(FLUX_SIDECAR_IDLE_STOP="2d"))["idle_stop"] == 2 * 86400

@@ -1,0 +1,93 @@
+"""Queues: their status, their counts, start and stop, on both instances. Named queues are in tests/flux."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.contract.test_errors import problem
+from tests.harness import Server, eventually
+
+NONE = {"new": 0, "depend": 0, "priority": 0, "sched": 0, "run": 0, "cleanup": 0}
+
+
+def queue(server: Server) -> dict[str, Any]:
+    (found,) = server.http.get("/v1/queues").json()["queues"]
+    return dict(found)
+
+
+def counts(server: Server) -> dict[str, int]:
+    return {state: count for state, count in queue(server)["counts"].items() if count}
+
+
+def test_the_one_queue_is_called_default(own_server: Callable[..., Server]) -> None:
+    server = own_server()
+    body = server.http.get("/v1/queues").json()
+    assert body["updated"] == pytest.approx(time.time(), abs=10)
+    (found,) = body["queues"]
+    assert found == {
+        "name": "default",
+        "enabled": True,
+        "enabled_reason": "",
+        "started": True,
+        "started_reason": "",
+        "default": True,
+        "counts": NONE,
+    }
+
+
+def test_a_stopped_queue_starts_nothing(own_server: Callable[..., Server]) -> None:
+    server = own_server()
+    running = server.submit("sleep 600")
+    server.state(running, "RUN")
+    answer = server.http.post("/v1/queues/default/stop", json={"reason": "power cut at noon"})
+    assert answer.status_code == 200, answer.text
+    stopped = answer.json()
+    assert (stopped["name"], stopped["started"], stopped["started_reason"]) == ("default", False, "power cut at noon")
+    assert stopped["counts"] == {**NONE, "run": 1}
+    waiting = server.submit("true")
+    server.state(waiting, "SCHED")
+    eventually(lambda: counts(server) == {"run": 1, "sched": 1}, what="counts")
+    server.http.post(f"/v1/jobs/{running}/cancel")
+    assert server.ended(running)["result"] == "CANCELED"
+    assert server.job(waiting)["state"] == "SCHED"
+    assert (queue(server)["started"], queue(server)["started_reason"]) == (False, "power cut at noon")
+    # Stopped without a reason, it has none.
+    assert server.http.post("/v1/queues/default/stop").json()["started_reason"] == ""
+    answer = server.http.post("/v1/queues/default/start")
+    assert (answer.status_code, answer.json()["started"]) == (200, True)
+    assert server.ended(waiting)["result"] == "COMPLETED"
+    eventually(lambda: queue(server)["counts"] == NONE, what="no active job")
+
+
+def test_a_drain_disables_the_queue(own_server: Callable[..., Server]) -> None:
+    server = own_server()
+    held = server.submit("true", urgency=0)
+    server.state(held, "SCHED")
+    server.stop(mode="drain")
+    eventually(lambda: not queue(server)["enabled"], what="a disabled queue")
+    assert queue(server)["enabled_reason"] == "the instance is draining"
+    assert server.http.post(f"/v1/jobs/{held}/urgency", json={"urgency": "default"}).status_code == 200
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("verb", ["start", "stop"])
+@pytest.mark.parametrize("name", ["debug", "Default", "%00", "ƒ"])
+def test_unknown_queues(server: Server, verb: str, name: str) -> None:
+    body = problem(server.http.post(f"/v1/queues/{name}/{verb}"), 404)
+    assert "There is no queue" in body["detail"]
+    assert "there is: default." in body["detail"]
+
+
+@pytest.mark.parametrize(("verb", "body", "text"), [
+    ("stop", {"reason": "x" * 1001}, "reason: expected str of length <= 1000"),
+    ("stop", {"reason": 5}, "reason: expected str"),
+    ("stop", {"cause": "x"}, "'cause' is not a parameter here"),
+    ("start", {"reason": "x"}, "'reason' is not a parameter here"),
+])  # fmt: skip
+def test_wrong_parameters_change_nothing(server: Server, verb: str, body: dict[str, Any], text: str) -> None:
+    assert text in problem(server.http.post(f"/v1/queues/default/{verb}", json=body), 400)["detail"]
+    assert queue(server)["started"]
