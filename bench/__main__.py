@@ -66,9 +66,13 @@ def main() -> int:
             ExitStack() as stack,
         ):
             volume = Volume(Path(directory), options.jobs, stack)
-            for key in (key for key in ROWS if key in chosen):
-                say(f"row {key}")
-                rows += _measure(key, volume, options.rounds)
+            try:
+                for key in (key for key in ROWS if key in chosen):
+                    say(f"row {key}")
+                    rows += _measure(key, volume, options.rounds)
+            finally:  # a second Ctrl-C must not leave half of it running
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         say("interrupted")
         return 130

@@ -8,7 +8,9 @@ same kind, and nobody beside it: it must not suffer from the thousand that it is
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.processes import MeasurementError, Memory, Probe, expect, program, result, say
@@ -48,8 +50,7 @@ def followers(volume: Volume, rounds: int) -> list[Row]:
     site, worst, pieces = volume.full, [], []
     for _ in range(rounds):
         delay.limits.append(_native(volume) * 1000)
-        job, go = _job(volume)
-        with Memory(site.server.pid) as memory:
+        with _job(volume) as (job, go), Memory(site.server.pid) as memory:
             path = f"/v1/jobs/{job}/output/stream?follow=true"
             with program("follow", site.server.url, path, _FOLLOWERS, _LINES) as process:
                 expect(process, "following")
@@ -65,29 +66,31 @@ def followers(volume: Volume, rounds: int) -> list[Row]:
             f"  followers: native {number(delay.limits[-1])} ms, server {number(delay.figures[-1])} ms, "
             f"{number(size.figures[-1])} KB each, lag {number(lag.figures[-1])} ms"
         )
-        site.server.ended(job, within=60)
     delay.note = f"{number(pieces[-1])} pieces for {_LINES:,} lines"
     lag.note = f"worst {number(max(worst))} ms"
     return [delay, size, lag]
 
 
-def _job(volume: Volume) -> tuple[int, Path]:
-    """Start the job that writes once a file is there; return it and the file."""
+@contextlib.contextmanager
+def _job(volume: Volume) -> Iterator[tuple[int, Path]]:
+    """Start the job that writes once a file is there; yield it and the file. The job ends with the block."""
     server, go = volume.full.server, volume.new_directory("go") / "go"
     command = [sys.executable, str(Path(writer.__file__)), str(go), str(_LINES), str(_RATE)]
     job = server.submit(command)
-    eventually(lambda: server.output(job) or None, within=60, what="the job's first line")
-    return job, go
+    try:
+        eventually(lambda: server.output(job) or None, within=60, what="the job's first line")
+        yield job, go
+    finally:
+        go.touch()  # or it would wait for ever
+        server.ended(job, within=_LINES / _RATE + 60)
 
 
 def _native(volume: Volume) -> float:
     """Return the p99 of the delays that a native watcher sees, in seconds."""
-    job, go = _job(volume)
-    with program("native", volume.full.broker.uri, job, _LINES) as process:
+    with _job(volume) as (job, go), program("native", volume.full.broker.uri, job, _LINES) as process:
         expect(process, "following")
         go.touch()
         delays = result(process, within=_LINES / _RATE + 120)
-    volume.full.server.ended(job, within=60)
     if len(delays) != _LINES:
         raise MeasurementError(f"the native watcher got {len(delays)} of {_LINES} lines")
     return percentile(delays, 0.99)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -78,6 +79,11 @@ class Volume:
         directory = self.new_directory(name)
         store = directory / "jobs.sqlite"
         return self.start(beside(broker, directory, "--store", str(store), "--no-stop-on-signal"))
+
+    def discard(self, server: Server) -> None:
+        """End a server that is no longer needed, and remove its store."""
+        server.close()
+        shutil.rmtree(server.log.parent, ignore_errors=True)
 
     def _broker(self, name: str) -> Broker:
         directory = self.new_directory(name)

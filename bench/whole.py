@@ -69,7 +69,7 @@ def first_fill(volume: Volume, rounds: int) -> list[Row]:
         livez.append(max(alive.latencies) * 1000)
         listed.append(max(first.latencies) * 1000)
         sizes.append(peak(server.pid))
-        server.close()
+        volume.discard(server)
         say(f"  fill: limit {number(row.limits[-1])} s, server {number(seconds)} s")
     row.note = (
         f"{number(volume.jobs / statistics.median(row.figures))} jobs/s; worst answers meanwhile: "
@@ -97,7 +97,7 @@ def memory(volume: Volume, rounds: int) -> list[Row]:
     server, _, _ = fill(volume, site.broker)
     time.sleep(_SETTLED)
     filled = rss(server.pid)
-    server.close()
+    volume.discard(server)
     row.figures = [live, filled]
     row.note = f"which saw them live {number(live)} MB, just filled {number(filled)} MB; {site.held:,} jobs are active"
     say(f"  memory: {row.note}")

@@ -27,7 +27,7 @@ class Follower:
     """One connection, and what it has received so far."""
 
     def __init__(self, host: str, port: int, request: bytes) -> None:
-        self.socket = socket.create_connection((host, port))
+        self.socket = socket.create_connection((host, port), 60)
         self.socket.sendall(request)
         self.rest = b""
         self.lines = 0
