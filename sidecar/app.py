@@ -13,23 +13,29 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from sidecar import errors, openapi
+from sidecar import errors, jobspec, openapi
 from sidecar.api import routing
+from sidecar.api.bulk import Bulk
+from sidecar.api.cancel import Cancel
+from sidecar.api.events import Events
 from sidecar.api.jobs import Jobs
 from sidecar.api.launchers import LauncherResource
 from sidecar.api.nodes import Nodes
 from sidecar.api.output import JobOutput
 from sidecar.api.search import JobSearch
 from sidecar.api.service import ServiceResource
+from sidecar.api.stream import Pace
 from sidecar.api.submit import Submit
 from sidecar.errors import Problem
 from sidecar.feed import Feed
+from sidecar.follow import Followers
 from sidecar.instance import Instance
 from sidecar.instance.embedded import EmbeddedInstance
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
 from sidecar.settings import Settings, make_run_directory, parse_option_flags
 from sidecar.store import Store
+from sidecar.submissions import Submissions
 
 log = structlog.get_logger("server")
 
@@ -55,26 +61,28 @@ class Server:
 
     def _operations(self) -> list[routing.Operation]:
         settings = self.settings
-        submit = Submit(
-            self.instance,
-            self.feed,
-            self.lifecycle,
-            self.launchers,
-            option_flags=parse_option_flags(settings.option_flags),
-            launcher_names=settings.launcher_names,
-        )
-        service = ServiceResource(self.lifecycle, self.instance, self.feed)
-        jobs, search = Jobs(self.store, self.instance), JobSearch(self.store)
-        output, nodes = JobOutput(self.store, self.instance), Nodes(self.instance)
+        store, feed, instance, lifecycle = self.store, self.feed, self.instance, self.lifecycle
+        flags = jobspec.parse_flags(dict(parse_option_flags(settings.option_flags)))
+        submissions = Submissions(instance, feed, store, flags)
+        pace = Pace(settings.heartbeat, settings.send_timeout)
         # The order is that of the routes: /v1/jobs/search must come before /v1/jobs/{uid}.
         parts = (
-            search,
-            submit,
-            jobs,
-            output,
-            nodes,
+            JobSearch(store, feed),
+            Submit(instance, lifecycle, submissions, self.launchers, settings.launcher_names),
+            Bulk(
+                instance,
+                lifecycle,
+                submissions,
+                longest_line=settings.max_body,
+                in_flight=settings.bulk_window,
+            ),
+            Jobs(store, feed, instance),
+            Cancel(store, feed, instance),
+            Events(store, feed, pace),
+            JobOutput(store, feed, instance, Followers(instance, feed, store), pace),
+            Nodes(instance),
             LauncherResource(self.launchers),
-            service,
+            ServiceResource(lifecycle, instance, feed),
             _Documents(self),
         )
         return [op for part in parts for op in routing.operations(part)]
@@ -88,6 +96,7 @@ class Server:
             routing.add(app, op)
         app.router.add_get("/static/{path:.+}", _static)
         app.on_response_prepare.append(self._tell_state)
+        app.on_shutdown.append(self._end_streams)
         app.cleanup_ctx.append(self._run_parts)
         return app
 
@@ -100,6 +109,9 @@ class Server:
         await self.instance.close()
         await self.feed.close()
         await self.store.close()
+
+    async def _end_streams(self, _: web.Application) -> None:
+        self.feed.end_streams("stopping", f"The service is {self.lifecycle.state}.")
 
     async def _tell_state(self, request: web.Request, response: web.StreamResponse) -> None:
         """Say on every answer that it may be out of date, while the instance does not answer."""
@@ -172,7 +184,12 @@ def _instance(settings: Settings, directory: Path) -> Instance:
         return EmbeddedInstance(directory, cores=settings.cores, kill_timeout=settings.kill_timeout)
     from sidecar.instance.flux import FluxInstance  # needs libflux, which a laptop has not
 
-    return FluxInstance(settings.uri, rpc_timeout=settings.rpc_timeout, lost_timeout=settings.lost_timeout)
+    return FluxInstance(
+        settings.uri,
+        rpc_timeout=settings.rpc_timeout,
+        lost_timeout=settings.lost_timeout,
+        silence_timeout=settings.silence_timeout,
+    )
 
 
 def _render_errors(max_body: int) -> Middleware:

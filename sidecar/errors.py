@@ -5,6 +5,7 @@ A handler raises one of these classes; only :func:`render` turns it into a respo
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -99,6 +100,12 @@ class UnsupportedMediaType(Problem):
     status, title, slug = 415, "Unsupported media type", "unsupported-media-type"
 
 
+class KeyReused(Problem):
+    """An idempotency key was used for another request: 422."""
+
+    status, title, slug = 422, "The idempotency key was used for another request", "idempotency-key-reused"
+
+
 class Unavailable(Problem):
     """The instance cannot be asked just now: 503 with ``Retry-After``."""
 
@@ -106,6 +113,14 @@ class Unavailable(Problem):
 
     def __init__(self, detail: str, *, retry_after: int = 1, **kwargs: Any) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)}, **kwargs)
+
+
+class Unanswered(Unavailable):
+    """A command was sent and is not answered yet: it may be carried out all the same. ``result`` will tell."""
+
+    def __init__(self, detail: str, result: asyncio.Future[Any]) -> None:
+        super().__init__(detail)
+        self.result = result
 
 
 _FROM_HTTP: dict[int, type[Problem]] = {

@@ -1,8 +1,8 @@
-"""The spine: job events in, store and waiting callers out, each event once.
+"""The spine: job events in, store and readers out, each event once.
 
 The instance pushes what its journal says; one task folds it and writes it, in order and in batches. History tells
-each job's whole eventlog again, so a job that the store knows as far as that is passed over, and any other is folded
-anew from its first event: nothing is lost or counted twice, whenever the server or the connection began anew.
+each job's whole eventlog again, so what the store knows of a job is passed over and the rest added: nothing is lost
+or counted twice, whenever the server or the connection began anew. What was written is handed on to who follows.
 """
 
 from __future__ import annotations
@@ -10,22 +10,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
 
-from sidecar import fold
+from sidecar import fold, jobspec
 from sidecar.fold import Record
 from sidecar.instance import HistoryBegin
-from sidecar.model import Event, Job, JobEvents
-from sidecar.store import Row, Store, StoreError
+from sidecar.model import Brief, Entry, Event, Job, JobEvents
+from sidecar.store import Row, Store, StoreError, Told
+from sidecar.tail import Tail, Wakeups
 
 log = structlog.get_logger("feed")
 
 _BATCH = 256
+_STRETCH = 32  # responses that are folded in one turn of the loop
+_KEPT = 2000  # jobs that are kept in memory to go on with; the others are read from the store when something happens
 _STORE_RETRY = 1.0
 _GATHER = 0.02  # between transactions: under load each then holds the events of many jobs
+_EXPECT = 2.0
+_RECENT = 4096
 _encode = msgspec.json.Encoder().encode
 
 
@@ -34,14 +39,19 @@ class Feed:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.tail = Tail(store)
+        """For who follows the events."""
         self._inbox: deque[HistoryBegin | JobEvents] = deque()
         self._arrived = asyncio.Event()
         self._records: dict[int, Record] = {}
-        self._texts: dict[int, str] = {}
-        self._unwritten: set[int] = set()
+        self._active: set[int] = set()
+        self._held: set[int] = set()
         self._known: dict[int, int] = {}
         self._history: set[int] | None = None
-        self._waiting: dict[int, list[asyncio.Future[None]]] = {}
+        self._expected: dict[int, int] = {}
+        self._expectations = 0
+        self._recent: dict[int, None] = {}
+        self._changes: dict[int, Wakeups] = {}
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._settled = True
@@ -71,11 +81,16 @@ class Feed:
     @property
     def active(self) -> int:
         """How many jobs are not inactive."""
-        return len(self._records)
+        return len(self._active)
+
+    @property
+    def backlog(self) -> int:
+        """How many responses of the journal wait to be worked on."""
+        return len(self._inbox)
 
     def held(self) -> int:
         """How many jobs wait for somebody to raise their urgency from 0."""
-        return sum(record.job.urgency == 0 and record.job.state == "SCHED" for record in self._records.values())
+        return len(self._held)
 
     def push(self, item: HistoryBegin | JobEvents) -> None:
         """Take one item from the instance; see :class:`~sidecar.instance.base.Sink`."""
@@ -85,31 +100,60 @@ class Feed:
             self.caught_up = False  # from now on, and not from when it is worked on: lists are another instance's
         self._arrived.set()
 
-    async def seen(self, fluid: int, within: float) -> None:
-        """Wait until a job that was just accepted is in the store, so that every list shows it from then on.
+    # --------------------------------------------------------------------------------------- for who waits
 
-        Raises:
-            TimeoutError: it was not told of in time.
+    def expect(self, fluid: int) -> None:
+        """Note a job that the instance has accepted: whoever reads from now on is to find it."""
+        if fluid not in self._recent:
+            self._expectations += 1
+            self._expected[fluid] = self._expectations
+
+    def expects(self, fluid: int) -> bool:
+        """Whether an accepted job is not in the store yet."""
+        return fluid in self._expected
+
+    async def settle(self, fluid: int | None = None) -> None:
+        """Wait until every accepted job, or this one, is in the store; at once when all are.
+
+        A submit is answered when Flux has accepted the job, and pays nothing for the store; a read that comes
+        before the store has heard of it waits these milliseconds instead.
         """
-        if fluid in self._records and fluid not in self._unwritten:
+        if not self._expected or (fluid is not None and fluid not in self._expected):
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(fluid, []).append(waiter)
+        last = self._expectations if fluid is None else self._expected[fluid]
+
+        def told() -> bool:
+            if fluid is not None:
+                return fluid not in self._expected
+            return not self._expected or next(iter(self._expected.values())) > last
+
         try:
-            # A short job may have ended, and been written, before whoever submitted it comes to ask.
-            if fluid in self._records or await self._store.state(fluid) is None:
-                async with asyncio.timeout(within):
-                    await waiter
-        finally:
-            waiters = self._waiting.get(fluid, [])
-            if waiter in waiters:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiting[fluid]
+            async with asyncio.timeout(_EXPECT):
+                await self._until(told)
+        except TimeoutError:
+            late = [each for each, number in self._expected.items() if number <= last]
+            log.warning("accepted jobs are not in the journal", jobs=len(late))
+            for each in late:
+                self._expected.pop(each, None)
+
+    def changed(self, fluid: int) -> asyncio.Future[None]:
+        """Return a future that is done when something has happened to a job, and is in the store."""
+        return self._changes.setdefault(fluid, Wakeups()).wait()
+
+    def end_streams(self, reason: str, detail: str) -> None:
+        """Give every stream its last event, and let go of everybody who waits: the server leaves."""
+        self.tail.close(reason, detail)
+        self.release()
+
+    def release(self) -> None:
+        """Let everybody who waits for a job look again."""
+        waiting, self._changes = self._changes, {}
+        for changes in waiting.values():
+            changes.wake()
 
     async def idle(self) -> None:
         """Wait until no job is active."""
-        await self._until(lambda: self.caught_up and self._settled and not self._records)
+        await self._until(lambda: self.caught_up and self._settled and not self._active)
 
     async def _until(self, predicate: Callable[[], bool]) -> None:
         async with self._changed:
@@ -123,6 +167,8 @@ class Feed:
             self._arrived.clear()
             while self._inbox:
                 await self._step()
+                async with self._changed:
+                    self._changed.notify_all()
             self._settled = True
             async with self._changed:
                 self._changed.notify_all()
@@ -130,93 +176,129 @@ class Feed:
 
     async def _step(self) -> None:
         """Fold and write one batch: events up to a bound, or to a mark between history and live."""
-        touched: dict[int, Record] = {}
-        dropped: set[int] = set()
-        history_ends = False
-        while self._inbox and len(touched) < _BATCH:
+        batch = _Batch(self._store.position)
+        while self._inbox and len(batch.touched) < _BATCH:
             item = self._inbox.popleft()
             if isinstance(item, HistoryBegin):
-                await self._write(touched, dropped)
+                await self._write(batch)
                 await self._begin(item)
                 return
             if item.id == -1:
-                await self._end_history(touched)
-                history_ends = True
-                break
+                await self._end_history(batch)
+                await self._write(batch)
+                self._history, self._known = None, {}
+                self.caught_up = True  # and only now: what was told last is written too
+                log.info("history is read", active=self.active)
+                return
             try:
-                record = self._fold(item)
+                await self._fold(item, batch)
             except (KeyError, TypeError, ValueError):  # one event that is not as RFC 21 has it must not end the rest
                 log.exception("an event cannot be understood", job=item.id)
-                continue
-            if record is not None and record.invalid:
-                dropped.add(item.id)
-                touched.pop(item.id, None)
-                self._records.pop(item.id, None)
-                self._unwritten.discard(item.id)
-                self._texts.pop(item.id, None)
-            elif record is not None:
-                touched[item.id] = record
-        await self._write(touched, dropped)
-        if history_ends:  # and only now: what was told last is written too
-            self.caught_up = True
-            log.info("history is read", active=self.active)
+            batch.taken += 1
+            if batch.taken % _STRETCH == 0:
+                await asyncio.sleep(0)
+        await self._write(batch)
 
-    def _fold(self, item: JobEvents) -> Record | None:
-        record = self._records.get(item.id)
-        if self._history is not None:
+    async def _fold(self, item: JobEvents, batch: _Batch) -> None:
+        record, known = None, 0
+        if self._history is None:
+            record = self._records.get(item.id) or await self._recall(item.id)
+        else:
             self._history.add(item.id)
-            if len(item.events) <= self._known.get(item.id, 0) and item.events[-1].name == "clean":
-                return None  # the store knows this job to its end
-            record = None
+            known = self._known.get(item.id, 0)
+            if len(item.events) <= known and item.events[-1].name == "clean":
+                self._expected.pop(item.id, None)
+                return  # the store knows this job to its end
         if record is None:
             record = fold.new(item)
             if record is None:
-                if self._history is None:
-                    log.debug("events of an unknown job", job=item.id)
-                return None
-            self._records[item.id] = record
-            self._unwritten.add(item.id)
-        fold.extend(record, item)
+                log.debug("events of an unknown job", job=item.id)
+                return
+            self._active.add(item.id)
+        self._records[item.id] = record
+        entries = fold.extend(record, item)[known:]
+        if record.invalid:
+            batch.dropped.add(item.id)
+            batch.touched.pop(item.id, None)
+            self._forget(item.id)
+        else:
+            batch.touched[item.id] = record
+        batch.tell(record.job, entries)
+
+    async def _recall(self, fluid: int) -> Record | None:
+        """Go on with a job that is known but was not kept in memory."""
+        if fluid not in self._active:
+            return None
+        found = await self._store.record(fluid)
+        if found is None:
+            return None
+        raw, spec, nevents, eventlog = found
+        job = msgspec.json.decode(raw, type=Job)
+        exceptions = [msgspec.json.decode(entry.context) for entry in eventlog if entry.name == "exception"]
+        record = fold.again(job, msgspec.json.decode(spec), nevents, exceptions)
+        record.written = (_searchable(job), spec)
         return record
+
+    def _forget(self, fluid: int) -> None:
+        self._active.discard(fluid)
+        self._held.discard(fluid)
+        self._records.pop(fluid, None)
 
     async def _begin(self, begin: HistoryBegin) -> None:
         aside = await self._store.begin_instance(begin.identity)
         if aside:
             log.warning("this is another instance: the store of the last one was set aside", path=str(aside))
-        self._records.clear()
-        self._unwritten.clear()
-        self._texts.clear()
+            self.tail.restart()
+            self.release()
+        for known in (self._records, self._active, self._held, self._recent):
+            known.clear()
         self._known = await self._store.progress()
         self._history = set()
 
-    async def _end_history(self, touched: dict[int, Record]) -> None:
+    async def _end_history(self, batch: _Batch) -> None:
         """Close the history: what the store holds as active and the instance does not know has ended unseen."""
         for fluid in await self._store.active():
-            if self._history is not None and fluid not in self._history:
+            if self._history is not None and fluid not in self._history and fluid not in batch.touched:
                 raw = await self._store.job(fluid)
                 if raw:
-                    touched[fluid] = _ended_unseen(msgspec.json.decode(raw, type=Job), self._known.get(fluid, 0))
-        self._history, self._known = None, {}
+                    record, entries = _ended_unseen(msgspec.json.decode(raw, type=Job), self._known.get(fluid, 0))
+                    batch.touched[fluid] = record
+                    batch.tell(record.job, entries)
 
-    async def _write(self, touched: dict[int, Record], dropped: Iterable[int]) -> None:
-        rows = [self._row(record) for record in touched.values()]
-        dropped = list(dropped)
-        if rows or dropped:
-            await self._persist(rows, dropped)
-        for fluid, record in touched.items():
-            self._unwritten.discard(fluid)
-            if not record.active:
-                self._records.pop(fluid, None)
-                self._texts.pop(fluid, None)
-            for waiter in self._waiting.pop(fluid, ()):
-                if not waiter.done():
-                    waiter.set_result(None)
+    async def _write(self, batch: _Batch) -> None:
+        rows = [_row(record) for record in batch.touched.values()]
+        if rows or batch.dropped or batch.told:
+            await self._persist(rows, batch.told, list(batch.dropped))
+        for fluid, record in batch.touched.items():
+            self._keep(fluid, record)
+        for fluid in (*batch.touched, *batch.dropped):
+            if self._expected.pop(fluid, None) is None:
+                self._recent[fluid] = None
+            if changes := self._changes.pop(fluid, None):
+                changes.wake()
+        for each in list(self._recent)[: max(0, len(self._recent) - _RECENT)]:
+            del self._recent[each]
+        if batch.told:
+            self.tail.publish(batch.told)
 
-    async def _persist(self, rows: list[Row], dropped: list[int]) -> None:
+    def _keep(self, fluid: int, record: Record) -> None:
+        """Keep the job while it is active, and in memory if it is one of those that were touched last."""
+        self._records.pop(fluid, None)
+        self._held.discard(fluid)
+        if not record.active:
+            self._active.discard(fluid)
+            return
+        self._records[fluid] = record  # at the end: the dictionary's order is that of the last touch
+        if record.job.urgency == 0 and record.job.state == "SCHED":
+            self._held.add(fluid)
+        if len(self._records) > _KEPT:
+            del self._records[next(iter(self._records))]
+
+    async def _persist(self, rows: list[Row], told: Sequence[Told], dropped: list[int]) -> None:
         """Write, for as long as it takes: a full disk delays what is seen of jobs, and loses none of it."""
         while True:
             try:
-                await self._store.write(rows, dropped)
+                await self._store.write(rows, told, dropped)
             except StoreError as exc:
                 if self.problem != str(exc):
                     log.error("events cannot be stored", reason=str(exc))
@@ -226,28 +308,62 @@ class Feed:
                 self.problem = ""
                 return
 
-    def _row(self, record: Record) -> Row:
-        job = record.job
-        text = _searchable(job)
-        changed = self._texts.get(job.id) != text
-        self._texts[job.id] = text
-        return Row(
-            id=job.id,
-            t_submit=job.t_submit,
-            t_run=job.t_run or None,
-            state=job.state,
-            result=job.result,
-            userid=job.userid,
-            username=job.username,
-            queue=job.queue,
-            name=job.name,
-            nnodes=job.nnodes or None,
-            ntasks=job.ntasks or None,
-            runtime=job.runtime or None,
-            nevents=record.nevents,
-            json=_encode(job),
-            text=text if changed else None,
-        )
+
+class _Batch:
+    """What is written in one transaction."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.taken = 0
+        self.touched: dict[int, Record] = {}
+        self.dropped: set[int] = set()
+        self.told: list[Told] = []
+
+    def tell(self, job: Job, entries: Sequence[Entry]) -> None:
+        """Add entries of a job's eventlog, under the next positions."""
+        if entries:
+            self.position += len(entries)
+            self.told.append(
+                Told(
+                    self.position,
+                    job.id,
+                    len(entries),
+                    _encode(entries),
+                    job.f58id,
+                    job.userid,
+                    job.username,
+                    job.queue,
+                    job.name,
+                    job.t_submit,
+                )
+            )
+
+
+def _row(record: Record) -> Row:
+    job = record.job
+    text, spec = _searchable(job), _encode(record.jobspec)
+    row = Row(
+        id=job.id,
+        t_submit=job.t_submit,
+        t_run=job.t_run or None,
+        state=job.state,
+        result=job.result,
+        userid=job.userid,
+        username=job.username,
+        queue=job.queue,
+        name=job.name,
+        nnodes=job.nnodes or None,
+        ntasks=job.ntasks or None,
+        runtime=job.runtime or None,
+        nevents=record.nevents,
+        brief=_encode(Brief(job.id, job.f58id, job.state, job.result, job.name)).decode(),
+        json=_encode(job),
+        text=text if text != record.written[0] else None,
+        jobspec=spec if spec != record.written[1] else None,
+        key=None if record.written[1] else jobspec.key(record.jobspec),
+    )
+    record.written = (text, spec)
+    return row
 
 
 def _searchable(job: Job) -> str:
@@ -265,12 +381,15 @@ def _searchable(job: Job) -> str:
     return "\n".join([*parts, job.exception.type, job.exception.note])
 
 
-def _ended_unseen(job: Job, nevents: int) -> Record:
+def _ended_unseen(job: Job, nevents: int) -> tuple[Record, list[Entry]]:
     """End a job that its instance has forgotten: it finished and was purged, or its engine died with it."""
-    record = Record(job, {}, nevents=0)
+    record = Record(job, {}, written=("", b"{}"))
     note = "the instance no longer knows this job: how it ended was not seen"
     now = time.time()
-    fold.apply(record, Event(now, "exception", {"type": "lost", "severity": 0, "note": note}))
-    fold.apply(record, Event(now, "clean", {}))
+    events = [
+        Event(now, "exception", {"type": "lost", "severity": 0, "note": note}),
+        Event(now, "clean", {}),
+    ]
+    entries = [entry for event in events if (entry := fold.apply(record, event))]
     record.nevents = nevents
-    return record
+    return record, entries

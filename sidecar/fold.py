@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import os
 import pwd
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
 from sidecar import fluid, idset, jobspec
-from sidecar.model import Event, ExceptionInfo, Job, JobEvents, Result
+from sidecar.model import Entry, Event, ExceptionInfo, Job, JobEvents, Result
 
 _PENDING = ("NEW", "DEPEND", "PRIORITY", "SCHED")
 
@@ -30,6 +31,8 @@ class Record(msgspec.Struct):
     fatal: bool = False
     worst: ExceptionInfo | None = None
     invalid: bool = False
+    written: tuple[str, bytes] = ("", b"")
+    """What the store holds of it that seldom changes: the text that is searched, and the jobspec."""
 
     @property
     def active(self) -> bool:
@@ -61,20 +64,49 @@ def new(events: JobEvents) -> Record | None:
     return record
 
 
-def extend(record: Record, events: JobEvents) -> None:
-    """Fold a journal response into a record."""
+def again(job: Job, spec: dict[str, Any], nevents: int, exceptions: Iterable[Mapping[str, Any]]) -> Record:
+    """Make the record of a job anew from what the store keeps of it, to go on where it was left.
+
+    Args:
+        job: the job.
+        spec: its jobspec, with all updates so far.
+        nevents: how many entries its eventlog has.
+        exceptions: the contexts of its exceptions, in their order.
+    """
+    record = Record(job, spec, nevents)
+    for context in exceptions:
+        _note_exception(record, context)
+    return record
+
+
+def extend(record: Record, events: JobEvents) -> list[Entry]:
+    """Fold a journal response into a record.
+
+    Returns:
+        The entries of the job's eventlog among its events, each with the state that it led to.
+    """
     if events.R is not None:
         record.R = events.R
-    for event in events.events:
-        apply(record, event)
+    return [entry for event in events.events if (entry := apply(record, event))]
 
 
-def apply(record: Record, event: Event) -> None:
-    """Fold one event. Unknown events count, and change nothing (RFC 18 lets anybody add some)."""
-    record.nevents += 1
+def apply(record: Record, event: Event) -> Entry | None:
+    """Fold one event. Unknown events count, and change nothing (RFC 18 lets anybody add some).
+
+    Returns:
+        The event as an entry of the job's eventlog; None for what only the live journal tells (``annotations``).
+    """
     handler = _HANDLERS.get(event.name)
     if handler and (record.active or event.name in _AFTERWARDS):
         handler(record, event)
+    if event.name == "annotations":
+        return None
+    record.nevents += 1
+    job = record.job
+    entry = Entry(event.timestamp, event.name, event.context, job.state)
+    if not record.active:
+        entry.result, entry.returncode = job.result, job.returncode
+    return entry
 
 
 @functools.lru_cache(maxsize=4096)
@@ -141,13 +173,16 @@ def _alloc(record: Record, event: Event) -> None:
 
 
 def _exception(record: Record, event: Event) -> None:
-    severity = int(event.context.get("severity", 0))
-    if record.worst is None or severity < int(record.worst.severity or 0):
-        context = event.context
-        record.worst = ExceptionInfo(True, severity, str(context.get("type", "")), str(context.get("note", "")))
-    if severity == 0:
-        record.fatal = True
+    _note_exception(record, event.context)
+    if record.fatal:
         _to_cleanup(record, event.timestamp)
+
+
+def _note_exception(record: Record, context: Mapping[str, Any]) -> None:
+    severity = int(context.get("severity", 0))
+    if record.worst is None or severity < int(record.worst.severity or 0):
+        record.worst = ExceptionInfo(True, severity, str(context.get("type", "")), str(context.get("note", "")))
+    record.fatal = record.fatal or severity == 0
 
 
 def _to_cleanup(record: Record, timestamp: float) -> None:

@@ -24,6 +24,7 @@ STDIN_WRAPPER = ["/bin/sh", "-c", 'exec "$@" <"$FLUX_JOB_TMPDIR/stdin"', "sh"]
 
 _DEPENDENCY = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*):(.+)")
 _INVALID = "Invalid submit request"
+_OURS = "flux-sidecar"
 
 
 class Counts(msgspec.Struct):
@@ -230,6 +231,26 @@ def command(jobspec: Mapping[str, Any]) -> list[str]:
     except (KeyError, IndexError, TypeError):
         return []
     return words[len(STDIN_WRAPPER) :] if words[: len(STDIN_WRAPPER)] == STDIN_WRAPPER else words
+
+
+def set_key(jobspec: dict[str, Any], key: str, digest: str) -> None:
+    """Write an idempotency key, and the digest of the request, where Flux's journal keeps both for us."""
+    jobspec["attributes"]["user"] = {_OURS: {"key": key, "request": digest}}
+
+
+def key(jobspec: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the idempotency key and digest that a jobspec carries, None when it has none."""
+    found = get(jobspec, f"attributes.user.{_OURS}")
+    if not isinstance(found, dict) or not isinstance(found.get("key"), str):
+        return None
+    return found["key"], str(found.get("request", ""))
+
+
+def without_environment(jobspec: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a jobspec as Flux's journal shows it: nobody gets to see a job's environment in a list."""
+    attributes = jobspec["attributes"]
+    system = {name: value for name, value in attributes["system"].items() if name not in ("environment", "files")}
+    return {**jobspec, "attributes": {**attributes, "system": system}}
 
 
 def counts(jobspec: Mapping[str, Any]) -> Counts | None:

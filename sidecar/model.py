@@ -28,6 +28,14 @@ class Event(Struct, omit_defaults=True):
     context: dict[str, Any] = {}
 
 
+class Entry(Event, omit_defaults=True):
+    """An entry of a job's eventlog, and what it made of the job: its state, and when it has ended how."""
+
+    state: State | Unset = ""
+    result: Result | Unset = ""
+    returncode: int | Unset = ""
+
+
 class JobEvents(Struct):
     """What the job manager's journal sends: events of one job, with its jobspec and R where they belong.
 
@@ -93,6 +101,16 @@ class Job(Struct, kw_only=True):
     exception_type: str | UnsetType = UNSET
     exception_note: str | UnsetType = UNSET
     runtime: Annotated[float | UnsetType, Meta(description="seconds in RUN, so far or in all")] = UNSET
+
+
+class Brief(Struct):
+    """A job in a plain list."""
+
+    id: int
+    f58id: str
+    state: str
+    result: str
+    name: str
 
 
 #: Flux counts tasks, cores, gpus and nodes in 32 bits.

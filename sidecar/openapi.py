@@ -53,7 +53,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
 def _types(operations: Iterable[Operation]) -> Iterable[Any]:
     yield ProblemBody
     for op in operations:
-        yield from filter(None, (op.query, op.body))
+        yield from filter(None, (op.query, op.body, op.lines))
         for answer in op.answers:
             yield from _alternatives(answer)
 
@@ -72,8 +72,16 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
     ]
     if op.query:
         parameters += _query(components.pop(op.query.__name__))
+    parameters += [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        for name, text in op.headers.items()
+    ]
     if parameters:
         found["parameters"] = parameters
+    if op.lines:
+        # What a line is stands in the description: OpenAPI 3.1 has no word for a sequence of JSON texts.
+        lines = {"schema": {"type": "string", "description": f"a line each: {op.lines.__name__}"}}
+        found["requestBody"] = {"content": {"application/x-ndjson": lines}, "required": True}
     if op.body:
         required = any(field.required for field in msgspec.structs.fields(op.body))
         content = {media: {"schema": schema[op.body]} for media in _FORMS}

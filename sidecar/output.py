@@ -2,28 +2,37 @@
 
 Data arrives in pieces: split lines, bytes in base64, tasks and streams interleaved. :class:`Assembler` puts each
 (task, stream) together again, so that a line is whole, and lines stand in the order in which they were completed.
+The same eventlog always gives the same lines, so a line's number is a position to come back to.
 """
 
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 Stream = Literal["stdout", "stderr", "both"]
 
 
-class Output(msgspec.Struct):
-    """What a job has written so far: whole lines with their newline, and at the end what has none yet."""
+class Line(NamedTuple):
+    """A line that a task has written, with its newline; the last one may have none."""
 
-    lines: list[bytes] = []
+    stream: str
+    rank: str
+    data: bytes
+
+
+class Output(msgspec.Struct):
+    """What a job has written so far: ``lines`` that are whole, and ``rest``, which has no newline yet."""
+
+    lines: list[Line] = []
+    rest: list[Line] = []
     redirected: dict[str, str] = {}
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was written yet."""
-        return not self.lines
+    def data(self, stream: Stream) -> list[bytes]:
+        """Return the lines of one stream, or of both."""
+        return [line.data for line in (*self.lines, *self.rest) if stream in ("both", line.stream)]
 
 
 class _Entry(msgspec.Struct):
@@ -35,40 +44,37 @@ _decode = msgspec.json.Decoder(_Entry).decode
 
 
 class Assembler:
-    """Collects output data entries; ``stream`` chooses which."""
+    """Puts output data entries together."""
 
-    def __init__(self, stream: Stream = "both") -> None:
-        self._stream = stream
+    def __init__(self) -> None:
         self._partial: dict[tuple[str, str], bytearray] = {}
-        self._lines: list[bytes] = []
-        self._redirected: dict[str, str] = {}
+        self.redirected: dict[str, str] = {}
 
-    def add(self, stream: str, rank: str, data: bytes) -> None:
-        """Add a piece that a task wrote."""
-        if self._stream not in ("both", stream):
-            return
+    def feed(self, eventlog: str) -> list[Line]:
+        """Add entries of an output eventlog, one JSON object a line; return the lines that they complete."""
+        found: list[Line] = []
+        for text in eventlog.split("\n"):  # not splitlines(): U+2028 is data
+            if text:
+                entry = _decode(text)
+                context = entry.context
+                if entry.name == "data" and "data" in context:
+                    found += self._add(context["stream"], str(context["rank"]), _data(context))
+                elif entry.name == "redirect":
+                    self.redirected[str(context.get("stream"))] = str(context.get("path"))
+        return found
+
+    def _add(self, stream: str, rank: str, data: bytes) -> list[Line]:
         partial = self._partial.setdefault((stream, rank), bytearray())
         partial += data
         if b"\n" not in data:
-            return
+            return []
         *lines, rest = bytes(partial).split(b"\n")
-        self._lines += [line + b"\n" for line in lines]
         partial[:] = rest
+        return [Line(stream, rank, line + b"\n") for line in lines]
 
-    def feed(self, eventlog: str) -> None:
-        """Add the entries of an output eventlog, one JSON object a line."""
-        for line in eventlog.split("\n"):  # not splitlines(): U+2028 is data
-            if line:
-                entry = _decode(line)
-                if entry.name == "data" and "data" in entry.context:
-                    self.add(entry.context["stream"], str(entry.context["rank"]), _data(entry.context))
-                elif entry.name == "redirect":
-                    self._redirected[str(entry.context.get("stream"))] = str(entry.context.get("path"))
-
-    def result(self) -> Output:
-        """Return all that was collected, unfinished lines last."""
-        rest = [bytes(partial) for partial in self._partial.values() if partial]
-        return Output(self._lines + rest, self._redirected)
+    def rest(self) -> list[Line]:
+        """Return what has no newline yet."""
+        return [Line(stream, rank, bytes(data)) for (stream, rank), data in self._partial.items() if data]
 
 
 def _data(context: dict[str, Any]) -> bytes:
@@ -76,8 +82,8 @@ def _data(context: dict[str, Any]) -> bytes:
     return base64.b64decode(data) if context.get("encoding") == "base64" else data.encode()
 
 
-def parse(eventlog: str, stream: Stream = "both") -> Output:
+def parse(eventlog: str) -> Output:
     """Return the output that an output eventlog holds."""
-    assembler = Assembler(stream)
-    assembler.feed(eventlog)
-    return assembler.result()
+    assembler = Assembler()
+    lines = assembler.feed(eventlog)
+    return Output(lines, assembler.rest(), assembler.redirected)

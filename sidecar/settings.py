@@ -101,6 +101,20 @@ class Settings:
             unit="seconds",
         ),
     ] = 3.0
+    silence_timeout: Annotated[
+        float,
+        _option("silence_timeout", "How long the broker may say nothing before commands get 503.", unit="seconds"),
+    ] = 1.5
+    heartbeat: Annotated[
+        float, _option("heartbeat", "How often a quiet event stream says that it lives.", unit="seconds")
+    ] = 15.0
+    send_timeout: Annotated[
+        float,
+        _option("send_timeout", "How long a stream's reader may take nothing before it is cut off.", unit="seconds"),
+    ] = 30.0
+    bulk_window: Annotated[int, _option("bulk_window", "How many lines of a bulk submit are on their way at once.")] = (
+        1024
+    )
     stop_on_signal: Annotated[
         bool,
         _option(
@@ -140,7 +154,7 @@ class Settings:
             )
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"--port {self.port} is not a port: use 0 to 65535.")
-        for name in ("max_body", "rpc_timeout"):
+        for name in ("max_body", "rpc_timeout", "silence_timeout", "heartbeat", "send_timeout", "bulk_window"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must be more than 0.")
         if self.cores < 0 or self.kill_timeout < 0 or self.lost_timeout < 0:

@@ -1,10 +1,11 @@
-"""``/v1/jobs``: list, read, cancel. Every read comes from the store."""
+"""``/v1/jobs``: list and read. Every read comes from the store."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
@@ -12,23 +13,26 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar import fluid
+from sidecar.api import filters, position
+from sidecar.api.filters import JobFilter
 from sidecar.api.routing import Answer, json_response, operation
-from sidecar.errors import Conflict, InvalidRequest, NotFound
+from sidecar.errors import InvalidRequest, NotFound
+from sidecar.feed import Feed
 from sidecar.instance import Instance
-from sidecar.model import RESULTS, STATES, Job
-from sidecar.store import Filter, Short, Store
+from sidecar.model import Brief, Entry, Job
+from sidecar.store import Filter, Store
 
-_MANY = 1000
+NDJSON = "application/x-ndjson"
 
-#: flux-jobs(1)'s names for several states.
-_STATE_GROUPS = {
-    "PENDING": ("DEPEND", "PRIORITY", "SCHED"),
-    "RUNNING": ("RUN", "CLEANUP"),
-    "ACTIVE": ("NEW", "DEPEND", "PRIORITY", "SCHED", "RUN", "CLEANUP"),
+#: In which states a job is when it has come so far.
+_REACHED = {
+    "run": ("RUN", "CLEANUP", "INACTIVE"),
+    "finish": ("CLEANUP", "INACTIVE"),
+    "inactive": ("INACTIVE",),
 }
 
 
-class ListQuery(msgspec.Struct, kw_only=True):
+class ListQuery(JobFilter, kw_only=True):
     """Which jobs to list, and how."""
 
     details: Annotated[bool | None, Meta(description="all fields of each job, as an object by id")] = None
@@ -36,47 +40,42 @@ class ListQuery(msgspec.Struct, kw_only=True):
     listing: Annotated[bool | None, Meta(description="with details: an array instead of an object")] = None
     limit: Annotated[int, Meta(ge=0, description="at most so many; all when absent")] | None = None
     cursor: Annotated[str | None, Meta(description="go on where a page ended; from its Link header")] = None
-    state: Annotated[
-        str | None,
-        Meta(description="states, separated by commas; pending, running, active stand for several"),
-    ] = None
-    result: Annotated[str | None, Meta(description="results, separated by commas")] = None
-    user: Annotated[str | None, Meta(description="user name or uid")] = None
-    queue: str | None = None
-    name: str | None = None
-    since: Annotated[float | None, Meta(description="submitted at or after, Unix seconds")] = None
-    until: Annotated[float | None, Meta(description="submitted before, Unix seconds")] = None
-
-
-class Brief(msgspec.Struct):
-    """A job in a plain list."""
-
-    id: int
-    f58id: str
-    state: str
-    result: str
-    name: str
 
 
 class JobList(msgspec.Struct, omit_defaults=True):
     """A plain list; ``cursor`` when a page ends before the list does."""
 
     jobs: list[Brief]
+    position: Annotated[str, Meta(description="/v1/events?after= goes on from here without a gap")]
     cursor: str | None = None
 
 
-class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
-    """What may be said with a cancel."""
+class GetQuery(msgspec.Struct, kw_only=True):
+    """Whether to wait for something."""
 
-    reason: Annotated[str, Meta(max_length=1000, description="kept with the job as its exception's note")] = ""
+    wait: (
+        Annotated[float, Meta(ge=0, le=3600, description="answer when it has come so far, or after so many seconds")]
+        | None
+    ) = None
+    until: Annotated[
+        Literal["run", "finish", "inactive"], Meta(description="how far: its start, the end of its tasks, its very end")
+    ] = "inactive"
 
 
-class Cancelled(msgspec.Struct):
-    """The answer to a cancel."""
+class JobspecQuery(msgspec.Struct, kw_only=True):
+    """How much of the jobspec."""
 
-    Message: str
+    environment: Annotated[bool | None, Meta(description="with the job's environment, which is hidden otherwise")] = (
+        None
+    )
+
+
+class Eventlog(msgspec.Struct):
+    """A job's eventlog (RFC 18, RFC 21), and what each entry made of the job."""
+
     id: int
     f58id: str
+    events: list[Entry]
 
 
 class Jobs:
@@ -84,75 +83,111 @@ class Jobs:
 
     tag = "jobs"
 
-    def __init__(self, store: Store, instance: Instance) -> None:
+    def __init__(self, store: Store, feed: Feed, instance: Instance) -> None:
         self._store = store
+        self._feed = feed
         self._instance = instance
 
     @operation(
         "GET",
         "/v1/jobs",
         query=ListQuery,
-        answers=(Answer("The jobs, newest first", JobList | dict[str, Job] | list[Job]),),
+        answers=(Answer("The jobs, newest first", JobList | dict[str, Job] | list[Job], ("application/json", NDJSON)),),
         errors=(400,),
     )
     async def list(self, request: web.Request, query: ListQuery) -> Any:
         """List jobs, newest first.
 
         Plain: {"jobs": [{"id": ...}]}. With details=true an object of jobs by id; with listing=true too, an array.
-        Where limit cuts the list, a Link header of rel="next" leads to the next page.
+        Where limit cuts the list, a Link header of rel="next" leads to the next page. For Accept:
+        application/x-ndjson all fields of every match, a job a line. The header Flux-Events-Position, and position
+        in the plain list, is where /v1/events?after= goes on.
         """
         where = _filter(query)
-        headers, cursor = await self._next_page(request, where, query.limit)
-        if not (query.details or query.detail):
-            rows = await self._store.list_short(where, query.limit)
-            # A long list is encoded beside the loop, which has other callers to serve.
-            encode = asyncio.to_thread if len(rows) > _MANY else _inline
-            return json_response(await encode(_brief, rows, cursor), headers=headers)
+        await self._feed.settle()
+        details = bool(query.details or query.detail)
+        export = _accepts(request, NDJSON)
+        if not details and not export:
+            return await self._plain(request, where, query.limit)
+        headers = {position.HEADER: position.show(self._store, self._store.position)}
+        if query.limit:
+            last = (await self._store.page(where, query.limit)).last
+            headers |= _next(request, last)
         chunks = self._store.list_full(where, query.limit)
+        if export:
+            return await stream_pieces(request, _lines(chunks), {"Content-Type": NDJSON, **headers})
         if query.listing:
             return await stream_json(request, _values(chunks), b"[", b"]", headers)
         return await stream_json(request, _items(chunks), b"{", b"}", headers)
 
-    async def _next_page(
-        self, request: web.Request, where: Filter, limit: int | None
-    ) -> tuple[dict[str, str], str | None]:
-        """Return the Link header and cursor that lead on, when there is more than ``limit``."""
-        if not limit:
-            return {}, None
-        rows = await self._store.list_short(where, limit + 1)
-        if len(rows) <= limit:
-            return {}, None
-        cursor = _plain_f58(rows[limit - 1][0])
-        following = urlencode({**request.query, "cursor": cursor})
-        return {"Link": f'<{request.path}?{following}>; rel="next"'}, cursor
+    async def _plain(self, request: web.Request, where: Filter, limit: int | None) -> web.Response:
+        page = await self._store.page(where, limit)
+        shown = position.show(self._store, page.position)
+        cursor = b',"cursor":"%b"' % _plain_f58(page.last).encode() if page.last is not None else b""
+        body = b'{"jobs":[%b],"position":"%b"%b}' % (page.json, shown.encode(), cursor)
+        return json_response(body, headers={position.HEADER: shown, **_next(request, page.last)})
 
-    @operation("GET", "/v1/jobs/{uid}", answers=(Answer("The job", Job),), errors=(400, 404))
-    async def get(self, request: web.Request, job: int) -> bytes:
-        """Read one job."""
+    @operation("GET", "/v1/jobs/{uid}", query=GetQuery, answers=(Answer("The job", Job),), errors=(400, 404))
+    async def get(self, request: web.Request, job: int, query: GetQuery) -> bytes:
+        """Read one job; with wait, when it has come as far as until says.
+
+        The answer is always the job as it is then: whether it came so far in time is in its state.
+        """
+        await self._feed.settle(job)
+        if query.wait:
+            await self._wait(job, _REACHED[query.until], query.wait)
         found = await self._store.job(job)
         if found is None:
             raise unknown(job)
         return found
 
-    @operation(
-        "POST",
-        "/v1/jobs/{uid}/cancel",
-        body=CancelBody,
-        answers=(Answer("The instance was asked to end the job", Cancelled),),
-        errors=(400, 404, 409, 413, 415, 503),
-    )
-    async def cancel(self, request: web.Request, job: int, body: CancelBody) -> Cancelled:
-        """Cancel a pending or running job.
+    async def _wait(self, job: int, states: tuple[str, ...], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._feed.tail.closed:
+            changed = self._feed.changed(job)  # before the look, so that nothing comes between the two
+            state = await self._store.state(job)
+            left = deadline - time.monotonic()
+            if state is None or state in states or left <= 0:
+                changed.cancel()
+                return
+            await asyncio.wait([changed], timeout=left)
 
-        Answers once Flux has taken the request; the job ends a moment later, and has the result CANCELED then.
+    @operation("GET", "/v1/jobs/{uid}/eventlog", answers=(Answer("The entries so far", Eventlog),), errors=(400, 404))
+    async def eventlog(self, request: web.Request, job: int) -> bytes:
+        """Read a job's eventlog."""
+        await require(self._store, self._feed, job)
+        events = await self._store.eventlog(job)
+        return msgspec.json.encode({"id": job, "f58id": fluid.f58(job), "events": events})
+
+    @operation(
+        "GET",
+        "/v1/jobs/{uid}/jobspec",
+        query=JobspecQuery,
+        answers=(Answer("The jobspec (RFC 14, RFC 25)", dict[str, Any]),),
+        errors=(400, 404, 503),
+    )
+    async def jobspec(self, request: web.Request, job: int, query: JobspecQuery) -> bytes:
+        """Read a job's jobspec, with all updates so far.
+
+        Its environment is left out unless asked for: it may hold secrets.
         """
-        state = await self._store.state(job)
-        if state is None:
-            raise unknown(job)
-        if state == "INACTIVE":
-            raise Conflict(f"Job cannot be cancelled: {fluid.f58(job)} has ended already.")
-        await self._instance.cancel(job, body.reason)
-        return Cancelled("Job is requested to cancel.", job, fluid.f58(job))
+        await require(self._store, self._feed, job)
+        if query.environment:
+            return msgspec.json.encode(await self._instance.jobspec(job))
+        return await self._store.jobspec(job) or b"{}"
+
+
+async def require(store: Store, feed: Feed, job: int) -> str:
+    """Return a job's state.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    await feed.settle(job)
+    state = await store.state(job)
+    if state is None:
+        raise unknown(job)
+    return state
 
 
 def unknown(job: int) -> NotFound:
@@ -161,42 +196,26 @@ def unknown(job: int) -> NotFound:
 
 
 def _filter(query: ListQuery) -> Filter:
-    before = None
-    if query.cursor is not None:
-        try:
-            before = fluid.parse(query.cursor)
-        except ValueError:
-            raise InvalidRequest(f"cursor: {query.cursor!r} is none; take it from a page's Link header.") from None
-    return Filter(
-        states=_words("state", query.state, STATES),
-        results=_words("result", query.result, RESULTS),
-        user=query.user,
-        queue=query.queue,
-        name=query.name,
-        since=query.since,
-        until=query.until,
-        before_id=min(before, 2**63 - 1) if before is not None else None,
-    )
+    where = filters.read(query)
+    if query.cursor is None:
+        return where
+    try:
+        before = fluid.parse(query.cursor)
+    except ValueError:
+        raise InvalidRequest(f"cursor: {query.cursor!r} is none; take it from a page's Link header.") from None
+    return msgspec.structs.replace(where, before_id=min(before, 2**63 - 1))
 
 
-def _words(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    found: list[str] = []
-    for word in (text or "").upper().split(",") if text is not None else ():
-        words = _STATE_GROUPS.get(word, (word,)) if name == "state" else (word,)
-        if not set(words) <= set(known):
-            choices = [*known, *_STATE_GROUPS] if name == "state" else known
-            raise InvalidRequest(f"{name}: {word!r} is none; use {', '.join(choices)}.")
-        found += words
-    return tuple(dict.fromkeys(found))
+def _accepts(request: web.Request, media: str) -> bool:
+    return request.headers.get("Accept", "").split(";")[0].strip() == media
 
 
-def _brief(rows: list[Short], cursor: str | None) -> bytes:
-    jobs = [Brief(id_, fluid.f58(id_), state, result, name) for id_, state, result, name in rows]
-    return msgspec.json.encode(JobList(jobs, cursor))
-
-
-async def _inline(function: Any, *args: Any) -> Any:
-    return function(*args)
+def _next(request: web.Request, last: int | None) -> dict[str, str]:
+    """Return the Link header that leads to the next page, when there is one."""
+    if last is None:
+        return {}
+    following = urlencode({**request.query, "cursor": _plain_f58(last)})
+    return {"Link": f'<{request.path}?{following}>; rel="next"'}
 
 
 def _plain_f58(job: int) -> str:
@@ -204,14 +223,19 @@ def _plain_f58(job: int) -> str:
     return fluid.f58(job).replace("ƒ", "f")
 
 
-async def _values(chunks: AsyncIterator[list[tuple[int, bytes]]]) -> AsyncIterator[bytes]:
+async def _values(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         yield b",".join(job for _, job in chunk)
 
 
-async def _items(chunks: AsyncIterator[list[tuple[int, bytes]]]) -> AsyncIterator[bytes]:
+async def _items(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         yield b",".join(b'"%d":%b' % item for item in chunk)
+
+
+async def _lines(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        yield b"".join(job + b"\n" for _, job in chunk)
 
 
 async def stream_json(
@@ -222,14 +246,25 @@ async def stream_json(
     headers: dict[str, str] | None = None,
 ) -> web.StreamResponse:
     """Answer with a JSON array or object in pieces: memory does not grow with the number of jobs."""
-    response = web.StreamResponse(headers={"Content-Type": "application/json", **(headers or {})})
+
+    async def whole() -> AsyncIterator[bytes]:
+        separator = opening
+        async for piece in pieces:
+            yield separator + piece
+            separator = b","
+        yield (b"" if separator == b"," else opening) + closing + b"\n"
+
+    return await stream_pieces(request, whole(), {"Content-Type": "application/json", **(headers or {})})
+
+
+async def stream_pieces(
+    request: web.Request, pieces: AsyncIterator[bytes], headers: dict[str, str]
+) -> web.StreamResponse:
+    """Answer with what ``pieces`` yields, piece by piece."""
+    response = web.StreamResponse(headers=headers)
     await response.prepare(request)
-    if request.method == "HEAD":
-        return response
-    separator = opening
-    async for piece in pieces:
-        await response.write(separator + piece)
-        separator = b","
-    await response.write((b"" if separator == b"," else opening) + closing + b"\n")
-    await response.write_eof()
+    if request.method != "HEAD":
+        async for piece in pieces:
+            await response.write(piece)
+        await response.write_eof()
     return response

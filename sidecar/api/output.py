@@ -1,19 +1,26 @@
-"""``GET /v1/jobs/{uid}/output``: what a job has written so far, at once, running or not."""
+"""``/v1/jobs/{uid}/output``: what a job has written so far, at once, or as it comes."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api.jobs import unknown
+from sidecar.api.events import ending
+from sidecar.api.jobs import require
 from sidecar.api.routing import Answer, operation
+from sidecar.api.stream import AFTER, EVENT_STREAM, EventStream, Pace, TextStream, TooSlow
+from sidecar.errors import InvalidRequest, Problem
+from sidecar.feed import Feed
+from sidecar.follow import Follower, Followers
 from sidecar.instance import Instance
-from sidecar.output import Output
+from sidecar.output import Line, Output, Stream
 from sidecar.store import Store
+from sidecar.tail import Closed
 
 _RAW = ("text/plain", "application/octet-stream")
 _MANY = 1000
@@ -23,6 +30,14 @@ class OutputQuery(msgspec.Struct, kw_only=True):
     """Which output."""
 
     stream: Annotated[Literal["stdout", "stderr", "both"], Meta(description="which stream")] = "both"
+
+
+class StreamQuery(OutputQuery, kw_only=True):
+    """Which output, and how long."""
+
+    follow: Annotated[bool, Meta(description="go on until the job has ended; false: what there is so far")] = True
+    tail: Annotated[int, Meta(ge=0, description="begin with the last so many lines; all when absent")] | None = None
+    after: Annotated[str | None, AFTER] = None
 
 
 class OutputBody(msgspec.Struct, omit_defaults=False):
@@ -43,9 +58,12 @@ class JobOutput:
 
     tag = "jobs"
 
-    def __init__(self, store: Store, instance: Instance) -> None:
+    def __init__(self, store: Store, feed: Feed, instance: Instance, followers: Followers, pace: Pace) -> None:
         self._store = store
+        self._feed = feed
         self._instance = instance
+        self._followers = followers
+        self._pace = pace
 
     @operation(
         "GET",
@@ -66,21 +84,129 @@ class JobOutput:
         Answers at once, whether the job runs or not. For Accept: text/plain or application/octet-stream the body is
         what the job wrote, byte by byte.
         """
-        if await self._store.state(job) is None:
-            raise unknown(job)
-        output = await self._instance.output(job, query.stream)
-        if (wanted := request.headers.get("Accept", "").split(";")[0].strip()) in _RAW:
-            return web.Response(body=b"".join(output.lines), content_type=wanted)
-        if output.empty:
+        await require(self._store, self._feed, job)
+        output = await self._instance.output(job)
+        lines = output.data(query.stream)
+        if (wanted := _wanted(request)) in _RAW:
+            return web.Response(body=b"".join(lines), content_type=wanted)
+        if not lines:
             return NoOutput([], _why_empty(output))
-        if len(output.lines) > _MANY:  # a long output is decoded beside the loop
-            body = await asyncio.to_thread(lambda: msgspec.json.encode(_body(output)))
+        if len(lines) > _MANY:  # a long output is decoded beside the loop
+            body = await asyncio.to_thread(lambda: msgspec.json.encode(_body(lines)))
             return web.Response(body=body, content_type="application/json")
-        return _body(output)
+        return _body(lines)
+
+    @operation(
+        "GET",
+        "/v1/jobs/{uid}/output/stream",
+        query=StreamQuery,
+        headers={"Last-Event-ID": "the id of the last line that was read: go on behind it"},
+        answers=(
+            Answer("Server-sent events, one for each line; or the lines as they are", media=(EVENT_STREAM, *_RAW)),
+        ),
+        errors=(400, 404, 503),
+    )
+    async def stream(self, request: web.Request, job: int, query: StreamQuery) -> web.StreamResponse:
+        """Follow a job's output, to its end.
+
+        data is {"stream", "rank", "data"}, the id is the number of lines so far, and resumes the stream, over a
+        restart of the server too. An event named end comes last; the reason ended comes with the job's result and
+        returncode. For Accept: text/plain or application/octet-stream the body is what the job writes, byte by byte:
+        there its end may be the job's or the connection's.
+        """
+        state = await require(self._store, self._feed, job)
+        if state not in ("RUN", "CLEANUP", "INACTIVE") and query.follow:
+            output = Output()
+        else:
+            output = await self._instance.output(job)
+        known = [*output.lines, *output.rest] if state == "INACTIVE" else output.lines
+        begin = _begin(request, query, known)
+        wanted = _wanted(request)
+        sink = TextStream(self._pace, wanted) if wanted in _RAW else EventStream(self._pace)
+        if request.method == "HEAD":
+            return web.Response(content_type=sink.content_type)
+        await sink.begin(request, str(begin))
+        async with sink:
+            try:
+                if state == "INACTIVE" or not query.follow:
+                    await sink.push(_render(known[begin:], begin, query.stream, text=wanted in _RAW))
+                    reason = "ended" if state == "INACTIVE" else "so far"
+                else:
+                    await self._follow(sink, job, begin, query.stream)
+                    reason = "ended"
+                await sink.end(reason=reason, **await ending(self._store, job))
+            except Closed as exc:
+                await sink.end(reason=exc.reason, detail=exc.detail)
+            except Problem as exc:
+                await sink.end(reason="unavailable", detail=exc.detail)
+            except TooSlow:
+                pass  # it was told why
+        return sink
+
+    async def _follow(self, sink: EventStream | TextStream, job: int, number: int, stream: Stream) -> None:
+        follower = self._followers.join(job)
+        text = isinstance(sink, TextStream)
+        try:
+            while True:
+                await follower.wait(number)
+                count = follower.count
+                if count > number:
+                    data = await self._rendered(follower, number, count, stream, text)
+                    number = count
+                    if data:
+                        await sink.push(data)
+                elif follower.ended:
+                    return
+        finally:
+            self._followers.leave(job)
+
+    async def _rendered(self, follower: Follower, after: int, count: int, stream: Stream, text: bool) -> bytes:
+        """Make the bytes of some lines, once for all readers who are equally far."""
+        key = (after, count, stream, text)
+        data = follower.rendered.get(key)
+        if data is None:
+            lines = await follower.read(after)
+            data = _render(lines[: count - after], after, stream, text=text)
+            follower.rendered[key] = data
+        return data
 
 
-def _body(output: Output) -> OutputBody:
-    return OutputBody([line.decode(errors="replace") for line in output.lines])
+def _begin(request: web.Request, query: StreamQuery, known: Sequence[Line]) -> int:
+    """Return how many lines to leave out."""
+    for name, text in (("Last-Event-ID", request.headers.get("Last-Event-ID")), ("after", query.after)):
+        if text:
+            if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) <= len(known)):
+                raise InvalidRequest(
+                    f"{name}: {text[:80]!r} is no line of this output; use 0 (from the first line) to {len(known)}."
+                )
+            return int(text)
+    if query.tail is None:
+        return 0
+    matching = [number for number, line in enumerate(known) if query.stream in ("both", line.stream)]
+    return matching[-query.tail] if 0 < query.tail <= len(matching) else 0 if query.tail else len(known)
+
+
+def _render(lines: Sequence[Line], after: int, stream: Stream, *, text: bool) -> bytes:
+    if text:
+        return b"".join(line.data for line in lines if stream in ("both", line.stream))
+    return b"".join(
+        b"id: %d\ndata: %b\n\n" % (number, _line(line))
+        for number, line in enumerate(lines, after + 1)
+        if stream in ("both", line.stream)
+    )
+
+
+def _line(line: Line) -> bytes:
+    shown: dict[str, Any] = {"stream": line.stream, "rank": line.rank, "data": line.data.decode(errors="replace")}
+    return msgspec.json.encode(shown)
+
+
+def _wanted(request: web.Request) -> str:
+    return request.headers.get("Accept", "").split(";")[0].strip()
+
+
+def _body(lines: list[bytes]) -> OutputBody:
+    return OutputBody([line.decode(errors="replace") for line in lines])
 
 
 def _why_empty(output: Output) -> str:

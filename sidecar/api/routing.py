@@ -16,7 +16,7 @@ Handler = Callable[..., Awaitable[Any]]
 
 _MARK = "_operation"
 _INVALID = "Invalid request"
-_UID = "{uid:(?!search$|submit$)[^{}/]+}"  # what is a route of its own is no job id
+_UID = "{uid:(?!search$|submit$|bulk$|cancel$)[^{}/]+}"  # what is a route of its own is no job id
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -35,6 +35,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | None = None
+    lines: type[msgspec.Struct] | None = None
+    """What each line of an NDJSON body is; the handler reads it by itself."""
+    headers: dict[str, str] = {}
+    """Request headers that mean something here, and what."""
     loose: bool = False
     """Unknown query parameters are let through."""
     answers: tuple[Answer, ...]
@@ -99,6 +103,9 @@ def add(app: web.Application, op: Operation) -> None:
             arguments["number"] = _number(request.match_info["number"])
         if op.body is not None:
             arguments["body"] = await _read_body(request, op)
+        elif not request.query_string:
+            if op.query is not None:
+                arguments["query"] = op.query()
         else:
             values = dict(request.query) if op.loose else fields.single(request.query)
             query = fields.decode(
@@ -166,7 +173,7 @@ async def _sent(request: web.Request) -> tuple[dict[str, Any], bool]:
         return {}, False
     # `curl -d '{…}'` says that it sends a form: what it means is plain.
     if kind == "application/json" or raw.lstrip().startswith(b"{"):
-        return _json_object(raw), False
+        return json_object(raw), False
     if kind == "application/x-www-form-urlencoded":
         return await _form(request), True
     raise UnsupportedMediaType(f"A body of type {kind} is not read here; send application/json or a form.")
@@ -182,7 +189,12 @@ async def _form(request: web.Request) -> dict[str, Any]:
     return fields.single(form)
 
 
-def _json_object(raw: bytes) -> dict[str, Any]:
+def json_object(raw: bytes) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:

@@ -13,6 +13,7 @@ from msgspec import Meta
 from sidecar.api.jobs import stream_json
 from sidecar.api.routing import Answer, operation
 from sidecar.errors import InvalidRequest
+from sidecar.feed import Feed
 from sidecar.model import Job
 from sidecar.store import Search, Store
 from sidecar.store.query import ORDERS
@@ -46,8 +47,9 @@ class JobSearch:
 
     tag = "jobs"
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, feed: Feed) -> None:
         self._store = store
+        self._feed = feed
 
     @operation(
         "GET",
@@ -68,7 +70,8 @@ class JobSearch:
             raise InvalidRequest("query: a NUL byte cannot be part of it.")
         length = None if query.length in (None, -1) else query.length
         search = Search(text=text, start=query.start, length=length, order=_order(parameters))
-        total, matched = await self._store.count(), await self._store.count(search)
+        await self._feed.settle()
+        total, matched = await self._store.count(), await self._store.count(text)
         left = max(0, matched - query.start)
         window = left if length is None else min(left, length)
         counts = b'],"draw":%d,"recordsTotal":%d,"recordsFiltered":%d,"recordsMatched":%d}'

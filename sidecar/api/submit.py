@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-import structlog
 from aiohttp import web
+from msgspec import Meta
 
-from sidecar import fluid, jobspec
+from sidecar import jobspec
 from sidecar.api.routing import Answer, json_response, operation
 from sidecar.errors import InvalidRequest
-from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
 from sidecar.model import JobRequest
-
-log = structlog.get_logger("submit")
+from sidecar.submissions import Submissions, check_key
 
 _INVALID = "Invalid submit request"
-_DEFAULT_URGENCY = 16
-_SEEN_TIMEOUT = 10.0
+KEY = "Idempotency-Key"
 
 #: What means nothing to a launcher, which is no job and takes no resources of the instance.
 _JOB_ONLY = (
@@ -33,7 +30,14 @@ _JOB_ONLY = (
     "runtime",
     "queue",
     "urgency",
+    "dry_run",
 )
+
+
+class SubmitBody(JobRequest, kw_only=True, forbid_unknown_fields=True):
+    """What to run, or only to check."""
+
+    dry_run: Annotated[bool | None, Meta(description="check the job, and submit nothing")] = None
 
 
 class Submitted(msgspec.Struct):
@@ -52,6 +56,13 @@ class Launched(msgspec.Struct):
     launcher: int
 
 
+class Checked(msgspec.Struct):
+    """The job was checked and not submitted; the jobspec is shown without its environment."""
+
+    Message: str
+    jobspec: dict[str, Any]
+
+
 class Submit:
     """Takes jobs."""
 
@@ -60,49 +71,56 @@ class Submit:
     def __init__(
         self,
         instance: Instance,
-        feed: Feed,
         lifecycle: Lifecycle,
+        submissions: Submissions,
         launchers: Launchers,
-        *,
-        option_flags: dict[str, str],
         launcher_names: frozenset[str],
     ) -> None:
         self._instance = instance
-        self._feed = feed
         self._lifecycle = lifecycle
+        self._submissions = submissions
         self._launchers = launchers
-        self._option_flags = jobspec.parse_flags(dict(option_flags))
         self._launcher_names = launcher_names
 
     @operation(
         "POST",
         "/v1/jobs/submit",
-        body=JobRequest,
-        answers=(Answer("The job was accepted, or the launcher started", Submitted | Launched),),
-        errors=(400, 409, 413, 415, 503),
+        body=SubmitBody,
+        headers={KEY: "makes it safe to repeat this submit: the same key and body answer with the first job"},
+        answers=(Answer("The job was accepted or checked, or the launcher started", Submitted | Launched | Checked),),
+        errors=(400, 409, 413, 415, 422, 503),
         message=_INVALID,
     )
-    async def submit(self, request: web.Request, body: JobRequest) -> web.Response:
+    async def submit(self, request: web.Request, body: SubmitBody) -> web.Response | Checked:
         """Submit a job.
 
         The parameters may come as a JSON body, as a form or in the query string, under the same names. Answers once
-        Flux has accepted the job, with its address in Location; from then on the job is in every list.
+        Flux has accepted the job, with its address in Location; from then on the job is in every list. With an
+        Idempotency-Key the job is submitted once, however often the request is repeated, and over a crash of the
+        server too; an answer with the first job has the header Idempotent-Replayed. With dry_run=true nothing is
+        submitted: the answer is the jobspec, or the error that a submit would get.
         """
         self._lifecycle.require_running()
         self._instance.status.require()
+        key = request.headers.get(KEY)
         if body.is_launcher:
-            return await self._launch(body)
-        spec = jobspec.build(body, await self._instance.environment(), self._option_flags)
-        urgency = _DEFAULT_URGENCY if body.urgency is None else body.urgency
-        job = await self._instance.submit(spec, urgency)
-        try:
-            await self._feed.seen(job, _SEEN_TIMEOUT)
-        except TimeoutError:  # accepted is accepted: an error would make the caller submit it twice
-            log.warning("an accepted job is not in the journal yet", job=fluid.f58(job))
-        answer = Submitted("Job submit.", job, fluid.f58(job))
-        return json_response(answer, headers={"Location": f"/v1/jobs/{answer.f58id.replace('ƒ', 'f')}"})
+            return await self._launch(body, key)
+        if body.dry_run:
+            return await self._check(body, key)
+        job = await self._submissions.submit(body, key)
+        headers = {"Location": f"/v1/jobs/{job.f58id.replace('ƒ', 'f')}"}
+        if job.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return json_response(Submitted("Job submit.", job.id, job.f58id), headers=headers)
 
-    async def _launch(self, body: JobRequest) -> web.Response:
+    async def _check(self, body: SubmitBody, key: str | None) -> Checked:
+        if key is not None:
+            check_key(key)
+        spec = await self._submissions.build(body)
+        await self._instance.check(spec)
+        return Checked("The job would be accepted.", jobspec.without_environment(spec))
+
+    async def _launch(self, body: SubmitBody, key: str | None) -> web.Response:
         words = jobspec.parse_command(body.command)
         if words[0] not in self._launcher_names:
             known = ", ".join(sorted(self._launcher_names)) or "none"
@@ -110,6 +128,8 @@ class Submit:
         given: list[Any] = [name for name in _JOB_ONLY if getattr(body, name) is not None]
         if given:
             raise InvalidRequest(f"is_launcher: a launcher is no job; leave out {', '.join(given)}.")
+        if key is not None:
+            raise InvalidRequest(f"{KEY}: a launcher is no job, and has none; leave it out.")
         environment = await self._instance.environment()
         variables = {**environment.variables, **jobspec.parse_envars(body.envars)}
         launcher = await self._launchers.start(words, variables, body.workdir or environment.cwd)

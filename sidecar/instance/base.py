@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
 from sidecar.errors import Unavailable
 from sidecar.model import Environment, JobEvents, Resources
-from sidecar.output import Output, Stream
+from sidecar.output import Output
 
 Connection = Literal["connecting", "ready", "lost", "gone"]
 
@@ -65,6 +65,10 @@ class Sink(Protocol):
     def push(self, item: HistoryBegin | JobEvents) -> None:
         """Take one item; never blocks, called on the event loop."""
 
+    @property
+    def backlog(self) -> int:
+        """How many items wait to be worked on; read from any thread."""
+
 
 class Instance(Protocol):
     """A place where jobs run. All methods are called on the event loop; none blocks it."""
@@ -103,8 +107,31 @@ class Instance(Protocol):
             Unavailable: the instance is not there.
         """
 
-    async def output(self, fluid: int, stream: Stream) -> Output:
+    async def output(self, fluid: int) -> Output:
         """Return what a job has written so far; empty when nothing yet."""
+
+    async def watch_output(self, fluid: int, take: Callable[[str], None]) -> None:
+        """Hand entries of a job's output eventlog to ``take``, from the first one on, until there are no more.
+
+        Raises:
+            Unavailable: the instance is not there; what was handed out will be handed out again.
+        """
+
+    async def jobspec(self, fluid: int) -> Mapping[str, Any]:
+        """Return a job's jobspec with its environment.
+
+        Raises:
+            NotFound: the instance does not know the job.
+            Unavailable: the instance is not there.
+        """
+
+    async def check(self, jobspec: Mapping[str, Any]) -> None:
+        """Find out whether a job would be accepted and could ever run, without submitting it.
+
+        Raises:
+            Rejected: it would not, in the instance's own words.
+            Unavailable: the instance is not there.
+        """
 
     async def resources(self) -> Resources:
         """Return the nodes, at most a moment old; the last known ones while the instance is lost."""

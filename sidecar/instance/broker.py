@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 import uuid
 from typing import Any
 
@@ -15,6 +16,9 @@ import msgspec
 from sidecar.model import Environment
 
 _IDENTITY_KEY = "flux-sidecar.instance"
+_CONNECTOR_TURNS = 200  # more messages than a socket buffer holds
+_INGEST_BATCH = 0.01  # seconds; src/modules/job-ingest/job-ingest.c
+_SETTLE = 10.0
 _REXEC_STDOUT = 1  # src/common/libsubprocess/client.h
 
 
@@ -46,6 +50,7 @@ def introduce(handle: Any, broker_above: int | None) -> Broker:
         identity = _identity(handle)
     except PermissionError as exc:
         raise PermissionError(exc.errno, guest(owner)) from exc
+    settle_submits(handle)
     pid = int(_attribute(handle, "broker.pid") or 0)
     return Broker(
         version=_attribute(handle, "version"),
@@ -57,6 +62,37 @@ def introduce(handle: Any, broker_above: int | None) -> Broker:
         identity=identity,
         inherited=None if pid == broker_above else _remote_environment(handle),
     )
+
+
+def settle_submits(handle: Any) -> None:
+    """Return when every job that an earlier connection has sent is in the job manager's hands, and so in its history.
+
+    A server that was killed, or a connection that broke, leaves submits on their way into Flux; who asks for such a
+    job by its idempotency key must not be told that there is none. Each step passes behind them: through the
+    connector, which takes a message from every client in turn; the validators; the batch that waits for its commit;
+    the commit; and the job manager, which will answer our request for its journal after all that came before.
+
+    Raises:
+        OSError: the broker does not answer.
+    """
+    for _ in range(_CONNECTOR_TURNS):
+        handle.rpc("job-ingest.ping", {"seq": 0}, 0).get()
+    deadline = time.monotonic() + _SETTLE
+    while _validating(handle) and time.monotonic() < deadline:
+        time.sleep(_INGEST_BATCH)
+    time.sleep(2 * _INGEST_BATCH)
+    flux.kvs.put(handle, _IDENTITY_KEY, flux.kvs.get(handle, _IDENTITY_KEY))
+    flux.kvs.commit(handle)
+    handle.rpc("job-ingest.ping", {"seq": 0}, 0).get()
+
+
+def _validating(handle: Any) -> bool:
+    """Whether jobs are in the hands of job-ingest's workers."""
+    try:
+        pipeline = handle.rpc("job-ingest.stats-get", None, 0).get()["pipeline"]
+    except (OSError, KeyError, TypeError):
+        return False  # an older Flux that does not tell
+    return any(crew and crew.get("backlog") for crew in pipeline.values())
 
 
 def guest(owner: str | None) -> str:

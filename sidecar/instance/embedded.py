@@ -11,19 +11,19 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from sidecar import feasibility, fluid, idset, jobspec, settings
-from sidecar.errors import Conflict, Rejected
+from sidecar.errors import Conflict, NotFound, Rejected
 from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
 from sidecar.instance.embedded_job import ExecError, Processes, output_path
 from sidecar.jobspec import Counts
 from sidecar.model import Environment, Event, JobEvents, Node, Resources
-from sidecar.output import Output, Stream, parse
+from sidecar.output import Output, parse
 
 
 class _Job(msgspec.Struct, eq=False):
@@ -99,7 +99,7 @@ class EmbeddedInstance:
         want = self._check(spec)
         job = _Job(self._next_id(), spec, want, urgency)
         self._active[job.id] = job
-        redacted = _without_environment(spec)
+        redacted = jobspec.without_environment(spec)
         submit = Event(time.time(), "submit", {"userid": os.getuid(), "urgency": urgency, "flags": 0, "version": 1})
         self._sink.push(JobEvents(job.id, [submit], jobspec=redacted))
         for name in ("validate", "depend"):
@@ -133,10 +133,33 @@ class EmbeddedInstance:
             raise Conflict("Job cannot be cancelled: job is inactive.")
         self._end_early(job, "cancel", reason, signal.SIGTERM)
 
-    async def output(self, fluid_: int, stream: Stream) -> Output:
+    async def check(self, spec: Mapping[str, Any]) -> None:
+        """Refuse what a submit would be refused for."""
+        self._check(spec)
+
+    async def jobspec(self, fluid_: int) -> Mapping[str, Any]:
+        """Return the jobspec of a job that has not ended; nothing keeps the environment of one that has."""
+        job = self._active.get(fluid_)
+        if job is None:
+            raise NotFound("The embedded engine keeps a job's environment only until the job has ended.")
+        return job.spec
+
+    async def output(self, fluid_: int) -> Output:
         """Read the output eventlog as it is now."""
-        path = output_path(self._directory, fluid.f58(fluid_))
-        return await asyncio.to_thread(_read_output, path, stream)
+        return parse(await asyncio.to_thread(_read_output, output_path(self._directory, fluid.f58(fluid_))))
+
+    async def watch_output(self, fluid_: int, take: Callable[[str], None]) -> None:
+        """Hand out the output eventlog of a running job, and what its tasks add to it."""
+        job = self._active.get(fluid_)
+        if job is None or job.processes is None or job.task is None:
+            return
+        # Both in one turn of the loop: nothing is written between what is read and what is told.
+        take(_read_output(output_path(self._directory, fluid.f58(fluid_))))
+        job.processes.watchers.append(take)
+        try:
+            await asyncio.wait([job.task])
+        finally:
+            job.processes.watchers.remove(take)
 
     async def resources(self) -> Resources:
         """Return this machine as the only node."""
@@ -236,14 +259,8 @@ def _exception(kind: str, note: str) -> dict[str, Any]:
     return {"type": kind, "severity": 0, "note": note, "userid": os.getuid()}
 
 
-def _without_environment(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a jobspec as Flux's journal shows it: nobody gets to see a job's environment in a list."""
-    system = {k: v for k, v in spec["attributes"]["system"].items() if k not in ("environment", "files")}
-    return {**spec, "attributes": {**spec["attributes"], "system": system}}
-
-
-def _read_output(path: Path, stream: Stream) -> Output:
+def _read_output(path: Path) -> str:
     try:
-        return parse(path.read_text(), stream)
+        return path.read_text()
     except FileNotFoundError:
-        return Output()
+        return ""

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,6 +50,8 @@ class Processes:
         self._running: list[asyncio.subprocess.Process] = []
         self._signalled: int | None = None
         self._unwritten: OSError | None = None
+        self.watchers: list[Callable[[str], None]] = []
+        """Told every entry that is added to the output eventlog."""
 
     async def run(self) -> int:
         """Run all tasks to their end and return the job's wait status, as Flux's shell would.
@@ -139,9 +141,12 @@ class Processes:
             except UnicodeDecodeError:
                 context.update(encoding="base64", data=base64.b64encode(data).decode())
             entry = {"timestamp": time.time(), "name": "data", "context": context}
+            text = msgspec.json.encode(entry) + b"\n"
             try:
-                log.write(msgspec.json.encode(entry) + b"\n")
+                log.write(text)
                 log.flush()
+                for take in self.watchers:
+                    take(text.decode())
             except OSError as exc:  # the disk is full: a job whose output is lost must not look well
                 self._unwritten = exc
                 self.signal(signal.SIGKILL)

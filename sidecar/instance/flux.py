@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,15 +24,16 @@ from sidecar.instance.broker import Broker
 from sidecar.instance.fluxthread import Callbacks, Finish, FluxThread, Start
 from sidecar.instance.inventory import nodes
 from sidecar.model import Environment, Resources
-from sidecar.output import Output, Stream, parse
+from sidecar.output import Output, parse
 
 T = TypeVar("T")
 log = structlog.get_logger("flux")
 
-_PING_INTERVAL = 2.0
+_PING_INTERVAL = 0.5
 _RESOURCES_MAX_AGE = 1.0
 _RESOURCES_GOOD_ENOUGH = 30.0  # to tell what may fit; where nothing does, Flux is asked
 _LARGE_OUTPUT = 64 * 1024
+_LOOKUP_CURRENT = 2  # src/common/libjob/job.h
 
 
 class FluxInstance:
@@ -42,13 +43,15 @@ class FluxInstance:
         uri: as flux-uri(1) gives it.
         rpc_timeout: how long Flux may take for one answer, in seconds.
         lost_timeout: how long a broken connection is retried before the instance counts as gone, in seconds.
+        silence_timeout: how long the broker may say nothing at all before it counts as lost, in seconds.
     """
 
-    def __init__(self, uri: str, *, rpc_timeout: float, lost_timeout: float) -> None:
+    def __init__(self, uri: str, *, rpc_timeout: float, lost_timeout: float, silence_timeout: float) -> None:
         self.status = Status(kind="flux", uri=uri, since=time.time())
         self.gone = asyncio.Event()
         self._rpc_timeout = rpc_timeout
         self._lost_timeout = lost_timeout
+        self._silence_timeout = silence_timeout
         self._thread: FluxThread
         self._sink: Sink
         self._broker: Broker | None = None
@@ -64,7 +67,7 @@ class FluxInstance:
     async def start(self, sink: Sink) -> None:
         """Begin to connect; see :class:`~sidecar.instance.base.Instance`."""
         self._sink = sink
-        callbacks = Callbacks(up=self._on_up, events=sink.push, down=self._on_down, failed=self._on_failed)
+        callbacks = Callbacks(self._on_up, sink.push, self._on_down, self._on_failed, lambda: sink.backlog)
         loop = asyncio.get_running_loop()
         self._thread = FluxThread(self.status.uri, self._broker_above, loop, callbacks)
         self._thread.start()
@@ -110,20 +113,25 @@ class FluxInstance:
         self.status.change(self.status.connection, reason)
 
     async def _ping(self) -> None:
-        """Notice a broker that keeps the connection and answers nothing."""
+        """Notice a broker that keeps the connection and answers nothing, and answers that do not come."""
+        probe: asyncio.Future[Any] | None = None
+        interval = min(_PING_INTERVAL, self._silence_timeout / 4)
         while True:
-            await asyncio.sleep(_PING_INTERVAL)
+            await asyncio.sleep(interval)
             if self.status.connection == "connecting" or self._giving_up:
                 continue  # there is no connection to ask over
-            try:
-                await self.broker_state()
-            except Unavailable as exc:
-                if self.status.connection == "ready":
-                    self.status.change("lost", exc.detail)
-                    log.warning("no answer", reason=exc.detail)
-            else:
-                if self.status.change("ready"):
-                    log.info("the instance answers again")
+            now = time.monotonic()
+            silent = now - self._thread.heard
+            if silent > self._silence_timeout and probe and not probe.done():
+                detail = f"The broker has not answered for {silent:.1f} s."
+                if self.status.change("lost", detail):
+                    log.warning("no answer", reason=detail)
+                self._thread.give_up(now, detail)
+            elif silent < self._silence_timeout and self.status.change("ready"):
+                log.info("the instance answers again")
+            self._thread.give_up(now - self._rpc_timeout, f"Flux has not answered for {self._rpc_timeout:g} s.")
+            if silent > interval and (probe is None or probe.done()):
+                probe = self._thread.ask(lambda handle: handle.rpc("state-machine.get", None, 0))
 
     # ------------------------------------------------------------------------------------------------ commands
 
@@ -140,21 +148,36 @@ class FluxInstance:
         except OSError as exc:
             raise Rejected(f"Flux refused the job: {exc.strerror}", errors=[str(exc.strerror)]) from None
 
-    async def _check_feasible(self, jobspec_: Mapping[str, Any]) -> None:
-        """Refuse what no set of nodes can ever run; without an RPC where it is plain that some can."""
+    async def check(self, jobspec_: Mapping[str, Any]) -> None:
+        """Ask for the queue, and whether the resources could ever be there; see the protocol."""
+        self.status.require()
+        await self._check_feasible(jobspec_, ask=True)
+        queue = jobspec.get(jobspec_, "attributes.system.queue")
+        try:
+            status = await self._rpc("job-manager.queue-status", {"name": queue} if queue else {})
+        except OSError as exc:
+            if queue or exc.errno != errno.EINVAL:  # without a name: the queues have names, and Flux takes its default
+                raise Rejected(f"queue: {exc.strerror}", errors=[str(exc.strerror)]) from None
+            return
+        if not status["enable"]:
+            why = str(status.get("disable_reason") or "job submission is disabled")
+            raise Rejected(f"queue: {why}", errors=[why])
+
+    async def _check_feasible(self, jobspec_: Mapping[str, Any], *, ask: bool = False) -> None:
+        """Refuse what no set of nodes can ever run; unless told to ``ask``, without an RPC where it is plain."""
         want = jobspec.counts(jobspec_)
         fresh = time.time() - self._resources.updated < _RESOURCES_GOOD_ENOUGH
         known = self._resources if fresh else await self.resources()
         missing = feasibility.shortage(want, known.nodes) if want and known.nodes else None
-        if missing is None:
+        if missing is None and not ask:
             return
         try:
             await self._rpc("feasibility.check", {"jobspec": jobspec_})
         except OSError as exc:
             if exc.errno == errno.ENOSYS:  # this scheduler has no such service: it judges after the submit
                 return
-            errors = [missing, str(exc.strerror)]
-            raise Rejected(f"{missing}. Flux: {exc.strerror}", errors=errors) from None
+            errors = [*filter(None, [missing]), str(exc.strerror)]
+            raise Rejected(". Flux: ".join(errors), errors=errors) from None
 
     async def cancel(self, fluid_: int, reason: str) -> None:
         """Raise a cancel exception; see :class:`~sidecar.instance.base.Instance`."""
@@ -167,15 +190,13 @@ class FluxInstance:
                 raise NotFound(f"Flux knows no job {fluid.f58(fluid_)}: {exc.strerror}.") from None
             raise Conflict(f"Job cannot be cancelled: {exc.strerror}.") from None
 
-    async def output(self, fluid_: int, stream: Stream) -> Output:
+    async def output(self, fluid_: int) -> Output:
         """Read the job's output eventlog as it is now, whether the job runs or not."""
         self.status.require()
         key = f"{fluid.kvs(fluid_)}.guest.output".encode()
 
         def finish(future: Any) -> str:
-            value = ffi.new("char *[1]")
-            raw.flux_kvs_lookup_get(future.handle, value)
-            return ffi.string(value[0]).decode() if value[0] != ffi.NULL else ""
+            return _text(raw.flux_kvs_lookup_get, future)
 
         try:
             eventlog = await self._call(
@@ -186,8 +207,36 @@ class FluxInstance:
                 return Output()
             raise Problem(f"Flux could not read the output: {exc.strerror}") from None
         if len(eventlog) > _LARGE_OUTPUT:
-            return await asyncio.to_thread(parse, eventlog, stream)
-        return parse(eventlog, stream)
+            return await asyncio.to_thread(parse, eventlog)
+        return parse(eventlog)
+
+    async def watch_output(self, fluid_: int, take: Callable[[str], None]) -> None:
+        """Watch the job's output eventlog; see :class:`~sidecar.instance.base.Instance`."""
+        self.status.require()
+
+        def start(handle: Any) -> Any:
+            return Future(raw.flux_job_event_watch(handle.handle, fluid_, b"guest.output", 0))
+
+        try:
+            await self._thread.stream(
+                start,
+                lambda future: _text(raw.flux_job_event_watch_get, future),
+                take,
+                lambda future: raw.flux_job_event_watch_cancel(future.handle),
+            )
+        except OSError as exc:
+            if exc.errno != errno.ENOENT:  # it has none: its shell never came up
+                raise Unavailable(f"Flux could not follow the output: {exc.strerror}") from None
+
+    async def jobspec(self, fluid_: int) -> Mapping[str, Any]:
+        """Ask for a job's jobspec as it is now, with its environment."""
+        self.status.require()
+        request = {"id": fluid_, "keys": ["jobspec"], "flags": _LOOKUP_CURRENT}
+        try:
+            found: dict[str, Any] = msgspec.json.decode((await self._rpc("job-info.lookup", request))["jobspec"])
+        except OSError as exc:
+            raise NotFound(f"Flux has no jobspec of {fluid.f58(fluid_)}: {exc.strerror}.") from None
+        return found
 
     async def environment(self) -> Environment:
         """Return the broker's environment: inherited by an initial program, asked for in another container."""
@@ -244,16 +293,20 @@ class FluxInstance:
 
         Raises:
             OSError: Flux's error, with its own words.
-            Unavailable: no answer in time, or no connection.
+            Unanswered: no answer in time; it may come yet.
+            Unavailable: no connection.
         """
         return await self._call(lambda handle: handle.rpc(topic, payload, 0), lambda rpc: rpc.get())
 
     async def _call(self, start: Start, finish: Finish[T]) -> T:
-        try:
-            async with asyncio.timeout(self._rpc_timeout):
-                return await self._thread.call(start, finish)
-        except TimeoutError:
-            raise Unavailable(f"Flux has not answered for {self._rpc_timeout:g} s.") from None
+        return await self._thread.call(start, finish)
+
+
+def _text(get: Any, future: Any) -> str:
+    """Return the text that one of libflux's getters finds in a future."""
+    value = ffi.new("char *[1]")
+    get(future.handle, value)
+    return ffi.string(value[0]).decode() if value[0] != ffi.NULL else ""
 
 
 def _submitted_id(future: Any) -> int:

@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ import msgspec
 import structlog
 from flux.core.inner import ffi, raw
 
-from sidecar.errors import Unavailable
+from sidecar.errors import Unanswered, Unavailable
 from sidecar.instance.broker import Broker, guest, introduce
 from sidecar.model import JobEvents, decode_events
 
@@ -32,6 +33,7 @@ Start = Callable[[Any], Any]
 Finish = Callable[[Any], T]
 
 _FIRST_RETRY, _LONGEST_RETRY = 0.05, 2.0
+_AHEAD, _PAUSE = 2000, 0.05
 _BROKEN = (errno.EPIPE, errno.ECONNRESET)
 
 
@@ -42,6 +44,20 @@ class Callbacks(msgspec.Struct):
     events: Callable[[JobEvents], None]
     down: Callable[[str], None]
     failed: Callable[[str], None]
+    backlog: Callable[[], int]
+    """How many events wait to be worked on; asked in the Flux thread."""
+
+
+class _Command(msgspec.Struct):
+    """What the loop wants done: ``start`` is called with the handle, ``finish`` with what Flux answers.
+
+    With ``take`` there are many answers: each is handed to it, until ENODATA ends them.
+    """
+
+    start: Start
+    finish: Finish[Any]
+    future: asyncio.Future[Any]
+    take: Callable[[Any], None] | None = None
 
 
 class FluxThread(threading.Thread):
@@ -65,7 +81,7 @@ class FluxThread(threading.Thread):
         self._callbacks = callbacks
         self._stopping = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._inbox: deque[tuple[Start, Finish[Any], asyncio.Future[Any]]] = deque()
+        self._inbox: deque[_Command] = deque()
         self._waking = self._woken = False
         self._outbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._posted = False
@@ -73,6 +89,11 @@ class FluxThread(threading.Thread):
         self._handle: Any = None
         self._reason = ""
         self._up: Broker | None = None
+        self._streams: dict[asyncio.Future[Any], Any] = {}
+        self._unanswered: dict[asyncio.Future[Any], float] = {}  # on the event loop
+        self._late: dict[asyncio.Future[Any], asyncio.Future[Any]] = {}  # on the event loop
+        self.heard = time.monotonic()
+        """When the broker has said something last."""
 
     # --------------------------------------------------------------------------------------- on the event loop
 
@@ -83,11 +104,56 @@ class FluxThread(threading.Thread):
             A future with what ``finish`` returned, or the OSError that either raised.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._inbox.append((start, finish, future))
+        self._unanswered[future] = time.monotonic()
+        self._send(_Command(start, finish, future))
+        return future
+
+    def ask(self, start: Start) -> asyncio.Future[bool]:
+        """Send a request only to hear something; what is answered does not matter."""
+        future: asyncio.Future[bool] = self._loop.create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody has to look
+        self._send(_Command(start, lambda _: True, future))
+        return future
+
+    def give_up(self, sent_before: float, detail: str) -> None:
+        """Let nobody wait any longer for answers to what was sent before a time (:func:`time.monotonic`).
+
+        They get :class:`Unanswered`, whose ``result`` tells when the answer comes after all.
+        """
+        for future, sent in list(self._unanswered.items()):
+            if sent >= sent_before:
+                break
+            del self._unanswered[future]
+            if not future.done():
+                late = self._late[future] = self._loop.create_future()
+                late.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody has to look
+                future.set_exception(Unanswered(detail, late))
+
+    async def stream(
+        self, start: Start, finish: Finish[T], take: Callable[[T], None], cancel: Callable[[Any], None]
+    ) -> None:
+        """Run ``start(handle)`` in the Flux thread; hand ``finish`` of every answer to ``take``, until ENODATA.
+
+        ``cancel`` is called in the thread, with the Flux future, when the caller no longer wants more.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._send(_Command(start, finish, future, take))
+        try:
+            await future
+        finally:
+
+            def stop(_: Any) -> None:
+                if (running := self._streams.get(future)) is not None:
+                    cancel(running)
+
+            if future.cancelled():
+                self._send(_Command(stop, lambda _: None, self._loop.create_future()))
+
+    def _send(self, command: _Command) -> None:
+        self._inbox.append(command)
         if not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake)
-        return future
 
     def _wake(self) -> None:
         """Wake the thread once for all commands of this turn of the loop: each wake-up is a fight for the GIL."""
@@ -125,6 +191,7 @@ class FluxThread(threading.Thread):
     def _connect(self) -> Broker:
         try:
             self._handle = flux.Flux(self._uri)
+            self.heard = time.monotonic()
         except PermissionError as exc:
             raise PermissionError(exc.errno, guest(None)) from exc
         return introduce(self._handle, self._broker_above)
@@ -154,6 +221,7 @@ class FluxThread(threading.Thread):
             self._post(tell, self._reason or "the connection was closed")
 
     def _on_journal(self, rpc: Any) -> None:
+        self.heard = time.monotonic()
         try:
             text = _payload(rpc)
         except OSError as exc:
@@ -172,6 +240,11 @@ class FluxThread(threading.Thread):
         except msgspec.DecodeError as exc:
             log.error("an event cannot be read", reason=str(exc))
         raw.flux_future_reset(rpc.handle)
+        # A long history waits in the broker, which has it anyway, rather than in our memory. Only for a moment at
+        # a time: commands wait behind it.
+        pause = time.monotonic() + _PAUSE
+        while len(self._outbox) + self._callbacks.backlog() > _AHEAD and time.monotonic() < pause:
+            time.sleep(_PAUSE / 25)
 
     def _on_wake(self, *_: Any) -> None:
         self._drain_wake()
@@ -179,10 +252,18 @@ class FluxThread(threading.Thread):
             self._handle.reactor_stop()
             return
         while self._inbox:
-            start, finish, future = self._inbox.popleft()
+            command = self._inbox.popleft()
+            future = command.future
             self._pending.add(future)
             try:
-                start(self._handle).then(self._on_answer, finish, future)
+                running = command.start(self._handle)
+                if running is None:
+                    self._resolve(future, None, None)
+                elif command.take:
+                    self._streams[future] = running
+                    running.then(self._on_item, command)
+                else:
+                    running.then(self._on_answer, command.finish, future)
             except OSError as exc:
                 self._resolve(future, None, exc)
                 if exc.errno in _BROKEN:
@@ -199,7 +280,20 @@ class FluxThread(threading.Thread):
         finally:
             self._woken = False
 
+    def _on_item(self, rpc: Any, command: _Command) -> None:
+        self.heard = time.monotonic()
+        try:
+            item = command.finish(rpc)
+        except OSError as exc:
+            del self._streams[command.future]
+            self._resolve(command.future, None, None if exc.errno == errno.ENODATA else exc)
+            return
+        if command.take and not command.future.cancelled():
+            self._post(command.take, item)
+        raw.flux_future_reset(rpc.handle)
+
     def _on_answer(self, rpc: Any, finish: Finish[Any], future: asyncio.Future[Any]) -> None:
+        self.heard = time.monotonic()
         try:
             self._resolve(future, finish(rpc), None)
         except OSError as exc:
@@ -209,14 +303,15 @@ class FluxThread(threading.Thread):
 
     def _resolve(self, future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
         self._pending.discard(future)
-        self._post(_settle, future, value, error)
+        self._post(self._settle, future, value, error)
 
     def _fail_pending(self, reason: str) -> None:
-        waiting = [*self._pending, *(future for _, _, future in self._inbox)]
+        waiting = [*self._pending, *(command.future for command in self._inbox)]
         self._pending.clear()
+        self._streams.clear()
         self._inbox.clear()
         for future in waiting:
-            self._post(_settle, future, None, Unavailable(f"The connection to the instance is lost: {reason}"))
+            self._post(self._settle, future, None, Unavailable(f"The connection to the instance is lost: {reason}"))
 
     def _post(self, function: Callable[..., None], *args: Any) -> None:
         self._outbox.append((function, args))
@@ -226,6 +321,17 @@ class FluxThread(threading.Thread):
                 self._loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:  # the loop has closed: nobody is left to tell
                 self._stopping = True
+
+    def _settle(self, future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+        """Run on the event loop: give an answer to who waits for it, or to who may still ask."""
+        self._unanswered.pop(future, None)
+        target = self._late.pop(future, future)
+        if target.done():
+            return  # the caller has given up
+        if error is None:
+            target.set_result(value)
+        else:
+            target.set_exception(error)
 
     def _deliver(self) -> None:
         """Run on the event loop: hand out all that has gathered."""
@@ -240,15 +346,6 @@ def _payload(rpc: Any) -> bytes:
     text = ffi.new("char *[1]")
     raw.flux_rpc_get(rpc.handle, text)
     return bytes(ffi.string(text[0]))
-
-
-def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
-    if future.done():
-        return  # the caller has given up
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
 
 
 def _words(exc: OSError) -> str:

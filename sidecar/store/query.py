@@ -24,9 +24,6 @@ ORDERS = {
     "runtime": "runtime",
 }
 
-Short = tuple[int, str, str, str]
-"""id, state, result and name of a job."""
-
 
 class Filter(msgspec.Struct, kw_only=True, frozen=True):
     """Which jobs to list. Empty lists and None let everything through."""
@@ -39,6 +36,21 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
     since: float | None = None
     until: float | None = None
     before_id: int | None = None
+
+    @property
+    def indexed(self) -> bool:
+        """Whether the first rows are found without looking through many that do not match."""
+        return not (self.states or self.results or self.user or self.queue or self.name or self.since or self.until)
+
+    def matches(self, userid: int, username: str, queue: str, name: str, t_submit: float) -> bool:
+        """Say of one job what :meth:`where` says, but for its state and result, which each event has its own of."""
+        return (
+            (self.user is None or self.user in (username, str(userid)))
+            and (self.queue is None or self.queue == queue)
+            and (self.name is None or self.name == name)
+            and (self.since is None or t_submit >= self.since)
+            and (self.until is None or t_submit < self.until)
+        )
 
     def where(self) -> tuple[str, list[Any]]:
         """Return the SQL condition and its parameters."""
@@ -80,27 +92,51 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
     order: tuple[tuple[str, bool], ...] = ()
     """Columns (a key of :data:`ORDERS`) and whether descending."""
 
-    def where(self) -> tuple[str, list[Any]]:
-        """Return the SQL condition and its parameters: the text anywhere in a job, or in its state or result."""
+    def select(self, columns: str) -> tuple[str, list[Any]]:
+        """Return the statement that reads columns of the matching jobs in order, and its parameters."""
+        terms = [f"{ORDERS[name]} {'DESC' if down else 'ASC'}" for name, down in self.order]
+        order = ", ".join([*terms, "id DESC"])  # newest first unless asked otherwise, and always total
         if not self.text:
-            return "1", []
+            return f"SELECT {columns} FROM jobs JOIN documents ON job = id ORDER BY {order}", []  # noqa: S608 - fixed words
+        found, values = self._found()
+        words, more = self._words()
+        if not words and not terms:
+            # The index gives its matches newest first, one by one: how many there are costs nothing.
+            newest = (
+                f"jobs_text CROSS JOIN documents ON job = jobs_text.rowid WHERE {found} ORDER BY jobs_text.rowid DESC"
+            )
+            return f"SELECT {columns} FROM {newest}", values  # noqa: S608 - values are bound
+        matching = f"id IN (SELECT rowid FROM jobs_text WHERE {found}){words}"  # noqa: S608
+        return f"SELECT {columns} FROM jobs JOIN documents ON job = id WHERE {matching} ORDER BY {order}", values + more  # noqa: S608
+
+    def count(self) -> tuple[str, list[Any]]:
+        """Return the statement that counts the matching jobs, and its parameters."""
+        if not self.text:
+            return "SELECT count(*) FROM jobs", []
+        found, values = self._found()
+        words, more = self._words()
+        if not words:
+            return f"SELECT count(*) FROM jobs_text WHERE {found}", values  # noqa: S608 - values are bound
+        matching = f"id IN (SELECT rowid FROM jobs_text WHERE {found}){words}"  # noqa: S608
+        return f"SELECT count(*) FROM jobs WHERE {matching}", values + more  # noqa: S608
+
+    def _found(self) -> tuple[str, list[Any]]:
+        """The condition on the text of a job."""
         if len(self.text) >= 3:
-            found, values = "jobs_text MATCH ?", ['"' + self.text.replace('"', '""') + '"']
-        else:  # shorter than a trigram: the index cannot help
-            escaped = self.text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-            found, values = "text LIKE ? ESCAPE '\\'", [f"%{escaped}%"]
-        sql = f"id IN (SELECT rowid FROM jobs_text WHERE {found})"  # noqa: S608 - values are bound
+            return "jobs_text MATCH ?", ['"' + self.text.replace('"', '""') + '"']
+        # Shorter than a trigram: the index cannot help.
+        escaped = self.text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        return "text LIKE ? ESCAPE '\\'", [f"%{escaped}%"]
+
+    def _words(self) -> tuple[str, list[Any]]:
+        """The condition on states and results that the text is a part of; empty when it is of none."""
+        sql, values = "", []
         for column, words in (("state", STATES), ("result", RESULTS)):
             hits = [word for word in words if self.text.upper() in word]
             if hits:
                 sql += f" OR {column} IN ({_marks(hits)})"
                 values += hits
-        return f"({sql})", values
-
-    def order_by(self) -> str:
-        """Return the ORDER BY list; newest first unless asked otherwise, and always total."""
-        terms = [f"{ORDERS[name]} {'DESC' if down else 'ASC'}" for name, down in self.order]
-        return ", ".join([*terms, "id DESC"])
+        return sql, values
 
 
 def _marks(values: Any) -> str:

@@ -1,0 +1,129 @@
+"""Cancel: one job, or all that a filter matches."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+from sidecar import fluid
+from sidecar.api import filters
+from sidecar.api.filters import Which
+from sidecar.api.jobs import require
+from sidecar.api.routing import Answer, operation
+from sidecar.errors import Conflict, InvalidRequest, Problem
+from sidecar.feed import Feed
+from sidecar.instance import Instance
+from sidecar.store import Store
+
+_AT_ONCE = 256
+_SHOWN = 100
+
+
+class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What may be said with a cancel."""
+
+    reason: Annotated[str, Meta(max_length=1000, description="kept with the job as its exception's note")] = ""
+
+
+class Cancelled(msgspec.Struct):
+    """The answer to a cancel."""
+
+    Message: str
+    id: int
+    f58id: str
+
+
+class CancelMany(Which, kw_only=True, forbid_unknown_fields=True):
+    """Which active jobs to cancel: at least one filter."""
+
+    reason: Annotated[str, Meta(max_length=1000, description="kept with each job as its exception's note")] = ""
+    dry_run: Annotated[bool | None, Meta(description="count the jobs, cancel none")] = None
+
+
+class NotCancelled(msgspec.Struct):
+    """A job that could not be cancelled, and why."""
+
+    id: int
+    f58id: str
+    detail: str
+
+
+class CancelledMany(msgspec.Struct):
+    """The answer to a cancel by filter; ``failed`` shows a hundred at most."""
+
+    Message: str
+    matched: int
+    cancelled: int
+    failed: list[NotCancelled]
+
+
+class Cancel:
+    """Ends jobs."""
+
+    tag = "jobs"
+
+    def __init__(self, store: Store, feed: Feed, instance: Instance) -> None:
+        self._store = store
+        self._feed = feed
+        self._instance = instance
+
+    @operation(
+        "POST",
+        "/v1/jobs/{uid}/cancel",
+        body=CancelBody,
+        answers=(Answer("The instance was asked to end the job", Cancelled),),
+        errors=(400, 404, 409, 413, 415, 503),
+    )
+    async def cancel(self, request: web.Request, job: int, body: CancelBody) -> Cancelled:
+        """Cancel a pending or running job.
+
+        Answers once Flux has taken the request; the job ends a moment later, and has the result CANCELED then.
+        """
+        if await require(self._store, self._feed, job) == "INACTIVE":
+            raise Conflict(f"Job cannot be cancelled: {fluid.f58(job)} has ended already.")
+        await self._instance.cancel(job, body.reason)
+        return Cancelled("Job is requested to cancel.", job, fluid.f58(job))
+
+    @operation(
+        "POST",
+        "/v1/jobs/cancel",
+        body=CancelMany,
+        answers=(Answer("The instance was asked to end the jobs", CancelledMany),),
+        errors=(400, 413, 415, 503),
+    )
+    async def cancel_many(self, request: web.Request, body: CancelMany) -> CancelledMany:
+        """Cancel every active job that all filters match.
+
+        At least one filter is needed: state=active names every active job. With dry_run=true they are only counted.
+        """
+        where = filters.read(body)
+        if where == filters.EVERYTHING:
+            raise InvalidRequest("Name at least one of state, user, queue, name, since, until; state=active is all.")
+        self._instance.status.require()
+        await self._feed.settle()
+        states = tuple(state for state in where.states or filters.ACTIVE if state != "INACTIVE")
+        jobs = await self._store.ids(msgspec.structs.replace(where, states=states)) if states else []
+        if body.dry_run:
+            return CancelledMany(f"{len(jobs)} jobs match; none was cancelled (dry_run).", len(jobs), 0, [])
+        failed = await self._all(jobs, body.reason)
+        done = len(jobs) - len(failed)
+        return CancelledMany(f"{done} jobs are requested to cancel.", len(jobs), done, failed[:_SHOWN])
+
+    async def _all(self, jobs: list[int], reason: str) -> list[NotCancelled]:
+        """Ask for the end of each, many at once; return those that could not be cancelled."""
+        failed: list[NotCancelled] = []
+        left = iter(jobs)
+
+        async def work() -> None:
+            for job in left:
+                try:
+                    await self._instance.cancel(job, reason)
+                except Problem as exc:
+                    failed.append(NotCancelled(job, fluid.f58(job), exc.detail))
+
+        await asyncio.gather(*(work() for _ in range(min(_AT_ONCE, len(jobs)))))
+        return failed

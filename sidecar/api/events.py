@@ -1,0 +1,170 @@
+"""``/v1/events`` and ``/v1/jobs/{uid}/events``: what happens to jobs, as it happens, from any position on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+
+from sidecar.api import filters, position
+from sidecar.api.filters import JobFilter
+from sidecar.api.jobs import require
+from sidecar.api.routing import Answer, operation
+from sidecar.api.stream import AFTER, EVENT_STREAM, EventStream, Pace, TooSlow
+from sidecar.feed import Feed
+from sidecar.model import Job
+from sidecar.store import Filter, Store, Stored, Told
+from sidecar.tail import Closed
+
+_RESUME = {"Last-Event-ID": "the id of the last event that was read: go on behind it"}
+_SKIPPED = 500  # events that a filter may leave out before the reader is given a newer id to come back with
+
+
+class EventsQuery(JobFilter, kw_only=True):
+    """Which jobs' events, and from where on; without after from now on."""
+
+    after: Annotated[str | None, AFTER] = None
+
+
+class JobEventsQuery(msgspec.Struct, kw_only=True):
+    """From where on; without after from the job's first event on."""
+
+    after: Annotated[str | None, AFTER] = None
+
+
+class Events:
+    """Streams of events."""
+
+    tag = "events"
+
+    def __init__(self, store: Store, feed: Feed, pace: Pace) -> None:
+        self._store = store
+        self._feed = feed
+        self._pace = pace
+
+    @operation(
+        "GET",
+        "/v1/events",
+        query=EventsQuery,
+        headers=_RESUME,
+        answers=(Answer("Server-sent events, one for each entry of any job's eventlog", media=(EVENT_STREAM,)),),
+        errors=(400,),
+    )
+    async def events(self, request: web.Request, query: EventsQuery) -> web.StreamResponse:
+        """Follow the events of all jobs that match.
+
+        data is {"id", "f58id", "timestamp", "name", "context", "state"}, of the last one of a job also result and
+        returncode; state and result filter by what the event made of the job. The event's id resumes the stream,
+        over a restart of the server too. An event named end is the last one; its reason says why.
+        """
+        where = filters.read(query)
+        after = position.requested(request, self._store, query.after)
+        if after is None:
+            after = self._store.position
+        stream = EventStream(self._pace)
+        if request.method == "HEAD":
+            return web.Response(content_type=EVENT_STREAM)
+        generation = self._feed.tail.generation
+        await stream.begin(request, position.show(self._store, after))
+        async with stream:
+            try:
+                await self._follow(stream, where, after, generation)
+            except Closed as exc:
+                await stream.end(reason=exc.reason, detail=exc.detail)
+            except TooSlow:
+                pass  # it was told why
+        return stream
+
+    async def _follow(self, stream: EventStream, where: Filter, after: int, generation: int) -> None:
+        tail, shown = self._feed.tail, after
+        while True:
+            await tail.wait(after, generation)
+            told, upto = await tail.read(after)
+            data = b"".join(self._render(told, where, after))
+            after = upto
+            if data:
+                shown = after
+            elif after - shown > _SKIPPED:
+                data, shown = b"id: %b\n\n" % position.show(self._store, after).encode(), after
+            if data:
+                await stream.push(data)
+
+    def _render(self, told: Sequence[Told], where: Filter, after: int) -> list[bytes]:
+        found = []
+        for each in told:
+            if not where.matches(each.userid, each.username, each.queue, each.name, each.t_submit):
+                continue
+            for number, entry in each.entries(after):
+                if (not where.states or entry.state in where.states) and (
+                    not where.results or entry.result in where.results
+                ):
+                    found.append(self._event(number, each, entry))
+        return found
+
+    def _event(self, number: int, told: Told, entry: Stored) -> bytes:
+        # The entry's JSON begins with a brace; what job it is of comes first.
+        return b'id: %b\ndata: {"id":%d,"f58id":"%b",%b\n\n' % (
+            position.show(self._store, number).encode(),
+            told.job,
+            told.f58id.encode(),
+            msgspec.json.encode(entry)[1:],
+        )
+
+    @operation(
+        "GET",
+        "/v1/jobs/{uid}/events",
+        query=JobEventsQuery,
+        headers=_RESUME,
+        answers=(Answer("Server-sent events, one for each entry of the job's eventlog", media=(EVENT_STREAM,)),),
+        errors=(400, 404),
+    )
+    async def job_events(self, request: web.Request, job: int, query: JobEventsQuery) -> web.StreamResponse:
+        """Follow the events of one job, to its end.
+
+        The event named end that comes last has the reason ended, and the job's result and returncode. Any other
+        reason, or none, says nothing about the job.
+        """
+        await require(self._store, self._feed, job)
+        after = position.requested(request, self._store, query.after) or 0
+        stream = EventStream(self._pace)
+        if request.method == "HEAD":
+            return web.Response(content_type=EVENT_STREAM)
+        await stream.begin(request, position.show(self._store, after))
+        async with stream:
+            try:
+                await self._follow_job(stream, job, after)
+            except Closed as exc:
+                await stream.end(reason=exc.reason, detail=exc.detail)
+            except TooSlow:
+                pass  # it was told why
+        return stream
+
+    async def _follow_job(self, stream: EventStream, job: int, after: int) -> None:
+        tail = self._feed.tail
+        generation = tail.generation
+        while True:
+            changed = self._feed.changed(job)  # before the look, so that nothing comes between the two
+            ended = await self._store.state(job) == "INACTIVE"
+            last = self._store.position
+            while after < last:
+                told, upto = await tail.read(after, job)
+                if data := b"".join(self._render(told, filters.EVERYTHING, after)):
+                    await stream.push(data)
+                after = upto
+            if ended:
+                changed.cancel()
+                await stream.end(reason="ended", **await ending(self._store, job))
+                return
+            tail.check(generation)
+            await changed
+
+
+async def ending(store: Store, job: int) -> dict[str, object]:
+    """Return what the last event of a stream says of a job."""
+    found = await store.job(job)
+    if found is None:
+        return {"id": job}
+    decoded = msgspec.json.decode(found, type=Job)
+    return {name: getattr(decoded, name) for name in ("id", "f58id", "state", "result", "returncode")}

@@ -1,0 +1,70 @@
+"""The filters that lists, event streams and bulk cancels share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sidecar.errors import InvalidRequest
+from sidecar.model import RESULTS, STATES
+from sidecar.store import Filter
+
+ACTIVE = ("NEW", "DEPEND", "PRIORITY", "SCHED", "RUN", "CLEANUP")
+EVERYTHING = Filter()
+
+#: flux-jobs(1)'s names for several states.
+_STATE_GROUPS = {
+    "PENDING": ("DEPEND", "PRIORITY", "SCHED"),
+    "RUNNING": ("RUN", "CLEANUP"),
+    "ACTIVE": ACTIVE,
+}
+
+
+class Which(msgspec.Struct, kw_only=True):
+    """Which jobs, by what they are from their submit on, and by their state."""
+
+    state: Annotated[
+        str | None,
+        Meta(description="states, separated by commas; pending, running, active stand for several"),
+    ] = None
+    user: Annotated[str | None, Meta(description="user name or uid")] = None
+    queue: str | None = None
+    name: str | None = None
+    since: Annotated[float | None, Meta(description="submitted at or after, Unix seconds")] = None
+    until: Annotated[float | None, Meta(description="submitted before, Unix seconds")] = None
+
+
+class JobFilter(Which, kw_only=True):
+    """Which jobs, ended ones too."""
+
+    result: Annotated[str | None, Meta(description="results, separated by commas")] = None
+
+
+def read(query: Which) -> Filter:
+    """Return the filter that was asked for.
+
+    Raises:
+        InvalidRequest: a state or result that is none.
+    """
+    return Filter(
+        states=_words("state", query.state, STATES),
+        results=_words("result", getattr(query, "result", None), RESULTS),
+        user=query.user,
+        queue=query.queue,
+        name=query.name,
+        since=query.since,
+        until=query.until,
+    )
+
+
+def _words(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    found: list[str] = []
+    for word in (text or "").upper().split(",") if text is not None else ():
+        words = _STATE_GROUPS.get(word, (word,)) if name == "state" else (word,)
+        if not set(words) <= set(known):
+            choices = [*known, *_STATE_GROUPS] if name == "state" else known
+            raise InvalidRequest(f"{name}: {word!r} is none; use {', '.join(choices)}.")
+        found += words
+    return tuple(dict.fromkeys(found))

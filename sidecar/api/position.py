@@ -1,0 +1,46 @@
+"""Positions in the event log, as callers see them: the name of the store, and a number."""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp import web
+
+from sidecar.errors import InvalidRequest
+from sidecar.store import Store
+
+HEADER = "Flux-Events-Position"
+_POSITION = re.compile(r"([0-9a-f]{8})-(\d{1,18})")
+
+
+def show(store: Store, position: int) -> str:
+    """Return what a caller may give back as ``after`` or ``Last-Event-ID``."""
+    return f"{store.id}-{position}"
+
+
+def requested(request: web.Request, store: Store, after: str | None) -> int | None:
+    """Return the position behind which a caller wants to read; None when it names none.
+
+    Last-Event-ID counts more than ``after``: a browser that comes back still has the address that it began with.
+
+    Raises:
+        InvalidRequest: it is no position of this store.
+    """
+    for name, text in (("Last-Event-ID", request.headers.get("Last-Event-ID")), ("after", after)):
+        if text:
+            return _parse(name, text, store)
+    return None
+
+
+def _parse(name: str, text: str, store: Store) -> int:
+    if text == "0":
+        return 0
+    match = _POSITION.fullmatch(text)
+    if match and match[1] == store.id and int(match[2]) <= store.position:
+        return int(match[2])
+    other = bool(match) and match is not None and match[1] != store.id
+    why = "belongs to another instance or store" if other else "is no position of this server"
+    raise InvalidRequest(
+        f"{name}: {text[:80]!r} {why}; use 0 (from the first event on), or {show(store, 0)} to "
+        f"{show(store, store.position)}. GET /v1/jobs tells the one that its list belongs to."
+    )

@@ -1,0 +1,122 @@
+"""Server-sent events, as every stream here sends them: ids, a heartbeat, an explicit end, no patience with the slow."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+from msgspec import Meta, Struct
+
+log = structlog.get_logger("stream")
+
+EVENT_STREAM = "text/event-stream"
+_RETRY = 1000  # milliseconds after which a browser comes back
+_LAST_CHANCE = 5.0  # for a reader that is cut off to read what is on its way to it, and why
+
+
+class Pace(Struct, frozen=True):
+    """How often a quiet stream says that it lives, and how long a reader may take nothing (seconds)."""
+
+    heartbeat: float
+    send_timeout: float
+
+
+class TooSlow(Exception):
+    """The reader has taken nothing for too long."""
+
+
+class EventStream(EventSourceResponse):
+    """One stream of server-sent events.
+
+    Args:
+        pace: heartbeat and patience.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__(ping_interval=pace.heartbeat, send_timeout=pace.send_timeout, sep="\n")
+        self._patience = pace.send_timeout
+
+    async def begin(self, request: web.Request, last_id: str) -> None:
+        """Send the headers, and the id to come back with before anything has happened."""
+        await self.prepare(request)
+        await self.push(b"retry: %d\nid: %b\n\n" % (_RETRY, last_id.encode()))
+
+    async def push(self, data: bytes) -> None:
+        """Send events that are ready-made.
+
+        Raises:
+            TooSlow: the reader takes nothing; it was told so, and is cut off.
+            ConnectionError: the reader has gone.
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                await self.write(data)
+        except TimeoutError:
+            self._cut_off()
+            raise TooSlow from None
+
+    async def end(self, **details: Any) -> None:
+        """Send the last event: why there are no more, and how to go on."""
+        await self.push(_end(details))
+
+    def _cut_off(self) -> None:
+        """Say why behind what waits to be read already, then close: nothing more is kept for such a reader."""
+        assert self._req is not None  # noqa: S101 - it was prepared
+        transport = self._req.transport
+        log.warning("a reader was too slow", path=self._req.path, peer=self._req.remote)
+        if transport is None:
+            return
+        detail = f"Nothing was read for {self._patience:g} s; come back with the last id."
+        chunk = _end({"reason": "slow", "detail": detail})
+        transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(chunk), chunk))
+        transport.close()
+        asyncio.get_running_loop().call_later(_LAST_CHANCE, transport.abort)
+
+
+class TextStream(web.StreamResponse):
+    """The same for who wants no events but the bytes themselves."""
+
+    def __init__(self, pace: Pace, content_type: str) -> None:
+        super().__init__(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
+        self._patience = pace.send_timeout
+
+    async def __aenter__(self) -> TextStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def begin(self, request: web.Request, last_id: str) -> None:
+        """Send the headers."""
+        await self.prepare(request)
+
+    async def push(self, data: bytes) -> None:
+        """Send bytes; see :meth:`EventStream.push`."""
+        if not data:
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                await self.write(data)
+        except TimeoutError:
+            assert self._req is not None  # noqa: S101 - it was prepared
+            log.warning("a reader was too slow", path=self._req.path, peer=self._req.remote)
+            if self._req.transport is not None:
+                self._req.transport.abort()
+            raise TooSlow from None
+
+    async def end(self, **details: Any) -> None:
+        """End the body, where the job's bytes end; cut it off where they do not."""
+        if details.get("reason") not in ("ended", "so far") and self._req is not None and self._req.transport:
+            self._req.transport.abort()
+
+
+def _end(details: dict[str, Any]) -> bytes:
+    return b"event: end\ndata: %b\n\n" % msgspec.json.encode(details)
+
+
+#: What every stream's query may say about where it begins.
+AFTER = Meta(description="go on behind this event's id; 0: from the first; the header Last-Event-ID counts more")

@@ -1,0 +1,168 @@
+"""The output of running jobs, for who follows it: watched once for each job, however many readers there are.
+
+A reader is only a line number. The last lines are kept in memory for all; who is further behind reads them from the
+instance once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from sidecar.errors import Unavailable
+from sidecar.feed import Feed
+from sidecar.instance import Instance
+from sidecar.output import Assembler, Line, Output, Stream
+from sidecar.store import Store
+from sidecar.tail import Wakeups
+
+log = structlog.get_logger("output")
+
+_KEPT = 4 * 1024 * 1024  # bytes of each job's last lines
+_GATHER = 0.05  # lines that come within this time go out together
+_AGAIN = 0.5
+
+
+class Follower:
+    """The output of one job, as it comes."""
+
+    def __init__(self, job: int, instance: Instance, feed: Feed, store: Store) -> None:
+        self._job = job
+        self._instance = instance
+        self._feed = feed
+        self._store = store
+        self._lines: list[Line] = []
+        self._size = 0
+        self._first = 0  # the number of the first line that is kept
+        self._skip = 0
+        self._assembler = Assembler()
+        self._waking = False
+        self._wakeups = Wakeups()
+        self._task = asyncio.create_task(self._run(), name=f"output of {job}")
+        self.readers = 0
+        self.rendered: dict[tuple[int, int, Stream, bool], bytes] = {}
+        """What was sent last, ready-made: most readers are equally far."""
+        self.ended = False
+        """Whether the job has ended and every line is known."""
+
+    @property
+    def count(self) -> int:
+        """How many lines there are so far."""
+        return self._first + len(self._lines)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._task.cancel()
+
+    async def wait(self, after: int) -> None:
+        """Wait until there are more than ``after`` lines, or no more will come."""
+        while self.count <= after and not self.ended:
+            if self._feed.tail.closed:
+                raise self._feed.tail.closed
+            await self._wakeups.wait()
+
+    async def read(self, after: int) -> Sequence[Line]:
+        """Return the lines behind the first ``after``."""
+        if after >= self._first:
+            return self._lines[after - self._first :]
+        output = await self._instance.output(self._job)
+        return output.lines[after : self.count]
+
+    async def _run(self) -> None:
+        """Watch until the job has ended; then read once more, for that is all there will ever be."""
+        while not self.ended:
+            watching: asyncio.Task[None] | None = None
+            try:
+                while (state := await self._changed_to()) != "INACTIVE":
+                    if state in ("RUN", "CLEANUP") and watching is None:
+                        self._skip, self._assembler = self.count, Assembler()
+                        watching = asyncio.create_task(self._instance.watch_output(self._job, self._take))
+                    await self._next(watching)
+                self._finish(await self._instance.output(self._job))
+            except Unavailable as exc:
+                log.info("output cannot be followed, will retry", job=self._job, reason=exc.detail)
+                self._wake()
+                if self._feed.tail.closed:
+                    return
+                await asyncio.sleep(_AGAIN)
+            finally:
+                if watching:
+                    watching.cancel()
+
+    async def _changed_to(self) -> str:
+        self._change = self._feed.changed(self._job)  # before the look, so that nothing comes between the two
+        return await self._store.state(self._job) or "INACTIVE"
+
+    async def _next(self, watching: asyncio.Task[None] | None) -> None:
+        """Wait for the job's next event; a watch that fails is raised, one that ends has seen everything."""
+        if self._feed.tail.closed:
+            raise Unavailable("the server is stopping")
+        waiting: set[asyncio.Future[None]] = {self._change}
+        if watching is not None and not watching.done():
+            waiting.add(watching)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if watching is not None and watching.done():
+            watching.result()
+
+    def _take(self, eventlog: str) -> None:
+        """Take entries of the output eventlog; a watch tells it from its beginning."""
+        lines = self._assembler.feed(eventlog)
+        if self._skip:
+            skipped = min(self._skip, len(lines))
+            self._skip -= skipped
+            del lines[:skipped]
+        self._keep(lines)
+
+    def _finish(self, output: Output) -> None:
+        self._keep([*output.lines, *output.rest][self.count :])
+        self.ended = True
+        self._wake()
+
+    def _keep(self, lines: Sequence[Line]) -> None:
+        if not lines:
+            return
+        self.rendered.clear()
+        self._lines += lines
+        self._size += sum(len(line.data) for line in lines)
+        if self._size > 2 * _KEPT:
+            drop = 0
+            while self._size > _KEPT and drop < len(self._lines) - 1:
+                self._size -= len(self._lines[drop].data)
+                drop += 1
+            del self._lines[:drop]
+            self._first += drop
+        if not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_later(_GATHER, self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False
+        self._wakeups.wake()
+
+
+class Followers:
+    """One follower for each job that somebody follows."""
+
+    def __init__(self, instance: Instance, feed: Feed, store: Store) -> None:
+        self._instance = instance
+        self._feed = feed
+        self._store = store
+        self._jobs: dict[int, Follower] = {}
+
+    def join(self, job: int) -> Follower:
+        """Return the follower of a job's output; give it back with :meth:`leave`."""
+        follower = self._jobs.get(job)
+        if follower is None:
+            follower = self._jobs[job] = Follower(job, self._instance, self._feed, self._store)
+        follower.readers += 1
+        return follower
+
+    def leave(self, job: int) -> None:
+        """Stop watching when nobody follows any more."""
+        follower = self._jobs[job]
+        follower.readers -= 1
+        if not follower.readers:
+            follower.close()
+            del self._jobs[job]

@@ -1,0 +1,85 @@
+"""What is written to the store, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from sidecar.model import Result, State, Unset
+
+
+class Row(NamedTuple):
+    """A job as it is written. What is None has not changed since the job was written last."""
+
+    id: int
+    t_submit: float
+    t_run: float | None
+    state: str
+    result: str
+    userid: int
+    username: str
+    queue: str
+    name: str
+    nnodes: int | None
+    ntasks: int | None
+    runtime: float | None
+    nevents: int
+    brief: str
+    json: bytes
+    text: str | None
+    jobspec: bytes | None
+    key: tuple[str, str] | None
+    """Idempotency key of the submit, and the digest of its request."""
+
+
+class Stored(msgspec.Struct):
+    """An entry of a job's eventlog as the store keeps it; the context is passed on as it is."""
+
+    timestamp: float
+    name: str
+    context: msgspec.Raw = msgspec.Raw(b"{}")
+    state: State | Unset = ""
+    result: Result | Unset = ""
+    returncode: int | Unset = ""
+
+
+class Told(msgspec.Struct):
+    """What one answer of the journal told of one job.
+
+    ``position`` is that of its last entry, ``count`` the number of entries, ``json`` a JSON array of them. The rest
+    is what a filter looks at.
+    """
+
+    position: int
+    job: int
+    count: int
+    json: bytes
+    f58id: str
+    userid: int
+    username: str
+    queue: str
+    name: str
+    t_submit: float
+
+    def entries(self, after: int) -> Iterator[tuple[int, Stored]]:
+        """Return positions and entries behind a position."""
+        first = self.position - self.count + 1
+        for position, entry in enumerate(_decode(self.json), first):
+            if position > after:
+                yield position, entry
+
+
+class Page(NamedTuple):
+    """A part of a list."""
+
+    json: bytes
+    """The jobs, separated by commas."""
+    last: int | None
+    """The last job's id, when there are more behind it."""
+    position: int
+    """Position of the last event that the list knows of, or an earlier one."""
+
+
+_decode = msgspec.json.Decoder(list[Stored]).decode

@@ -1,0 +1,116 @@
+"""The end of the event log, for who follows it: what was told last, kept in memory once for all readers.
+
+A reader is only a position. It reads from here when it keeps up, and from the store when it does not, so a slow one
+holds nothing back and costs no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from sidecar.store import Store, Told
+
+_KEPT = 4096
+_CHUNK = 500
+_WAKE = 100  # readers that are woken in one turn of the loop, which has other callers to serve
+
+
+class Closed(Exception):
+    """There will be no more events; the text says why."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Wakeups:
+    """Callers that wait for a next time, woken some at a time."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def wait(self) -> asyncio.Future[None]:
+        """Return a future that is done the next time."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return future
+
+    def wake(self) -> None:
+        """Wake who waits now, the first ones at once and the rest in the next turns of the loop."""
+        waiting, self._waiting = self._waiting, []
+        self._wake(waiting)
+
+    def _wake(self, waiting: list[asyncio.Future[None]]) -> None:
+        for future in waiting[:_WAKE]:
+            if not future.done():
+                future.set_result(None)
+        if len(waiting) > _WAKE:
+            asyncio.get_running_loop().call_soon(self._wake, waiting[_WAKE:])
+
+
+class Tail:
+    """Hands out what was told, from any position on."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._recent: list[Told] = []
+        self._wakeups = Wakeups()
+        self.closed: Closed | None = None
+        """Why there will be no more events; None while there will."""
+        self.generation = 0
+        """Changes when another instance's store has taken the place of this one: positions begin anew then."""
+
+    def publish(self, told: Sequence[Told]) -> None:
+        """Take what was told and is in the store now."""
+        self._recent += told
+        if len(self._recent) > 2 * _KEPT:
+            del self._recent[:-_KEPT]
+        self._wakeups.wake()
+
+    def restart(self) -> None:
+        """Begin anew: the store is another one."""
+        self._recent.clear()
+        self.generation += 1
+        self._wakeups.wake()
+
+    def close(self, reason: str, detail: str) -> None:
+        """Tell every reader that there is no more."""
+        self.closed = Closed(reason, detail)
+        self._wakeups.wake()
+
+    async def wait(self, after: int, generation: int) -> None:
+        """Wait until something was told behind a position.
+
+        Raises:
+            Closed: nothing will be.
+        """
+        while True:
+            if generation == self.generation and after < self._store.position:
+                return
+            self.check(generation)
+            await self._wakeups.wait()
+
+    def check(self, generation: int) -> None:
+        """Let a reader go on that has read all there is.
+
+        Raises:
+            Closed: there is nothing to wait for.
+        """
+        if generation != self.generation:
+            raise Closed("instance", "Another instance has taken the place of this one; positions begin anew.")
+        if self.closed:
+            raise self.closed
+
+    async def read(self, after: int, job: int | None = None) -> tuple[Sequence[Told], int]:
+        """Return what was told behind a position, of all jobs or of one, and up to where was looked."""
+        recent, last = self._recent, self._store.position
+        if recent and after >= recent[0].position - recent[0].count:
+            first = bisect_right(recent, after, key=lambda told: told.position)
+            told: Sequence[Told] = recent[first : first + _CHUNK]
+            last = told[-1].position if told else after
+            return [each for each in told if job in (None, each.job)], last
+        told = await self._store.told(after, _CHUNK, job)
+        return told, told[-1].position if len(told) == _CHUNK else max(after, last)
