@@ -1,0 +1,161 @@
+"""What a measurement starts and watches: programs, the server's memory, and how long it keeps a caller waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+_ROOT = Path(__file__).parent.parent
+
+
+class MeasurementError(Exception):
+    """A figure cannot be had; the text says why."""
+
+
+def say(text: str) -> None:
+    """Tell whoever waits how far it is."""
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def program(name: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Run one of :mod:`bench.programs`; it has ended when the block has."""
+    argv = [sys.executable, "-m", f"bench.programs.{name}", *map(str, arguments)]
+    process = subprocess.Popen(argv, cwd=_ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def result(process: subprocess.Popen[str], within: float = 900) -> Any:
+    """Wait for a program and return what it prints.
+
+    Raises:
+        MeasurementError: it failed.
+    """
+    try:
+        out, err = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        raise MeasurementError(f"not done within {within:g} s") from None
+    if process.returncode:
+        raise MeasurementError((err or out).strip().splitlines()[-1] if (err or out).strip() else "failed")
+    return json.loads(out) if out.strip() else None
+
+
+def run(name: str, *arguments: object, within: float = 900) -> Any:
+    """Run one of :mod:`bench.programs` and return what it prints."""
+    with program(name, *arguments) as process:
+        return result(process, within)
+
+
+def expect(process: subprocess.Popen[str], word: str) -> None:
+    """Wait until a program prints a line."""
+    assert process.stdout
+    if process.stdout.readline().strip() != word:
+        result(process)
+        raise MeasurementError(f"it does not come to: {word}")
+
+
+def rss(pid: int) -> float:
+    """Return a process's resident memory in MB (10^6 bytes)."""
+    return _status(pid, "VmRSS") * 1024 / 1e6
+
+
+def peak(pid: int) -> float:
+    """Return the largest resident memory that a process ever had, in MB."""
+    return _status(pid, "VmHWM") * 1024 / 1e6
+
+
+def _status(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise MeasurementError(f"process {pid} has no {name}")
+
+
+class _Watch:
+    """Something looked at again and again in a thread, while a block runs."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            begin = time.monotonic()
+            self.look()
+            self._over.wait(max(0.0, begin + self._interval - time.monotonic()))
+
+    def look(self) -> None:
+        """Look once; runs in the thread."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Any:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join(30)
+
+
+class Memory(_Watch):
+    """The largest resident memory of a process while a block runs, and how much that is above its beginning."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(0.05)
+        self._pid = pid
+        self.begin = self.most = rss(pid)
+
+    def look(self) -> None:
+        """Read the memory now."""
+        self.most = max(self.most, rss(self._pid))
+
+    @property
+    def growth(self) -> float:
+        """MB above the beginning, at the most."""
+        return self.most - self.begin
+
+
+class Probe(_Watch):
+    """How long one small request takes, every 20 ms over a kept-alive connection, while a block runs.
+
+    What holds up the server's event loop holds up this request: from outside, this is the loop's lag. The interval
+    is counted from one request to the next, so a wait of a second is one latency of a second.
+    """
+
+    def __init__(self, url: str, path: str) -> None:
+        super().__init__(0.02)
+        address = urlsplit(url)
+        self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=120)
+        self._connection.connect()
+        self._path = path
+        self.latencies: list[float] = []
+        self.status = 0
+        self.since = 0.0
+        """When the present status was first answered, ``time.time()``."""
+
+    def look(self) -> None:
+        """Ask once."""
+        begin = time.perf_counter()
+        self._connection.request("GET", self._path)
+        answer = self._connection.getresponse()
+        answer.read()
+        self.latencies.append(time.perf_counter() - begin)
+        if answer.status != self.status:
+            self.status, self.since = answer.status, time.time()

@@ -1,0 +1,50 @@
+"""The limit of submits: Flux's own bindings, with a jobspec made once and nothing else to do.
+
+``rate``: all jobs are sent at once and the answers taken as they come, on the reactor; this is as fast as Python
+beside Flux gets. ``latency``: one job after the other, each waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+
+import flux
+import flux.job
+
+
+def rate(handle: flux.Flux, jobspec: str, jobs: int) -> float:
+    """Return jobs a second."""
+    ids = []
+    begin = time.perf_counter()
+    for _ in range(jobs):
+        flux.job.submit_async(handle, jobspec, urgency=0).then(lambda future: ids.append(future.get_id()))
+    handle.reactor_run()
+    seconds = time.perf_counter() - begin
+    if len(set(ids)) != jobs:
+        raise SystemExit(f"{len(set(ids))} of {jobs} jobs were accepted")
+    return jobs / seconds
+
+
+def latency(handle: flux.Flux, jobspec: str, jobs: int) -> float:
+    """Return the median time that one submit takes, in milliseconds."""
+    times = []
+    for _ in range(jobs):
+        begin = time.perf_counter()
+        flux.job.submit_async(handle, jobspec, urgency=0).get_id()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times) * 1000
+
+
+def main(what: str, uri: str, jobs: int) -> None:
+    jobspec = flux.job.JobspecV1.from_command(["true"])
+    jobspec.environment = dict(os.environ)
+    measure = {"rate": rate, "latency": latency}[what]
+    print(json.dumps(measure(flux.Flux(uri), json.dumps(jobspec.jobspec), jobs)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,74 @@
+"""Rows ``get``, ``page`` and ``page-details``: reads of the store, beside aiohttp that sends the same bytes.
+
+The limit is a handler that has every answer in a dictionary, in a process of its own: the same framework, the same
+client, the same answers. What is missing to 1 is what routing, checking, SQLite and JSON cost here. The answers are
+taken from the server beforehand, and the sizes that both send are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from urllib.parse import urlencode
+
+from bench.processes import MeasurementError, say
+from bench.row import Row, number
+from bench.site import Volume, load
+from tests.harness import Server
+
+_CLIENTS, _PATHS = 16, 400
+_HERE = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+_TOLERANCE = 400  # bytes of headers (Link, chunks) in an answer
+
+
+def get(volume: Volume, rounds: int) -> list[Row]:
+    """One job by its id, any of all jobs."""
+    ids = volume.random.sample(volume.full.ids, min(_PATHS, volume.full.jobs))
+    return [_row(volume, rounds, "get", "read one job", [f"/v1/jobs/{id_}" for id_ in ids], 6000)]
+
+
+def page(volume: Volume, rounds: int) -> list[Row]:
+    """A page of 100 anywhere in the list, brief and with all fields."""
+    rows = []
+    for key, work, query, requests in (
+        ("page", "page of 100 jobs", {}, 2000),
+        ("page-details", "page of 100 jobs, all fields", {"details": "true", "listing": "true"}, 1000),
+    ):
+        # The last 100 have no full page after them.
+        cursors = volume.full.ids[: max(1, len(volume.full.ids) - 101)]
+        chosen = volume.random.sample(cursors, min(_PATHS, len(cursors)))
+        paths = [f"/v1/jobs?{urlencode({'limit': '100', **query, 'cursor': cursor})}" for cursor in chosen]
+        rows.append(_row(volume, rounds, key, work, paths, requests))
+    return rows
+
+
+def _row(volume: Volume, rounds: int, key: str, work: str, paths: list[str], count: int) -> Row:
+    row = Row(
+        key=key,
+        work=f"{work}, {_CLIENTS} clients",
+        unit="req/s",
+        to_reach=("≥", 0.8),
+        limit_is="aiohttp alone, same bytes",
+    )
+    server, directory = volume.full.server, volume.new_directory(key)
+    bodies = directory / "bodies.json"
+    bodies.write_text(json.dumps({path: server.http.get(path).raise_for_status().text for path in paths}))
+    bare = volume.start(Server([sys.executable, "-m", "bench.programs.bare", str(bodies)], directory, **_HERE))
+    requests = [["GET", volume.random.choice(paths), {}, ""] for _ in range(count)]
+    size = 0.0
+    for number_ in range(rounds + 1):
+        limit = load(bare.url, _CLIENTS, requests, directory)
+        done = load(server.url, _CLIENTS, requests, directory)
+        after = load(bare.url, _CLIENTS, requests, directory)  # it is the shorter of the two: a drift shows more
+        size = sum(done["sizes"]) / count
+        if abs(sum(limit["sizes"]) / count - size) > _TOLERANCE:
+            raise MeasurementError(f"answers are of {size:.0f} bytes, the limit's of {sum(limit['sizes']) / count:.0f}")
+        if number_ == 0:
+            continue  # to get warm
+        row.limits.append(2 * count / (limit["seconds"] + after["seconds"]))
+        row.figures.append(count / done["seconds"])
+        say(f"  {key}: limit {number(row.limits[-1])}/s, server {number(row.figures[-1])}/s")
+    bare.close()
+    row.note = f"{size / 1000:.1f} kB an answer"
+    return row

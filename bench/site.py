@@ -1,0 +1,158 @@
+"""The volume: brokers that hold many jobs, and the servers beside them, made when a row first asks for them."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.processes import MeasurementError, Probe, program, result, run, say
+from bench.programs.submit_many import ends
+from tests.harness import Broker, Process, Server, beside, eventually
+
+_CORES = 16  # of mock execution; no process runs on them
+
+
+class Site:
+    """A broker with jobs, and a server beside it that has seen all of them."""
+
+    def __init__(self, broker: Broker, server: Server, jobs: int) -> None:
+        self.broker, self.server, self.jobs = broker, server, jobs
+        self.held = sum(not ends(number) for number in range(jobs))
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The jobs' ids as browsers spell them (f58, in ASCII), newest first."""
+        jobs = self.server.http.get("/v1/jobs").json()["jobs"]
+        if len(jobs) < self.jobs:
+            raise MeasurementError(f"the store has {len(jobs)} of {self.jobs} jobs")
+        return [job["f58id"].replace("ƒ", "f") for job in jobs]
+
+
+class Volume:
+    """All that the rows measure on. Everything that it starts ends with ``stack``."""
+
+    def __init__(self, directory: Path, jobs: int, stack: ExitStack) -> None:
+        self.directory, self.jobs, self._stack = directory, jobs, stack
+        self.random = random.Random(88)  # noqa: S311 - the same questions in every run
+        self._number = 0
+
+    def new_directory(self, name: str) -> Path:
+        """Return a directory that nothing has used yet."""
+        self._number += 1
+        path = self.directory / f"{self._number}-{name}"
+        path.mkdir()
+        return path
+
+    @cached_property
+    def full(self) -> Site:
+        """All the jobs: two thirds held, one third ended."""
+        return self._site("full", self.jobs)
+
+    @cached_property
+    def small(self) -> Site:
+        """A tenth of the jobs, beside a broker of its own: it is measured in turns with the full one."""
+        return self._site("small", max(10, self.jobs // 10))
+
+    @cached_property
+    def bare(self) -> Broker:
+        """A broker with as many jobs that no server follows: the limit of submits. Its jobs are all held."""
+        broker = self._broker("bare")
+        self._submit(broker, self.jobs, "held")
+        return broker
+
+    def start(self, process: Process) -> Any:
+        """End a process with the volume, or before by ``close()``."""
+        self._stack.callback(process.close)
+        return process
+
+    def server(self, broker: Broker, name: str) -> Server:
+        """Start a server with a store of its own, which leaves the broker alone when it ends."""
+        directory = self.new_directory(name)
+        store = directory / "jobs.sqlite"
+        return self.start(beside(broker, directory, "--store", str(store), "--no-stop-on-signal"))
+
+    def discard(self, server: Server) -> None:
+        """End a server that is no longer needed, and remove its store."""
+        server.close()
+        shutil.rmtree(server.log.parent, ignore_errors=True)
+
+    def _broker(self, name: str) -> Broker:
+        directory = self.new_directory(name)
+        (directory / "run").mkdir()  # or what a broker that is killed holds would stay behind
+        broker = self.start(Broker(directory, f"-Srundir={directory}/run", cores=_CORES)).running()
+        eventually(lambda: " run " in broker.run("uptime").stdout, what="a broker that takes jobs")
+        return broker
+
+    def _site(self, name: str, jobs: int) -> Site:
+        broker = self._broker(name)
+        server = self.server(broker, f"{name}-server").ready()
+        site = Site(broker, server, jobs)
+        self._submit(broker, jobs, "mixed", lambda: self._active(site))
+        patience = time.monotonic() + 60 + jobs / 20
+        while (active := self._active(site)) > site.held:
+            say(f"  {name}: {active - site.held} jobs have yet to end")
+            if time.monotonic() > patience:
+                raise MeasurementError(f"{active - site.held} jobs do not end")
+            time.sleep(2)
+        total = server.http.get("/v1/jobs/search", params={"length": 0}).json()["recordsTotal"]
+        if total != jobs:
+            raise MeasurementError(f"the store has {total} of {jobs} jobs")
+        return site
+
+    def _active(self, site: Site) -> int:
+        return int(site.server.http.get("/v1/service").json()["active_jobs"])
+
+    def _submit(self, broker: Broker, jobs: int, kind: str, active: Callable[[], int] | None = None) -> None:
+        say(f"submitting {jobs} jobs ({kind})")
+        begin = time.monotonic()
+        with program("submit_many", broker.uri, jobs, kind) as process:
+            while process.poll() is None:
+                time.sleep(0.2)
+                if active and int(time.monotonic() - begin) % 10 == 9:
+                    say(f"  {active()} jobs are active")
+                    time.sleep(1)
+            result(process)
+        say(f"  submitted in {time.monotonic() - begin:.0f} s")
+
+
+def fill(volume: Volume, broker: Broker) -> tuple[Server, float, list[Probe]]:
+    """Start a server with a new store beside a broker that has jobs, and wait until it knows them.
+
+    Returns:
+        the server; seconds from its ``connected`` to the first 200 of /readyz; the probes of /livez and of a list.
+    """
+    server = volume.server(broker, "fill")
+    with (
+        Probe(server.url, "/readyz") as ready,
+        Probe(server.url, "/livez") as livez,
+        Probe(server.url, "/v1/jobs?limit=1") as listed,
+    ):
+        eventually(lambda: ready.status == 200, within=60 + volume.jobs / 100, what="readiness")
+    for probe in (livez, listed):
+        if probe.status != 200:
+            raise MeasurementError(f"{probe.status} while the store is filled")
+    return server, ready.since - _connected(server), [livez, listed]
+
+
+def _connected(server: Server) -> float:
+    """Return when the server's log says that it is connected, ``time.time()``."""
+    found = re.search(r"(\d{4}-\d\d-\d\dT[\d:.]+Z) \[info +\] connected", server.text())
+    if not found:
+        raise MeasurementError("the server's log does not say when it was connected")
+    return datetime.fromisoformat(found[1]).timestamp()
+
+
+def load(url: str, connections: int, requests: list[list[Any]], directory: Path) -> dict[str, Any]:
+    """Send requests ``[method, path, headers, body]``; see :mod:`bench.programs.clients`."""
+    file = directory / "requests.json"
+    file.write_text(json.dumps(requests))
+    return dict(run("clients", url, connections, file))

@@ -1,0 +1,77 @@
+"""Rows ``submit``, ``bulk`` and ``latency``: the way into Flux, beside Flux's own bindings.
+
+Jobs are held: what is measured is the way in, not Flux's scheduler. The limit has a broker of its own, which holds
+as many jobs and which no server follows; what following costs a broker is the server's to bear. Limit and server
+take turns, so that a machine whose speed drifts drifts for both.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+from bench.processes import MeasurementError, run, say
+from bench.row import Row, number
+from bench.site import Volume, load
+
+_CLIENTS, _JOBS, _BULK, _SINGLE = 64, 1000, 10_000, 200
+_REQUEST = ["POST", "/v1/jobs/submit", {"Content-Type": "application/json"}, '{"command":["true"],"urgency":0}']
+
+
+def submit(volume: Volume, rounds: int) -> list[Row]:
+    """One job a request: a client has one request on its way, and 64 are what a service sees of many users."""
+    row = Row(
+        key="submit",
+        work=f"submit, one job a request, {_CLIENTS} clients",
+        unit="jobs/s",
+        to_reach=("≥", 0.9),
+        limit_is="bare submit_async loop",
+    )
+    bare, site = volume.bare, volume.full
+    for _ in range(rounds):
+        row.limits.append(run("limit", "rate", bare.uri, _JOBS))
+        done = load(site.server.url, _CLIENTS, [_REQUEST] * _JOBS, volume.directory)
+        row.figures.append(_JOBS / done["seconds"])
+        say(f"  submit: limit {number(row.limits[-1])}/s, server {number(row.figures[-1])}/s")
+    return [row]
+
+
+def bulk(volume: Volume, rounds: int) -> list[Row]:
+    """Many jobs in one request, a line each: every one must be answered with an id of its own."""
+    row = Row(
+        key="bulk",
+        work=f"submit, {_BULK:,} jobs in one request",
+        unit="jobs/s",
+        to_reach=("≥", 1.0),
+        limit_is="bare submit_async loop",
+    )
+    bare, site = volume.bare, volume.full
+    body = volume.directory / "bulk.ndjson"
+    body.write_text("\n".join([json.dumps({"command": ["true"], "urgency": 0})] * _BULK) + "\n")
+    for _ in range(rounds):
+        done = run("post", site.server.url, "/v1/jobs/bulk", body)
+        if done["accepted"] != _BULK:
+            raise MeasurementError(f"{done['accepted']} of {_BULK} jobs were accepted")
+        row.figures.append(_BULK / done["seconds"])
+        row.limits.append(run("limit", "rate", bare.uri, _BULK))
+        say(f"  bulk: limit {number(row.limits[-1])}/s, server {number(row.figures[-1])}/s")
+    return [row]
+
+
+def latency(volume: Volume, rounds: int) -> list[Row]:
+    """One submit alone: what the server adds to Flux's own answer when nobody else asks."""
+    row = Row(
+        key="latency",
+        work=f"one submit alone, median of {_SINGLE}",
+        unit="ms",
+        to_reach=("≤", 2.0),
+        beside="more",
+        limit_is="bare submit_async and its answer",
+    )
+    bare, site = volume.bare, volume.full
+    for _ in range(rounds):
+        row.limits.append(run("limit", "latency", bare.uri, _SINGLE))
+        done = load(site.server.url, 1, [_REQUEST] * _SINGLE, volume.directory)
+        row.figures.append(statistics.median(done["latencies"]) * 1000)
+        say(f"  latency: limit {number(row.limits[-1])} ms, server {number(row.figures[-1])} ms")
+    return [row]
