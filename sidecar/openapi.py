@@ -82,7 +82,7 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
     if op.lines:
         # What a line is stands in the description: OpenAPI 3.1 has no word for a sequence of JSON texts.
         lines = {"schema": {"type": "string", "description": f"a line each: {op.lines.__name__}"}}
-        found["requestBody"] = {"content": {"application/x-ndjson": lines}, "required": True}
+        found["requestBody"] = {"content": {"application/x-ndjson": lines}, "required": False}
     if op.body:
         required = any(field.required for field in msgspec.structs.fields(op.body))
         content = {media: {"schema": schema[op.body]} for media in _FORMS}

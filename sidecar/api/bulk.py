@@ -19,7 +19,7 @@ from sidecar.errors import InvalidRequest, Problem, ProblemBody, TooLarge, Unsup
 from sidecar.instance import Instance
 from sidecar.lifecycle import Lifecycle
 from sidecar.model import JobRequest
-from sidecar.submissions import Submissions
+from sidecar.submissions import Submissions, check_key
 
 _INVALID = "Invalid submit request"
 _MEDIA = (NDJSON, "application/jsonl", "application/json", "text/plain", "application/octet-stream")
@@ -95,6 +95,8 @@ class Bulk:
         self._instance.status.require()
         if request.content_type not in (*_MEDIA, _CURL):
             raise UnsupportedMediaType(f"A body of type {request.content_type} is not read here; send {NDJSON}.")
+        if (key := request.headers.get(KEY)) is not None:
+            check_key(key)
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await response.prepare(request)
         results = _Results(response)

@@ -43,12 +43,13 @@ def test_every_route_is_documented_and_every_documented_route_is_there(server: S
 def test_schemathesis_finds_nothing(tmp_path: Path, started: Callable[[Server], Server]) -> None:
     """Generated requests, right and wrong, to every operation that answers by itself and does not end the server."""
     server = started(embedded(tmp_path)).ready()
+    # It has no words for NDJSON bodies, and would wait for the end of /v1/events; both have tests of their own.
     # Who asks to wait or to follow is made to wait: here for a moment, and not for the end of a held job.
     (tmp_path / "schemathesis.toml").write_text("[parameters]\nwait = 0.01\nfollow = false\n")
     done = subprocess.run(
         [
             str(BIN / "schemathesis"), "run", f"{server.url}/openapi.json", "--exclude-path", "/v1/service/stop",
-            "--exclude-path-regex", "/events$",
+            "--exclude-path-regex", "/(events|bulk)$",
             "--max-examples", "60", "--checks", "all", "--exclude-checks", "positive_data_acceptance",
             "--seed", "1", "--no-color", "--generation-database", "none",
         ],
