@@ -357,7 +357,7 @@ def _row(record: Record) -> Row:
         runtime=job.runtime or None,
         nevents=record.nevents,
         brief=_encode(Brief(job.id, job.f58id, job.state, job.result, job.name)).decode(),
-        json=_encode(job),
+        json=_encode(job).decode(),
         text=text if text != record.written[0] else None,
         jobspec=spec if spec != record.written[1] else None,
         key=None if record.written[1] else jobspec.key(record.jobspec),

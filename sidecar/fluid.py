@@ -6,6 +6,7 @@ A FLUID holds 40 bits of milliseconds, 14 bits of generator id and 10 bits of se
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 
@@ -23,6 +24,7 @@ MAX = 2**64 - 1
 EMBEDDED_EPOCH = 1767225600
 
 
+@functools.lru_cache(maxsize=4096)
 def f58(fluid: int) -> str:
     """Spell a FLUID as F58, Flux's default: base 58 behind a ``ƒ``."""
     digits = []
@@ -39,6 +41,7 @@ def kvs(fluid: int) -> str:
     return "job." + ".".join(text[i : i + 4] for i in range(0, 16, 4))
 
 
+@functools.lru_cache(maxsize=4096)
 def parse(text: str) -> int:
     """Read a FLUID in any spelling: decimal, ``ƒ``/``f`` F58, ``0x`` hex, dothex, KVS or words.
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
 
@@ -26,7 +24,9 @@ log = structlog.get_logger("idle")
 _POLL = 0.2
 
 #: Who asks these says nothing of whether the instance is used: machines do, and people who wait for its end.
-_NO_CALLS = {("GET", path) for path in ("/livez", "/readyz", "/metrics", "/v1/service")}
+NO_CALLS = frozenset(
+    (method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/metrics", "/v1/service")
+)
 
 
 class IdleStop:
@@ -95,21 +95,17 @@ class IdleStop:
         self._used()
         self._feed.push(item)
 
-    @contextmanager
-    def caller(self, method: str, path: str) -> Iterator[None]:
-        """Count a call as a use for as long as it takes."""
-        if ("GET" if method == "HEAD" else method, path) in _NO_CALLS:
-            yield
-            return
+    def begin_call(self) -> None:
+        """Count a call as a use until it ends."""
         self._callers += 1
         self._alone.clear()
-        try:
-            yield
-        finally:
-            self._callers -= 1
-            self._used()
-            if not self._callers:
-                self._alone.set()
+
+    def end_call(self) -> None:
+        """End a call."""
+        self._callers -= 1
+        self._used()
+        if not self._callers:
+            self._alone.set()
 
     def _used(self) -> None:
         self._last_use = time.monotonic()

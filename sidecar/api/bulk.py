@@ -12,6 +12,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar.api import fields
+from sidecar.api.begun import begin
 from sidecar.api.jobs import NDJSON
 from sidecar.api.routing import Answer, json_object, operation
 from sidecar.api.submit import KEY
@@ -98,7 +99,7 @@ class Bulk:
         if (key := request.headers.get(KEY)) is not None:
             check_key(key)
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
-        await response.prepare(request)
+        await begin(request, response)
         results = _Results(response)
         writing = asyncio.create_task(results.write())
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from sidecar import fluid, jobspec
 from sidecar.api import filters, position
+from sidecar.api.begun import begin
 from sidecar.api.filters import JobFilter
 from sidecar.api.routing import Answer, json_response, operation
 from sidecar.errors import InvalidRequest, NotFound
@@ -23,6 +24,24 @@ from sidecar.model import Brief, Entry, Job
 from sidecar.store import Filter, Store
 
 NDJSON = "application/x-ndjson"
+
+_PAGES_SIZE = 8 * 1024 * 1024
+_ONE_PIECE = 200  # jobs that are sent in one piece
+
+
+class _Shape(NamedTuple):
+    """How a list of whole jobs is written: what of each job, and what is around them."""
+
+    what: str
+    media: str
+    separator: str
+    opening: bytes
+    closing: bytes
+
+
+_LISTING = _Shape("full", "application/json", ",", b"[", b"]\n")
+_EXPORT = _Shape("full", NDJSON, "\n", b"", b"\n")
+_OBJECT = _Shape("keyed", "application/json", ",", b"{", b"}\n")
 
 #: In which states a job is when it has come so far.
 _REACHED = {
@@ -78,6 +97,30 @@ class Eventlog(msgspec.Struct):
     events: list[Entry]
 
 
+_Key = tuple[int, str, bool]
+"""Revision of the store, query string, and whether as NDJSON."""
+
+
+class _Pages:
+    """Pages that were sent at one revision of the store: who polls a list that does not change costs little."""
+
+    def __init__(self) -> None:
+        self._revision = -1
+        self._pages: dict[_Key, tuple[bytes, Mapping[str, str]]] = {}
+        self._size = 0
+
+    def get(self, key: _Key) -> tuple[bytes, Mapping[str, str]] | None:
+        if key[0] != self._revision:
+            self._revision, self._size = key[0], 0
+            self._pages.clear()
+        return self._pages.get(key)
+
+    def put(self, key: _Key, body: bytes, headers: Mapping[str, str]) -> None:
+        self._size += len(body)
+        if key[0] == self._revision and self._size < _PAGES_SIZE:
+            self._pages[key] = body, headers
+
+
 class Jobs:
     """The jobs of the instance."""
 
@@ -87,6 +130,7 @@ class Jobs:
         self._store = store
         self._feed = feed
         self._instance = instance
+        self._pages = _Pages()
 
     @operation(
         "GET",
@@ -105,20 +149,27 @@ class Jobs:
         """
         where = _filter(query)
         await self._feed.settle()
-        details = bool(query.details or query.detail)
         export = _accepts(request, NDJSON)
-        if not details and not export:
-            return await self._plain(request, where, query.limit)
-        headers = {position.HEADER: position.show(self._store, self._store.position)}
-        if query.limit:
-            last = (await self._store.page(where, query.limit)).last
-            headers |= _next(request, last)
-        chunks = self._store.list_full(where, query.limit)
-        if export:
-            return await stream_pieces(request, _lines(chunks), {"Content-Type": NDJSON, **headers})
-        if query.listing:
-            return await stream_json(request, _values(chunks), b"[", b"]", headers)
-        return await stream_json(request, _items(chunks), b"{", b"}", headers)
+        key = (self._store.revision, request.rel_url.raw_query_string, export)
+        if page := self._pages.get(key):
+            return web.Response(body=page[0], headers=page[1])
+        if not export and not (query.details or query.detail):
+            return self._kept(key, await self._plain(request, where, query.limit))
+        shape = _EXPORT if export else _LISTING if query.listing else _OBJECT
+        if query.limit is not None and query.limit <= _ONE_PIECE:
+            return self._kept(key, await self._one_piece(request, where, query.limit, shape))
+        headers = {"Content-Type": shape.media, position.HEADER: position.show(self._store, self._store.position)}
+        if query.limit is not None:
+            headers |= _next(request, (await self._store.page(where, query.limit)).last)
+        pieces = self._store.pieces(where, query.limit, shape.what, shape.separator)
+        return await stream_pieces(request, _framed(pieces, shape), headers)
+
+    def _kept(self, key: _Key, response: web.Response) -> web.Response:
+        """Keep a page for who asks for the same before anything has happened; the runtime of a job grows by itself."""
+        body = response.body
+        if isinstance(body, bytes) and b'"state":"RUN","result":"","returncode"' not in body:
+            self._pages.put(key, body, response.headers)
+        return response
 
     async def _plain(self, request: web.Request, where: Filter, limit: int | None) -> web.Response:
         page = await self._store.page(where, limit)
@@ -126,6 +177,13 @@ class Jobs:
         cursor = b',"cursor":"%b"' % _plain_f58(page.last).encode() if page.last is not None else b""
         body = b'{"jobs":[%b],"position":"%b"%b}' % (page.json, shown.encode(), cursor)
         return json_response(body, headers={position.HEADER: shown, **_next(request, page.last)})
+
+    async def _one_piece(self, request: web.Request, where: Filter, limit: int, shape: _Shape) -> web.Response:
+        page = await self._store.page(where, limit, shape.what, shape.separator)
+        shown = position.show(self._store, page.position)
+        headers = {"Content-Type": shape.media, position.HEADER: shown, **_next(request, page.last)}
+        body = shape.opening + page.json + shape.closing if page.json or shape.opening else b""
+        return web.Response(body=body, headers=headers)
 
     @operation("GET", "/v1/jobs/{uid}", query=GetQuery, answers=(Answer("The job", Job),), errors=(400, 404))
     async def get(self, request: web.Request, job: int, query: GetQuery) -> bytes:
@@ -227,38 +285,16 @@ def _plain_f58(job: int) -> str:
     return fluid.f58(job).replace("ƒ", "f")
 
 
-async def _values(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        yield b",".join(job for _, job in chunk)
-
-
-async def _items(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        yield b",".join(b'"%d":%b' % item for item in chunk)
-
-
-async def _lines(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        yield b"".join(job + b"\n" for _, job in chunk)
-
-
-async def stream_json(
-    request: web.Request,
-    pieces: AsyncIterator[bytes],
-    opening: bytes,
-    closing: bytes,
-    headers: dict[str, str] | None = None,
-) -> web.StreamResponse:
-    """Answer with a JSON array or object in pieces: memory does not grow with the number of jobs."""
-
-    async def whole() -> AsyncIterator[bytes]:
-        separator = opening
-        async for piece in pieces:
-            yield separator + piece
-            separator = b","
-        yield (b"" if separator == b"," else opening) + closing + b"\n"
-
-    return await stream_pieces(request, whole(), {"Content-Type": "application/json", **(headers or {})})
+async def _framed(pieces: AsyncIterator[bytes], shape: _Shape) -> AsyncIterator[bytes]:
+    """Put a list together from pieces."""
+    before = shape.opening
+    async for piece in pieces:
+        yield before + piece
+        before = shape.separator.encode()
+    if before == shape.separator.encode():
+        yield shape.closing
+    elif shape.opening:
+        yield shape.opening + shape.closing
 
 
 async def stream_pieces(
@@ -266,7 +302,7 @@ async def stream_pieces(
 ) -> web.StreamResponse:
     """Answer with what ``pieces`` yields, piece by piece."""
     response = web.StreamResponse(headers=headers)
-    await response.prepare(request)
+    await begin(request, response)
     if request.method != "HEAD":
         async for piece in pieces:
             await response.write(piece)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
+from yarl import URL
 
 from sidecar import fluid
 from sidecar.api import fields
@@ -14,6 +17,7 @@ from sidecar.errors import InvalidRequest, NotFound, UnsupportedMediaType
 
 Handler = Callable[..., Awaitable[Any]]
 
+_JSON = {"Content-Type": "application/json"}
 _MARK = "_operation"
 _INVALID = "Invalid request"
 _UID = "{uid:(?!search$|submit$|bulk$|cancel$)[^{}/]+}"  # what is a route of its own is no job id
@@ -94,29 +98,21 @@ def operations(resource: Resource) -> list[Operation]:
 
 def add(app: web.Application, op: Operation) -> None:
     """Serve an operation."""
+    assert op.handler is not None  # noqa: S101 - operations() binds it
+    handler = op.handler
+    readers = [(name, _PATH[name]) for name in re.findall(r"{(\w+)}", op.path)]
 
     async def handle(request: web.Request) -> web.StreamResponse:
         arguments: dict[str, Any] = {}
-        if "uid" in request.match_info:
-            arguments["job"] = _job_id(request.match_info["uid"])
-        if "number" in request.match_info:
-            arguments["number"] = _number(request.match_info["number"])
-        if "name" in request.match_info:
-            arguments["name"] = request.match_info["name"]
+        for name, (argument, read) in readers:
+            arguments[argument] = read(request.match_info[name])
         if op.body is not None:
             arguments["body"] = await _read_body(request, op)
-        elif not request.query_string:
-            if op.query is not None:
-                arguments["query"] = op.query()
-        else:
-            values = dict(request.query) if op.loose else fields.single(request.query)
-            query = fields.decode(
-                op.query or _Nothing, values, text=frozenset(values), message=op.message, loose=op.loose
-            )
+        elif op.query is not None or request.query_string:
+            query = _read_query(request, op)
             if op.query is not None:
                 arguments["query"] = query
-        assert op.handler is not None  # noqa: S101 - operations() binds it
-        result = await op.handler(request, **arguments)
+        result = await handler(request, **arguments)
         return result if isinstance(result, web.StreamResponse) else json_response(result)
 
     path = op.path.replace("{uid}", _UID)
@@ -129,7 +125,7 @@ def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | No
     """Answer with JSON; ``value`` may be ready-made bytes."""
     body = value if isinstance(value, bytes) else msgspec.json.encode(value)
     body += b"\n"  # a terminal's prompt begins on a line of its own
-    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+    return web.Response(body=body, status=status, headers={**_JSON, **headers} if headers else _JSON)
 
 
 class NoParameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -151,6 +147,29 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise NotFound(f"There is no launcher {text!r}; GET /v1/launchers lists them.")
     return int(text)
+
+
+#: What a handler is given for each variable of a path.
+_PATH: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "uid": ("job", _job_id),
+    "number": ("number", _number),
+    "name": ("name", str),
+}
+
+
+def _read_query(request: web.Request, op: Operation) -> Any:
+    text = request.rel_url.raw_query_string
+    return _query(op.query or _Nothing, text, op.message, op.loose)
+
+
+@functools.lru_cache(maxsize=1024)
+def _query(cls: type[msgspec.Struct], text: str, message: str, loose: bool) -> msgspec.Struct:
+    """Read a query string; who asks for the same again and again is not read again each time."""
+    if not text:
+        return cls()
+    pairs = URL.build(query_string=text, encoded=True).query
+    values = dict(pairs) if loose else fields.single(pairs)
+    return fields.decode(cls, values, text=frozenset(values), message=message, loose=loose)
 
 
 async def _read_body(request: web.Request, op: Operation) -> Any:

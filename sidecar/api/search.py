@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api.jobs import stream_json
+from sidecar.api.jobs import stream_pieces
 from sidecar.api.routing import Answer, operation
 from sidecar.errors import InvalidRequest
 from sidecar.feed import Feed
@@ -18,6 +18,7 @@ from sidecar.model import Job
 from sidecar.store import Search, Store
 from sidecar.store.query import ORDERS
 
+_ONE_PIECE = 200  # matches that are sent in one piece
 _ORDER = re.compile(r"order\[(\d+)\]\[column\]")
 
 
@@ -78,7 +79,11 @@ class JobSearch:
         closing = counts % (query.draw, total, window, matched)
         # Jobs may be added while the answer is on its way: the window has the size that the counts say.
         search = msgspec.structs.replace(search, length=window)
-        return await stream_json(request, _rows(self._store.search(search)), b'{"data":[', closing)
+        headers = {"Content-Type": "application/json"}
+        if window <= _ONE_PIECE:
+            rows = [row async for chunk in self._store.search(search) for row in chunk]
+            return web.Response(body=b'{"data":[%b%b\n' % (b",".join(rows), closing), headers=headers)
+        return await stream_pieces(request, _pieces(self._store.search(search), closing), headers)
 
 
 def _order(parameters: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
@@ -93,6 +98,9 @@ def _order(parameters: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
     return tuple((column, down) for _, column, down in sorted(found))
 
 
-async def _rows(chunks: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+async def _pieces(chunks: AsyncIterator[list[bytes]], closing: bytes) -> AsyncIterator[bytes]:
+    before = b'{"data":['
     async for chunk in chunks:
-        yield b",".join(chunk)
+        yield before + b",".join(chunk)
+        before = b","
+    yield (b"" if before == b"," else before) + closing + b"\n"

@@ -11,6 +11,8 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from msgspec import Meta, Struct
 
+from sidecar.api.begun import begin
+
 log = structlog.get_logger("stream")
 
 EVENT_STREAM = "text/event-stream"
@@ -42,7 +44,7 @@ class EventStream(EventSourceResponse):
 
     async def begin(self, request: web.Request, last_id: str) -> None:
         """Send the headers, and the id to come back with before anything has happened."""
-        await self.prepare(request)
+        await begin(request, self)
         await self.push(b"retry: %d\nid: %b\n\n" % (_RETRY, last_id.encode()))
 
     async def push(self, data: bytes) -> None:
@@ -92,7 +94,7 @@ class TextStream(web.StreamResponse):
 
     async def begin(self, request: web.Request, last_id: str) -> None:
         """Send the headers."""
-        await self.prepare(request)
+        await begin(request, self)
 
     async def push(self, data: bytes) -> None:
         """Send bytes; see :meth:`EventStream.push`."""

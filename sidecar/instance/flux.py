@@ -32,6 +32,7 @@ log = structlog.get_logger("flux")
 
 _PING_INTERVAL = 0.5
 _RESOURCES_GOOD_ENOUGH = 30.0  # to tell what may fit; where nothing does, Flux is asked
+_WAITCREATE = 1  # src/common/libjob/job.h: the shell makes the eventlog a moment after the job has started
 _LARGE_OUTPUT = 64 * 1024
 
 
@@ -213,7 +214,7 @@ class FluxInstance(FluxAdmin):
         self.status.require()
 
         def start(handle: Any) -> Any:
-            return Future(raw.flux_job_event_watch(handle.handle, fluid_, b"guest.output", 0))
+            return Future(raw.flux_job_event_watch(handle.handle, fluid_, b"guest.output", _WAITCREATE))
 
         try:
             await self._thread.stream(

@@ -20,7 +20,18 @@ from sidecar.store.store import Writer
 _ACTIVE = tuple(state for state in STATES if state != "INACTIVE")  # by name: only so does the index over states help
 _CHUNK = 500
 _COUNTS = 1000  # texts whose counts are kept
-_PAGE = 200  # rows of a page that is read at once
+_BRIEF, _FULL = 500, 200  # rows of a page that is read at once
+_HOT = 1024
+# A job that runs is stored without its runtime so far.
+_FULL_JSON = (
+    "iif(running IS NULL, json, substr(json, 1, length(json) - 1) || printf(',\"runtime\":%.6f}', max(0, ? - running)))"
+)
+_BOTH = "jobs JOIN documents ON job = id"
+_SHAPES = {
+    "brief": ("brief", "jobs"),
+    "full": (_FULL_JSON, _BOTH),
+    "keyed": (f"printf('\"%d\":', id) || {_FULL_JSON}", _BOTH),
+}
 _TOLD = """
 SELECT position, job, count, events.json, coalesce(userid, -1), coalesce(username, ''), coalesce(queue, ''),
   coalesce(name, ''), coalesce(t_submit, 0) FROM events LEFT JOIN jobs ON jobs.id = job
@@ -33,14 +44,24 @@ class Store(Writer):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._counts: dict[str, asyncio.Future[list[Any]]] = {}
-        self._counted = ("", -1)
+        self._counted = -1
 
     # ----------------------------------------------------------------------------------------------- one job
 
     async def job(self, fluid_: int) -> bytes | None:
         """Return the JSON of one job, None when there is no such job."""
-        rows = await self._at_once("SELECT running, json FROM documents WHERE job = ?", (_signed(fluid_),))
-        return _complete(*rows[0]) if rows else None
+        found = self._hot.get(fluid_)
+        if found is None:
+            query = "SELECT running, CAST(json AS BLOB) FROM documents WHERE job = ?"
+            rows = await self._at_once(query, (_signed(fluid_),))
+            if not rows:
+                return None
+            if len(self._hot) >= _HOT:
+                self._hot.clear()
+            found = self._hot[fluid_] = rows[0]
+        running, json = found
+        # A job that runs is stored without its runtime so far.
+        return json if running is None else json[:-1] + b',"runtime":%.6f}' % max(0.0, time.time() - running)
 
     async def state(self, fluid_: int) -> str | None:
         """Return the state of one job, None when there is no such job."""
@@ -73,39 +94,43 @@ class Store(Writer):
 
     # ------------------------------------------------------------------------------------------------- lists
 
-    async def page(self, where: Filter, limit: int | None) -> Page:
-        """Return matching jobs in brief, newest first."""
+    async def page(self, where: Filter, limit: int | None, what: str = "brief", separator: str = ",") -> Page:
+        """Return matching jobs as one piece of JSON, newest first.
+
+        Args:
+            where: which.
+            limit: how many at most.
+            what: ``brief``, ``full``, or ``keyed`` for ``"<id>":<full>``.
+            separator: what stands between two.
+        """
         sql, values = where.where()
+        column, table = _SHAPES[what]
         query = (
-            "SELECT group_concat(brief), count(*), min(id) FROM "  # noqa: S608 - values are bound
-            f"(SELECT brief, id FROM jobs WHERE {sql} ORDER BY id DESC LIMIT ?)"
+            "SELECT CAST(group_concat(json, ?) AS BLOB), count(*), min(id) FROM "  # noqa: S608 - values are bound
+            f"(SELECT {column} AS json, id FROM {table} WHERE {sql} ORDER BY id DESC LIMIT ?)"
         )
-        read = self._at_once if where.indexed and limit is not None and limit <= _PAGE else self._fetch
+        short = where.indexed and limit is not None and limit <= (_BRIEF if what == "brief" else _FULL)
+        read = self._at_once if short else self._fetch
         position = self.position  # the list may know of more than that, and of nothing less
-        [(text, count, last)] = await read(query, (*values, -1 if limit is None else limit))
+        now = () if what == "brief" else (time.time(),)
+        [(json, count, last)] = await read(query, (separator, *now, *values, -1 if limit is None else limit))
         more = False
         if limit and count == limit:
             sql, values = msgspec.structs.replace(where, before_id=last).where()
             more = bool(await read(f"SELECT 1 FROM jobs WHERE {sql} LIMIT 1", values))  # noqa: S608
-        return Page((text or "").encode(), last if more else None, position)
+        return Page(json or b"", last if more else None, position)
 
-    async def list_full(self, where: Filter, limit: int | None) -> AsyncIterator[list[tuple[int, bytes]]]:
-        """Yield (id, JSON) of matching jobs, newest first, in chunks: memory does not grow with the number."""
+    async def pieces(self, where: Filter, limit: int | None, what: str, separator: str = ",") -> AsyncIterator[bytes]:
+        """Yield what :meth:`page` returns, in pieces: memory does not grow with the number of jobs."""
         left = limit
         while left is None or left > 0:
             count = _CHUNK if left is None else min(left, _CHUNK)
-            sql, values = where.where()
-            query = (
-                "SELECT id, running, json FROM jobs JOIN documents ON job = id "  # noqa: S608 - values are bound
-                f"WHERE {sql} ORDER BY id DESC LIMIT ?"
-            )
-            read = self._at_once if where.indexed and count <= _PAGE else self._fetch
-            rows = await read(query, (*values, count))
-            if rows:
-                yield [(row[0], _complete(row[1], row[2])) for row in rows]
-            if len(rows) < count:
+            page = await self.page(where, count, what, separator)
+            if page.json:
+                yield page.json
+            if page.last is None:
                 return
-            where = msgspec.structs.replace(where, before_id=rows[-1][0])
+            where = msgspec.structs.replace(where, before_id=page.last)
             left = None if left is None else left - count
 
     async def ids(self, where: Filter) -> list[int]:
@@ -118,10 +143,10 @@ class Store(Writer):
         start, left = search.start, search.length
         while left is None or left > 0:
             count = _CHUNK if left is None else min(left, _CHUNK)
-            query, values = search.select("running, json")
-            rows = await self._fetch(f"{query} LIMIT ? OFFSET ?", (*values, count, start))
+            query, values = search.select(f"CAST({_FULL_JSON} AS BLOB)")
+            rows = await self._fetch(f"{query} LIMIT ? OFFSET ?", (time.time(), *values, count, start))
             if rows:
-                yield [_complete(*row) for row in rows]
+                yield [row[0] for row in rows]
             if len(rows) < count:
                 return
             start += count
@@ -133,7 +158,7 @@ class Store(Writer):
         To count what matches takes as long as there are matches: it is done once for each text, until something is
         written, however many callers wait for it.
         """
-        now = (self.id, self.position)
+        now = self.revision
         if self._counted != now or len(self._counts) >= _COUNTS:
             self._counts, self._counted = {}, now
         if text not in self._counts:
@@ -176,13 +201,6 @@ class Store(Writer):
     async def active(self) -> list[int]:
         """Return the ids of the jobs that are not inactive."""
         return [row[0] for row in await self._fetch("SELECT id FROM jobs WHERE state != 'INACTIVE'")]
-
-
-def _complete(running: float | None, json: bytes) -> bytes:
-    """Add the runtime so far to a running job."""
-    if running is None:
-        return json
-    return json[:-1] + b',"runtime":%.6f}' % max(0.0, time.time() - running)
 
 
 def _signed(fluid_: int) -> int:

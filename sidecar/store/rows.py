@@ -27,7 +27,7 @@ class Row(NamedTuple):
     runtime: float | None
     nevents: int
     brief: str
-    json: bytes
+    json: str
     text: str | None
     jobspec: bytes | None
     key: tuple[str, str] | None

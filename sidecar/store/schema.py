@@ -15,7 +15,7 @@ CREATE TABLE jobs (
   userid INTEGER NOT NULL, username TEXT NOT NULL, queue TEXT NOT NULL, name TEXT NOT NULL,
   nnodes INTEGER, ntasks INTEGER, runtime REAL, nevents INTEGER NOT NULL, brief TEXT NOT NULL);
 -- Apart from the rest, so that a list reads few pages of the file. `running` is t_run while the job is in RUN.
-CREATE TABLE documents (job INTEGER PRIMARY KEY, running REAL, json BLOB NOT NULL);
+CREATE TABLE documents (job INTEGER PRIMARY KEY, running REAL, json TEXT NOT NULL);
 CREATE INDEX jobs_state ON jobs (state, id);
 CREATE INDEX jobs_result ON jobs (result, id);
 CREATE INDEX jobs_username ON jobs (username, id);

@@ -41,6 +41,9 @@ class Connections:
         """The name of this file: positions of another one mean nothing here."""
         self.position = 0
         """Position of the last event that was written."""
+        self.revision = 0
+        """Changes with every write: who has read at this revision knows what is there."""
+        self._hot: dict[int, tuple[float | None, bytes]] = {}  # documents that were read last
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._readers = ThreadPoolExecutor(_READERS, "store-reader")
         self._readable = asyncio.Event()
@@ -143,6 +146,8 @@ class Writer(Connections):
             self.path.rename(aside)
             self._write = connect(self.path)
             self._look()
+            self._hot.clear()
+            self.revision += 1
 
         self._readable.clear()
         try:
@@ -163,8 +168,13 @@ class Writer(Connections):
             await self._run(self._writer, lambda: self._apply(rows, told, deleted))
         except sqlite3.Error as exc:
             raise StoreError(f"The store {self.path} cannot be written: {exc}.") from exc
+        self.revision += 1
         if told:
             self.position = told[-1].position
+        for row in rows:
+            self._hot.pop(row.id, None)
+        for fluid in deleted:
+            self._hot.pop(fluid, None)
 
     def _apply(self, rows: Sequence[Row], told: Sequence[Told], deleted: Sequence[int]) -> None:
         texts = [(row.id, row.text) for row in rows if row.text is not None]

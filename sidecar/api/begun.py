@@ -1,0 +1,17 @@
+"""Answers that are sent in pieces: begun in one place, so that an error in the middle cuts them off."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+RESPONSE = web.RequestKey("response", web.StreamResponse)
+"""The answer whose headers were sent."""
+HEADERS = web.RequestKey("headers", dict[str, str])
+"""What every answer to this request has to say."""
+
+
+async def begin(request: web.Request, response: web.StreamResponse) -> None:
+    """Send the headers of an answer that is to come in pieces."""
+    response.headers.update(request.get(HEADERS, {}))
+    request[RESPONSE] = response
+    await response.prepare(request)
