@@ -167,9 +167,9 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         OSError: the address cannot be listened on.
         StoreError: the store cannot be opened.
     """
-    directory, temporary = make_run_directory(settings)
+    directory = make_run_directory(settings)
+    server = Server(settings, directory.path)
     try:
-        server = Server(settings, directory)
         runner = web.AppRunner(
             server.application(), handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT
         )
@@ -183,8 +183,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         finally:
             await runner.cleanup()
     finally:
-        if temporary:
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        if not directory.lasting and (server.lifecycle.over or not directory.shared):
+            await asyncio.to_thread(shutil.rmtree, directory.path, ignore_errors=True)
 
 
 def _instance(settings: Settings, directory: Path) -> Instance:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -24,7 +24,7 @@ from sidecar.tail import Tail, Wakeups
 
 log = structlog.get_logger("feed")
 
-_BATCH = 256
+_BATCH, _HISTORY_BATCH = 256, 1024
 _STRETCH = 32  # responses that are folded in one turn of the loop
 _KEPT = 2000  # jobs that are kept in memory to go on with; the others are read from the store when something happens
 _STORE_RETRY = 1.0
@@ -43,14 +43,14 @@ class Feed:
         """For who follows the events."""
         self._inbox: deque[HistoryBegin | JobEvents] = deque()
         self._arrived = asyncio.Event()
-        self._records: dict[int, Record] = {}
+        self._records: OrderedDict[int, Record] = OrderedDict()
         self._active: set[int] = set()
         self._held: set[int] = set()
         self._known: dict[int, int] = {}
         self._history: set[int] | None = None
         self._expected: dict[int, int] = {}
         self._expectations = 0
-        self._recent: dict[int, None] = {}
+        self._recent: OrderedDict[int, None] = OrderedDict()
         self._changes: dict[int, Wakeups] = {}
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
@@ -177,7 +177,8 @@ class Feed:
     async def _step(self) -> None:
         """Fold and write one batch: events up to a bound, or to a mark between history and live."""
         batch = _Batch(self._store.position)
-        while self._inbox and len(batch.touched) < _BATCH:
+        bound = _BATCH if self._history is None else _HISTORY_BATCH
+        while self._inbox and len(batch.touched) < bound:
             item = self._inbox.popleft()
             if isinstance(item, HistoryBegin):
                 await self._write(batch)
@@ -276,8 +277,8 @@ class Feed:
                 self._recent[fluid] = None
             if changes := self._changes.pop(fluid, None):
                 changes.wake()
-        for each in list(self._recent)[: max(0, len(self._recent) - _RECENT)]:
-            del self._recent[each]
+        while len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
         if batch.told:
             self.tail.publish(batch.told)
 
@@ -288,11 +289,11 @@ class Feed:
         if not record.active:
             self._active.discard(fluid)
             return
-        self._records[fluid] = record  # at the end: the dictionary's order is that of the last touch
+        self._records[fluid] = record  # at the end: the order is that of the last touch
         if record.job.urgency == 0 and record.job.state == "SCHED":
             self._held.add(fluid)
         if len(self._records) > _KEPT:
-            del self._records[next(iter(self._records))]
+            self._records.popitem(last=False)
 
     async def _persist(self, rows: list[Row], told: Sequence[Told], dropped: list[int]) -> None:
         """Write, for as long as it takes: a full disk delays what is seen of jobs, and loses none of it."""

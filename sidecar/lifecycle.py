@@ -58,6 +58,8 @@ class Lifecycle:
         self._launchers = launchers
         self._stop_on_signal = stop_on_signal
         self.state: State = "running"
+        self.over = False
+        """Whether the instance ends with the server, or before it: not so when the server alone was told to go."""
         self._mode: Mode | None = None
         self._reason = ""
         self._deadline: float | None = None
@@ -135,7 +137,7 @@ class Lifecycle:
             else:
                 await self._shut_down()
             self.state = "stopped"
-            self._leave.set()
+            self._end()
         except Problem as exc:
             log.error("the stop failed; the service goes on", reason=exc.detail)
             self.state, self._mode, self._reason, self._task = "running", None, exc.detail, None
@@ -195,16 +197,21 @@ class Lifecycle:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         # The broker sends SIGHUP to its initial program when it is shut down: what we exit with no longer counts.
-        loop.add_signal_handler(signal.SIGHUP, self._leave.set)
+        loop.add_signal_handler(signal.SIGHUP, self._end)
         gone = asyncio.create_task(self._instance.gone.wait())
         leave = asyncio.create_task(self._leave.wait())
         await asyncio.wait([gone, leave], return_when=asyncio.FIRST_COMPLETED)
+        self.over = self.over or gone.done()
         log.info("leaving", instance="gone" if gone.done() else self.state)
         for task in (gone, leave, self._task):
             if task:
                 task.cancel()
         self.state = "stopped"
         await self._launchers.close(_LAST_GRACE)
+
+    def _end(self) -> None:
+        self.over = True
+        self._leave.set()
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         log.info("signal", signal=number.name)

@@ -7,6 +7,7 @@ The command line, the ``FLUX_SIDECAR_*`` variables and the table in ``docs/setti
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import ipaddress
 import os
 import re
@@ -16,11 +17,12 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
 PREFIX = "FLUX_SIDECAR_"
+_LOCAL = "local://"
 
 #: Variables that configure the server or hold its secrets; no job ever inherits one.
 PRIVATE_VARIABLES = frozenset(
@@ -74,8 +76,8 @@ class Settings:
         str,
         _option(
             "store",
-            "SQLite file that holds the job history. Empty: a temporary file, removed at exit; "
-            "a path on a volume keeps the history when the cluster is gone.",
+            "SQLite file that holds the job history. Empty: a file beside the instance's socket, which ends with "
+            "the instance; a path on a volume keeps the history when the cluster is gone.",
         ),
     ] = ""
     no_auth: Annotated[
@@ -117,9 +119,10 @@ class Settings:
         float,
         _option("send_timeout", "How long a stream's reader may take nothing before it is cut off.", unit="seconds"),
     ] = 30.0
-    bulk_window: Annotated[int, _option("bulk_window", "How many lines of a bulk submit are on their way at once.")] = (
-        1024
-    )
+    bulk_window: Annotated[
+        int,
+        _option("bulk_window", "How many lines of a bulk submit are on their way at once: Flux takes them in batches."),
+    ] = 4096
     stop_on_signal: Annotated[
         bool,
         _option(
@@ -242,16 +245,49 @@ def job_environment(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def make_run_directory(settings: Settings) -> tuple[Path, bool]:
-    """Return the directory for the store and for output files, and whether it is ours to remove."""
+class RunDirectory(NamedTuple):
+    """Where the store and output files are."""
+
+    path: Path
+    lasting: bool
+    """It is kept when the server ends: the caller has named it."""
+    shared: bool
+    """A later server beside the same instance finds it again: it is kept for as long as the instance lives."""
+
+
+def make_run_directory(settings: Settings) -> RunDirectory:
+    """Make the directory for the store and for output files.
+
+    Without ``--store`` it is beside the instance's socket, which lives as long as the instance does: a server that is
+    started again goes on with the same store, and event streams with their positions.
+
+    Raises:
+        SettingsError: the directory of ``--store`` cannot be made.
+    """
     if settings.store:
         directory = Path(settings.store).expanduser().resolve().parent
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise SettingsError(f"--store {settings.store}: {exc.strerror}: {directory}") from None
-        return directory, False
-    return Path(tempfile.mkdtemp(prefix="flux-sidecar-")), True
+        return RunDirectory(directory, lasting=True, shared=True)
+    if settings.uri.startswith(_LOCAL) and not settings.embedded:
+        socket = Path(settings.uri.removeprefix(_LOCAL))
+        directory = socket.with_name(f"{socket.name}.flux-sidecar")
+        if _claim(directory):
+            return RunDirectory(directory, lasting=False, shared=True)
+    return RunDirectory(Path(tempfile.mkdtemp(prefix="flux-sidecar-")), lasting=False, shared=False)
+
+
+def _claim(directory: Path) -> bool:
+    """Take a directory for this process alone; false when another server has it, or it cannot be written."""
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # held until the process ends
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return os.access(directory, os.W_OK)
 
 
 def _is_loopback(host: str) -> bool:

@@ -46,6 +46,9 @@ def open_file(path: Path) -> sqlite3.Connection:
 def connect(path: Path) -> sqlite3.Connection:
     """Open for writing; make the schema in a new file, refuse another version's."""
     db = open_file(path)
+    # The writer keeps the indexes' pages at hand, and folds the log into the file less often.
+    db.execute("PRAGMA cache_size = -8192")
+    db.execute("PRAGMA wal_autocheckpoint = 8192")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         # Positions are only good in the file that gave them out: each file has a name of its own.

@@ -107,7 +107,7 @@ def test_the_temporary_store_is_removed(own_server: Callable[..., Server], tmp_p
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     server = own_server(TMPDIR=str(temporary))
-    assert list(temporary.glob("flux-sidecar-*"))
+    assert list(temporary.rglob("jobs.sqlite"))
     server.stop()
     assert server.wait() == 0
-    assert not list(temporary.glob("flux-sidecar-*"))
+    assert not list(temporary.rglob("jobs.sqlite"))
