@@ -44,6 +44,10 @@ def api_page() -> str:
         rows.append(f" {op.description}\n" if op.description else "\n")
         if struct := op.query or op.body:
             rows.append(_parameters(struct, "query" if op.query else "JSON body, form or query"))
+        if op.lines:
+            rows.append(_parameters(op.lines, "each line"))
+        if op.headers:
+            rows.append("\n| header | |\n|---|---|\n" + "".join(f"| `{k}` | {v} |\n" for k, v in op.headers.items()))
         answers = [f"{answer.status}: {answer.description.lower()}" for answer in op.answers]
         rows.append(f"\nAnswers {'; '.join(answers)}. Errors: {', '.join(map(str, op.errors)) or 'none'}.\n")
     rows.append(_errors())
