@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Hashable
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
@@ -16,6 +16,7 @@ from sidecar import fluid, jobspec
 from sidecar.api import filters, position
 from sidecar.api.begun import begin
 from sidecar.api.filters import JobFilter
+from sidecar.api.pages import Pages
 from sidecar.api.routing import Answer, json_response, operation
 from sidecar.errors import InvalidRequest, NotFound
 from sidecar.feed import Feed
@@ -25,7 +26,7 @@ from sidecar.store import Filter, Store
 
 NDJSON = "application/x-ndjson"
 
-_PAGES_SIZE = 8 * 1024 * 1024
+_RUNNING = b'"state":"RUN","result":"","returncode"'  # in a job with all its fields
 _ONE_PIECE = 200  # jobs that are sent in one piece
 
 
@@ -97,30 +98,6 @@ class Eventlog(msgspec.Struct):
     events: list[Entry]
 
 
-_Key = tuple[int, str, bool]
-"""Revision of the store, query string, and whether as NDJSON."""
-
-
-class _Pages:
-    """Pages that were sent at one revision of the store: who polls a list that does not change costs little."""
-
-    def __init__(self) -> None:
-        self._revision = -1
-        self._pages: dict[_Key, tuple[bytes, Mapping[str, str]]] = {}
-        self._size = 0
-
-    def get(self, key: _Key) -> tuple[bytes, Mapping[str, str]] | None:
-        if key[0] != self._revision:
-            self._revision, self._size = key[0], 0
-            self._pages.clear()
-        return self._pages.get(key)
-
-    def put(self, key: _Key, body: bytes, headers: Mapping[str, str]) -> None:
-        self._size += len(body)
-        if key[0] == self._revision and self._size < _PAGES_SIZE:
-            self._pages[key] = body, headers
-
-
 class Jobs:
     """The jobs of the instance."""
 
@@ -130,7 +107,7 @@ class Jobs:
         self._store = store
         self._feed = feed
         self._instance = instance
-        self._pages = _Pages()
+        self._pages = Pages()
 
     @operation(
         "GET",
@@ -150,25 +127,26 @@ class Jobs:
         where = _filter(query)
         await self._feed.settle()
         export = _accepts(request, NDJSON)
-        key = (self._store.revision, request.rel_url.raw_query_string, export)
-        if page := self._pages.get(key):
-            return web.Response(body=page[0], headers=page[1])
+        key = (request.rel_url.raw_query_string, export)
+        revision = self._store.revision
+        if page := self._pages.get(revision, key):
+            return web.Response(body=page.body, headers=page.headers)
         if not export and not (query.details or query.detail):
-            return self._kept(key, await self._plain(request, where, query.limit))
+            return self._kept(revision, key, await self._plain(request, where, query.limit))
         shape = _EXPORT if export else _LISTING if query.listing else _OBJECT
         if query.limit is not None and query.limit <= _ONE_PIECE:
-            return self._kept(key, await self._one_piece(request, where, query.limit, shape))
+            return self._kept(revision, key, await self._one_piece(request, where, query.limit, shape))
         headers = {"Content-Type": shape.media, position.HEADER: position.show(self._store, self._store.position)}
         if query.limit is not None:
             headers |= _next(request, (await self._store.page(where, query.limit)).last)
         pieces = self._store.pieces(where, query.limit, shape.what, shape.separator)
         return await stream_pieces(request, _framed(pieces, shape), headers)
 
-    def _kept(self, key: _Key, response: web.Response) -> web.Response:
+    def _kept(self, revision: int, key: Hashable, response: web.Response) -> web.Response:
         """Keep a page for who asks for the same before anything has happened; the runtime of a job grows by itself."""
         body = response.body
-        if isinstance(body, bytes) and b'"state":"RUN","result":"","returncode"' not in body:
-            self._pages.put(key, body, response.headers)
+        if isinstance(body, bytes) and _RUNNING not in body:
+            self._pages.put(revision, key, body, response.headers)
         return response
 
     async def _plain(self, request: web.Request, where: Filter, limit: int | None) -> web.Response:

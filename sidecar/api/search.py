@@ -11,6 +11,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar.api.jobs import stream_pieces
+from sidecar.api.pages import Pages
 from sidecar.api.routing import Answer, operation
 from sidecar.errors import InvalidRequest
 from sidecar.feed import Feed
@@ -51,6 +52,7 @@ class JobSearch:
     def __init__(self, store: Store, feed: Feed) -> None:
         self._store = store
         self._feed = feed
+        self._pages = Pages()
 
     @operation(
         "GET",
@@ -70,20 +72,29 @@ class JobSearch:
         if "\0" in text:
             raise InvalidRequest("query: a NUL byte cannot be part of it.")
         length = None if query.length in (None, -1) else query.length
-        search = Search(text=text, start=query.start, length=length, order=_order(parameters))
         await self._feed.settle()
+        revision = self._store.revision
+        search = Search(text=text, start=query.start, length=length, order=_order(parameters))
+        if page := self._pages.get(revision, search):
+            return web.Response(body=page.body % query.draw, headers=page.headers)
         total, matched = await self._store.count(), await self._store.count(text)
         left = max(0, matched - query.start)
         window = left if length is None else min(left, length)
-        counts = b'],"draw":%d,"recordsTotal":%d,"recordsFiltered":%d,"recordsMatched":%d}'
-        closing = counts % (query.draw, total, window, matched)
         # Jobs may be added while the answer is on its way: the window has the size that the counts say.
-        search = msgspec.structs.replace(search, length=window)
+        chunks = self._store.search(msgspec.structs.replace(search, length=window))
+        closing = b'],"draw":%%d,"recordsTotal":%d,"recordsFiltered":%d,"recordsMatched":%d}\n' % (
+            total,
+            window,
+            matched,
+        )
         headers = {"Content-Type": "application/json"}
-        if window <= _ONE_PIECE:
-            rows = [row async for chunk in self._store.search(search) for row in chunk]
-            return web.Response(body=b'{"data":[%b%b\n' % (b",".join(rows), closing), headers=headers)
-        return await stream_pieces(request, _pieces(self._store.search(search), closing), headers)
+        if window > _ONE_PIECE:
+            return await stream_pieces(request, _pieces(chunks, closing % query.draw), headers)
+        rows = b",".join([row async for chunk in chunks for row in chunk])
+        body = b'{"data":[' + rows.replace(b"%", b"%%") + closing
+        if b'"state":"RUN"' not in rows:  # the runtime of a job grows by itself
+            self._pages.put(revision, search, body, headers)
+        return web.Response(body=body % query.draw, headers=headers)
 
 
 def _order(parameters: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
@@ -103,4 +114,4 @@ async def _pieces(chunks: AsyncIterator[list[bytes]], closing: bytes) -> AsyncIt
     async for chunk in chunks:
         yield before + b",".join(chunk)
         before = b","
-    yield (b"" if before == b"," else before) + closing + b"\n"
+    yield (b"" if before == b"," else before) + closing
