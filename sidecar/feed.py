@@ -8,17 +8,18 @@ or counted twice, whenever the server or the connection began anew. What was wri
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import structlog
 
-from sidecar import fold, jobspec
+from sidecar import fold
+from sidecar.batch import Batch, ended_unseen, row, searchable
 from sidecar.fold import Record
 from sidecar.instance import HistoryBegin
-from sidecar.model import Brief, Entry, Event, Job, JobEvents
+from sidecar.model import Job, JobEvents
 from sidecar.store import Row, Store, StoreError, Told
 from sidecar.tail import Tail, Wakeups
 
@@ -31,7 +32,6 @@ _STORE_RETRY = 1.0
 _GATHER = 0.02  # between transactions: under load each then holds the events of many jobs
 _EXPECT = 2.0
 _RECENT = 4096
-_encode = msgspec.json.Encoder().encode
 
 
 class Feed:
@@ -136,9 +136,16 @@ class Feed:
             for each in late:
                 self._expected.pop(each, None)
 
-    def changed(self, fluid: int) -> asyncio.Future[None]:
-        """Return a future that is done when something has happened to a job, and is in the store."""
-        return self._changes.setdefault(fluid, Wakeups()).wait()
+    @contextmanager
+    def change(self, fluid: int) -> Iterator[asyncio.Future[None]]:
+        """Give a future that is done when something has happened to a job, and is in the store."""
+        changes = self._changes.setdefault(fluid, Wakeups())
+        try:
+            with changes.next() as future:
+                yield future
+        finally:
+            if not changes and self._changes.get(fluid) is changes:
+                del self._changes[fluid]
 
     def end_streams(self, reason: str, detail: str) -> None:
         """Give every stream its last event, and let go of everybody who waits: the server leaves."""
@@ -176,7 +183,7 @@ class Feed:
 
     async def _step(self) -> None:
         """Fold and write one batch: events up to a bound, or to a mark between history and live."""
-        batch = _Batch(self._store.position)
+        batch = Batch(self._store.position)
         bound = _BATCH if self._history is None else _HISTORY_BATCH
         while self._inbox and len(batch.touched) < bound:
             item = self._inbox.popleft()
@@ -200,7 +207,7 @@ class Feed:
                 await asyncio.sleep(0)
         await self._write(batch)
 
-    async def _fold(self, item: JobEvents, batch: _Batch) -> None:
+    async def _fold(self, item: JobEvents, batch: Batch) -> None:
         record, known = None, 0
         if self._history is None:
             record = self._records.get(item.id) or await self._recall(item.id)
@@ -237,7 +244,7 @@ class Feed:
         job = msgspec.json.decode(raw, type=Job)
         exceptions = [msgspec.json.decode(entry.context) for entry in eventlog if entry.name == "exception"]
         record = fold.again(job, msgspec.json.decode(spec), nevents, exceptions)
-        record.written = (_searchable(job), spec)
+        record.written = (searchable(job), spec)
         return record
 
     def _forget(self, fluid: int) -> None:
@@ -256,18 +263,18 @@ class Feed:
         self._known = await self._store.progress()
         self._history = set()
 
-    async def _end_history(self, batch: _Batch) -> None:
+    async def _end_history(self, batch: Batch) -> None:
         """Close the history: what the store holds as active and the instance does not know has ended unseen."""
         for fluid in await self._store.active():
             if self._history is not None and fluid not in self._history and fluid not in batch.touched:
                 raw = await self._store.job(fluid)
                 if raw:
-                    record, entries = _ended_unseen(msgspec.json.decode(raw, type=Job), self._known.get(fluid, 0))
+                    record, entries = ended_unseen(msgspec.json.decode(raw, type=Job), self._known.get(fluid, 0))
                     batch.touched[fluid] = record
                     batch.tell(record.job, entries)
 
-    async def _write(self, batch: _Batch) -> None:
-        rows = [_row(record) for record in batch.touched.values()]
+    async def _write(self, batch: Batch) -> None:
+        rows = [row(record) for record in batch.touched.values()]
         if rows or batch.dropped or batch.told:
             await self._persist(rows, batch.told, list(batch.dropped))
         for fluid, record in batch.touched.items():
@@ -308,89 +315,3 @@ class Feed:
             else:
                 self.problem = ""
                 return
-
-
-class _Batch:
-    """What is written in one transaction."""
-
-    def __init__(self, position: int) -> None:
-        self.position = position
-        self.taken = 0
-        self.touched: dict[int, Record] = {}
-        self.dropped: set[int] = set()
-        self.told: list[Told] = []
-
-    def tell(self, job: Job, entries: Sequence[Entry]) -> None:
-        """Add entries of a job's eventlog, under the next positions."""
-        if entries:
-            self.position += len(entries)
-            self.told.append(
-                Told(
-                    self.position,
-                    job.id,
-                    len(entries),
-                    _encode(entries),
-                    job.f58id,
-                    job.userid,
-                    job.username,
-                    job.queue,
-                    job.name,
-                    job.t_submit,
-                )
-            )
-
-
-def _row(record: Record) -> Row:
-    job = record.job
-    text, spec = _searchable(job), _encode(record.jobspec)
-    row = Row(
-        id=job.id,
-        t_submit=job.t_submit,
-        t_run=job.t_run or None,
-        state=job.state,
-        result=job.result,
-        userid=job.userid,
-        username=job.username,
-        queue=job.queue,
-        name=job.name,
-        nnodes=job.nnodes or None,
-        ntasks=job.ntasks or None,
-        runtime=job.runtime or None,
-        nevents=record.nevents,
-        brief=_encode(Brief(job.id, job.f58id, job.state, job.result, job.name)).decode(),
-        json=_encode(job).decode(),
-        text=text if text != record.written[0] else None,
-        jobspec=spec if spec != record.written[1] else None,
-        key=None if record.written[1] else jobspec.key(record.jobspec),
-    )
-    record.written = (text, spec)
-    return row
-
-
-def _searchable(job: Job) -> str:
-    """What a search looks through; state and result are columns of their own."""
-    parts = [
-        job.f58id,
-        str(job.id),
-        job.name,
-        " ".join(job.command),
-        job.cwd,
-        job.queue,
-        job.username,
-        job.nodelist,
-    ]
-    return "\n".join([*parts, job.exception.type, job.exception.note])
-
-
-def _ended_unseen(job: Job, nevents: int) -> tuple[Record, list[Entry]]:
-    """End a job that its instance has forgotten: it finished and was purged, or its engine died with it."""
-    record = Record(job, {}, written=("", b"{}"))
-    note = "the instance no longer knows this job: how it ended was not seen"
-    now = time.time()
-    events = [
-        Event(now, "exception", {"type": "lost", "severity": 0, "note": note}),
-        Event(now, "clean", {}),
-    ]
-    entries = [entry for event in events if (entry := fold.apply(record, event))]
-    record.nevents = nevents
-    return record, entries

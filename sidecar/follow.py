@@ -75,11 +75,15 @@ class Follower:
         while not self.ended:
             watching: asyncio.Task[None] | None = None
             try:
-                while (state := await self._changed_to()) != "INACTIVE":
-                    if state in ("RUN", "CLEANUP") and watching is None:
-                        self._skip, self._assembler = self.count, Assembler()
-                        watching = asyncio.create_task(self._instance.watch_output(self._job, self._take))
-                    await self._next(watching)
+                while True:
+                    with self._feed.change(self._job) as change:  # before the look: nothing comes between the two
+                        state = await self._store.state(self._job) or "INACTIVE"
+                        if state == "INACTIVE":
+                            break
+                        if state in ("RUN", "CLEANUP") and watching is None:
+                            self._skip, self._assembler = self.count, Assembler()
+                            watching = asyncio.create_task(self._instance.watch_output(self._job, self._take))
+                        await self._next(change, watching)
                 self._finish(await self._instance.output(self._job))
             except Unavailable as exc:
                 log.info("output cannot be followed, will retry", job=self._job, reason=exc.detail)
@@ -91,15 +95,11 @@ class Follower:
                 if watching:
                     watching.cancel()
 
-    async def _changed_to(self) -> str:
-        self._change = self._feed.changed(self._job)  # before the look, so that nothing comes between the two
-        return await self._store.state(self._job) or "INACTIVE"
-
-    async def _next(self, watching: asyncio.Task[None] | None) -> None:
+    async def _next(self, change: asyncio.Future[None], watching: asyncio.Task[None] | None) -> None:
         """Wait for the job's next event; a watch that fails is raised, one that ends has seen everything."""
         if self._feed.tail.closed:
             raise Unavailable("the server is stopping")
-        waiting: set[asyncio.Future[None]] = {self._change}
+        waiting: set[asyncio.Future[None]] = {change}
         if watching is not None and not watching.done():
             waiting.add(watching)
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

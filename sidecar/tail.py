@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sidecar.store import Store, Told
 
@@ -30,17 +31,29 @@ class Wakeups:
     """Callers that wait for a next time, woken some at a time."""
 
     def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
-    def wait(self) -> asyncio.Future[None]:
-        """Return a future that is done the next time."""
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    @contextmanager
+    def next(self) -> Iterator[asyncio.Future[None]]:
+        """Give a future that is done the next time; who leaves earlier is forgotten."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        return future
+        self._waiting[future] = None
+        try:
+            yield future
+        finally:
+            self._waiting.pop(future, None)
+
+    async def wait(self) -> None:
+        """Wait for the next time."""
+        with self.next() as future:
+            await future
 
     def wake(self) -> None:
         """Wake who waits now, the first ones at once and the rest in the next turns of the loop."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = list(self._waiting), {}
         self._wake(waiting)
 
     def _wake(self, waiting: list[asyncio.Future[None]]) -> None:

@@ -12,11 +12,10 @@ from sidecar.api import filters, position
 from sidecar.api.filters import JobFilter
 from sidecar.api.jobs import require
 from sidecar.api.routing import Answer, operation
-from sidecar.api.stream import AFTER, EVENT_STREAM, EventStream, Pace, TooSlow
+from sidecar.api.stream import AFTER, EVENT_STREAM, EventStream, Pace
 from sidecar.feed import Feed
 from sidecar.model import Job
 from sidecar.store import Filter, Store, Stored, Told
-from sidecar.tail import Closed
 
 _RESUME = {"Last-Event-ID": "the id of the last event that was read: go on behind it"}
 _SKIPPED = 500  # events that a filter may leave out before the reader is given a newer id to come back with
@@ -68,14 +67,7 @@ class Events:
             return web.Response(content_type=EVENT_STREAM)
         generation = self._feed.tail.generation
         await stream.begin(request, position.show(self._store, after))
-        async with stream:
-            try:
-                await self._follow(stream, where, after, generation)
-            except Closed as exc:
-                await stream.end(reason=exc.reason, detail=exc.detail)
-            except TooSlow:
-                pass  # it was told why
-        return stream
+        return await stream.run(self._follow(stream, where, after, generation))
 
     async def _follow(self, stream: EventStream, where: Filter, after: int, generation: int) -> None:
         tail, shown = self._feed.tail, after
@@ -132,33 +124,25 @@ class Events:
         if request.method == "HEAD":
             return web.Response(content_type=EVENT_STREAM)
         await stream.begin(request, position.show(self._store, after))
-        async with stream:
-            try:
-                await self._follow_job(stream, job, after)
-            except Closed as exc:
-                await stream.end(reason=exc.reason, detail=exc.detail)
-            except TooSlow:
-                pass  # it was told why
-        return stream
+        return await stream.run(self._follow_job(stream, job, after))
 
     async def _follow_job(self, stream: EventStream, job: int, after: int) -> None:
         tail = self._feed.tail
         generation = tail.generation
         while True:
-            changed = self._feed.changed(job)  # before the look, so that nothing comes between the two
-            ended = await self._store.state(job) == "INACTIVE"
-            last = self._store.position
-            while after < last:
-                told, upto = await tail.read(after, job)
-                if data := b"".join(self._render(told, filters.EVERYTHING, after)):
-                    await stream.push(data)
-                after = upto
-            if ended:
-                changed.cancel()
-                await stream.end(reason="ended", **await ending(self._store, job))
-                return
-            tail.check(generation)
-            await changed
+            with self._feed.change(job) as change:  # before the look, so that nothing comes between the two
+                ended = await self._store.state(job) == "INACTIVE"
+                last = self._store.position
+                while after < last:
+                    told, upto = await tail.read(after, job)
+                    if data := b"".join(self._render(told, filters.EVERYTHING, after)):
+                        await stream.push(data)
+                    after = upto
+                if ended:
+                    await stream.end(reason="ended", **await ending(self._store, job))
+                    return
+                tail.check(generation)
+                await change
 
 
 async def ending(store: Store, job: int) -> dict[str, object]:

@@ -180,13 +180,12 @@ class Jobs:
     async def _wait(self, job: int, states: tuple[str, ...], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self._feed.tail.closed:
-            changed = self._feed.changed(job)  # before the look, so that nothing comes between the two
-            state = await self._store.state(job)
-            left = deadline - time.monotonic()
-            if state is None or state in states or left <= 0:
-                changed.cancel()
-                return
-            await asyncio.wait([changed], timeout=left)
+            with self._feed.change(job) as change:  # before the look, so that nothing comes between the two
+                state = await self._store.state(job)
+                left = deadline - time.monotonic()
+                if state is None or state in states or left <= 0:
+                    return
+                await asyncio.wait([change], timeout=left)
 
     @operation("GET", "/v1/jobs/{uid}/eventlog", answers=(Answer("The entries so far", Eventlog),), errors=(400, 404))
     async def eventlog(self, request: web.Request, job: int) -> bytes:

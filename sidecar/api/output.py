@@ -13,14 +13,13 @@ from msgspec import Meta
 from sidecar.api.events import ending
 from sidecar.api.jobs import require
 from sidecar.api.routing import Answer, operation
-from sidecar.api.stream import AFTER, EVENT_STREAM, EventStream, Pace, TextStream, TooSlow
-from sidecar.errors import InvalidRequest, Problem
+from sidecar.api.stream import AFTER, EVENT_STREAM, EventStream, Pace, TextStream
+from sidecar.errors import InvalidRequest
 from sidecar.feed import Feed
 from sidecar.follow import Follower, Followers
 from sidecar.instance import Instance
 from sidecar.output import Line, Output, Stream
 from sidecar.store import Store
-from sidecar.tail import Closed
 
 _RAW = ("text/plain", "application/octet-stream")
 _MANY = 1000
@@ -126,22 +125,14 @@ class JobOutput:
         if request.method == "HEAD":
             return web.Response(content_type=sink.content_type)
         await sink.begin(request, str(begin))
-        async with sink:
-            try:
-                if state == "INACTIVE" or not query.follow:
-                    await sink.push(_render(known[begin:], begin, query.stream, text=wanted in _RAW))
-                    reason = "ended" if state == "INACTIVE" else "so far"
-                else:
-                    await self._follow(sink, job, begin, query.stream)
-                    reason = "ended"
-                await sink.end(reason=reason, **await ending(self._store, job))
-            except Closed as exc:
-                await sink.end(reason=exc.reason, detail=exc.detail)
-            except Problem as exc:
-                await sink.end(reason="unavailable", detail=exc.detail)
-            except TooSlow:
-                pass  # it was told why
-        return sink
+        if state != "INACTIVE" and query.follow:
+            return await sink.run(self._follow(sink, job, begin, query.stream))
+        data = _render(known[begin:], begin, query.stream, text=wanted in _RAW)
+        return await sink.run(self._once(sink, job, data, "ended" if state == "INACTIVE" else "so far"))
+
+    async def _once(self, sink: EventStream | TextStream, job: int, data: bytes, reason: str) -> None:
+        await sink.push(data)
+        await sink.end(reason=reason, **await ending(self._store, job))
 
     async def _follow(self, sink: EventStream | TextStream, job: int, number: int, stream: Stream) -> None:
         follower = self._followers.join(job)
@@ -156,6 +147,7 @@ class JobOutput:
                     if data:
                         await sink.push(data)
                 elif follower.ended:
+                    await sink.end(reason="ended", **await ending(self._store, job))
                     return
         finally:
             self._followers.leave(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -12,6 +13,8 @@ from aiohttp_sse import EventSourceResponse
 from msgspec import Meta, Struct
 
 from sidecar.api.begun import begin
+from sidecar.errors import Problem
+from sidecar.tail import Closed
 
 log = structlog.get_logger("stream")
 
@@ -31,7 +34,65 @@ class TooSlow(Exception):
     """The reader has taken nothing for too long."""
 
 
-class EventStream(EventSourceResponse):
+class _Sink(web.StreamResponse):
+    """What both kinds of streams have in common."""
+
+    _patience: float
+
+    async def push(self, data: bytes) -> None:
+        """Send what is ready-made.
+
+        Raises:
+            TooSlow: the reader takes nothing; it was told so where that can be, and is cut off.
+            ConnectionError: the reader has gone.
+        """
+        if not data:
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                await self.write(data)
+        except TimeoutError:
+            assert self._req is not None  # noqa: S101 - it was prepared
+            log.warning("a reader was too slow", path=self._req.path, peer=self._req.remote)
+            if self._req.transport is not None:
+                self._cut_off(self._req.transport)
+            raise TooSlow from None
+
+    def _cut_off(self, transport: asyncio.Transport) -> None:
+        transport.abort()
+
+    async def end(self, **details: Any) -> None:
+        """Say that there is no more, and why."""
+        raise NotImplementedError
+
+    async def gone(self) -> None:
+        """Return when the reader has gone: nobody else notices while there is nothing to send."""
+        raise NotImplementedError
+
+    async def _work(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what feeds the stream, until there is no more or the reader has gone."""
+        working, gone = asyncio.ensure_future(work), asyncio.ensure_future(self.gone())
+        try:
+            await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                await self._result(working)
+        except (TooSlow, ConnectionError):
+            pass  # it was told why, or is not there any more
+        finally:
+            for task in (working, gone):
+                task.cancel()
+            await asyncio.gather(working, gone, return_exceptions=True)
+
+    async def _result(self, working: asyncio.Future[None]) -> None:
+        try:
+            working.result()
+        except Closed as exc:
+            await self.end(reason=exc.reason, detail=exc.detail)
+        except Problem as exc:
+            await self.end(reason="unavailable", detail=exc.detail)
+
+
+class EventStream(EventSourceResponse, _Sink):
     """One stream of server-sent events.
 
     Args:
@@ -47,31 +108,22 @@ class EventStream(EventSourceResponse):
         await begin(request, self)
         await self.push(b"retry: %d\nid: %b\n\n" % (_RETRY, last_id.encode()))
 
-    async def push(self, data: bytes) -> None:
-        """Send events that are ready-made.
-
-        Raises:
-            TooSlow: the reader takes nothing; it was told so, and is cut off.
-            ConnectionError: the reader has gone.
-        """
-        try:
-            async with asyncio.timeout(self._patience):
-                await self.write(data)
-        except TimeoutError:
-            self._cut_off()
-            raise TooSlow from None
+    async def run(self, work: Coroutine[Any, Any, None]) -> EventStream:
+        """Do what feeds the stream, to its end."""
+        async with self:
+            await self._work(work)
+        return self
 
     async def end(self, **details: Any) -> None:
         """Send the last event: why there are no more, and how to go on."""
         await self.push(_end(details))
 
-    def _cut_off(self) -> None:
+    async def gone(self) -> None:
+        """Return when a heartbeat could not be sent."""
+        await self.wait()
+
+    def _cut_off(self, transport: asyncio.Transport) -> None:
         """Say why behind what waits to be read already, then close: nothing more is kept for such a reader."""
-        assert self._req is not None  # noqa: S101 - it was prepared
-        transport = self._req.transport
-        log.warning("a reader was too slow", path=self._req.path, peer=self._req.remote)
-        if transport is None:
-            return
         detail = f"Nothing was read for {self._patience:g} s; come back with the last id."
         chunk = _end({"reason": "slow", "detail": detail})
         transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(chunk), chunk))
@@ -79,41 +131,33 @@ class EventStream(EventSourceResponse):
         asyncio.get_running_loop().call_later(_LAST_CHANCE, transport.abort)
 
 
-class TextStream(web.StreamResponse):
+class TextStream(_Sink):
     """The same for who wants no events but the bytes themselves."""
 
     def __init__(self, pace: Pace, content_type: str) -> None:
         super().__init__(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
         self._patience = pace.send_timeout
-
-    async def __aenter__(self) -> TextStream:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
+        self._heartbeat = pace.heartbeat
 
     async def begin(self, request: web.Request, last_id: str) -> None:
         """Send the headers."""
         await begin(request, self)
 
-    async def push(self, data: bytes) -> None:
-        """Send bytes; see :meth:`EventStream.push`."""
-        if not data:
-            return
-        try:
-            async with asyncio.timeout(self._patience):
-                await self.write(data)
-        except TimeoutError:
-            assert self._req is not None  # noqa: S101 - it was prepared
-            log.warning("a reader was too slow", path=self._req.path, peer=self._req.remote)
-            if self._req.transport is not None:
-                self._req.transport.abort()
-            raise TooSlow from None
+    async def run(self, work: Coroutine[Any, Any, None]) -> TextStream:
+        """Do what feeds the stream, to its end."""
+        await self._work(work)
+        return self
 
     async def end(self, **details: Any) -> None:
         """End the body, where the job's bytes end; cut it off where they do not."""
         if details.get("reason") not in ("ended", "so far") and self._req is not None and self._req.transport:
             self._req.transport.abort()
+
+    async def gone(self) -> None:
+        """Return when the connection is closed; bytes that are the job's leave no room for a heartbeat."""
+        request = self._req
+        while request and request.transport and not request.transport.is_closing():  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(self._heartbeat)
 
 
 def _end(details: dict[str, Any]) -> bytes:

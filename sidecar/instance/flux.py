@@ -114,7 +114,7 @@ class FluxInstance(FluxAdmin):
 
     async def _ping(self) -> None:
         """Notice a broker that keeps the connection and answers nothing, and answers that do not come."""
-        probe: asyncio.Future[Any] | None = None
+        probe: asyncio.Future[str] | None = None
         interval = min(_PING_INTERVAL, self._silence_timeout / 4)
         while True:
             await asyncio.sleep(interval)
@@ -131,7 +131,12 @@ class FluxInstance(FluxAdmin):
                 log.info("the instance answers again")
             self._thread.give_up(now - self._rpc_timeout, f"Flux has not answered for {self._rpc_timeout:g} s.")
             if silent > interval and (probe is None or probe.done()):
-                probe = self._thread.ask(lambda handle: handle.rpc("state-machine.get", None, 0))
+                probe = self._thread.ask(_ask_state, lambda rpc: str(rpc.get()["state"]))
+                probe.add_done_callback(self._note_state)
+
+    def _note_state(self, probe: asyncio.Future[str]) -> None:
+        if not probe.cancelled() and probe.exception() is None:
+            self.status.broker_state = probe.result()
 
     # ------------------------------------------------------------------------------------------------ commands
 
@@ -265,7 +270,7 @@ class FluxInstance(FluxAdmin):
     async def broker_state(self) -> str:
         """Return the state of the broker's state machine."""
         try:
-            self.status.broker_state = str((await self._rpc("state-machine.get"))["state"])
+            self.status.broker_state = str((await self._call(_ask_state, lambda rpc: rpc.get()))["state"])
         except OSError as exc:
             raise Unavailable(f"The broker does not tell its state: {exc.strerror}.") from None
         return self.status.broker_state
@@ -277,6 +282,10 @@ class FluxInstance(FluxAdmin):
 
     async def _call(self, start: Start, finish: Finish[T]) -> T:
         return await self._thread.call(start, finish)
+
+
+def _ask_state(handle: Any) -> Any:
+    return handle.rpc("state-machine.get", None, 0)
 
 
 def _text(get: Any, future: Any) -> str:

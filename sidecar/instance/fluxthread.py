@@ -108,11 +108,11 @@ class FluxThread(threading.Thread):
         self._send(_Command(start, finish, future))
         return future
 
-    def ask(self, start: Start) -> asyncio.Future[bool]:
-        """Send a request only to hear something; what is answered does not matter."""
-        future: asyncio.Future[bool] = self._loop.create_future()
+    def ask(self, start: Start, finish: Finish[T]) -> asyncio.Future[T]:
+        """As :meth:`call`, for who only listens: an answer that never comes is no error, and is not given up."""
+        future: asyncio.Future[T] = self._loop.create_future()
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody has to look
-        self._send(_Command(start, lambda _: True, future))
+        self._send(_Command(start, finish, future))
         return future
 
     def give_up(self, sent_before: float, detail: str) -> None:

@@ -185,3 +185,50 @@ async def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
     newer.close()
     with pytest.raises(StoreError, match="version 99"):
         await Store(tmp_path / "newer").open()
+
+
+async def test_who_waits_no_longer_is_forgotten(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, _):
+        feed.push(HistoryBegin("i"))
+        feed.push(END)
+        with feed.change(1):
+            assert feed._changes
+        assert not feed._changes
+        with feed.change(1) as change:
+            feed.push(job(1))
+            await asyncio.wait_for(change, 5)
+        assert not feed._changes
+
+
+async def test_a_job_that_is_not_kept_in_memory_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.feed._KEPT", 1)
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        for item in (HistoryBegin("i"), END, job(1), job(2), job(3)):
+            feed.push(item)
+        await told(feed, 3)
+        assert feed.active == 3
+        exception = JobEvents(1, [Event(5.0, "exception", {"type": "oops", "severity": 0, "note": "n"})])
+        for item in (exception, live(2, "finish"), live(1, "clean"), live(2, "clean"), live(3, "clean")):
+            feed.push(item)
+        await asyncio.wait_for(feed.idle(), 5)
+        assert feed.active == 0
+        raw = await store.job(1)
+        assert raw is not None
+        ended = msgspec.json.decode(raw)
+        assert (ended["result"], ended["exception"]["type"]) == ("FAILED", "oops")
+        assert [entry.name for entry in await store.eventlog(1)] == ["submit", "exception", "clean"]
+        assert await store.jobspec(1) is not None
+
+
+async def test_positions_go_on_in_the_same_file_and_each_event_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    for names in ((), ("finish",), ("finish", "clean")):
+        async with running(path) as (feed, store):
+            for item in (HistoryBegin("i"), job(1, *names), END):
+                feed.push(item)
+            await feed.close()
+            entries = [pair for each in await store.told(0, 100) for pair in each.entries(0)]
+            assert [position for position, _ in entries] == list(range(1, len(names) + 2))
+            assert [entry.name for _, entry in entries] == ["submit", *names]
