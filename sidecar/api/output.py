@@ -114,18 +114,18 @@ class JobOutput:
         there its end may be the job's or the connection's.
         """
         state = await require(self._store, self._feed, job)
-        if state not in ("RUN", "CLEANUP", "INACTIVE") and query.follow:
-            output = Output()
-        else:
+        follow = query.follow and state != "INACTIVE"
+        known: list[Line] = []
+        if not follow or _asks_for_a_part(request, query):  # who follows all of it is given it by the follower
             output = await self._instance.output(job)
-        known = [*output.lines, *output.rest] if state == "INACTIVE" else output.lines
+            known = [*output.lines, *output.rest] if state == "INACTIVE" else output.lines
         begin = _begin(request, query, known)
         wanted = _wanted(request)
         sink = TextStream(self._pace, wanted) if wanted in _RAW else EventStream(self._pace)
         if request.method == "HEAD":
             return web.Response(content_type=sink.content_type)
         await sink.begin(request, str(begin))
-        if state != "INACTIVE" and query.follow:
+        if follow:
             return await sink.run(self._follow(sink, job, begin, query.stream))
         data = _render(known[begin:], begin, query.stream, text=wanted in _RAW)
         return await sink.run(self._once(sink, job, data, "ended" if state == "INACTIVE" else "so far"))
@@ -161,6 +161,10 @@ class JobOutput:
             data = _render(lines[: count - after], after, stream, text=text)
             follower.rendered[key] = data
         return data
+
+
+def _asks_for_a_part(request: web.Request, query: StreamQuery) -> bool:
+    return "Last-Event-ID" in request.headers or query.after is not None or query.tail is not None
 
 
 def _begin(request: web.Request, query: StreamQuery, known: Sequence[Line]) -> int:
