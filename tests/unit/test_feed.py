@@ -14,7 +14,8 @@ import pytest
 from sidecar.feed import Feed
 from sidecar.instance import HistoryBegin
 from sidecar.model import Event, JobEvents
-from sidecar.store import Filter, Store, StoreError
+from sidecar.store import Filter, Store, StoreError, Told
+from sidecar.tail import Tail
 
 END = JobEvents(-1, [])
 
@@ -185,3 +186,16 @@ async def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
     newer.close()
     with pytest.raises(StoreError, match="version 99"):
         await Store(tmp_path / "newer").open()
+
+
+async def test_what_is_written_while_a_reader_reads_does_not_come_twice(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.sqlite")
+    await store.open()
+    tail, seen, after = Tail(store), [], 0
+    for number in range(1, 200):
+        event = Told(number, 1, 1, b"[]", "", 0, "", "", "", 0.0)
+        _, (told, after) = await asyncio.gather(store.write([], [event]), tail.read(after))
+        seen += [each.position for each in told]
+    seen += [each.position for each in (await tail.read(after))[0]]
+    assert seen == list(range(1, 200))
+    await store.close()
