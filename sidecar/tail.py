@@ -125,5 +125,6 @@ class Tail:
             told: Sequence[Told] = recent[first : first + _CHUNK]
             last = told[-1].position if told else after
             return [each for each in told if job in (None, each.job)], last
-        told = await self._store.told(after, _CHUNK, job)
+        # No further than that: what is written while this is read comes next time, and would come twice.
+        told = await self._store.told(after, last, _CHUNK, job)
         return told, told[-1].position if len(told) == _CHUNK else max(after, last)

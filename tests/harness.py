@@ -117,17 +117,25 @@ class Server(Process):
     def __init__(self, argv: Sequence[str], directory: Path, **variables: str) -> None:
         super().__init__(argv, directory, **variables)
         self._client: httpx.Client | None = None
+        self._listening = ""
 
     @property
     def url(self) -> str:
         """Where it listens, once it says so."""
 
-        def announced() -> re.Match[str] | None:
+        def announced() -> str:
             if self.popen.poll() is not None:
                 raise AssertionError(f"ended with {self.popen.returncode}:\n{self.text()}")
-            return re.search(r"listens on (http://\S+) ", self.text())
+            return self.listening
 
-        return eventually(announced, what="announcement")[1]
+        return eventually(announced, what="announcement")
+
+    @property
+    def listening(self) -> str:
+        """Where it listens or has listened; empty before it says so."""
+        if not self._listening and (match := re.search(r"listens on (http://\S+) ", self.text())):
+            self._listening = match[1]
+        return self._listening
 
     @property
     def http(self) -> httpx.Client:

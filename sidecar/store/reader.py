@@ -172,11 +172,12 @@ class Store(Writer):
 
     # ------------------------------------------------------------------------------------------------ events
 
-    async def told(self, after: int, limit: int, job: int | None = None) -> list[Told]:
-        """Return what was told behind a position, of all jobs or of one, in the order of positions."""
+    async def told(self, after: int, upto: int, limit: int, job: int | None = None) -> list[Told]:
+        """Return what was told behind a position and up to another, of all jobs or of one, in their order."""
         only, values = ("AND job = ?", (job,)) if job is not None else ("", ())
         rows = await self._fetch(
-            f"{_TOLD} WHERE position > ? {only} ORDER BY position LIMIT ?", (after, *values, limit)
+            f"{_TOLD} WHERE position > ? AND position <= ? {only} ORDER BY position LIMIT ?",
+            (after, upto, *values, limit),
         )
         return [
             Told(position, fluid_, count, json, fluid.f58(fluid_), *which)

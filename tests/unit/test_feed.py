@@ -14,7 +14,8 @@ import pytest
 from sidecar.feed import Feed
 from sidecar.instance import HistoryBegin
 from sidecar.model import Event, JobEvents
-from sidecar.store import Filter, Store, StoreError
+from sidecar.store import Filter, Store, StoreError, Told
+from sidecar.tail import Tail
 
 END = JobEvents(-1, [])
 
@@ -187,6 +188,7 @@ async def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
         await Store(tmp_path / "newer").open()
 
 
+<<<<<<< HEAD
 async def test_who_waits_no_longer_is_forgotten(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, _):
         feed.push(HistoryBegin("i"))
@@ -232,3 +234,16 @@ async def test_positions_go_on_in_the_same_file_and_each_event_has_one(tmp_path:
             entries = [pair for each in await store.told(0, 100) for pair in each.entries(0)]
             assert [position for position, _ in entries] == list(range(1, len(names) + 2))
             assert [entry.name for _, entry in entries] == ["submit", *names]
+=======
+async def test_what_is_written_while_a_reader_reads_does_not_come_twice(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.sqlite")
+    await store.open()
+    tail, seen, after = Tail(store), [], 0
+    for number in range(1, 200):
+        event = Told(number, 1, 1, b"[]", "", 0, "", "", "", 0.0)
+        _, (told, after) = await asyncio.gather(store.write([], [event]), tail.read(after))
+        seen += [each.position for each in told]
+    seen += [each.position for each in (await tail.read(after))[0]]
+    assert seen == list(range(1, 200))
+    await store.close()
+>>>>>>> chaos

@@ -1,0 +1,101 @@
+"""One broker, and the servers that serve it one after another; and what Flux itself says of its jobs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.harness import Broker, Process, Server, beside
+
+Register = Callable[[Process], Any]
+
+_JOBS = """
+import sys, json, flux
+handle = flux.Flux(sys.argv[1])
+print(json.dumps(handle.rpc("job-list.list", {"max_entries": 0, "attrs": ["all"]}, 0).get()["jobs"]))
+"""
+_EVENTLOGS = """
+import sys, json, flux
+handle = flux.Flux(sys.argv[1])
+ids = [int(text) for text in sys.stdin.read().split()]
+asked = [(i, handle.rpc("job-info.lookup", {"id": i, "keys": ["eventlog"], "flags": 0}, 0)) for i in ids]
+print(json.dumps({i: rpc.get()["eventlog"] for i, rpc in asked}))
+"""
+_STATES = {1: "NEW", 2: "DEPEND", 4: "PRIORITY", 8: "SCHED", 16: "RUN", 32: "CLEANUP", 64: "INACTIVE"}
+_RESULTS = {1: "COMPLETED", 2: "FAILED", 4: "CANCELED", 8: "TIMEOUT"}
+
+
+class Lives:
+    """A broker that stays, and a server that is ended and started again.
+
+    Args:
+        broker: is served.
+        directory: for logs.
+        register: sees to it that every process is ended.
+        options: of each server.
+    """
+
+    def __init__(self, broker: Broker, directory: Path, register: Register, *options: str) -> None:
+        self.broker = broker
+        self._directory = directory
+        self._register = register
+        self._options = options
+        self.server: Server
+        self.number = 0
+        self.begin()
+
+    def begin(self) -> Server:
+        """Start the next server; it may not listen yet."""
+        self.server = self._register(beside(self.broker, self._directory, *self._options))
+        self.number += 1
+        return self.server
+
+    def end(self, number: int) -> int:
+        """End the server alone, by a signal, and return its exit code."""
+        self.server.signal(number)
+        return self.server.wait()
+
+    def kill(self) -> None:
+        """End it without a word."""
+        assert self.end(signal.SIGKILL) == -signal.SIGKILL
+
+    def url(self) -> str:
+        """Where the server of now listens, or did last."""
+        return self.server.listening or "http://127.0.0.1:1"
+
+
+def flux_jobs(uri: str) -> dict[int, dict[str, Any]]:
+    """What Flux's own job-list module says of every job, with words for states and results."""
+    jobs = {}
+    for job in json.loads(_python(_JOBS, uri)):
+        jobs[job["id"]] = job
+        job["state"] = _STATES[job["state"]]
+        if "result" in job:
+            job["result"] = _RESULTS[job["result"]]
+    return jobs
+
+
+def flux_eventlogs(uri: str, jobs: list[int]) -> dict[int, list[dict[str, Any]]]:
+    """The eventlogs of some jobs, as they are in Flux's KVS."""
+    found = json.loads(_python(_EVENTLOGS, uri, text=" ".join(map(str, jobs))))
+    return {int(job): [_entry(json.loads(line)) for line in log.splitlines()] for job, log in found.items()}
+
+
+def plain(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of an eventlog as Flux has it, of one that the server shows."""
+    return _entry({name: entry[name] for name in ("timestamp", "name", "context") if name in entry})
+
+
+def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"context": {}, **entry}
+
+
+def _python(script: str, *arguments: str, text: str = "") -> str:
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], check=True, text=True, input=text, capture_output=True, timeout=60
+    ).stdout

@@ -1,0 +1,204 @@
+"""The server is killed at random moments under load: no job is lost or doubled, and no event either."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.flux.lives import Lives, flux_eventlogs, flux_jobs, plain
+from tests.harness import Broker, eventually
+from tests.sse import Reader
+
+Start = Callable[[Any], Any]
+
+#: How often the server is killed; 50 for an evening, fewer for every day.
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "12"))
+
+_LINES = 20
+
+
+class Client(threading.Thread):
+    """Submits one request after another, each until it is answered."""
+
+    def __init__(self, lives: Lives, name: str, pause: threading.Event) -> None:
+        super().__init__(name=name, daemon=True)
+        self._lives = lives
+        self._leave = pause
+        self.answers: dict[str, set[int]] = defaultdict(set)
+        """The ids with which a key was ever answered."""
+        self.again = 0
+        self.replayed = 0
+        self.faults: list[str] = []
+
+    def run(self) -> None:
+        number = 0
+        try:
+            while not self._leave.is_set() and not self.faults:
+                self.work(f"{self.name}-{number}")
+                number += 1
+        except Exception as exc:
+            self.faults.append(f"{self.name}: {exc!r}")
+            raise
+
+    def work(self, key: str) -> None:
+        raise NotImplementedError
+
+    def post(self, path: str, **arguments: Any) -> httpx.Response:
+        """Send a request until it is answered, by whichever server is there then."""
+        while True:
+            try:
+                answer = httpx.post(f"{self._lives.url()}{path}", timeout=20, **arguments)
+            except httpx.TransportError:
+                self.again += 1
+                time.sleep(0.02)  # what any client does that comes back
+                continue
+            if answer.status_code not in (409, 503):
+                return answer
+            self.again += 1
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self.join(60)
+        assert not self.is_alive(), f"{self.name} never got an answer"
+        assert not self.faults
+
+
+class Single(Client):
+    """One job a request, and some of them cancelled."""
+
+    def work(self, key: str) -> None:
+        job = {"command": "true", "urgency": 0, "name": key}
+        answer = self.post("/v1/jobs/submit", json=job, headers={"Idempotency-Key": key})
+        if answer.status_code != 200:
+            self.faults.append(f"{key}: {answer.text}")
+            return
+        self.replayed += "Idempotent-Replayed" in answer.headers
+        self.answers[key].add(answer.json()["id"])
+        if key.endswith("3"):
+            cancelled = self.post(f"/v1/jobs/{answer.json()['id']}/cancel")
+            if cancelled.status_code not in (200, 404):  # the store has not read its history yet
+                self.faults.append(f"cancel {key}: {cancelled.text}")
+
+
+class Many(Client):
+    """Many jobs a request; the lines without a result, and those to be repeated, are sent again."""
+
+    def work(self, key: str) -> None:
+        body = b"".join(
+            json.dumps({"command": "true", "urgency": 0, "name": f"{key}:{line}"}).encode() + b"\n"
+            for line in range(1, _LINES + 1)
+        )
+        while not self.faults:
+            seen = set()
+            for result in self._results(key, body):
+                line = f"{key}:{result['line']}"
+                if result["status"] == 200:
+                    seen.add(line)
+                    self.replayed += result.get("replayed", False)
+                    self.answers[line].add(result["id"])
+                elif result["status"] not in (409, 503):
+                    self.faults.append(f"{line}: {result}")
+            if len(seen) == _LINES:
+                return
+            self.again += 1
+            time.sleep(0.02)
+
+    def _results(self, key: str, body: bytes) -> list[dict[str, Any]]:
+        """The results that came before the connection broke, if it did."""
+        found: list[dict[str, Any]] = []
+        headers = {"Idempotency-Key": key, "Content-Type": "application/x-ndjson"}
+        try:
+            with httpx.stream(
+                "POST", f"{self._lives.url()}/v1/jobs/bulk", content=body, headers=headers, timeout=20
+            ) as answer:
+                if answer.status_code == 200:
+                    found.extend(json.loads(line) for line in answer.iter_lines())
+                elif answer.status_code not in (409, 503):
+                    self.faults.append(f"{key}: {answer.read().decode()}")
+        except httpx.TransportError:
+            pass
+        return found
+
+
+def _kill_under_load(lives: Lives, rounds: int, chance: random.Random) -> list[Client]:
+    """Kill the server again and again while clients submit; return the clients, all of them answered."""
+    done = threading.Event()
+    clients: list[Client] = [Single(lives, f"single{n}", done) for n in range(3)]
+    clients += [Many(lives, f"bulk{n}", done) for n in range(2)]
+    for client in clients:
+        client.start()
+    try:
+        for _ in range(rounds):
+            if chance.random() < 0.75:
+                lives.server.ready()
+                time.sleep(chance.uniform(0, 0.4))  # any moment, and not one that something was waited for
+            else:
+                time.sleep(chance.uniform(0, 2))  # before it listens, or before it has read its history
+            lives.kill()
+            lives.begin()
+    finally:
+        done.set()
+    lives.server.ready()
+    for client in clients:
+        client.close()
+    return clients
+
+
+def _one_job_each(lives: Lives, clients: list[Client]) -> dict[int, dict[str, Any]]:
+    """Hold what clients were answered against the jobs that Flux has, and the server lists; return Flux's."""
+    theirs = flux_jobs(lives.broker.uri)
+    names = Counter(job["name"] for job in theirs.values())
+    answered = {key: ids for client in clients for key, ids in client.answers.items()}
+    assert names == dict.fromkeys(answered, 1)
+    assert {key: {job} for job, key in ((job, theirs[job]["name"]) for job in theirs)} == answered
+    listed = [job["id"] for job in lives.server.http.get("/v1/jobs").json()["jobs"]]
+    assert listed == sorted(theirs, reverse=True)
+    return theirs
+
+
+def test_killed_again_and_again(tmp_path: Path, started: Start, record_property: Callable[[str, object], None]) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    broker = started(Broker(tmp_path, cores=4)).running()
+    lives = Lives(broker, tmp_path, started, "--store", str(tmp_path / "jobs.sqlite"))
+    reader = Reader(lives.url, "/v1/events?after=0")
+    reader.start()
+    try:
+        clients = _kill_under_load(lives, ROUNDS, random.Random(seed))
+        theirs = _one_job_each(lives, clients)
+        last = lives.server.http.get("/v1/jobs", params={"limit": 0}).json()["position"]
+        eventually(lambda: reader.last_id == last or reader.faults, within=60, what=f"{last} at the reader")
+    finally:
+        reader.close()
+    assert not reader.faults
+    assert len({message.id for message in reader.messages}) == len(reader.messages)
+    told = defaultdict(list)
+    for message in reader.messages:
+        told[message.data["id"]].append(plain(message.data))
+    assert dict(told) == flux_eventlogs(broker.uri, list(theirs))
+    print(
+        f"{lives.number} lives, {len(theirs)} jobs, {len(reader.messages)} events over {reader.connections} connections, "
+        f"{sum(c.again for c in clients)} requests repeated, {sum(c.replayed for c in clients)} replayed"
+    )
+    assert sum(c.again for c in clients) > 0
+
+
+def test_killed_with_nothing_kept(tmp_path: Path, started: Start) -> None:
+    """Each server has a store of its own, which begins empty: keys are known from the instance alone."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    broker = started(Broker(tmp_path, cores=4)).running()
+    lives = Lives(broker, tmp_path, started)
+    clients = _kill_under_load(lives, max(3, ROUNDS // 3), random.Random(seed))
+    _one_job_each(lives, clients)
+    assert lives.end(signal.SIGTERM) == 0
