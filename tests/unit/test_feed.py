@@ -188,7 +188,6 @@ async def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
         await Store(tmp_path / "newer").open()
 
 
-<<<<<<< HEAD
 async def test_who_waits_no_longer_is_forgotten(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, _):
         feed.push(HistoryBegin("i"))
@@ -231,10 +230,11 @@ async def test_positions_go_on_in_the_same_file_and_each_event_has_one(tmp_path:
             for item in (HistoryBegin("i"), job(1, *names), END):
                 feed.push(item)
             await feed.close()
-            entries = [pair for each in await store.told(0, 100) for pair in each.entries(0)]
+            entries = [pair for each in await store.told(0, 100, 100) for pair in each.entries(0)]
             assert [position for position, _ in entries] == list(range(1, len(names) + 2))
             assert [entry.name for _, entry in entries] == ["submit", *names]
-=======
+
+
 async def test_what_is_written_while_a_reader_reads_does_not_come_twice(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
     await store.open()
@@ -246,4 +246,3 @@ async def test_what_is_written_while_a_reader_reads_does_not_come_twice(tmp_path
     seen += [each.position for each in (await tail.read(after))[0]]
     assert seen == list(range(1, 200))
     await store.close()
->>>>>>> chaos
