@@ -171,7 +171,11 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     server = Server(settings, directory.path)
     try:
         runner = web.AppRunner(
-            server.application(), handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT
+            server.application(),
+            handle_signals=False,
+            handler_cancellation=True,  # a reader that goes leaves nothing behind; commands are finished all the same
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_TIMEOUT,
         )
         try:
             await runner.setup()

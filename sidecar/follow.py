@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from sidecar.errors import Unavailable
+from sidecar.errors import Problem, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.output import Assembler, Line, Output, Stream
@@ -23,6 +23,8 @@ log = structlog.get_logger("output")
 _KEPT = 4 * 1024 * 1024  # bytes of each job's last lines
 _GATHER = 0.05  # lines that come within this time go out together
 _AGAIN = 0.5
+_FORGET = 5.0  # after the last read of somebody who is far behind
+_RENDERED = 32
 
 
 class Follower:
@@ -38,6 +40,9 @@ class Follower:
         self._first = 0  # the number of the first line that is kept
         self._skip = 0
         self._assembler = Assembler()
+        self._all: list[Line] = []  # for who is far behind, while there is somebody
+        self._reading = asyncio.Lock()
+        self._forgetting: asyncio.TimerHandle | None = None
         self._waking = False
         self._wakeups = Wakeups()
         self._task = asyncio.create_task(self._run(), name=f"output of {job}")
@@ -55,6 +60,8 @@ class Follower:
     def close(self) -> None:
         """Watch no longer."""
         self._task.cancel()
+        if self._forgetting:
+            self._forgetting.cancel()
 
     async def wait(self, after: int) -> None:
         """Wait until there are more than ``after`` lines, or no more will come."""
@@ -63,12 +70,27 @@ class Follower:
                 raise self._feed.tail.closed
             await self._wakeups.wait()
 
-    async def read(self, after: int) -> Sequence[Line]:
-        """Return the lines behind the first ``after``."""
+    async def read(self, after: int, upto: int) -> Sequence[Line]:
+        """Return the lines behind the first ``after``, to the one of number ``upto``."""
         if after >= self._first:
-            return self._lines[after - self._first :]
-        output = await self._instance.output(self._job)
-        return output.lines[after : self.count]
+            return self._lines[after - self._first : upto - self._first]
+        async with self._reading:  # once for all who are behind
+            if len(self._all) < upto:
+                output = await self._instance.output(self._job)
+                self._all = [*output.lines, *output.rest] if self.ended else output.lines
+            if self._forgetting:
+                self._forgetting.cancel()
+            self._forgetting = asyncio.get_running_loop().call_later(_FORGET, self._all_read)
+            return self._all[after:upto]
+
+    def _all_read(self) -> None:
+        self._all = []
+
+    def remember(self, key: tuple[int, int, Stream, bool], data: bytes) -> None:
+        """Keep what was sent, for the next reader who is as far."""
+        if len(self.rendered) >= _RENDERED:
+            del self.rendered[next(iter(self.rendered))]
+        self.rendered[key] = data
 
     async def _run(self) -> None:
         """Watch until the job has ended; then read once more, for that is all there will ever be."""
@@ -85,7 +107,7 @@ class Follower:
                             watching = asyncio.create_task(self._instance.watch_output(self._job, self._take))
                         await self._next(change, watching)
                 self._finish(await self._instance.output(self._job))
-            except Unavailable as exc:
+            except Problem as exc:
                 log.info("output cannot be followed, will retry", job=self._job, reason=exc.detail)
                 self._wake()
                 if self._feed.tail.closed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ log = structlog.get_logger("submit")
 _DEFAULT_URGENCY = 16
 _LONGEST_KEY = 255
 _RETRY_AFTER = 1
+_LOOKED_AT = 8  # more than are added, so the keys that are kept become fewer
 
 
 class Accepted(msgspec.Struct):
@@ -52,6 +54,7 @@ class Submissions:
         self._option_flags = option_flags
         self._in_flight: set[str] = set()
         self._accepted: dict[str, tuple[int, str]] = {}
+        self._generation = feed.tail.generation
 
     async def build(self, request: JobRequest) -> dict[str, Any]:
         """Return the jobspec of a request.
@@ -89,7 +92,7 @@ class Submissions:
         self._in_flight.add(key)
         unanswered: asyncio.Future[int] | None = None
         try:
-            if found := self._accepted.get(key) or await self._known(key):
+            if found := await self._known(key):
                 return _again(key, found, request)
             jobspec.set_key(spec, key, request)
             job = await self._instance.submit(spec, urgency)
@@ -107,15 +110,21 @@ class Submissions:
     async def _known(self, key: str) -> tuple[int, str] | None:
         if not self._feed.caught_up:  # the job may be in the part of the history that is not read yet
             raise Unavailable("The history of jobs is being read: whether this key was used is not known yet.")
-        return await self._store.key(key)
+        if self._generation != self._feed.tail.generation:
+            self._generation = self._feed.tail.generation
+            self._accepted.clear()  # another instance, with other jobs
+        await self._forget_stored()
+        return self._accepted.get(key) or await self._store.key(key)
+
+    async def _forget_stored(self) -> None:
+        """Remember a key until the store does, however long that takes."""
+        for known, (job, _) in list(itertools.islice(self._accepted.items(), _LOOKED_AT)):
+            if self._feed.expects(job) or await self._store.key(known) is None:
+                return  # in their order: those behind it are newer
+            self._accepted.pop(known, None)
 
     def _note(self, key: str, job: int, request: str) -> None:
-        """Remember a key until the store does."""
         self._feed.expect(job)
-        for known, (accepted, _) in list(self._accepted.items()):
-            if self._feed.expects(accepted):
-                break  # in their order: those behind it are newer
-            del self._accepted[known]
         self._accepted[key] = job, request
 
     def _late(self, key: str, request: str, result: asyncio.Future[int]) -> None:

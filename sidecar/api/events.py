@@ -110,7 +110,7 @@ class Events:
         query=JobEventsQuery,
         headers=_RESUME,
         answers=(Answer("Server-sent events, one for each entry of the job's eventlog", media=(EVENT_STREAM,)),),
-        errors=(400, 404),
+        errors=(400, 404, 503),
     )
     async def job_events(self, request: web.Request, job: int, query: JobEventsQuery) -> web.StreamResponse:
         """Follow the events of one job, to its end.

@@ -18,7 +18,7 @@ from sidecar.api.begun import begin
 from sidecar.api.filters import JobFilter
 from sidecar.api.pages import Pages
 from sidecar.api.routing import Answer, json_response, operation
-from sidecar.errors import InvalidRequest, NotFound
+from sidecar.errors import InvalidRequest, NotFound, Problem, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.model import Brief, Entry, Job
@@ -163,7 +163,7 @@ class Jobs:
         body = shape.opening + page.json + shape.closing if page.json or shape.opening else b""
         return web.Response(body=body, headers=headers)
 
-    @operation("GET", "/v1/jobs/{uid}", query=GetQuery, answers=(Answer("The job", Job),), errors=(400, 404))
+    @operation("GET", "/v1/jobs/{uid}", query=GetQuery, answers=(Answer("The job", Job),), errors=(400, 404, 503))
     async def get(self, request: web.Request, job: int, query: GetQuery) -> bytes:
         """Read one job; with wait, when it has come as far as until says.
 
@@ -174,7 +174,7 @@ class Jobs:
             await self._wait(job, _REACHED[query.until], query.wait)
         found = await self._store.job(job)
         if found is None:
-            raise unknown(job)
+            raise unknown(self._feed, job)
         return found
 
     async def _wait(self, job: int, states: tuple[str, ...], seconds: float) -> None:
@@ -187,7 +187,9 @@ class Jobs:
                     return
                 await asyncio.wait([change], timeout=left)
 
-    @operation("GET", "/v1/jobs/{uid}/eventlog", answers=(Answer("The entries so far", Eventlog),), errors=(400, 404))
+    @operation(
+        "GET", "/v1/jobs/{uid}/eventlog", answers=(Answer("The entries so far", Eventlog),), errors=(400, 404, 503)
+    )
     async def eventlog(self, request: web.Request, job: int) -> bytes:
         """Read a job's eventlog."""
         await require(self._store, self._feed, job)
@@ -221,16 +223,19 @@ async def require(store: Store, feed: Feed, job: int) -> str:
 
     Raises:
         NotFound: there is no such job.
+        Unavailable: it may be in the part of the history that is not read yet.
     """
     await feed.settle(job)
     state = await store.state(job)
     if state is None:
-        raise unknown(job)
+        raise unknown(feed, job)
     return state
 
 
-def unknown(job: int) -> NotFound:
+def unknown(feed: Feed, job: int) -> Problem:
     """Return the error for a job that the store does not know."""
+    if not feed.caught_up:  # who comes back to a server that has just begun must not be told that the job is gone
+        return Unavailable(f"The history is being read: whether there is a job {fluid.f58(job)} is not known yet.")
     return NotFound(f"There is no job {fluid.f58(job)} ({job}).")
 
 

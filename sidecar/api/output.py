@@ -125,13 +125,19 @@ class JobOutput:
         if request.method == "HEAD":
             return web.Response(content_type=sink.content_type)
         await sink.begin(request, str(begin))
-        if follow:
+        # The readers of a long output share it, ended or not; of a short one everybody gets a copy at once.
+        if follow or (state == "INACTIVE" and len(known) - begin > _MANY):
+            del known  # a reader may stay for days
             return await sink.run(self._follow(sink, job, begin, query.stream))
-        data = _render(known[begin:], begin, query.stream, text=wanted in _RAW)
-        return await sink.run(self._once(sink, job, data, "ended" if state == "INACTIVE" else "so far"))
+        reason = "ended" if state == "INACTIVE" else "so far"
+        return await sink.run(self._send(sink, job, known[begin:], begin, query.stream, reason))
 
-    async def _once(self, sink: EventStream | TextStream, job: int, data: bytes, reason: str) -> None:
-        await sink.push(data)
+    async def _send(
+        self, sink: EventStream | TextStream, job: int, lines: Sequence[Line], after: int, stream: Stream, reason: str
+    ) -> None:
+        for first in range(0, len(lines), _MANY):
+            some = lines[first : first + _MANY]
+            await sink.push(_render(some, after + first, stream, text=isinstance(sink, TextStream)))
         await sink.end(reason=reason, **await ending(self._store, job))
 
     async def _follow(self, sink: EventStream | TextStream, job: int, number: int, stream: Stream) -> None:
@@ -140,12 +146,10 @@ class JobOutput:
         try:
             while True:
                 await follower.wait(number)
-                count = follower.count
+                count = min(follower.count, number + _MANY)
                 if count > number:
-                    data = await self._rendered(follower, number, count, stream, text)
+                    await sink.push(await self._rendered(follower, number, count, stream, text))
                     number = count
-                    if data:
-                        await sink.push(data)
                 elif follower.ended:
                     await sink.end(reason="ended", **await ending(self._store, job))
                     return
@@ -157,9 +161,8 @@ class JobOutput:
         key = (after, count, stream, text)
         data = follower.rendered.get(key)
         if data is None:
-            lines = await follower.read(after)
-            data = _render(lines[: count - after], after, stream, text=text)
-            follower.rendered[key] = data
+            data = _render(await follower.read(after, count), after, stream, text=text)
+            follower.remember(key, data)
         return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ Handler = Callable[..., Awaitable[Any]]
 
 _JSON = {"Content-Type": "application/json"}
 _MARK = "_operation"
+_commands: set[asyncio.Future[web.StreamResponse]] = set()  # the loop itself holds them only weakly
 _INVALID = "Invalid request"
 _UID = "{uid:(?!search$|submit$|bulk$|cancel$)[^{}/]+}"  # what is a route of its own is no job id
 
@@ -115,8 +117,19 @@ def add(app: web.Application, op: Operation) -> None:
         result = await handler(request, **arguments)
         return result if isinstance(result, web.StreamResponse) else json_response(result)
 
+    async def finish(request: web.Request) -> web.StreamResponse:
+        """Carry out a command to its end: what it has begun is not given up half-way because the caller has gone."""
+        task = asyncio.ensure_future(handle(request))
+        _commands.add(task)
+        task.add_done_callback(_commands.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody is left to be told
+            raise
+
     path = op.path.replace("{uid}", _UID)
-    app.router.add_route(op.method, path, handle, name=op.name)
+    app.router.add_route(op.method, path, handle if op.method == "GET" else finish, name=op.name)
     if op.method == "GET":
         app.router.add_route("HEAD", path, handle)
 

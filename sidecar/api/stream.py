@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from sidecar.tail import Closed
 log = structlog.get_logger("stream")
 
 EVENT_STREAM = "text/event-stream"
+_PIECE = 64 * 1024
 _RETRY = 1000  # milliseconds after which a browser comes back
 _LAST_CHANCE = 5.0  # for a reader that is cut off to read what is on its way to it, and why
 
@@ -38,6 +40,8 @@ class _Sink(web.StreamResponse):
     """What both kinds of streams have in common."""
 
     _patience: float
+    _separator: bytes
+    """What ends a part that can be sent on its own."""
 
     async def push(self, data: bytes) -> None:
         """Send what is ready-made.
@@ -46,11 +50,10 @@ class _Sink(web.StreamResponse):
             TooSlow: the reader takes nothing; it was told so where that can be, and is cut off.
             ConnectionError: the reader has gone.
         """
-        if not data:
-            return
         try:
-            async with asyncio.timeout(self._patience):
-                await self.write(data)
+            for piece in _pieces(data, self._separator):
+                async with asyncio.timeout(self._patience):
+                    await self.write(piece)
         except TimeoutError:
             assert self._req is not None  # noqa: S101 - it was prepared
             log.warning("a reader was too slow", path=self._req.path, peer=self._req.remote)
@@ -65,31 +68,15 @@ class _Sink(web.StreamResponse):
         """Say that there is no more, and why."""
         raise NotImplementedError
 
-    async def gone(self) -> None:
-        """Return when the reader has gone: nobody else notices while there is nothing to send."""
-        raise NotImplementedError
-
-    async def _work(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what feeds the stream, until there is no more or the reader has gone."""
-        working, gone = asyncio.ensure_future(work), asyncio.ensure_future(self.gone())
-        try:
-            await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                await self._result(working)
-        except (TooSlow, ConnectionError):
-            pass  # it was told why, or is not there any more
-        finally:
-            for task in (working, gone):
-                task.cancel()
-            await asyncio.gather(working, gone, return_exceptions=True)
-
-    async def _result(self, working: asyncio.Future[None]) -> None:
-        try:
-            working.result()
-        except Closed as exc:
-            await self.end(reason=exc.reason, detail=exc.detail)
-        except Problem as exc:
-            await self.end(reason="unavailable", detail=exc.detail)
+    async def _feed(self, work: Awaitable[None]) -> None:
+        """Do what feeds the stream, and end it as that ends."""
+        with contextlib.suppress(TooSlow, ConnectionError):  # it was told why, or is not there any more
+            try:
+                await work
+            except Closed as exc:
+                await self.end(reason=exc.reason, detail=exc.detail)
+            except Problem as exc:
+                await self.end(reason="unavailable", detail=exc.detail)
 
 
 class EventStream(EventSourceResponse, _Sink):
@@ -98,6 +85,8 @@ class EventStream(EventSourceResponse, _Sink):
     Args:
         pace: heartbeat and patience.
     """
+
+    _separator = b"\n\n"
 
     def __init__(self, pace: Pace) -> None:
         super().__init__(ping_interval=pace.heartbeat, send_timeout=pace.send_timeout, sep="\n")
@@ -108,19 +97,15 @@ class EventStream(EventSourceResponse, _Sink):
         await begin(request, self)
         await self.push(b"retry: %d\nid: %b\n\n" % (_RETRY, last_id.encode()))
 
-    async def run(self, work: Coroutine[Any, Any, None]) -> EventStream:
-        """Do what feeds the stream, to its end."""
+    async def run(self, work: Awaitable[None]) -> EventStream:
+        """Do what feeds the stream, to its end; cancelled when the reader goes."""
         async with self:
-            await self._work(work)
+            await self._feed(work)
         return self
 
     async def end(self, **details: Any) -> None:
         """Send the last event: why there are no more, and how to go on."""
         await self.push(_end(details))
-
-    async def gone(self) -> None:
-        """Return when a heartbeat could not be sent."""
-        await self.wait()
 
     def _cut_off(self, transport: asyncio.Transport) -> None:
         """Say why behind what waits to be read already, then close: nothing more is kept for such a reader."""
@@ -134,18 +119,19 @@ class EventStream(EventSourceResponse, _Sink):
 class TextStream(_Sink):
     """The same for who wants no events but the bytes themselves."""
 
+    _separator = b"\n"
+
     def __init__(self, pace: Pace, content_type: str) -> None:
         super().__init__(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
         self._patience = pace.send_timeout
-        self._heartbeat = pace.heartbeat
 
     async def begin(self, request: web.Request, last_id: str) -> None:
         """Send the headers."""
         await begin(request, self)
 
-    async def run(self, work: Coroutine[Any, Any, None]) -> TextStream:
-        """Do what feeds the stream, to its end."""
-        await self._work(work)
+    async def run(self, work: Awaitable[None]) -> TextStream:
+        """Do what feeds the stream, to its end; cancelled when the reader goes."""
+        await self._feed(work)
         return self
 
     async def end(self, **details: Any) -> None:
@@ -153,11 +139,19 @@ class TextStream(_Sink):
         if details.get("reason") not in ("ended", "so far") and self._req is not None and self._req.transport:
             self._req.transport.abort()
 
-    async def gone(self) -> None:
-        """Return when the connection is closed; bytes that are the job's leave no room for a heartbeat."""
-        request = self._req
-        while request and request.transport and not request.transport.is_closing():  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(self._heartbeat)
+
+def _pieces(data: bytes, separator: bytes) -> Iterator[bytes]:
+    """Split what is sent, behind whole events: patience is for a piece, and no more than one is kept for the slow."""
+    begin = 0
+    while len(data) - begin > _PIECE:
+        end = data.rfind(separator, begin, begin + _PIECE)
+        if end < 0 and (end := data.find(separator, begin)) < 0:
+            break
+        end += len(separator)
+        yield data[begin:end]
+        begin = end
+    if begin < len(data):
+        yield data[begin:] if begin else data
 
 
 def _end(details: dict[str, Any]) -> bytes:

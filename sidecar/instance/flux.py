@@ -144,6 +144,7 @@ class FluxInstance(FluxAdmin):
         """Submit a job; see :class:`~sidecar.instance.base.Instance`."""
         self.status.require()
         await self._check_feasible(jobspec_)
+        self.status.require()  # it may have fallen silent meanwhile
         text = msgspec.json.encode(jobspec_).decode()
         try:
             return await self._call(
