@@ -84,16 +84,21 @@ class Events:
                 await stream.push(data)
 
     def _render(self, told: Sequence[Told], where: Filter, after: int) -> list[bytes]:
-        found = []
-        for each in told:
-            if not where.matches(each.userid, each.username, each.queue, each.name, each.t_submit):
-                continue
-            for number, entry in each.entries(after):
-                if (not where.states or entry.state in where.states) and (
-                    not where.results or entry.result in where.results
-                ):
-                    found.append(self._event(number, each, entry))
-        return found
+        return [
+            event
+            for each in told
+            if where.matches(each.userid, each.username, each.queue, each.name, each.t_submit)
+            for number, state, result, event in each.rendered or self._events(each)
+            if number > after
+            and (not where.states or state in where.states)
+            and (not where.results or result in where.results)
+        ]
+
+    def _events(self, told: Told) -> list[tuple[int, str, str, bytes]]:
+        told.rendered = [
+            (number, entry.state, entry.result, self._event(number, told, entry)) for number, entry in told.entries(0)
+        ]
+        return told.rendered
 
     def _event(self, number: int, told: Told, entry: Stored) -> bytes:
         # The entry's JSON begins with a brace; what job it is of comes first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ log = structlog.get_logger("stream")
 
 EVENT_STREAM = "text/event-stream"
 _PIECE = 64 * 1024
+_KERNEL = 128 * 1024
 _RETRY = 1000  # milliseconds after which a browser comes back
 _LAST_CHANCE = 5.0  # for a reader that is cut off to read what is on its way to it, and why
 
@@ -89,11 +91,14 @@ class EventStream(EventSourceResponse, _Sink):
     _separator = b"\n\n"
 
     def __init__(self, pace: Pace) -> None:
-        super().__init__(ping_interval=pace.heartbeat, send_timeout=pace.send_timeout, sep="\n")
+        # Longer than our own patience: the kernel would break the connection off, and the reader never hear why.
+        last = pace.send_timeout + 2 * _LAST_CHANCE
+        super().__init__(ping_interval=pace.heartbeat, send_timeout=last, sep="\n")
         self._patience = pace.send_timeout
 
     async def begin(self, request: web.Request, last_id: str) -> None:
         """Send the headers, and the id to come back with before anything has happened."""
+        _keep_little(request)
         await begin(request, self)
         await self.push(b"retry: %d\nid: %b\n\n" % (_RETRY, last_id.encode()))
 
@@ -127,6 +132,7 @@ class TextStream(_Sink):
 
     async def begin(self, request: web.Request, last_id: str) -> None:
         """Send the headers."""
+        _keep_little(request)
         await begin(request, self)
 
     async def run(self, work: Awaitable[None]) -> TextStream:
@@ -138,6 +144,13 @@ class TextStream(_Sink):
         """End the body, where the job's bytes end; cut it off where they do not."""
         if details.get("reason") not in ("ended", "so far") and self._req is not None and self._req.transport:
             self._req.transport.abort()
+
+
+def _keep_little(request: web.Request) -> None:
+    """Let the kernel keep little for one reader: it would take megabytes, and a reader that never reads look well."""
+    sock = request.transport.get_extra_info("socket") if request.transport else None
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL)
 
 
 def _pieces(data: bytes, separator: bytes) -> Iterator[bytes]:

@@ -122,12 +122,14 @@ class FluxInstance(FluxAdmin):
                 continue  # there is no connection to ask over
             now = time.monotonic()
             silent = now - self._thread.heard
-            if silent > self._silence_timeout and probe and not probe.done():
-                detail = f"The broker has not answered for {silent:.1f} s."
+            # From when it was really asked: this loop may have been busy, and the broker is not to blame.
+            unanswered = now - self._thread.asked if self._thread.asked > self._thread.heard else 0.0
+            if unanswered > self._silence_timeout:
+                detail = f"The broker has not answered for {unanswered:.1f} s."
                 if self.status.change("lost", detail):
                     log.warning("no answer", reason=detail)
                 self._thread.give_up(now, detail)
-            elif silent < self._silence_timeout and self.status.change("ready"):
+            elif not unanswered and self.status.change("ready"):
                 log.info("the instance answers again")
             self._thread.give_up(now - self._rpc_timeout, f"Flux has not answered for {self._rpc_timeout:g} s.")
             if silent > interval and (probe is None or probe.done()):

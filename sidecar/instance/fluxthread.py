@@ -94,6 +94,8 @@ class FluxThread(threading.Thread):
         self._late: dict[asyncio.Future[Any], asyncio.Future[Any]] = {}  # on the event loop
         self.heard = time.monotonic()
         """When the broker has said something last."""
+        self.asked = 0.0
+        """When Flux was asked first since then: only from there on does silence mean anything."""
 
     # --------------------------------------------------------------------------------------- on the event loop
 
@@ -255,6 +257,8 @@ class FluxThread(threading.Thread):
             command = self._inbox.popleft()
             future = command.future
             self._pending.add(future)
+            if self.asked <= self.heard:
+                self.asked = time.monotonic()
             try:
                 running = command.start(self._handle)
                 if running is None:

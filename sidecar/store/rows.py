@@ -62,6 +62,8 @@ class Told(msgspec.Struct):
     queue: str
     name: str
     t_submit: float
+    rendered: list[tuple[int, str, str, bytes]] | None = None
+    """Position, state, result and event as it is sent, of each entry: made once for all who follow."""
 
     def entries(self, after: int) -> Iterator[tuple[int, Stored]]:
         """Return positions and entries behind a position."""

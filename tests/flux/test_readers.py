@@ -1,0 +1,209 @@
+"""Readers that never read, that vanish, that come back: none costs the others anything, and none is lied to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flux.lives import Lives
+from tests.harness import Broker, Server, beside, eventually
+from tests.sse import Reader, Stream, ask, connect
+
+Start = Callable[[Any], Any]
+
+MIB = 1024 * 1024
+#: Some 12 MB in 120,000 lines, soon.
+WRITE_MUCH = ["sh", "-c", "seq -f %0100.0f 120000"]
+
+
+def memory(server: Server) -> int:
+    """Bytes that the server has in memory."""
+    return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def descriptors(server: Server) -> int:
+    return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
+
+
+@contextlib.contextmanager
+def idle_readers(server: Server, path: str, number: int, **headers: str) -> Iterator[list[Any]]:
+    """Connections that ask for a stream and read nothing."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(ask(server.url, path, buffer=4096, **headers)) for _ in range(number)]
+
+
+def submit_many(server: Server, number: int) -> None:
+    line = '{"command": "true", "urgency": 0}\n'
+    answer = server.http.post("/v1/jobs/bulk", content=line * number, headers={"Content-Type": "application/x-ndjson"})
+    assert answer.text.count('"status":200') == number
+
+
+def cut_off(server: Server) -> int:
+    return server.text().count("a reader was too slow")
+
+
+class TestNeverReads:
+    @pytest.fixture
+    def server(self, tmp_path: Path, started: Start) -> Server:
+        broker = started(Broker(tmp_path, cores=4)).running()
+        server: Server = started(beside(broker, tmp_path, "--send-timeout", "1")).ready()
+        return server
+
+    def test_events(self, server: Server) -> None:
+        """It is cut off, and what waits for it is not kept; who reads meanwhile gets everything."""
+        submit_many(server, 2000)  # some 1.5 MB of events, more than the kernel's buffers hold
+        _one_reads(server, "/v1/events?after=0")
+        before = memory(server)
+        with idle_readers(server, "/v1/events?after=0", 50):
+            reader = Reader(lambda: server.url, "/v1/events?after=0")
+            reader.start()
+            submit_many(server, 2000)
+            last = server.http.get("/v1/jobs", params={"limit": 1}).json()["position"]
+            eventually(lambda: reader.last_id == last, what="the reader who reads")
+            reader.close()
+            eventually(lambda: cut_off(server) == 50, what="all fifty cut off")
+            assert memory(server) - before < 30 * MIB
+        assert [int(message.id.split("-")[1]) for message in reader.messages] == list(
+            range(1, int(last.split("-")[1]) + 1)
+        )
+        assert not reader.faults
+
+    @pytest.mark.parametrize("kind", ["text/event-stream", "text/plain"])
+    def test_output(self, server: Server, kind: str) -> None:
+        job = server.run(WRITE_MUCH)["id"]
+        path = f"/v1/jobs/{job}/output/stream"
+        _one_reads(server, path)
+        before = memory(server)
+        with idle_readers(server, path, 20, Accept=kind):
+            eventually(lambda: cut_off(server) == 20, what="all twenty cut off")
+            assert memory(server) - before < 40 * MIB
+            with connect(server.url, path) as stream:
+                lines = [message.data["data"] for message in stream if message.event != "end"]
+        assert lines == [f"{number:0100d}\n" for number in range(1, 120001)]
+
+    def test_output_of_a_job_that_writes(self, server: Server) -> None:
+        """Others follow it line by line, to its end."""
+        job = server.submit([*WRITE_MUCH[:-1], "for i in 1 2 3 4; do seq -f %0100.0f 20000; sleep 0.5; done"])
+        server.state(job, "RUN")
+        path = f"/v1/jobs/{job}/output/stream"
+        before = memory(server)
+        with idle_readers(server, path, 20), connect(server.url, path) as stream:
+            messages = list(stream)
+            assert messages[-1].data["reason"] == "ended"
+            assert [m.data["data"] for m in messages[:-1]] == [f"{n:0100d}\n" for n in range(1, 20001)] * 4
+            assert [m.id for m in messages[:-1]] == [str(n) for n in range(1, 80001)]
+            eventually(lambda: cut_off(server) == 20, what="all twenty cut off")
+            assert memory(server) - before < 100 * MIB
+
+    def test_who_reads_too_late_is_told_why(self, server: Server) -> None:
+        """What was on its way comes whole, then why there is no more; the last id goes on from there."""
+        submit_many(server, 3000)
+        last = server.http.get("/v1/jobs", params={"limit": 1}).json()["position"]
+        with ask(server.url, "/v1/events?after=0", buffer=4096) as connection:
+            eventually(lambda: cut_off(server) == 1, what="cut off")
+            with Stream(connection) as stream:
+                messages = list(stream)
+        assert messages[-1].event == "end"
+        assert messages[-1].data["reason"] == "slow"
+        seen = [message.id for message in messages[:-1]]
+        with connect(server.url, "/v1/events", last_id=seen[-1]) as rest:
+            for message in rest:
+                seen.append(message.id)
+                if message.id == last:
+                    break
+        assert [int(each.split("-")[1]) for each in seen] == list(range(1, int(last.split("-")[1]) + 1))
+
+    def test_slow_but_steady(self, server: Server) -> None:
+        """Patience is for who takes nothing: a reader that takes a little at a time gets everything."""
+        job = server.run(["sh", "-c", "seq -f %0100.0f 20000"])["id"]
+        with ask(server.url, f"/v1/jobs/{job}/output/stream", buffer=4096) as connection:
+            connection.setblocking(True)
+            received, begin = bytearray(), time.monotonic()
+            while data := connection.recv(65536):
+                received += data
+                while time.monotonic() - begin < len(received) / (1.2 * MIB):
+                    time.sleep(0.01)  # a line of 1.2 MiB/s
+                if received.endswith(b"0\r\n\r\n"):
+                    break
+        assert time.monotonic() - begin > 1.5
+        assert received.count(b"data: {") == 20001
+        assert b'"reason":"ended"' in received
+        assert cut_off(server) == 0
+
+
+def _one_reads(server: Server, path: str) -> None:
+    """Let one reader through first, so that what a server keeps once is not taken for what it keeps for each."""
+    with idle_readers(server, path, 1):
+        seen = cut_off(server)
+        eventually(lambda: cut_off(server) > seen, what="the first cut off")
+
+
+PATHS = ("/v1/events", "/v1/events?after=0", "/v1/jobs/{}/events", "/v1/jobs/{}/output/stream", "/v1/jobs/{}?wait=600")
+
+
+def test_a_thousand_readers_vanish(tmp_path: Path, started: Start) -> None:
+    """They leave nothing behind, although nothing happens that they could be missed at."""
+    broker = started(Broker(tmp_path)).running()
+    server = started(beside(broker, tmp_path, "--heartbeat", "600")).ready()
+    job = server.submit("sh -c 'echo begun; sleep 600'")
+    eventually(lambda: server.output(job) == ["begun\n"])
+    _vanish(server, job, 200)  # what is made once, at first use
+    before = memory(server)
+    for _ in range(3):
+        _vanish(server, job, 1000)
+    # Each that is left behind with its task would keep some twenty thousand bytes.
+    eventually(lambda: memory(server) - before < 12 * MIB, within=5, what="little memory")
+    reader = Reader(lambda: server.url, f"/v1/jobs/{job}/output/stream")
+    reader.start()
+    server.http.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+    reader.join(30)
+    assert [message.data["data"] for message in reader.messages][:1] == ["begun\n"]
+    assert reader.end["result"] == "CANCELED"
+
+
+def _vanish(server: Server, job: int, number: int) -> None:
+    """Ask for streams of every kind, and be gone without a word once they have begun."""
+    before = descriptors(server)
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(ask(server.url, PATHS[n % len(PATHS)].format(job))) for n in range(number)]
+        eventually(lambda: descriptors(server) >= before + number, what="all connected")
+        for n, reader in enumerate(readers):
+            if "wait" not in PATHS[n % len(PATHS)]:
+                assert reader.recv(12) == b"HTTP/1.1 200"
+    eventually(lambda: descriptors(server) <= before, what="all descriptors closed")
+
+
+def test_output_over_a_restart(tmp_path: Path, started: Start) -> None:
+    """A stream that goes on with its last id, at whichever server is there, loses no line and doubles none."""
+    broker = started(Broker(tmp_path)).running()
+    lives = Lives(broker, tmp_path, started, "--store", str(tmp_path / "jobs.sqlite"), "--no-stop-on-signal")
+    server = lives.server.ready()
+    go = tmp_path / "go"
+    script = f"i=0; while [ ! -e {go} ]; do i=$((i+1)); echo $i; sleep 0.01; done; seq -f last-%.0f 500"
+    job = server.submit(["sh", "-c", script])
+    server.state(job, "RUN")
+    reader = Reader(lives.url, f"/v1/jobs/{job}/output/stream")
+    reader.start()
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        seen = len(reader.messages)
+        eventually(lambda seen=seen: len(reader.messages) > seen + 20, what="more lines")
+        lives.end(number)
+        lives.begin()
+    lives.server.ready()
+    go.touch()
+    reader.join(60)
+    assert not reader.faults
+    assert reader.end["result"] == "COMPLETED"
+    assert reader.connections >= 4
+    shown = [message.data["data"] for message in reader.messages]
+    assert [message.id for message in reader.messages] == [str(n) for n in range(1, len(shown) + 1)]
+    assert shown == lives.server.output(job)
+    counted = [*map(str, range(1, len(shown) - 499)), *(f"last-{n}" for n in range(1, 501))]
+    assert [line.strip() for line in shown] == counted
