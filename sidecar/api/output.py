@@ -114,9 +114,8 @@ class JobOutput:
         there its end may be the job's or the connection's.
         """
         state = await require(self._store, self._feed, job)
-        follow = query.follow and state != "INACTIVE"
         known: list[Line] = []
-        if not follow or _asks_for_a_part(request, query):  # who follows all of it is given it by the follower
+        if not query.follow or _asks_for_a_part(request, query):  # who follows all of it is given it by the follower
             output = await self._instance.output(job)
             known = [*output.lines, *output.rest] if state == "INACTIVE" else output.lines
         begin = _begin(request, query, known)
@@ -125,8 +124,7 @@ class JobOutput:
         if request.method == "HEAD":
             return web.Response(content_type=sink.content_type)
         await sink.begin(request, str(begin))
-        # The readers of a long output share it, ended or not; of a short one everybody gets a copy at once.
-        if follow or (state == "INACTIVE" and len(known) - begin > _MANY):
+        if query.follow:
             del known  # a reader may stay for days
             return await sink.run(self._follow(sink, job, begin, query.stream))
         reason = "ended" if state == "INACTIVE" else "so far"

@@ -33,6 +33,7 @@ Start = Callable[[Any], Any]
 Finish = Callable[[Any], T]
 
 _FIRST_RETRY, _LONGEST_RETRY = 0.05, 2.0
+_TURN = 64
 _AHEAD, _PAUSE = 2000, 0.05
 _BROKEN = (errno.EPIPE, errno.ECONNRESET)
 
@@ -253,7 +254,9 @@ class FluxThread(threading.Thread):
         if self._stopping:
             self._handle.reactor_stop()
             return
-        while self._inbox:
+        for _turn in range(_TURN):
+            if not self._inbox:
+                return
             command = self._inbox.popleft()
             future = command.future
             self._pending.add(future)
@@ -274,6 +277,9 @@ class FluxThread(threading.Thread):
                     self._reason = _words(exc)
                     self._handle.reactor_stop()
                     return
+        if self._inbox:  # the rest in the next turn of the reactor, which has answers to hand out
+            self._woken = True
+            os.eventfd_write(self._wake_fd, 1)
 
     def _drain_wake(self) -> None:
         """Take the wake-up, and only then let the next command write another: in this order none is lost."""
