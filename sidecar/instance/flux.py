@@ -22,7 +22,7 @@ from sidecar import feasibility, fluid, jobspec, settings
 from sidecar.errors import Conflict, NotFound, Problem, Rejected, Unavailable
 from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
 from sidecar.instance.broker import Broker
-from sidecar.instance.flux_admin import FluxAdmin
+from sidecar.instance.flux_admin import FluxAdmin, refused
 from sidecar.instance.fluxthread import Callbacks, Finish, FluxThread, Start
 from sidecar.model import Environment
 from sidecar.output import Output, parse
@@ -193,9 +193,7 @@ class FluxInstance(FluxAdmin):
         try:
             await self._rpc("job-manager.raise", request)
         except OSError as exc:
-            if exc.errno == errno.ENOENT:
-                raise NotFound(f"Flux knows no job {fluid.f58(fluid_)}: {exc.strerror}.") from None
-            raise Conflict(f"Job cannot be cancelled: {exc.strerror}.") from None
+            raise refused(exc, fluid_, "cancelled") from None
 
     async def output(self, fluid_: int) -> Output:
         """Read the job's output eventlog as it is now, whether the job runs or not."""

@@ -45,7 +45,7 @@ class FluxAdmin(ABC):
         try:
             await self._rpc("job-manager.kill", {"id": fluid_, "signum": number})
         except OSError as exc:
-            raise _refused(exc, fluid_, "signalled") from None
+            raise refused(exc, fluid_, "signalled") from None
 
     async def set_urgency(self, fluid_: int, urgency: int) -> int:
         """Change a pending job's urgency; see :class:`~sidecar.instance.base.Instance`."""
@@ -53,7 +53,7 @@ class FluxAdmin(ABC):
         try:
             answer = await self._rpc("job-manager.urgency", {"id": fluid_, "urgency": urgency})
         except OSError as exc:
-            raise _refused(exc, fluid_, "reprioritized") from None
+            raise refused(exc, fluid_, "reprioritized") from None
         return int(answer["old_urgency"])
 
     # --------------------------------------------------------------------------------------------------- nodes
@@ -130,8 +130,8 @@ def _queue(name: str, status: Mapping[str, Any], *, default: bool) -> Queue:
     )
 
 
-def _refused(exc: OSError, fluid_: int, what: str) -> NotFound | Conflict:
-    """Tell an unknown job from one in the wrong state: Flux answers EINVAL to both, and differs in its words."""
+def refused(exc: OSError, fluid_: int, what: str) -> NotFound | Conflict:
+    """Tell an unknown job from one in the wrong state: Flux has one number for both, and differs in its words."""
     if "unknown job" in str(exc.strerror):
         return NotFound(f"Flux knows no job {fluid.f58(fluid_)}: {exc.strerror}.")
     return Conflict(f"Job cannot be {what}: {exc.strerror}.")

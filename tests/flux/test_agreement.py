@@ -1,0 +1,151 @@
+"""Whatever is done in whatever order, restarts and broken streams among it: everybody tells the same in the end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.flux.lives import Lives, flux_eventlogs, flux_jobs, plain
+from tests.harness import Broker, eventually
+from tests.sse import Reader
+
+Start = Callable[[Any], Any]
+
+_COMMANDS = st.sampled_from(["true", "false", "sleep 0.05", "no-such-program"])
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), _COMMANDS, st.sampled_from([0, 16])),
+        st.tuples(st.just("bulk"), st.integers(1, 8), st.sampled_from([0, 16])),
+        st.tuples(st.just("repeat"), st.integers(0, 99)),
+        st.tuples(st.just("cancel"), st.integers(0, 99)),
+        st.tuples(st.just("cancel all")),
+        st.tuples(st.just("restart"), st.sampled_from([signal.SIGTERM, signal.SIGKILL])),
+        st.tuples(st.just("break off")),
+    ),
+    min_size=3,
+    max_size=14,
+)
+
+
+class World:
+    """One instance over all examples, its servers, and a reader that comes back whenever its stream breaks."""
+
+    def __init__(self, tmp_path: Path, started: Start) -> None:
+        broker = started(Broker(tmp_path, cores=4)).running()
+        store = str(tmp_path / "jobs.sqlite")
+        self.lives = Lives(broker, tmp_path, started, "--store", store, "--no-stop-on-signal")
+        self.lives.server.ready()
+        self.reader = Reader(self.lives.url, "/v1/events?after=0")
+        self.reader.start()
+        self.requests: list[tuple[str, dict[str, Any], int]] = []
+        self._numbers = itertools.count()
+
+    def step(self, what: str, *arguments: Any) -> None:
+        getattr(self, f"do_{what.replace(' ', '_')}")(*arguments)
+
+    def do_submit(self, command: str, urgency: int) -> None:
+        key = f"key-{next(self._numbers)}"
+        body = {"command": command, "urgency": urgency, "name": key}
+        self.requests.append((key, body, self._post(key, body)))
+
+    def do_bulk(self, number: int, urgency: int) -> None:
+        keys = [f"key-{next(self._numbers)}" for _ in range(number)]
+        lines = [{"command": "true", "urgency": urgency, "name": key} for key in keys]
+        content = "".join(json.dumps({**line, "idempotency_key": line["name"]}) + "\n" for line in lines)
+        answer = self.lives.server.http.post("/v1/jobs/bulk", content=content)
+        results = [json.loads(line) for line in answer.text.splitlines()]
+        assert [each["status"] for each in results] == [200] * number, results
+        self.requests += [(key, line, each["id"]) for key, line, each in zip(keys, lines, results, strict=True)]
+
+    def do_repeat(self, which: int) -> None:
+        if self.requests:
+            key, body, job = self.requests[which % len(self.requests)]
+            assert self._post(key, body) == job
+
+    def _post(self, key: str, body: dict[str, Any]) -> int:
+        answer = self.lives.server.http.post("/v1/jobs/submit", json=body, headers={"Idempotency-Key": key})
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["id"])
+
+    def do_cancel(self, which: int) -> None:
+        if self.requests:
+            job = self.requests[which % len(self.requests)][2]
+            assert self.lives.server.http.post(f"/v1/jobs/{job}/cancel").status_code in (200, 409)
+
+    def do_cancel_all(self) -> None:
+        answer = self.lives.server.http.post("/v1/jobs/cancel", json={"state": "active"})
+        assert answer.status_code == 200, answer.text
+
+    def do_restart(self, number: signal.Signals) -> None:
+        self.lives.end(number)
+        self.lives.begin().ready()
+
+    def do_break_off(self) -> None:
+        self.reader.break_off()
+
+    def agree(self) -> None:
+        """Hold list, search, single reads, events and Flux's own answers against each other."""
+        http = self.lives.server.http
+        # What was done last is still on its way: first all but the held jobs have to have ended, for Flux and for us.
+        theirs = eventually(self._at_rest, what="rest")
+        listed = http.get("/v1/jobs", params={"details": "true"}).json()
+        assert listed.keys() == {str(job) for job in theirs}
+        for job, their in theirs.items():
+            our = listed[str(job)]
+            assert {name: our.get(name) for name in their} == their
+            assert our["result"] == their.get("result", "")
+        plain_list = http.get("/v1/jobs").json()
+        assert [job["id"] for job in plain_list["jobs"]] == sorted(theirs, reverse=True)
+        found = http.get("/v1/jobs/search").json()
+        for job in found["data"]:
+            assert job == listed[str(job["id"])]
+        assert len(found["data"]) == len(listed)
+        assert found["recordsTotal"] == len(theirs) == len(self.requests), "one job for each key"
+        assert sorted(theirs) == sorted(job for _, _, job in self.requests)
+        self._agree_on_events(plain_list["position"], sorted(theirs))
+
+    def _at_rest(self) -> dict[int, dict[str, Any]] | None:
+        theirs = flux_jobs(self.lives.broker.uri)
+        states = {job["id"]: job["state"] for job in self.lives.server.http.get("/v1/jobs").json()["jobs"]}
+        held = {job for job, state in states.items() if state == "SCHED" and theirs[job].get("urgency") == 0}
+        at_rest = all(state == "INACTIVE" for job, state in states.items() if job not in held)
+        return theirs if at_rest and states == {job: their["state"] for job, their in theirs.items()} else None
+
+    def _agree_on_events(self, position: str, jobs: list[int]) -> None:
+        if jobs:
+            eventually(lambda: self.reader.messages and self.reader.messages[-1].id == position, what="the last event")
+        told: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for message in self.reader.messages:
+            told[message.data["id"]].append(plain(message.data))
+        logs = flux_eventlogs(self.lives.broker.uri, jobs)
+        assert told == logs, "each event once, in its order"
+        assert len({message.id for message in self.reader.messages}) == len(self.reader.messages)
+        for job in jobs[-10:]:
+            events = self.lives.server.http.get(f"/v1/jobs/{job}/eventlog").json()["events"]
+            assert [plain(event) for event in events] == logs[job]
+        assert not self.reader.faults
+
+
+def test_everybody_tells_the_same(tmp_path: Path, started: Start) -> None:
+    world = World(tmp_path, started)
+
+    @settings(
+        max_examples=15, deadline=None, database=None, print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+    @given(_STEPS)
+    def run(steps: list[tuple[Any, ...]]) -> None:
+        for step in steps:
+            world.step(*step)
+        world.agree()
+
+    run()
+    world.reader.close()
