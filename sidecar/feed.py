@@ -25,7 +25,7 @@ from sidecar.tail import Tail, Wakeups
 
 log = structlog.get_logger("feed")
 
-_BATCH, _HISTORY_BATCH = 256, 1024
+_BATCH, _HISTORY_BATCH = 256, 512
 _STRETCH = 32  # responses that are folded in one turn of the loop
 _KEPT = 2000  # jobs that are kept in memory to go on with; the others are read from the store when something happens
 _STORE_RETRY = 1.0
@@ -274,7 +274,11 @@ class Feed:
                     batch.tell(record.job, entries)
 
     async def _write(self, batch: Batch) -> None:
-        rows = [row(record) for record in batch.touched.values()]
+        rows: list[Row] = []
+        for record in batch.touched.values():
+            rows.append(row(record))
+            if len(rows) % _STRETCH == 0:
+                await asyncio.sleep(0)
         if rows or batch.dropped or batch.told:
             await self._persist(rows, batch.told, list(batch.dropped))
         for fluid, record in batch.touched.items():

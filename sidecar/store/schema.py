@@ -47,7 +47,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open for writing; make the schema in a new file, refuse another version's."""
     db = open_file(path)
     # The writer keeps the indexes' pages at hand, and folds the log into the file less often.
-    db.execute("PRAGMA cache_size = -8192")
+    db.execute("PRAGMA cache_size = -4096")
     db.execute("PRAGMA wal_autocheckpoint = 8192")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
