@@ -103,8 +103,7 @@ class Follower:
                         if state == "INACTIVE":
                             break
                         if state in ("RUN", "CLEANUP") and watching is None:
-                            self._skip, self._assembler = self.count, Assembler()
-                            watching = asyncio.create_task(self._instance.watch_output(self._job, self._take))
+                            watching = asyncio.create_task(self._watch())
                         await self._next(change, watching)
                 self._finish(await self._instance.output(self._job))
             except Problem as exc:
@@ -128,9 +127,17 @@ class Follower:
         if watching is not None and watching.done():
             watching.result()
 
-    def _take(self, eventlog: str) -> None:
-        """Take entries of the output eventlog; a watch tells it from its beginning."""
-        lines = self._assembler.feed(eventlog)
+    async def _watch(self) -> None:
+        """Watch the output eventlog, which is told from its beginning."""
+        assembler = self._assembler = Assembler()
+        self._skip = self.count
+        await self._instance.watch_output(self._job, lambda eventlog: self._take(assembler, eventlog))
+
+    def _take(self, assembler: Assembler, eventlog: str) -> None:
+        """Take entries of the output eventlog, unless they are late ones of a watch that has ended."""
+        if assembler is not self._assembler or self.ended:
+            return
+        lines = assembler.feed(eventlog)
         if self._skip:
             skipped = min(self._skip, len(lines))
             self._skip -= skipped

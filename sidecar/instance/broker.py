@@ -19,6 +19,7 @@ _IDENTITY_KEY = "flux-sidecar.instance"
 _CONNECTOR_TURNS = 200  # more messages than a socket buffer holds
 _INGEST_BATCH = 0.01  # seconds; src/modules/job-ingest/job-ingest.c
 _SETTLE = 10.0
+_PATIENCE = 2.0
 _REXEC_STDOUT = 1  # src/common/libsubprocess/client.h
 
 
@@ -76,20 +77,25 @@ def settle_submits(handle: Any) -> None:
         OSError: the broker does not answer.
     """
     for _ in range(_CONNECTOR_TURNS):
-        handle.rpc("job-ingest.ping", {"seq": 0}, 0).get()
+        _ping(handle)
     deadline = time.monotonic() + _SETTLE
     while _validating(handle) and time.monotonic() < deadline:
         time.sleep(_INGEST_BATCH)
     time.sleep(2 * _INGEST_BATCH)
     flux.kvs.put(handle, _IDENTITY_KEY, flux.kvs.get(handle, _IDENTITY_KEY))
     flux.kvs.commit(handle)
-    handle.rpc("job-ingest.ping", {"seq": 0}, 0).get()
+    _ping(handle)
+
+
+def _ping(handle: Any) -> None:
+    """Send a request through job-ingest; one that is lost while the module is being loaded must not be waited for."""
+    handle.rpc("job-ingest.ping", {"seq": 0}, 0).wait_for(_PATIENCE).get()
 
 
 def _validating(handle: Any) -> bool:
     """Whether jobs are in the hands of job-ingest's workers."""
     try:
-        pipeline = handle.rpc("job-ingest.stats-get", None, 0).get()["pipeline"]
+        pipeline = handle.rpc("job-ingest.stats-get", None, 0).wait_for(_PATIENCE).get()["pipeline"]
     except (OSError, KeyError, TypeError):
         return False  # an older Flux that does not tell
     return any(crew and crew.get("backlog") for crew in pipeline.values())
