@@ -19,13 +19,19 @@ from tests.sse import Reader, Stream, ask, connect
 Start = Callable[[Any], Any]
 
 MIB = 1024 * 1024
-#: Some 12 MB in 120,000 lines, soon.
-WRITE_MUCH = ["sh", "-c", "seq -f %0100.0f 120000"]
+#: Some 9 MB, soon: more than the last lines that are kept for all readers.
+WRITE_MUCH = ["sh", "-c", "seq -f %0200.0f 45000"]
 
 
 def memory(server: Server) -> int:
     """Bytes that the server has in memory."""
     return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak(server: Server) -> int:
+    """Bytes that it has ever had in memory."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def descriptors(server: Server) -> int:
@@ -86,21 +92,21 @@ class TestNeverReads:
             assert memory(server) - before < 40 * MIB
             with connect(server.url, path) as stream:
                 lines = [message.data["data"] for message in stream if message.event != "end"]
-        assert lines == [f"{number:0100d}\n" for number in range(1, 120001)]
+        assert lines == [f"{number:0200d}\n" for number in range(1, 45001)]
 
     def test_output_of_a_job_that_writes(self, server: Server) -> None:
         """Others follow it line by line, to its end."""
-        job = server.submit([*WRITE_MUCH[:-1], "for i in 1 2 3 4; do seq -f %0100.0f 20000; sleep 0.5; done"])
+        job = server.submit(["sh", "-c", "for i in 1 2 3; do seq -f %0200.0f 15000; sleep 0.3; done"])
         server.state(job, "RUN")
         path = f"/v1/jobs/{job}/output/stream"
         before = memory(server)
         with idle_readers(server, path, 20), connect(server.url, path) as stream:
             messages = list(stream)
             assert messages[-1].data["reason"] == "ended"
-            assert [m.data["data"] for m in messages[:-1]] == [f"{n:0100d}\n" for n in range(1, 20001)] * 4
-            assert [m.id for m in messages[:-1]] == [str(n) for n in range(1, 80001)]
+            assert [m.data["data"] for m in messages[:-1]] == [f"{n:0200d}\n" for n in range(1, 15001)] * 3
+            assert [m.id for m in messages[:-1]] == [str(n) for n in range(1, 45001)]
             eventually(lambda: cut_off(server) == 20, what="all twenty cut off")
-            assert memory(server) - before < 200 * MIB  # each copy would be 16 MB
+            assert memory(server) - before < 150 * MIB  # each copy would be 20 MB
 
     def test_who_reads_too_late_is_told_why(self, server: Server) -> None:
         """What was on its way comes whole, then why there is no more; the last id goes on from there."""
@@ -178,6 +184,36 @@ def _vanish(server: Server, job: int, number: int) -> None:
             if "wait" not in PATHS[n % len(PATHS)]:
                 assert reader.recv(12) == b"HTTP/1.1 200"
     eventually(lambda: descriptors(server) <= before, what="all descriptors closed")
+
+
+def test_many_come_back_at_once(tmp_path: Path, started: Start) -> None:
+    """As after a restart: each is a few lines behind, and to find them costs one look at the output, not one each."""
+    broker = started(Broker(tmp_path, cores=4)).running()
+    server = started(beside(broker, tmp_path)).ready()
+    job = server.run(WRITE_MUCH)["id"]
+    assert len(server.output(job)) == 45000
+    before = peak(server)
+    with contextlib.ExitStack() as stack:
+        path = f"/v1/jobs/{job}/output/stream"
+        readers = [stack.enter_context(ask(server.url, path, Last_Event_ID="44990")) for _ in range(30)]
+        server.submit("true")  # and nobody else is kept waiting until Flux has given up
+        for reader in readers:
+            with Stream(reader) as stream:
+                assert stream.status == 200
+                assert [message.id for message in stream][:-1] == [str(n) for n in range(44991, 45001)]
+    assert peak(server) - before < 200 * MIB
+
+
+def test_output_from_the_very_start(tmp_path: Path, started: Start) -> None:
+    """Whoever follows a job that has only just begun misses nothing: its output does not exist yet then."""
+    broker = started(Broker(tmp_path, cores=4)).running()
+    server = started(beside(broker, tmp_path)).ready()
+    for _ in range(10):
+        job = server.submit(["sh", "-c", "echo first; sleep 600"])
+        server.state(job, "RUN")
+        with connect(server.url, f"/v1/jobs/{job}/output/stream") as stream:
+            assert next(iter(stream)).data == {"stream": "stdout", "rank": "0", "data": "first\n"}
+        server.http.post(f"/v1/jobs/{job}/cancel").raise_for_status()
 
 
 def test_output_over_a_restart(tmp_path: Path, started: Start) -> None:
