@@ -145,7 +145,6 @@ class Reader(threading.Thread):
         self._stream: Stream | None = None
         self.messages: list[Message] = []
         self.faults: list[str] = []
-        self.heartbeats = 0
         self.connections = 0
         self.last_id = ""
         self.end: dict[str, Any] = {}
@@ -178,8 +177,12 @@ class Reader(threading.Thread):
             else:
                 self.messages.append(message)
             self.last_id = stream.last_id
-        self.heartbeats += stream.heartbeats
         self.last_id = stream.last_id or self.last_id
+
+    @property
+    def heartbeats(self) -> int:
+        """How often the last stream has said that it lives."""
+        return self._stream.heartbeats if self._stream else 0
 
     def break_off(self) -> None:
         """Break the connection; it comes back by itself."""
