@@ -173,7 +173,8 @@ def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:
         ("/v1/jobs?since=nan", "since: expected a finite number"),
         ("/v1/jobs?until=soon", "until: expected float"),
         ("/v1/jobs?after=0", "'after' is not a parameter here"),
-        ("/v1/jobs/1?until=never", "until: "),
+        ("/v1/jobs/1?until=never", "until: expected one of run, finish, inactive; got 'never'"),
+        ("/v1/jobs/1/output?stream=stdin", "stream: expected one of stdout, stderr, both"),
         ("/v1/jobs/1?wait=forever", "wait: expected float"),
         ("/v1/jobs/1?wait=-1", "wait: expected float >= 0"),
         ("/v1/jobs/1?wait=3601", "wait: expected float <= 3600"),
@@ -186,7 +187,7 @@ def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:
         ("/v1/events?after=-1", "after: '-1' is no position of this server"),
         ("/v1/events?after=latest", "after: 'latest' is no position of this server"),
         ("/v1/events?after=00000000-0", "belongs to another instance or store; use 0"),
-        ("/v1/events?after=%00", "after: "),
+        ("/v1/events?after=%00", "after: a NUL byte"),
         ("/v1/jobs?since=yesterday", "since: expected float"),
         ("/v1/jobs?name=%00", "NUL byte"),
         ("/v1/jobs/search?start=abc", "start: expected int"),
@@ -246,7 +247,7 @@ def test_where_streams_begin(server: Server) -> None:
             assert "is no line of this output; use 0 (from the first line) to 1." in detail
     for query, text in (
         ("tail=-1", "tail: expected int >= 0"),
-        ("stream=stdin", "stream: "),
+        ("stream=stdin", "stream: expected one of stdout, stderr, both"),
         ("follow=perhaps", "follow: expected bool"),
     ):
         assert text in problem(server.http.get(f"{path}?{query}"), 400)["detail"]
@@ -272,7 +273,8 @@ def test_unknown_launchers(server: Server) -> None:
 
 @pytest.mark.parametrize("stop", [{"mode": "later"}, {"timeout": -1}, {"timeout": "soon"}, {"grace": 5}])
 def test_stop_with_a_wrong_parameter_stops_nothing(server: Server, stop: dict[str, Any]) -> None:
-    problem(server.stop(**stop), 400)
+    detail = problem(server.stop(**stop), 400)["detail"]
+    assert "mode" not in stop or "mode: expected one of now, drain" in detail
     assert server.http.get("/v1/service").json()["state"] == "running"
 
 
