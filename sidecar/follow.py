@@ -7,7 +7,7 @@ instance once more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -39,6 +39,7 @@ class Follower:
         self._size = 0
         self._first = 0  # the number of the first line that is kept
         self._skip = 0
+        self._watch = 0  # the number of the watch that is listened to; what another one still tells is not
         self._assembler = Assembler()
         self._all: list[Line] = []  # for who is far behind, while there is somebody
         self._reading = asyncio.Lock()
@@ -103,7 +104,7 @@ class Follower:
                         if state == "INACTIVE":
                             break
                         if state in ("RUN", "CLEANUP") and watching is None:
-                            watching = asyncio.create_task(self._watch())
+                            watching = asyncio.create_task(self._instance.watch_output(self._job, self._listen()))
                         await self._next(change, watching)
                 self._finish(await self._instance.output(self._job))
             except Problem as exc:
@@ -113,6 +114,7 @@ class Follower:
                     return
                 await asyncio.sleep(_AGAIN)
             finally:
+                self._watch += 1
                 if watching:
                     watching.cancel()
 
@@ -127,17 +129,19 @@ class Follower:
         if watching is not None and watching.done():
             watching.result()
 
-    async def _watch(self) -> None:
-        """Watch the output eventlog, which is told from its beginning."""
-        assembler = self._assembler = Assembler()
-        self._skip = self.count
-        await self._instance.watch_output(self._job, lambda eventlog: self._take(assembler, eventlog))
+    def _listen(self) -> Callable[[str], None]:
+        """Return what takes the entries of a new watch, which tells the output from its beginning."""
+        self._skip, self._assembler = self.count, Assembler()
+        number = self._watch
 
-    def _take(self, assembler: Assembler, eventlog: str) -> None:
-        """Take entries of the output eventlog, unless they are late ones of a watch that has ended."""
-        if assembler is not self._assembler or self.ended:
-            return
-        lines = assembler.feed(eventlog)
+        def take(eventlog: str) -> None:
+            if number == self._watch:
+                self._take(eventlog)
+
+        return take
+
+    def _take(self, eventlog: str) -> None:
+        lines = self._assembler.feed(eventlog)
         if self._skip:
             skipped = min(self._skip, len(lines))
             self._skip -= skipped
@@ -145,6 +149,7 @@ class Follower:
         self._keep(lines)
 
     def _finish(self, output: Output) -> None:
+        self._watch += 1  # what it has told already may still be on its way here, and would come twice
         self._keep([*output.lines, *output.rest][self.count :])
         self.ended = True
         self._wake()

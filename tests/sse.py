@@ -93,8 +93,11 @@ class Stream:
     def _lines(self) -> Iterator[str]:
         # A line without its end was cut off on the way, and is none.
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-            while (line := self._answer.readline()).endswith(b"\n"):
-                yield line.decode().removesuffix("\n")
+            rest = b""
+            while data := self._answer.read1(65536):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    yield line.decode()
 
     def break_off(self) -> None:
         """Break the connection; whoever reads, in another thread, finds its end."""
@@ -142,7 +145,6 @@ class Reader(threading.Thread):
         self._stream: Stream | None = None
         self.messages: list[Message] = []
         self.faults: list[str] = []
-        self.heartbeats = 0
         self.connections = 0
         self.last_id = ""
         self.end: dict[str, Any] = {}
@@ -160,7 +162,9 @@ class Reader(threading.Thread):
                 if stream.status == 200:
                     self.connections += 1
                     self._read(stream)
-                elif stream.status != 503:
+                elif stream.status == 503:
+                    self._leave.wait(0.02)
+                else:
                     self.faults.append(f"{stream.status} for {self.last_id!r}: {stream.body()}")
                     return
             if self.end.get("reason") == self._until:
@@ -173,8 +177,12 @@ class Reader(threading.Thread):
             else:
                 self.messages.append(message)
             self.last_id = stream.last_id
-        self.heartbeats += stream.heartbeats
         self.last_id = stream.last_id or self.last_id
+
+    @property
+    def heartbeats(self) -> int:
+        """How often the last stream has said that it lives."""
+        return self._stream.heartbeats if self._stream else 0
 
     def break_off(self) -> None:
         """Break the connection; it comes back by itself."""

@@ -61,7 +61,9 @@ def decode(
         try:
             found[name] = _convert(value, type_, as_text=name in text)
         except msgspec.ValidationError as exc:
-            errors.append(f"{name}: {_plain(exc)}; got {_shown(value)}.")
+            choices = _choices(type_)
+            fault = f"expected one of {', '.join(choices)}" if choices else _plain(exc)
+            errors.append(f"{name}: {fault}; got {_shown(value)}.")
             faulty.add(name)
     missing = [name for name in _required(cls) if name not in found and name not in faulty]
     errors += [_NO_COMMAND if name == "command" else f"{name}: this is required." for name in missing]
@@ -133,6 +135,17 @@ def _plain_type(type_: Any) -> str:
         return _plain_type(typing.get_args(type_)[0])
     kinds = [part for part in typing.get_args(type_) if part is not type(None)]
     return _plain_type(kinds[0]) if kinds else getattr(type_, "__name__", str(type_))
+
+
+def _choices(type_: Any) -> list[str]:
+    """Return the words that a field takes; none when it takes other values too."""
+    origin, parts = typing.get_origin(type_), typing.get_args(type_)
+    if origin is typing.Annotated:
+        return _choices(parts[0])
+    if origin is typing.Literal:
+        return [str(part) for part in parts]
+    kinds = [part for part in parts if part is not type(None)]
+    return _choices(kinds[0]) if len(kinds) == 1 and origin in (types.UnionType, typing.Union) else []
 
 
 def _is_text(type_: Any) -> bool:

@@ -58,6 +58,8 @@ class FluxInstance(FluxAdmin):
         self._broker: Broker | None = None
         self._environment: Environment | None = None
         self._broker_above = _broker_above()
+        self._reading: dict[int, asyncio.Lock] = {}
+        self._next_reads: dict[int, asyncio.Task[Output]] = {}
         self._giving_up: asyncio.TimerHandle | None = None
         self._pinging: asyncio.Task[None] | None = None
 
@@ -196,8 +198,27 @@ class FluxInstance(FluxAdmin):
             raise refused(exc, fluid_, "cancelled") from None
 
     async def output(self, fluid_: int) -> Output:
-        """Read the job's output eventlog as it is now, whether the job runs or not."""
+        """Read the job's output eventlog as it is now, whether the job runs or not.
+
+        Who asks while it is being read shares the next read with all who do: many readers of a long output, who come
+        back at the same time, would keep the broker busy with nothing else.
+        """
         self.status.require()
+        following = self._next_reads.get(fluid_)
+        if following is None:
+            following = self._next_reads[fluid_] = asyncio.create_task(self._read_next(fluid_))
+        return await asyncio.shield(following)
+
+    async def _read_next(self, fluid_: int) -> Output:
+        async with self._reading.setdefault(fluid_, asyncio.Lock()):
+            del self._next_reads[fluid_]  # what is written from now on may not be in it
+            try:
+                return await self._read_output(fluid_)
+            finally:
+                if fluid_ not in self._next_reads:
+                    del self._reading[fluid_]
+
+    async def _read_output(self, fluid_: int) -> Output:
         key = f"{fluid.kvs(fluid_)}.guest.output".encode()
 
         def finish(future: Any) -> str:

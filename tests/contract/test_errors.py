@@ -165,6 +165,29 @@ def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:
         ("/v1/jobs?state=asleep", "state: 'ASLEEP' is none; use NEW"),
         ("/v1/jobs?result=good", "result: 'GOOD' is none"),
         ("/v1/jobs?cursor=elsewhere", "cursor: 'elsewhere' is none"),
+        ("/v1/jobs?cursor=", "cursor: '' is none"),
+        ("/v1/jobs?state=", "state: '' is none; use NEW"),
+        ("/v1/jobs?state=run,,sched", "state: '' is none; use NEW"),
+        ("/v1/jobs?state=run,asleep", "CLEANUP, INACTIVE, PENDING, RUNNING, ACTIVE"),
+        ("/v1/jobs?result=ended", "use COMPLETED, FAILED, CANCELED, TIMEOUT"),
+        ("/v1/jobs?since=nan", "since: expected a finite number"),
+        ("/v1/jobs?until=soon", "until: expected float"),
+        ("/v1/jobs?after=0", "'after' is not a parameter here"),
+        ("/v1/jobs/1?until=never", "until: expected one of run, finish, inactive; got 'never'"),
+        ("/v1/jobs/1/output?stream=stdin", "stream: expected one of stdout, stderr, both"),
+        ("/v1/jobs/1?wait=forever", "wait: expected float"),
+        ("/v1/jobs/1?wait=-1", "wait: expected float >= 0"),
+        ("/v1/jobs/1?wait=3601", "wait: expected float <= 3600"),
+        ("/v1/events?state=asleep", "state: 'ASLEEP' is none; use NEW"),
+        ("/v1/events?result=good", "use COMPLETED, FAILED, CANCELED, TIMEOUT"),
+        ("/v1/events?since=yesterday", "since: expected float"),
+        ("/v1/events?name=%00", "NUL byte"),
+        ("/v1/events?limit=1", "'limit' is not a parameter here"),
+        ("/v1/events?after=1", "is no position of this server; use 0 (from the first event on), or "),
+        ("/v1/events?after=-1", "after: '-1' is no position of this server"),
+        ("/v1/events?after=latest", "after: 'latest' is no position of this server"),
+        ("/v1/events?after=00000000-0", "belongs to another instance or store; use 0"),
+        ("/v1/events?after=%00", "after: a NUL byte"),
         ("/v1/jobs?since=yesterday", "since: expected float"),
         ("/v1/jobs?name=%00", "NUL byte"),
         ("/v1/jobs/search?start=abc", "start: expected int"),
@@ -188,6 +211,48 @@ def test_reads(server: Server, path: str, text: str) -> None:
     assert text in problem(server.http.get(path), 400)["detail"]
 
 
+def test_where_streams_begin(server: Server) -> None:
+    """A position that is none is told apart from one of another store, and both from where one may begin."""
+    job = server.run("echo only")["id"]
+    listed = server.http.get("/v1/jobs", params={"limit": 1}).json()["position"]
+    name, _, number = listed.partition("-")
+    far = int(number) + 10**9
+    wrong = {
+        "1": "is no position of this server",
+        "x" * 200: "is no position of this server",
+        name: "is no position of this server",
+        f"{name}-": "is no position of this server",
+        f"{name}--1": "is no position of this server",
+        f"{name}-1e3": "is no position of this server",
+        f"{name.upper()}G-1": "is no position of this server",
+        f"{name}-{far}": "is no position of this server",
+        f"{name}-{'9' * 30}": "is no position of this server",
+        f"{'0' * 8}-{number}": "belongs to another instance or store",
+    }
+    for path in ("/v1/events", f"/v1/jobs/{job}/events"):
+        for text, why in wrong.items():
+            for asked, sent in (
+                ({"after": text}, {}),
+                ({}, {"Last-Event-ID": text}),
+                ({"after": "0"}, {"Last-Event-ID": text}),
+            ):
+                detail = problem(server.http.get(path, params=asked, headers=sent), 400)["detail"]
+                assert why in detail
+                assert detail.startswith("Last-Event-ID: " if sent else "after: ")
+                assert f"use 0 (from the first event on), or {name}-0 to {name}-" in detail
+    path = f"/v1/jobs/{job}/output/stream"
+    for text in ("2", "-1", "1.0", "one", "9" * 30, "１", listed):
+        for asked, sent in (({"after": text}, {}), ({}, {"Last-Event-ID": text.encode()})):
+            detail = problem(server.http.get(path, params=asked, headers=sent), 400)["detail"]
+            assert "is no line of this output; use 0 (from the first line) to 1." in detail
+    for query, text in (
+        ("tail=-1", "tail: expected int >= 0"),
+        ("stream=stdin", "stream: expected one of stdout, stderr, both"),
+        ("follow=perhaps", "follow: expected bool"),
+    ):
+        assert text in problem(server.http.get(f"{path}?{query}"), 400)["detail"]
+
+
 @pytest.mark.parametrize("job", ["1", "18446744073709551615", "9223372036854775808", "ƒ1", "job.0000.0000.0000.0001"])
 def test_unknown_jobs(server: Server, job: str) -> None:
     for method, path in (
@@ -208,7 +273,8 @@ def test_unknown_launchers(server: Server) -> None:
 
 @pytest.mark.parametrize("stop", [{"mode": "later"}, {"timeout": -1}, {"timeout": "soon"}, {"grace": 5}])
 def test_stop_with_a_wrong_parameter_stops_nothing(server: Server, stop: dict[str, Any]) -> None:
-    problem(server.stop(**stop), 400)
+    detail = problem(server.stop(**stop), 400)["detail"]
+    assert "mode" not in stop or "mode: expected one of now, drain" in detail
     assert server.http.get("/v1/service").json()["state"] == "running"
 
 

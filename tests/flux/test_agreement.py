@@ -24,8 +24,13 @@ _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("submit"), _COMMANDS, st.sampled_from([0, 16])),
         st.tuples(st.just("bulk"), st.integers(1, 8), st.sampled_from([0, 16])),
+        st.tuples(st.just("submit without key"), _COMMANDS, st.sampled_from([0, 16])),
+        st.tuples(st.just("bulk with one key"), st.integers(1, 8), st.sampled_from([0, 16])),
         st.tuples(st.just("repeat"), st.integers(0, 99)),
+        st.tuples(st.just("repeat bulk"), st.integers(0, 99)),
+        st.tuples(st.just("reuse"), st.integers(0, 99)),
         st.tuples(st.just("cancel"), st.integers(0, 99)),
+        st.tuples(st.just("cancel by name"), st.integers(0, 99)),
         st.tuples(st.just("cancel all")),
         st.tuples(st.just("restart"), st.sampled_from([signal.SIGTERM, signal.SIGKILL])),
         st.tuples(st.just("break off")),
@@ -46,6 +51,8 @@ class World:
         self.reader = Reader(self.lives.url, "/v1/events?after=0")
         self.reader.start()
         self.requests: list[tuple[str, dict[str, Any], int]] = []
+        self.bulks: list[tuple[str, str, list[int]]] = []
+        self.without_key: list[int] = []
         self._numbers = itertools.count()
 
     def step(self, what: str, *arguments: Any) -> None:
@@ -64,6 +71,42 @@ class World:
         results = [json.loads(line) for line in answer.text.splitlines()]
         assert [each["status"] for each in results] == [200] * number, results
         self.requests += [(key, line, each["id"]) for key, line, each in zip(keys, lines, results, strict=True)]
+
+    def do_submit_without_key(self, command: str, urgency: int) -> None:
+        body = {"command": command, "urgency": urgency, "name": f"free-{next(self._numbers)}"}
+        self.without_key.append(self.lives.server.submit(**body))
+
+    def do_bulk_with_one_key(self, number: int, urgency: int) -> None:
+        key = f"bulk-{next(self._numbers)}"
+        lines = [{"command": "true", "urgency": urgency, "name": f"{key}:{line}"} for line in range(1, number + 1)]
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        jobs = self._bulk(key, content)
+        self.bulks.append((key, content, jobs))
+        self.requests += [(line["name"], line, job) for line, job in zip(lines, jobs, strict=True)]
+
+    def do_repeat_bulk(self, which: int) -> None:
+        if self.bulks:
+            key, content, jobs = self.bulks[which % len(self.bulks)]
+            assert self._bulk(key, content) == jobs
+
+    def _bulk(self, key: str, content: str) -> list[int]:
+        answer = self.lives.server.http.post("/v1/jobs/bulk", content=content, headers={"Idempotency-Key": key})
+        return [json.loads(line)["id"] for line in answer.text.splitlines()]
+
+    def do_reuse(self, which: int) -> None:
+        """Use a key for something else, which must leave everything as it was."""
+        if self.requests:
+            key, body, _ = self.requests[which % len(self.requests)]
+            other = {**body, "command": "hostname"}
+            answer = self.lives.server.http.post("/v1/jobs/submit", json=other, headers={"Idempotency-Key": key})
+            assert answer.status_code == 422, answer.text
+
+    def do_cancel_by_name(self, which: int) -> None:
+        if self.requests:
+            name = self.requests[which % len(self.requests)][1]["name"]
+            answer = self.lives.server.http.post("/v1/jobs/cancel", json={"name": name})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["matched"] <= 1
 
     def do_repeat(self, which: int) -> None:
         if self.requests:
@@ -108,8 +151,11 @@ class World:
         for job in found["data"]:
             assert job == listed[str(job["id"])]
         assert len(found["data"]) == len(listed)
-        assert found["recordsTotal"] == len(theirs) == len(self.requests), "one job for each key"
-        assert sorted(theirs) == sorted(job for _, _, job in self.requests)
+        assert found["recordsTotal"] == len(theirs)
+        asked = [*(job for _, _, job in self.requests), *self.without_key]
+        assert sorted(theirs) == sorted(asked), "one job for each key, and for each submit without one"
+        for job in sorted(theirs)[-10:]:
+            assert self.lives.server.job(job) == listed[str(job)]
         self._agree_on_events(plain_list["position"], sorted(theirs))
 
     def _at_rest(self) -> dict[int, dict[str, Any]] | None:

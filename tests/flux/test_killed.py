@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.flux.lives import Lives, flux_eventlogs, flux_jobs, plain
 from tests.harness import Broker, eventually
@@ -21,8 +22,8 @@ from tests.sse import Reader
 
 Start = Callable[[Any], Any]
 
-#: How often the server is killed; 50 for an evening, fewer for every day.
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "12"))
+#: How often the server is killed; on an idle machine a round takes one and a half seconds.
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "50"))
 
 _LINES = 20
 
@@ -166,6 +167,7 @@ def _one_job_each(lives: Lives, clients: list[Client]) -> dict[int, dict[str, An
     return theirs
 
 
+@pytest.mark.timeout(600)
 def test_killed_again_and_again(tmp_path: Path, started: Start, record_property: Callable[[str, object], None]) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -193,6 +195,7 @@ def test_killed_again_and_again(tmp_path: Path, started: Start, record_property:
     assert sum(c.again for c in clients) > 0
 
 
+@pytest.mark.timeout(300)
 def test_killed_with_nothing_kept(tmp_path: Path, started: Start) -> None:
     """Each server has a store of its own, which begins empty: keys are known from the instance alone."""
     seed = random.randrange(2**32)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.harness import Broker, beside, eventually
+from tests.flux.lives import flux_jobs
+from tests.harness import Broker, Server, beside, eventually
 from tests.sse import Reader
 
 Start = Callable[[Any], Any]
 
 _SILENT = 10.0
+#: Within this time every command is answered, whatever the broker does.
+SOON = 2.0
 
 
 def test_ten_seconds_of_silence(tmp_path: Path, started: Start) -> None:
@@ -88,3 +96,119 @@ def _first_command(url: str, result: dict[str, Any]) -> None:
         f"{url}/v1/jobs/submit", json=_JOB, headers={"Idempotency-Key": "sent-into-silence"}, timeout=30
     )
     result.update(status=answer.status_code, seconds=time.monotonic() - begin, text=answer.text)
+
+
+def _held(name: str) -> dict[str, Any]:
+    return {"command": "true", "urgency": 0, "name": name}
+
+
+def _submit(server: Server, key: str) -> httpx.Response:
+    return server.http.post("/v1/jobs/submit", json=_held(key), headers={"Idempotency-Key": key})
+
+
+def _bulk(server: Server, key: str, lines: int) -> list[dict[str, Any]]:
+    body = "".join(json.dumps(_held(f"{key}:{line}")) + "\n" for line in range(1, lines + 1))
+    headers = {"Idempotency-Key": key, "Content-Type": "application/x-ndjson"}
+    answer = server.http.post("/v1/jobs/bulk", content=body, headers=headers)
+    if answer.status_code != 200:
+        return [{"status": answer.status_code}]
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def _timed(command: Callable[[], Any]) -> tuple[Any, float]:
+    begin = time.monotonic()
+    return command(), time.monotonic() - begin
+
+
+def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
+    """Single, in bulk, or a cancel: carried out once, and their repeats find them; both kinds of streams go on."""
+    broker = started(Broker(tmp_path, cores=4)).running()
+    server = started(beside(broker, tmp_path, "--heartbeat", "0.5", "--lost-timeout", "60")).ready()
+    known = _submit(server, "known").json()["id"]
+    running = server.submit("sh -c 'echo begun; sleep 600'", name="running")
+    eventually(lambda: server.output(running) == ["begun\n"])
+    events = Reader(lambda: server.url, "/v1/events?after=0")
+    output = Reader(lambda: server.url, f"/v1/jobs/{running}/output/stream")
+    for reader in (events, output):
+        reader.start()
+        eventually(lambda reader=reader: reader.messages, what="a reader that reads")
+    broker.signal(signal.SIGSTOP)
+    continues = threading.Timer(_SILENT, broker.signal, [signal.SIGCONT])
+    continues.start()
+    # The first ones are on their way when the silence is not noticed yet, the second ones come after.
+    commands: dict[str, Callable[[], Any]] = {
+        "submit": lambda: _submit(server, "late"),
+        "bulk": lambda: _bulk(server, "many", 50),
+        "cancel": lambda: server.http.post(f"/v1/jobs/{known}/cancel"),
+        "output": lambda: server.http.get(f"/v1/jobs/{running}/output"),
+        "check": lambda: server.http.post("/v1/jobs/submit", json={**_held("dry"), "dry_run": True}),
+        "environment": lambda: server.http.get(f"/v1/jobs/{known}/jobspec", params={"environment": "true"}),
+    }
+    for _ in range(2):
+        with ThreadPoolExecutor(len(commands)) as pool:
+            answers = {name: pool.submit(_timed, command) for name, command in commands.items()}
+        for name, future in answers.items():
+            answer, seconds = future.result()
+            statuses = {each["status"] for each in answer} if name == "bulk" else {answer.status_code}
+            assert statuses == {503}, name
+            assert seconds < SOON, name
+            if name != "bulk":
+                assert int(answer.headers["Retry-After"]) >= 1
+    # Reads go on, and say that they may be out of date.
+    beats = [reader.heartbeats for reader in (events, output)]
+    listed = server.http.get("/v1/jobs")
+    assert {job["id"] for job in listed.json()["jobs"]} == {known, running}
+    assert listed.headers["Flux-Instance-State"] == "lost"
+    assert server.job(running)["state"] == "RUN"
+    assert server.http.get("/readyz").status_code == 503
+    for reader, before in zip((events, output), beats, strict=True):
+        eventually(lambda reader=reader, before=before: reader.heartbeats >= before + 3, what="heartbeats")
+    assert continues.is_alive(), "all of this has to be seen while the broker is silent"
+    continues.join()
+    server.ready()
+    # The cancel was carried out late, and the jobs were accepted late: once, and their keys find them.
+    assert server.ended(known)["result"] == "CANCELED"
+    late = eventually(lambda: (answer := _submit(server, "late")).status_code == 200 and answer)
+    assert late.headers["Idempotent-Replayed"] == "true"
+
+    def replayed() -> list[dict[str, Any]] | None:
+        results = _bulk(server, "many", 50)
+        return results if {result["status"] for result in results} == {200} else None
+
+    results = eventually(replayed)
+    assert all(result["replayed"] for result in results)
+    names = {job["id"]: job["name"] for job in flux_jobs(broker.uri).values()}
+    assert Counter(names.values()) == dict.fromkeys(
+        ["known", "running", "late", *(f"many:{line}" for line in range(1, 51))], 1
+    )
+    assert names[late.json()["id"]] == "late"
+    assert [names[result["id"]] for result in results] == [f"many:{line}" for line in range(1, 51)]
+    # Nobody who followed has lost the connection or an event.
+    server.http.post(f"/v1/jobs/{running}/cancel").raise_for_status()
+    output.join(30)
+    assert output.end["result"] == "CANCELED"
+    last = server.http.get("/v1/jobs", params={"limit": 1}).json()["position"]
+    eventually(lambda: events.last_id == last, what="the last event")
+    events.close()
+    assert [int(message.id.split("-")[1]) for message in events.messages] == list(range(1, int(last.split("-")[1]) + 1))
+    assert (events.connections, output.connections) == (1, 1)
+    assert output.messages[0].data["data"] == "begun\n"
+
+
+def test_a_key_is_known_although_the_store_is_late(tmp_path: Path, started: Start) -> None:
+    """While nothing can be written a repeat finds its job all the same, however many others came after it."""
+    store = tmp_path / "jobs.sqlite"
+    broker = started(Broker(tmp_path, cores=4)).running()
+    server = started(beside(broker, tmp_path, "--store", str(store))).ready()
+    with closing(sqlite3.connect(store)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        first = _submit(server, "first").json()["id"]
+        server.http.get("/v1/jobs")  # waits for what was accepted, and gives up
+        others = [_submit(server, f"other{n}").json()["id"] for n in range(3)]
+        again = _submit(server, "first")
+        assert (again.status_code, again.json()["id"]) == (200, first)
+        assert again.headers["Idempotent-Replayed"] == "true"
+        db.rollback()
+    eventually(lambda: len(server.http.get("/v1/jobs").json()["jobs"]) == 4)
+    assert _submit(server, "first").json()["id"] == first
+    assert sorted(flux_jobs(broker.uri)) == sorted([first, *others])
