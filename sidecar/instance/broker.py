@@ -51,7 +51,8 @@ def introduce(handle: Any, broker_above: int | None) -> Broker:
         identity = _identity(handle)
     except PermissionError as exc:
         raise PermissionError(exc.errno, guest(owner)) from exc
-    settle_submits(handle)
+    if handle.rpc("state-machine.get", None, 0).get()["state"] == "run":  # before that nobody can have submitted
+        settle_submits(handle)
     pid = int(_attribute(handle, "broker.pid") or 0)
     return Broker(
         version=_attribute(handle, "version"),
