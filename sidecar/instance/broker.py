@@ -16,6 +16,7 @@ import msgspec
 from sidecar.model import Environment
 
 _IDENTITY_KEY = "flux-sidecar.instance"
+_STARTING = ("none", "join", "config-sync", "init")
 _CONNECTOR_TURNS = 200  # more messages than a socket buffer holds
 _INGEST_BATCH = 0.01  # seconds; src/modules/job-ingest/job-ingest.c
 _SETTLE = 10.0
@@ -47,11 +48,14 @@ def introduce(handle: Any, broker_above: int | None) -> Broker:
         OSError: it does not answer, or not to a guest; the text says so.
     """
     owner = _attribute(handle, "security.owner")
+    state = handle.rpc("state-machine.get", None, 0).get()["state"]
+    if state in _STARTING:  # rc1 is loading what we would ask, and must not find anything written before it has
+        raise OSError(errno.EAGAIN, f"the broker is starting (state {state})")
     try:
         identity = _identity(handle)
     except PermissionError as exc:
         raise PermissionError(exc.errno, guest(owner)) from exc
-    if handle.rpc("state-machine.get", None, 0).get()["state"] == "run":  # before that nobody can have submitted
+    if state == "run":  # before that nobody can have submitted
         settle_submits(handle)
     pid = int(_attribute(handle, "broker.pid") or 0)
     return Broker(
