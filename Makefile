@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
-.PHONY: help venv run test lint format bench docs e2e clean
+.PHONY: help venv run test lint format bench docs audit e2e clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -50,6 +50,10 @@ docs: venv ## write the documents that are made from code
 
 bench: venv ## measure against Flux's own rates (needs Flux)
 	$(BIN)/python -m bench
+
+audit: venv ## look for known vulnerabilities in what is installed (asks PyPI's database)
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results/*.local.*

@@ -41,7 +41,8 @@ def api_page() -> str:
     )
     for op in operations():
         rows.append(f"\n## `{op.method} {op.path}`\n\n{op.summary}.")
-        rows.append(f" {op.description}\n" if op.description else "\n")
+        needs = f"Needs the scope `{op.scope}`." if op.scope else "Anybody may ask this."
+        rows.append(f" {op.description} {needs}\n" if op.description else f" {needs}\n")
         if struct := op.query or op.body:
             rows.append(_parameters(struct, "query" if op.query else "JSON body, form or query"))
         if op.lines:
@@ -49,9 +50,13 @@ def api_page() -> str:
         if op.headers:
             rows.append("\n| header | |\n|---|---|\n" + "".join(f"| `{k}` | {v} |\n" for k, v in op.headers.items()))
         answers = [f"{answer.status}: {answer.description.lower()}" for answer in op.answers]
-        rows.append(f"\nAnswers {'; '.join(answers)}. Errors: {', '.join(map(str, op.errors)) or 'none'}.\n")
+        rows.append(f"\nAnswers {'; '.join(answers)}. Errors: {', '.join(map(str, errors_of(op)))}.\n")
     rows.append(_errors())
     return "".join(rows)
+
+
+def errors_of(op: Operation) -> list[int]:
+    return sorted({*op.errors, *openapi.always(op)})
 
 
 def _parameters(struct: type[msgspec.Struct], where: str) -> str:

@@ -11,16 +11,17 @@ from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
-from sidecar import errors, jobspec, openapi
-from sidecar.api import begun, routing
+from sidecar import jobspec, openapi
+from sidecar.api import html, routing
+from sidecar.api.around import Around
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
 from sidecar.api.control import JobControl
 from sidecar.api.events import Events
 from sidecar.api.jobs import Jobs
 from sidecar.api.launchers import LauncherResource
+from sidecar.api.login import LoginResource
 from sidecar.api.nodes import Nodes
 from sidecar.api.output import JobOutput
 from sidecar.api.queues import QueueResource
@@ -28,14 +29,15 @@ from sidecar.api.search import JobSearch
 from sidecar.api.service import ServiceResource
 from sidecar.api.stream import Pace
 from sidecar.api.submit import Submit
-from sidecar.errors import Problem
 from sidecar.feed import Feed
 from sidecar.follow import Followers
-from sidecar.idle import NO_CALLS, IdleStop
+from sidecar.gate import Gate
+from sidecar.idle import IdleStop
 from sidecar.instance import Instance
 from sidecar.instance.embedded import EmbeddedInstance
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
+from sidecar.listen import Door, Port, Socket, allow_many_files, tls_context
 from sidecar.settings import Settings, make_run_directory, parse_option_flags
 from sidecar.store import Store
 from sidecar.submissions import Submissions
@@ -45,7 +47,9 @@ log = structlog.get_logger("server")
 _SHUTDOWN_TIMEOUT = 2.0
 _ROOT = Path(str(resources.files("sidecar.web"))) / "static"
 _STATIC = {str(file.relative_to(_ROOT)): file for file in _ROOT.rglob("*") if file.is_file()}
-_STATE_HEADER = "Flux-Instance-State"
+_FOR_OWNER, _FOR_ALL = 0o600, 0o666  # who is not meant to call is told so by their uid
+_KEEP_ALIVE = 75.0  # longer than any usual proxy keeps a connection that is not used
+_VENDORED = {"Cache-Control": "private, max-age=3600"}
 
 
 class Server:
@@ -53,6 +57,8 @@ class Server:
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self.settings = settings
+        self.gate = Gate(settings)
+        self.door = Door(settings.max_connections, settings.header_timeout)
         path = Path(settings.store).expanduser().resolve() if settings.store else directory / "jobs.sqlite"
         self.store = Store(path)
         self.feed = Feed(self.store)
@@ -67,6 +73,7 @@ class Server:
             after=settings.idle_stop_seconds,
             text=settings.idle_stop,
         )
+        self.login = LoginResource(self.gate.guard, self.gate.login)
         self.operations = self._operations()
 
     def _operations(self) -> list[routing.Operation]:
@@ -94,17 +101,18 @@ class Server:
             Nodes(instance),
             QueueResource(store, instance),
             LauncherResource(self.launchers),
-            ServiceResource(lifecycle, instance, feed, self.idle),
+            ServiceResource(lifecycle, instance, feed, self.idle, authenticates=not self.gate.guard.open),
+            self.login,
             _Documents(self),
         )
         return [op for part in parts for op in routing.operations(part)]
 
     def application(self) -> web.Application:
         """Return the aiohttp application; starting it starts the parts."""
-        app = web.Application(
-            middlewares=[_around_calls(self.instance, self.idle, self.settings.max_body)],
-            client_max_size=self.settings.max_body,
-        )
+        around = Around(self.gate.guard, self.door, self.instance, self.idle, self.login, self.settings.max_body)
+        app = web.Application(middlewares=[around.middleware()], client_max_size=self.settings.max_body)
+        app[routing.OPERATIONS] = {}
+        app[routing.BODY_TIMEOUT] = self.settings.body_timeout
         for op in self.operations:
             routing.add(app, op)
         app.router.add_get("/static/{path:.+}", _static)
@@ -112,7 +120,28 @@ class Server:
         app.cleanup_ctx.append(self._run_parts)
         return app
 
+    async def listen(self, runner: web.AppRunner) -> list[str]:
+        """Let callers in; return the addresses."""
+        settings = self.settings
+        assert runner.server is not None  # noqa: S101 - it has been set up
+        self.door.open(runner.server)
+        sites: list[Port | Socket] = []
+        if settings.tcp:
+            tls = (
+                tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca, self.gate.watch)
+                if settings.tls_cert
+                else None
+            )
+            sites.append(Port(runner, self.door, settings.host, settings.port, tls))
+        if settings.socket:
+            mode = _FOR_ALL if settings.socket_users else _FOR_OWNER
+            sites.append(Socket(runner, self.door, Path(settings.socket), mode))
+        for site in sites:
+            await site.start()
+        return [site.name for site in sites]
+
     async def _run_parts(self, _: web.Application) -> AsyncIterator[None]:
+        self.gate.start()
         await self.store.open()
         self.feed.start()
         await self.instance.start(self.idle)
@@ -123,6 +152,8 @@ class Server:
         await self.instance.close()
         await self.feed.close()
         await self.store.close()
+        await self.gate.close()
+        self.door.close()
 
     async def _end_streams(self, _: web.Application) -> None:
         self.feed.end_streams("stopping", f"The service is {self.lifecycle.state}.")
@@ -139,13 +170,13 @@ class _Documents:
     @routing.operation("GET", "/openapi.json", answers=(routing.Answer("OpenAPI 3.1", dict[str, Any]),), errors=(400,))
     async def openapi(self, request: web.Request) -> dict[str, Any]:
         """Read this API's OpenAPI document."""
-        return openapi.document(self._server.operations)
+        return openapi.document(self._server.operations, open_to_all=self._server.gate.guard.open)
 
     @routing.operation("GET", "/docs", answers=(routing.Answer("A page", media=("text/html",)),), errors=(400,))
     async def docs(self, request: web.Request) -> web.Response:
         """Browse this API; everything that the page needs comes from this server."""
         page = resources.files("sidecar.web").joinpath("docs.html").read_text()
-        return web.Response(text=page, content_type="text/html")
+        return html.response(page)
 
 
 async def _static(request: web.Request) -> web.FileResponse:
@@ -153,15 +184,15 @@ async def _static(request: web.Request) -> web.FileResponse:
     file = _STATIC.get(request.match_info["path"])
     if file is None:
         raise web.HTTPNotFound
-    return web.FileResponse(file)
+    return web.FileResponse(file, headers=_VENDORED)
 
 
-async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> None:
     """Run a server until it has been stopped.
 
     Args:
         settings: checked options.
-        announce: told the address once it is listening.
+        announce: told the addresses once it is listening.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -175,14 +206,13 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             handle_signals=False,
             handler_cancellation=True,  # a reader that goes leaves nothing behind; commands are finished all the same
             access_log=None,
+            keepalive_timeout=_KEEP_ALIVE,
             shutdown_timeout=_SHUTDOWN_TIMEOUT,
         )
         try:
             await runner.setup()
-            site = web.TCPSite(runner, settings.host, settings.port)
-            await site.start()
-            host, port = runner.addresses[0][:2]
-            announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            allow_many_files()
+            announce(await server.listen(runner))
             await server.lifecycle.run()
         finally:
             await runner.cleanup()
@@ -202,55 +232,3 @@ def _instance(settings: Settings, directory: Path) -> Instance:
         lost_timeout=settings.lost_timeout,
         silence_timeout=settings.silence_timeout,
     )
-
-
-def _around_calls(instance: Instance, idle: IdleStop, max_body: int) -> Middleware:
-    """Make what is around every call: it counts as a use, its errors have one shape, and it tells a lost instance.
-
-    One function for all of it: each middleware, and each signal, costs every request some microseconds.
-    """
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if instance.status.connection != "ready":
-            # On every answer: it may be out of date.
-            request[begun.HEADERS] = {_STATE_HEADER: str(instance.status.connection)}
-        counts = (request.method, request.path) not in NO_CALLS
-        if counts:
-            idle.begin_call()
-        try:
-            response = await _handled(request, handler, max_body)
-        finally:
-            if counts:
-                idle.end_call()
-        if begun.HEADERS in request and not response.prepared:
-            response.headers.update(request[begun.HEADERS])
-        return response
-
-    return middleware
-
-
-async def _handled(request: web.Request, handler: Handler, max_body: int) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except Problem as exc:
-        return _answer(request, errors.render(exc))
-    except web.HTTPException as exc:
-        if exc.status < 400:
-            raise
-        return _answer(request, errors.render(errors.from_http(exc, request, max_body)))
-    except ConnectionError:  # the caller has gone: there is nobody to answer
-        return _answer(request, web.Response(status=499))
-    except Exception:
-        log.exception("a request failed", method=request.method, path=request.path)
-        return _answer(request, errors.render(Problem("The server failed; its log says how.")))
-
-
-def _answer(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Answer with an error; an answer that is on its way already is cut off, so that nobody takes it for whole."""
-    under_way: web.StreamResponse | None = request.get(begun.RESPONSE)
-    if under_way is None:
-        return response
-    if request.transport is not None:
-        request.transport.abort()
-    return under_way

@@ -38,6 +38,7 @@ class Batch:
                     job.f58id,
                     job.userid,
                     job.username,
+                    job.submitter,
                     job.queue,
                     job.name,
                     job.t_submit,
@@ -57,6 +58,7 @@ def row(record: Record) -> Row:
         result=job.result,
         userid=job.userid,
         username=job.username,
+        submitter=job.submitter,
         queue=job.queue,
         name=job.name,
         nnodes=job.nnodes or None,
@@ -83,6 +85,7 @@ def searchable(job: Job) -> str:
         job.cwd,
         job.queue,
         job.username,
+        job.submitter,
         job.nodelist,
     ]
     return "\n".join([*parts, job.exception.type, job.exception.note])

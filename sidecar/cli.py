@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from cyclopts import App, Parameter
 
 import sidecar
 from sidecar import app as server
 from sidecar import openapi as documents
-from sidecar.settings import Settings, SettingsError
+from sidecar.auth.tokens import append as append_line
+from sidecar.auth.tokens import new as make_token
+from sidecar.options import SettingsError, parse_list
+from sidecar.settings import Settings
 from sidecar.store import StoreError
 
 _USAGE_ERROR = 2
@@ -36,7 +41,7 @@ def serve(settings: Annotated[Settings, Parameter(name="*")] = Settings()) -> No
     try:
         settings.check()
         _log(settings)
-        asyncio.run(server.serve(settings, _announce))
+        asyncio.run(server.serve(settings, functools.partial(_announce, settings)))
     except SettingsError as exc:
         _fail(str(exc))
     except StoreError as exc:
@@ -50,6 +55,33 @@ def serve(settings: Annotated[Settings, Parameter(name="*")] = Settings()) -> No
         _fail(f"Cannot listen on {settings.host} port {settings.port}: {exc.strerror or exc}. Choose another --port.")
 
 
+tokens = App(name="token", help="Bearer tokens for --tokens.")
+app.command(tokens)
+
+
+@tokens.command
+def new(
+    name: str,
+    /,
+    *,
+    scopes: Annotated[str, Parameter(help="read, submit or admin; each implies those before it.")] = "submit",
+    file: Annotated[Path | None, Parameter(help="Append its line to this file, and make the file if need be.")] = None,
+) -> None:
+    """Make a token for NAME, and print it: it is shown this once, the file holds its digest only."""
+    try:
+        token, line = make_token(name, parse_list(scopes))
+    except ValueError as exc:
+        _fail(f"token new: {exc}.")
+    if file is None:
+        print(f"# the line for the file of --tokens; the token itself follows on stdout\n{line}", file=sys.stderr)
+    else:
+        try:
+            append_line(file, line)
+        except OSError as exc:
+            _fail(f"token new: {file}: {exc.strerror or exc}.")
+    print(token)
+
+
 @app.command
 def openapi() -> None:
     """Print the OpenAPI document of this version; no instance is needed."""
@@ -57,13 +89,20 @@ def openapi() -> None:
     print(json.dumps(documents.document(operations), indent=2, ensure_ascii=False))
 
 
-def _announce(url: str) -> None:
+def _announce(settings: Settings, urls: list[str]) -> None:
     """Tell a person at a terminal, or the log of a pod, where to go on."""
+    url, curl = urls[0], "curl"
+    if url.startswith("unix:"):
+        curl, base = f"curl --unix-socket {url.removeprefix('unix://')}", "http://localhost"
+    else:
+        base = url
+        if settings.authenticates:
+            curl = 'curl -H "Authorization: Bearer $TOKEN"'
     print(
-        f"\nflux-sidecar {sidecar.__version__} listens on {url} (docs: {url}/docs)\n\n"
-        f"  curl -X POST {url}/v1/jobs/submit -d command='echo hello'\n"
-        f"  curl {url}/v1/jobs\n"
-        f"  curl -X POST {url}/v1/service/stop\n",
+        f"\nflux-sidecar {sidecar.__version__} listens on {' and '.join(urls)} (docs: {base}/docs)\n\n"
+        f"  {curl} -X POST {base}/v1/jobs/submit -d command='echo hello'\n"
+        f"  {curl} {base}/v1/jobs\n"
+        f"  {curl} -X POST {base}/v1/service/stop\n",
         flush=True,
     )
 
@@ -85,13 +124,27 @@ def _log(settings: Settings) -> None:
         logger_factory=_named_logger,
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(level=logging.WARNING, handlers=[_Others()], force=True)
+
+
+class _Others(logging.Handler):
+    """What libraries log, as lines of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger(record.name)
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            # aiohttp would show the line that it could not read, and with it the token that stands there.
+            log.debug("a request could not be read", error=type(error).__name__)
+        else:
+            log.log(record.levelno, record.getMessage(), exc_info=record.exc_info or False)
 
 
 def _named_logger(*names: str) -> structlog.PrintLogger:
     return structlog.PrintLogger(sys.stderr)
 
 
-def _fail(text: str) -> None:
+def _fail(text: str) -> NoReturn:
     print(f"flux-sidecar: {text}", file=sys.stderr)
     sys.exit(_USAGE_ERROR)
 

@@ -70,6 +70,18 @@ class Rejected(Problem):
     status, title, slug = 400, "The job was not accepted", "job-rejected"
 
 
+class Unauthenticated(Problem):
+    """Nobody knows who is calling: 401 with ``WWW-Authenticate``."""
+
+    status, title, slug = 401, "Authentication is needed", "unauthenticated"
+
+
+class Forbidden(Problem):
+    """The caller may not do this: 403."""
+
+    status, title, slug = 403, "Not allowed", "forbidden"
+
+
 class NotFound(Problem):
     """No such job, launcher or path: 404."""
 
@@ -80,6 +92,12 @@ class MethodNotAllowed(Problem):
     """The path exists, the method does not: 405."""
 
     status, title, slug = 405, "Method not allowed", "method-not-allowed"
+
+
+class RequestTimeout(Problem):
+    """The body did not come in time: 408."""
+
+    status, title, slug = 408, "Request timeout", "request-timeout"
 
 
 class Conflict(Problem):
@@ -100,6 +118,21 @@ class UnsupportedMediaType(Problem):
     status, title, slug = 415, "Unsupported media type", "unsupported-media-type"
 
 
+class Misdirected(Problem):
+    """The request names a host that this server is not: 421."""
+
+    status, title, slug = 421, "Misdirected request", "misdirected-request"
+
+
+class TooMany(Problem):
+    """The caller asks too often, or holds too much: 429 with ``Retry-After``."""
+
+    status, title, slug = 429, "Too many requests", "too-many-requests"
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
 class KeyReused(Problem):
     """An idempotency key was used for another request: 422."""
 
@@ -113,6 +146,12 @@ class Unavailable(Problem):
 
     def __init__(self, detail: str, *, retry_after: int = 1, **kwargs: Any) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)}, **kwargs)
+
+
+class CallerUnknown(Unavailable):
+    """Who would know the caller cannot be asked just now: 503, and nobody is let in."""
+
+    title, slug = "Callers cannot be told just now", "caller-unknown"
 
 
 class Unanswered(Unavailable):

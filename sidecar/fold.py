@@ -51,6 +51,7 @@ def new(events: JobEvents) -> Record | None:
         f58id=fluid.f58(events.id),
         userid=userid,
         username=username(userid),
+        submitter=jobspec.submitter(spec),
         urgency=int(first.context.get("urgency", 16)),
         state="NEW",
         name="",

@@ -8,7 +8,9 @@ it could be due.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 
 import structlog
 
@@ -95,17 +97,18 @@ class IdleStop:
         self._used()
         self._feed.push(item)
 
-    def begin_call(self) -> None:
+    @contextlib.contextmanager
+    def call(self) -> Iterator[None]:
         """Count a call as a use until it ends."""
         self._callers += 1
         self._alone.clear()
-
-    def end_call(self) -> None:
-        """End a call."""
-        self._callers -= 1
-        self._used()
-        if not self._callers:
-            self._alone.set()
+        try:
+            yield
+        finally:
+            self._callers -= 1
+            self._used()
+            if not self._callers:
+                self._alone.set()
 
     def _used(self) -> None:
         self._last_use = time.monotonic()

@@ -233,17 +233,29 @@ def command(jobspec: Mapping[str, Any]) -> list[str]:
     return words[len(STDIN_WRAPPER) :] if words[: len(STDIN_WRAPPER)] == STDIN_WRAPPER else words
 
 
-def set_key(jobspec: dict[str, Any], key: str, digest: str) -> None:
-    """Write an idempotency key, and the digest of the request, where Flux's journal keeps both for us."""
-    jobspec["attributes"]["user"] = {_OURS: {"key": key, "request": digest}}
+def mark(jobspec: dict[str, Any], **ours: str) -> None:
+    """Write what is ours of a job (``submitter``, ``key``, ``request``) where Flux's journal keeps it for us."""
+    jobspec["attributes"].setdefault("user", {}).setdefault(_OURS, {}).update(ours)
+
+
+def submitter(jobspec: Mapping[str, Any]) -> str:
+    """Return who has submitted a job by way of this server; empty when nobody has."""
+    found = get(jobspec, f"attributes.user.{_OURS}")
+    name = found.get("submitter") if isinstance(found, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def scoped(key: str, submitter: str) -> str:
+    """Return an idempotency key as one caller's: another one's of the same text is another key."""
+    return f"{submitter}\n{key}" if submitter else key
 
 
 def key(jobspec: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the idempotency key and digest that a jobspec carries, None when it has none."""
+    """Return the idempotency key, scoped to its submitter, and digest that a jobspec carries; None without one."""
     found = get(jobspec, f"attributes.user.{_OURS}")
     if not isinstance(found, dict) or not isinstance(found.get("key"), str):
         return None
-    return found["key"], str(found.get("request", ""))
+    return scoped(found["key"], submitter(jobspec)), str(found.get("request", ""))
 
 
 def without_environment(jobspec: Mapping[str, Any]) -> dict[str, Any]:

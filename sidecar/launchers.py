@@ -34,6 +34,7 @@ class Launcher(msgspec.Struct, omit_defaults=False):
     t_end: float | None = None
     returncode: Annotated[int | None, msgspec.Meta(description="exit code, or minus the signal")] = None
     pid: int = 0
+    submitter: Annotated[str, msgspec.Meta(description="who has started it")] = ""
 
 
 class Launchers:
@@ -57,7 +58,7 @@ class Launchers:
         """How many have not ended."""
         return len(self._tasks)
 
-    async def start(self, command: list[str], environment: Mapping[str, str], workdir: str) -> Launcher:
+    async def start(self, command: list[str], environment: Mapping[str, str], workdir: str, submitter: str) -> Launcher:
         """Start a launcher.
 
         Raises:
@@ -78,7 +79,7 @@ class Launchers:
                 )
         except (OSError, ValueError) as exc:
             raise Rejected(f"The launcher {command[0]} cannot be started: {exc}.") from None
-        launcher = Launcher(number, command, "running", time.time(), pid=process.pid)
+        launcher = Launcher(number, command, "running", time.time(), pid=process.pid, submitter=submitter)
         self._launchers[number] = launcher
         self._tasks[number] = asyncio.create_task(self._follow(launcher, process))
         log.info("launcher started", launcher=number, pid=process.pid, program=command[0])

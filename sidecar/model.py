@@ -64,6 +64,9 @@ class Job(Struct, kw_only=True):
     f58id: Annotated[str, Meta(description="FLUID as F58: what a browser must use")]
     userid: int
     username: str
+    submitter: Annotated[
+        str, Meta(description="who has submitted it by way of this server; empty when it came another way")
+    ]
     urgency: Annotated[int, Meta(ge=0, le=31)]
     priority: int | Unset = ""
     state: State

@@ -25,11 +25,24 @@ _PATH_PARAMETERS = {
     "name": {"description": "Name of the queue; or of the node, or its rank", "schema": {"type": "string"}},
     "number": {"description": "Number of the launcher", "schema": {"type": "integer", "minimum": 0}},
 }
+_SECURITY: dict[str, dict[str, Any]] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token: from a token file, of Kubernetes, of an OIDC issuer, or of POST /v1/token",
+    },
+    "basic": {"type": "http", "scheme": "basic", "description": "User and password, where there are some"},
+}
 _FORMS = ("application/json", "application/x-www-form-urlencoded")
 
 
-def document(operations: Sequence[Operation]) -> dict[str, Any]:
-    """Return the document that describes ``operations``."""
+def document(operations: Sequence[Operation], *, open_to_all: bool = False) -> dict[str, Any]:
+    """Return the document that describes ``operations``.
+
+    Args:
+        operations: what is served.
+        open_to_all: nobody is asked who they are.
+    """
     types_ = list(dict.fromkeys(_types(operations)))
     schemas, components = msgspec.json.schema_components(types_, ref_template=_REF)
     schema = dict(zip(types_, schemas, strict=True))
@@ -47,7 +60,8 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "paths": dict(sorted(paths.items())),
-        "components": {"schemas": dict(sorted(components.items()))},
+        "security": [*([{}] if open_to_all else []), *({name: []} for name in _SECURITY)],
+        "components": {"schemas": dict(sorted(components.items())), "securitySchemes": _SECURITY},
     }
 
 
@@ -65,8 +79,11 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
         "summary": op.summary,
         "tags": [op.name.partition("_")[0]],
     }
-    if op.description:
-        found["description"] = op.description
+    needs = f"Needs the scope {op.scope}." if op.scope else ""
+    if description := " ".join(filter(None, (op.description, needs))):
+        found["description"] = description
+    if op.scope is None:
+        found["security"] = []
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, **_PATH_PARAMETERS[name]}
         for name in re.findall(r"{(\w+)}", op.path)
@@ -90,16 +107,35 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
     problem = {CONTENT_TYPE: {"schema": schema[ProblemBody]}}
     found["responses"] = {
         **{str(answer.status): _answer(answer, schema) for answer in op.answers},
-        **{str(status): {"description": HTTPStatus(status).phrase, "content": problem} for status in op.errors},
+        **{
+            str(status): {"description": HTTPStatus(status).phrase, "content": problem}
+            for status in sorted({*op.errors, *always(op)})
+        },
     }
+    return found
+
+
+def always(op: Operation) -> set[int]:
+    """Return the errors that have nothing to do with what an operation is for."""
+    found = {421} if op.method == "GET" else {403, 421}
+    if op.scope is not None:
+        found |= {401, 403, 429, 503}
+    if op.body is not None:
+        found.add(408)
     return found
 
 
 def _answer(answer: Answer, schema: dict[Any, Any]) -> dict[str, Any]:
     kinds = [schema[type_] for type_ in _alternatives(answer)]
     json = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-    content = {media: {"schema": json if media == "application/json" else {"type": "string"}} for media in answer.media}
-    return {"description": answer.description, "content": content}
+    content = {media: _content(media, json) for media in answer.media}
+    return {"description": answer.description, **({"content": content} if content else {})}
+
+
+def _content(media: str, json: Any) -> dict[str, Any]:
+    if media == "text/event-stream":  # what its events hold stands in the description: JSON Schema has no word for it
+        return {}
+    return {"schema": json if media == "application/json" else {"type": "string"}}
 
 
 def _alternatives(answer: Answer) -> tuple[Any, ...]:

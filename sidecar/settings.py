@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import ipaddress
 import os
-import re
 import shlex
 import tempfile
 import typing
@@ -19,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from cyclopts import Parameter
+from sidecar.access import AccessOptions
+from sidecar.options import PREFIX, SettingsError, option, parse_duration, parse_list
 
-PREFIX = "FLUX_SIDECAR_"
 _LOCAL = "local://"
 
 #: Variables that configure the server or hold its secrets; no job ever inherits one.
@@ -42,52 +40,27 @@ PRIVATE_VARIABLES = frozenset(
 )
 
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d*)?|\.\d+)(ms|s|m|h|d)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-class SettingsError(Exception):
-    """The server was started in a way that cannot work; the text says what to change."""
-
-
-def _option(name: str, text: str, *aliases: str, unit: str = "") -> Parameter:
-    """Describe one option; ``aliases`` are other variables, read when ours is not set."""
-    variables = (PREFIX + name.upper(), *aliases)
-    # "--no-no-auth" would be a riddle, not an option.
-    return Parameter(
-        help=f"{text} [{unit}]" if unit else text,
-        env_var=variables,
-        negative=() if name == "no_auth" else None,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(AccessOptions):
     """How one server runs. Field metadata is the single source of flags, variables, help and documentation."""
 
-    host: Annotated[str, _option("host", "Address to listen on.", "HOST")] = "127.0.0.1"
-    port: Annotated[int, _option("port", "Port to listen on; 0 takes a free one.", "PORT")] = 5000
-    uri: Annotated[str, _option("uri", "The Flux instance to serve, as flux-uri(1) gives it.", "FLUX_URI")] = ""
+    uri: Annotated[str, option("uri", "The Flux instance to serve, as flux-uri(1) gives it.", "FLUX_URI")] = ""
     embedded: Annotated[
         bool,
-        _option("embedded", "Run jobs on this machine, without Flux. For trying out and for client development."),
+        option("embedded", "Run jobs on this machine, without Flux. For trying out and for client development."),
     ] = False
     store: Annotated[
         str,
-        _option(
+        option(
             "store",
             "SQLite file that holds the job history. Empty: a file beside the instance's socket, which ends with "
             "the instance; a path on a volume keeps the history when the cluster is gone.",
         ),
     ] = ""
-    no_auth: Annotated[
-        bool,
-        _option("no_auth", "Let anybody who reaches the port submit jobs. Needed to listen beyond loopback."),
-    ] = False
-    max_body: Annotated[int, _option("max_body", "Largest request body.", unit="bytes")] = 1024 * 1024
+    max_body: Annotated[int, option("max_body", "Largest request body.", unit="bytes")] = 1024 * 1024
     option_flags: Annotated[
         str,
-        _option(
+        option(
             "option_flags",
             "Shell options that every job gets, as in --option-flags='-oKEY=VALUE …'; those of the request win.",
             "FLUX_OPTION_FLAGS",
@@ -95,14 +68,14 @@ class Settings:
     ] = ""
     launchers: Annotated[
         str,
-        _option("launchers", "Programs that is_launcher may start beside the server, separated by commas."),
+        option("launchers", "Programs that is_launcher may start beside the server, separated by commas."),
     ] = "nextflow,snakemake"
     rpc_timeout: Annotated[
-        float, _option("rpc_timeout", "How long Flux may take to answer one request.", unit="seconds")
+        float, option("rpc_timeout", "How long Flux may take to answer one request.", unit="seconds")
     ] = 10.0
     lost_timeout: Annotated[
         float,
-        _option(
+        option(
             "lost_timeout",
             "How long a broken connection is retried before the server leaves.",
             unit="seconds",
@@ -110,44 +83,47 @@ class Settings:
     ] = 3.0
     silence_timeout: Annotated[
         float,
-        _option("silence_timeout", "How long the broker may say nothing before commands get 503.", unit="seconds"),
+        option("silence_timeout", "How long the broker may say nothing before commands get 503.", unit="seconds"),
     ] = 1.5
     heartbeat: Annotated[
-        float, _option("heartbeat", "How often a quiet event stream says that it lives.", unit="seconds")
+        float, option("heartbeat", "How often a quiet event stream says that it lives.", unit="seconds")
     ] = 15.0
     send_timeout: Annotated[
         float,
-        _option("send_timeout", "How long a stream's reader may take nothing before it is cut off.", unit="seconds"),
+        option("send_timeout", "How long a stream's reader may take nothing before it is cut off.", unit="seconds"),
     ] = 30.0
     bulk_window: Annotated[
         int,
-        _option("bulk_window", "How many lines of a bulk submit are on their way at once: Flux takes them in batches."),
+        option(
+            "bulk_window",
+            "How many lines of a bulk submit are on their way at once, at most: fewer where Flux takes its time.",
+        ),
     ] = 4096
     stop_on_signal: Annotated[
         bool,
-        _option(
+        option(
             "stop_on_signal",
             "SIGTERM and SIGINT stop the instance like POST /v1/service/stop, not the server alone.",
         ),
     ] = True
     idle_stop: Annotated[
         str,
-        _option(
+        option(
             "idle_stop",
             "Stop the instance, like a drain, when for so long no job was active, no launcher ran and nobody called. "
             "`90`, `90s`, `30m`, `1.5h` or `1d`; empty: never. Probes, `GET /metrics` and `GET /v1/service` are no "
             "calls.",
         ),
     ] = ""
-    cores: Annotated[int, _option("cores", "Cores that --embedded gives to jobs; 0: all of this machine's.")] = 0
+    cores: Annotated[int, option("cores", "Cores that --embedded gives to jobs; 0: all of this machine's.")] = 0
     kill_timeout: Annotated[
         float,
-        _option("kill_timeout", "With --embedded, and for launchers: from SIGTERM to SIGKILL.", unit="seconds"),
+        option("kill_timeout", "With --embedded, and for launchers: from SIGTERM to SIGKILL.", unit="seconds"),
     ] = 5.0
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], _option("log_level", "Lowest level to log.")] = (
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], option("log_level", "Lowest level to log.")] = (
         "info"
     )
-    log_format: Annotated[Literal["console", "json"], _option("log_format", "How a log line is written.")] = "console"
+    log_format: Annotated[Literal["console", "json"], option("log_format", "How a log line is written.")] = "console"
 
     def check(self) -> None:
         """Refuse combinations that cannot work or are not safe.
@@ -164,13 +140,7 @@ class Settings:
                 "or name a running one with --uri (or FLUX_URI), or run jobs on this machine without Flux:\n\n"
                 "    flux-sidecar serve --embedded"
             )
-        if not self.no_auth and not _is_loopback(self.host):
-            raise SettingsError(
-                f"Listening on {self.host} would let anybody who reaches port {self.port} run programs here. "
-                "Listen on 127.0.0.1 (kubectl port-forward reaches it), or add --no-auth if that is meant."
-            )
-        if not 0 <= self.port <= 65535:
-            raise SettingsError(f"--port {self.port} is not a port: use 0 to 65535.")
+        self.check_access()
         for name in ("max_body", "rpc_timeout", "silence_timeout", "heartbeat", "send_timeout", "bulk_window"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must be more than 0.")
@@ -191,7 +161,7 @@ class Settings:
     @property
     def launcher_names(self) -> frozenset[str]:
         """The programs that ``is_launcher`` may start."""
-        return frozenset(filter(None, (name.strip() for name in self.launchers.split(","))))
+        return frozenset(parse_list(self.launchers))
 
 
 def parse_option_flags(text: str) -> dict[str, str]:
@@ -213,19 +183,6 @@ def parse_option_flags(text: str) -> dict[str, str]:
             raise SettingsError(f"--option-flags: {part!r} is not of the form -oKEY=VALUE.")
         flags[key] = value
     return flags
-
-
-def parse_duration(option: str, text: str) -> float:
-    """Read a Flux Standard Duration (RFC 23), such as ``1.5h``, as seconds; it must be more than 0.
-
-    Raises:
-        SettingsError: it is none.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
-    if seconds <= 0:
-        raise SettingsError(f"{option} {text!r} is no duration: use seconds, or a number with ms, s, m, h or d.")
-    return seconds
 
 
 def process_environment() -> dict[str, str]:
@@ -288,15 +245,6 @@ def _claim(directory: Path) -> bool:
     except OSError:
         return False
     return os.access(directory, os.W_OK)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def table() -> list[tuple[str, str, str, str]]:

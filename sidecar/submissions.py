@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from sidecar import fluid, jobspec
+from sidecar.auth.caller import Caller
 from sidecar.errors import Conflict, InvalidRequest, KeyReused, Unanswered, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
@@ -56,37 +57,44 @@ class Submissions:
         self._accepted: dict[str, tuple[int, str]] = {}
         self._generation = feed.tail.generation
 
-    async def build(self, request: JobRequest) -> dict[str, Any]:
-        """Return the jobspec of a request.
+    async def build(self, request: JobRequest, caller: Caller) -> dict[str, Any]:
+        """Return the jobspec of a caller's request.
 
         Raises:
+            Forbidden: it overtakes others, which the caller may not.
             InvalidRequest: the request contradicts itself.
         """
-        return jobspec.build(request, await self._instance.environment(), self._option_flags)
+        caller.require_urgency(request.urgency)
+        spec = jobspec.build(request, await self._instance.environment(), self._option_flags)
+        if caller.name:
+            jobspec.mark(spec, submitter=caller.name)
+        return spec
 
-    async def submit(self, request: JobRequest, key: str | None) -> Accepted:
+    async def submit(self, request: JobRequest, key: str | None, caller: Caller) -> Accepted:
         """Submit a job, or find the one that was submitted with this key.
 
         Raises:
             InvalidRequest: the request contradicts itself, or the key cannot be one.
+            Forbidden: it overtakes others, which the caller may not.
             KeyReused: the key was used for another request.
             Conflict: a submit with this key is under way.
             Rejected: the instance refused the job.
             Unavailable: the instance is not there; with a key it is safe to ask again.
         """
-        spec = await self.build(request)
+        spec = await self.build(request, caller)
         urgency = _DEFAULT_URGENCY if request.urgency is None else request.urgency
         if key is None:
             job = await self._instance.submit(spec, urgency)
             self._feed.expect(job)
             return Accepted(job, fluid.f58(job))
         check_key(key)
-        return await self._once(spec, urgency, key, digest(request))
+        jobspec.mark(spec, key=key, request=digest(request))
+        return await self._once(spec, urgency, jobspec.scoped(key, caller.name), digest(request))
 
     async def _once(self, spec: dict[str, Any], urgency: int, key: str, request: str) -> Accepted:
         if key in self._in_flight:
             raise Conflict(
-                f"A submit with the idempotency key {key!r} is under way; ask again for its result.",
+                f"A submit with the idempotency key {_plain(key)!r} is under way; ask again for its result.",
                 headers={"Retry-After": str(_RETRY_AFTER)},
             )
         self._in_flight.add(key)
@@ -94,7 +102,6 @@ class Submissions:
         try:
             if found := await self._known(key):
                 return _again(key, found, request)
-            jobspec.set_key(spec, key, request)
             job = await self._instance.submit(spec, urgency)
             self._note(key, job, request)
             return Accepted(job, fluid.f58(job))
@@ -153,10 +160,15 @@ def check_key(key: str) -> None:
         )
 
 
+def _plain(key: str) -> str:
+    """Return a scoped key as its caller knows it."""
+    return key.rpartition("\n")[2]
+
+
 def _again(key: str, found: tuple[int, str], request: str) -> Accepted:
     job, known = found
     if known != request:
         raise KeyReused(
-            f"The idempotency key {key!r} was used for another request, job {fluid.f58(job)}; take a new one."
+            f"The idempotency key {_plain(key)!r} was used for another request, job {fluid.f58(job)}; take a new one."
         )
     return Accepted(job, fluid.f58(job), replayed=True)

@@ -133,7 +133,7 @@ class Server(Process):
     @property
     def listening(self) -> str:
         """Where it listens or has listened; empty before it says so."""
-        if not self._listening and (match := re.search(r"listens on (http://\S+) ", self.text())):
+        if not self._listening and (match := re.search(r"listens on (\S+) ", self.text())):
             self._listening = match[1]
         return self._listening
 

@@ -26,7 +26,7 @@ def main(uri: str, job: int, lines: int) -> None:
         if event.name == "header":
             print("following", flush=True)
         elif event.name == "data":
-            delays += [now - float(stamp) for stamp in _stamps(event.context["data"])]
+            delays += [now - float(stamp) for stamp in _stamps(event.context.get("data", ""))]
         if len(delays) == lines:
             break
     if len(delays) != lines:

@@ -2,8 +2,7 @@
 
 Every third job ends, the others are held. One in thirty runs to its end in mock execution (Flux schedules it and
 starts no process); the rest of those that end are cancelled, since Flux runs but some dozens of jobs a second when it
-holds very many. What a search can find is made here too, see :func:`words`. Arguments: URI, number of jobs, ``held``
-(all of them are) or ``mixed``.
+holds very many. What a search can find is made here too, see :func:`words`. Arguments: URI, number of jobs.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def words(number: int) -> dict[str, str]:
 
 
 def ends(number: int) -> bool:
-    """Whether a job of a mixed volume ends."""
+    """Whether a job ends."""
     return number % 3 == 2
 
 
@@ -76,7 +75,7 @@ def jobspec(number: int, mock: bool) -> str:
     return json.dumps({"version": 1, "resources": [slot], "tasks": [task], "attributes": {"system": system}})
 
 
-def main(uri: str, jobs: int, kind: str) -> None:
+def main(uri: str, jobs: int) -> None:
     import flux
     import flux.job
 
@@ -85,11 +84,11 @@ def main(uri: str, jobs: int, kind: str) -> None:
     def take() -> None:
         number, future = submitted.popleft()
         job = future.get_id()
-        if kind == "mixed" and ends(number) and not runs(number):
+        if ends(number) and not runs(number):
             cancelled.append(flux.job.cancel_async(handle, job))
 
     for number in range(jobs):
-        mock = kind == "mixed" and runs(number)
+        mock = runs(number)
         submitted.append((number, flux.job.submit_async(handle, jobspec(number, mock), urgency=16 if mock else 0)))
         if len(submitted) > _WINDOW:
             take()
@@ -102,4 +101,4 @@ def main(uri: str, jobs: int, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -7,11 +7,18 @@ from aiohttp import web
 RESPONSE = web.RequestKey("response", web.StreamResponse)
 """The answer whose headers were sent."""
 HEADERS = web.RequestKey("headers", dict[str, str])
-"""What every answer to this request has to say."""
+"""What every answer to this request says, unless its handler says something else."""
 
 
 async def begin(request: web.Request, response: web.StreamResponse) -> None:
     """Send the headers of an answer that is to come in pieces."""
-    response.headers.update(request.get(HEADERS, {}))
+    add_headers(request, response)
     request[RESPONSE] = response
     await response.prepare(request)
+
+
+def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Give an answer the headers that every answer to this request has."""
+    setdefault = response.headers.setdefault
+    for name, value in request[HEADERS].items():
+        setdefault(name, value)

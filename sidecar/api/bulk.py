@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -16,6 +17,10 @@ from sidecar.api.begun import begin
 from sidecar.api.jobs import NDJSON
 from sidecar.api.routing import Answer, json_object, operation
 from sidecar.api.submit import KEY
+from sidecar.api.window import Window
+from sidecar.audit import note
+from sidecar.auth.caller import Caller
+from sidecar.auth.guard import caller_of
 from sidecar.errors import InvalidRequest, Problem, ProblemBody, TooLarge, UnsupportedMediaType
 from sidecar.instance import Instance
 from sidecar.lifecycle import Lifecycle
@@ -56,7 +61,7 @@ class Bulk:
         lifecycle: says whether it still does.
         submissions: the way into it.
         longest_line: in bytes.
-        in_flight: how many lines are on their way at once.
+        in_flight: how many lines are on their way at once, at most.
     """
 
     tag = "jobs"
@@ -79,6 +84,7 @@ class Bulk:
     @operation(
         "POST",
         "/v1/jobs/bulk",
+        scope="submit",
         lines=BulkLine,
         headers={KEY: "the key of each line that has none of its own is this, a colon and the line's number"},
         answers=(Answer("A result for each line, in their order, as they are known", BulkResult, (NDJSON,)),),
@@ -108,20 +114,28 @@ class Bulk:
             # A caller who has gone gets no results, and what is on its way into Flux arrives there all the same.
             results.close()
             await asyncio.wait([writing])
+            note(request, **results.tally)
         await response.write_eof()
         return response
 
     async def _read(self, request: web.Request, results: _Results) -> None:
         """Submit line after line, many at once; the results are awaited in the lines' order."""
-        window = asyncio.Semaphore(self._in_flight)
-        key = request.headers.get(KEY)
+        window = Window(self._in_flight)
+        key, caller = request.headers.get(KEY), caller_of(request)
         async for number, raw in _lines(request, self._longest_line):
-            await window.acquire()
-            task = asyncio.create_task(self._line(number, raw, key))
-            task.add_done_callback(lambda _: window.release())
-            results.add(task)
+            await window.enter()
+            results.add(asyncio.create_task(self._within(window, number, raw, key, caller)))
 
-    async def _line(self, number: int, raw: bytes | None, key: str | None) -> bytes:
+    async def _within(
+        self, window: Window, number: int, raw: bytes | None, key: str | None, caller: Caller
+    ) -> BulkResult:
+        begun = time.monotonic()
+        try:
+            return await self._line(number, raw, key, caller)
+        finally:
+            window.leave(time.monotonic() - begun)
+
+    async def _line(self, number: int, raw: bytes | None, key: str | None, caller: Caller) -> BulkResult:
         try:
             if raw is None:
                 raise TooLarge(f"The line is longer than the limit of {self._longest_line} bytes (--max-body).")
@@ -132,10 +146,10 @@ class Bulk:
             self._instance.status.require()
             own = request.idempotency_key or (f"{key}:{number}" if key is not None else None)
             request.idempotency_key = None  # not a part of what is compared when the line is repeated
-            job = await self._submissions.submit(request, own)
+            job = await self._submissions.submit(request, own, caller)
         except Problem as exc:
-            return _encode(BulkResult(number, exc.status, problem=exc.body()))
-        return _encode(BulkResult(number, 200, job.id, job.f58id, job.replayed))
+            return BulkResult(number, exc.status, problem=exc.body())
+        return BulkResult(number, 200, job.id, job.f58id, job.replayed)
 
 
 class _Results:
@@ -147,11 +161,13 @@ class _Results:
 
     def __init__(self, response: web.StreamResponse) -> None:
         self._response = response
-        self._tasks: deque[asyncio.Task[bytes]] = deque()
+        self._tasks: deque[asyncio.Task[BulkResult]] = deque()
         self._more = asyncio.Event()
+        self.tally: dict[str, int | str] = {}
+        """How many lines were accepted and refused, the first job and the last: what the audit says of them."""
         self._closed = False
 
-    def add(self, task: asyncio.Task[bytes]) -> None:
+    def add(self, task: asyncio.Task[BulkResult]) -> None:
         self._tasks.append(task)
         self._more.set()
 
@@ -160,14 +176,23 @@ class _Results:
         self._closed = True
         self._more.set()
 
+    def _tell(self, result: BulkResult) -> bytes:
+        if result.f58id is None:
+            self.tally["refused"] = int(self.tally.get("refused", 0)) + 1
+        else:
+            self.tally["accepted"] = int(self.tally.get("accepted", 0)) + 1
+            self.tally.setdefault("first", result.f58id)
+            self.tally["last"] = result.f58id
+        return msgspec.json.encode(result) + b"\n"
+
     async def write(self) -> None:
         gone = False
         while True:
             await self._more.wait()
             while self._tasks:
-                chunk = [await self._tasks.popleft()]
+                chunk = [self._tell(await self._tasks.popleft())]
                 while self._tasks and self._tasks[0].done() and len(chunk) < _TOGETHER:
-                    chunk.append(self._tasks.popleft().result())
+                    chunk.append(self._tell(self._tasks.popleft().result()))
                 try:
                     if not gone:
                         await self._response.write(b"".join(chunk))
@@ -183,10 +208,6 @@ def _decode(raw: bytes) -> BulkLine:
     if found is None:
         found = fields.decode(BulkLine, json_object(raw), text=frozenset(), message=_INVALID)
     return found
-
-
-def _encode(result: BulkResult) -> bytes:
-    return msgspec.json.encode(result) + b"\n"
 
 
 async def _lines(request: web.Request, longest: int) -> AsyncIterator[tuple[int, bytes | None]]:

@@ -12,9 +12,11 @@ from msgspec import Meta
 from sidecar import fluid
 from sidecar.api import filters
 from sidecar.api.filters import Which
-from sidecar.api.jobs import require
+from sidecar.api.jobs import require_own
 from sidecar.api.routing import Answer, operation
-from sidecar.errors import Conflict, InvalidRequest, Problem
+from sidecar.audit import note
+from sidecar.auth.guard import caller_of
+from sidecar.errors import Conflict, Forbidden, InvalidRequest, Problem
 from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.store import Store
@@ -74,6 +76,7 @@ class Cancel:
     @operation(
         "POST",
         "/v1/jobs/{uid}/cancel",
+        scope="submit",
         body=CancelBody,
         answers=(Answer("The instance was asked to end the job", Cancelled),),
         errors=(400, 404, 409, 413, 415, 503),
@@ -83,7 +86,7 @@ class Cancel:
 
         Answers once Flux has taken the request; the job ends a moment later, and has the result CANCELED then.
         """
-        if await require(self._store, self._feed, job) == "INACTIVE":
+        if await require_own(self._store, self._feed, job, caller_of(request)) == "INACTIVE":
             raise Conflict(f"Job cannot be cancelled: {fluid.f58(job)} has ended already.")
         await self._instance.cancel(job, body.reason)
         return Cancelled("Job is requested to cancel.", job, fluid.f58(job))
@@ -91,6 +94,7 @@ class Cancel:
     @operation(
         "POST",
         "/v1/jobs/cancel",
+        scope="submit",
         body=CancelMany,
         answers=(Answer("The instance was asked to end the jobs", CancelledMany),),
         errors=(400, 413, 415, 503),
@@ -98,11 +102,19 @@ class Cancel:
     async def cancel_many(self, request: web.Request, body: CancelMany) -> CancelledMany:
         """Cancel every active job that all filters match.
 
-        At least one filter is needed: state=active names every active job. With dry_run=true they are only counted.
+        At least one filter is needed: state=active names every active job. Without the scope admin only the caller's
+        own jobs match. With dry_run=true they are only counted.
         """
         where = filters.read(body)
+        caller = caller_of(request)
         if where == filters.EVERYTHING:
-            raise InvalidRequest("Name at least one of state, user, queue, name, since, until; state=active is all.")
+            raise InvalidRequest(
+                "Name at least one of state, user, submitter, queue, name, since, until; state=active is all."
+            )
+        if "admin" not in caller.scopes:
+            if where.submitter not in (None, caller.name):
+                raise Forbidden(f"submitter: jobs of others than {caller.name} need the scope admin.")
+            where = msgspec.structs.replace(where, submitter=caller.name)
         self._instance.status.require()
         await self._feed.settle()
         states = tuple(state for state in where.states or filters.ACTIVE if state != "INACTIVE")
@@ -111,6 +123,7 @@ class Cancel:
             return CancelledMany(f"{len(jobs)} jobs match; none was cancelled (dry_run).", len(jobs), 0, [])
         failed = await self._all(jobs, body.reason)
         done = len(jobs) - len(failed)
+        note(request, matched=len(jobs), cancelled=done)
         return CancelledMany(f"{done} jobs are requested to cancel.", len(jobs), done, failed[:_SHOWN])
 
     async def _all(self, jobs: list[int], reason: str) -> list[NotCancelled]:

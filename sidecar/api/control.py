@@ -10,8 +10,10 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar import fluid
-from sidecar.api.jobs import require
+from sidecar.api.jobs import require_own
 from sidecar.api.routing import Answer, operation
+from sidecar.audit import note
+from sidecar.auth.guard import caller_of
 from sidecar.errors import Conflict, InvalidRequest
 from sidecar.feed import Feed
 from sidecar.instance import Instance
@@ -80,6 +82,7 @@ class JobControl:
     @operation(
         "POST",
         "/v1/jobs/{uid}/signal",
+        scope="submit",
         body=SignalBody,
         answers=(Answer("The signal was sent", Signalled),),
         errors=_ERRORS,
@@ -90,13 +93,15 @@ class JobControl:
         Answers once Flux has sent it on; as with kill(1), nobody says what the tasks make of it.
         """
         number = _signal_number(body.signal)
-        await self._require_active(job, "signalled")
+        await self._require_active(request, job, "signalled")
+        note(request, signal=_NAMES.get(number, str(number)))
         await self._instance.send_signal(job, number)
         return Signalled("Job is sent the signal.", job, fluid.f58(job), _NAMES.get(number, str(number)))
 
     @operation(
         "POST",
         "/v1/jobs/{uid}/urgency",
+        scope="submit",
         body=UrgencyBody,
         answers=(Answer("The job has the new urgency", Reprioritized),),
         errors=_ERRORS,
@@ -104,13 +109,15 @@ class JobControl:
     async def urgency(self, request: web.Request, job: int, body: UrgencyBody) -> Reprioritized:
         """Change the urgency of a pending job: hold it, release it, let it overtake others."""
         urgency = _urgency_number(body.urgency)
-        await self._require_active(job, "reprioritized")
+        caller_of(request).require_urgency(urgency)
+        await self._require_active(request, job, "reprioritized")
+        note(request, urgency=urgency)
         old = await self._instance.set_urgency(job, urgency)
         return Reprioritized("Job has the new urgency.", job, fluid.f58(job), old, urgency)
 
-    async def _require_active(self, job: int, what: str) -> None:
+    async def _require_active(self, request: web.Request, job: int, what: str) -> None:
         """Refuse what is certain: any other state may be another one by now, which only the instance knows."""
-        if await require(self._store, self._feed, job) == "INACTIVE":
+        if await require_own(self._store, self._feed, job, caller_of(request)) == "INACTIVE":
             raise Conflict(f"Job cannot be {what}: {fluid.f58(job)} has ended already.")
 
 

@@ -46,6 +46,7 @@ class Events:
     @operation(
         "GET",
         "/v1/events",
+        stream=True,
         query=EventsQuery,
         headers=_RESUME,
         answers=(Answer("Server-sent events, one for each entry of any job's eventlog", media=(EVENT_STREAM,)),),
@@ -87,7 +88,7 @@ class Events:
         return [
             event
             for each in told
-            if where.matches(each.userid, each.username, each.queue, each.name, each.t_submit)
+            if where.matches(each.userid, each.username, each.submitter, each.queue, each.name, each.t_submit)
             for number, state, result, event in each.rendered or self._events(each)
             if number > after
             and (not where.states or state in where.states)
@@ -112,6 +113,7 @@ class Events:
     @operation(
         "GET",
         "/v1/jobs/{uid}/events",
+        stream=True,
         query=JobEventsQuery,
         headers=_RESUME,
         answers=(Answer("Server-sent events, one for each entry of the job's eventlog", media=(EVENT_STREAM,)),),

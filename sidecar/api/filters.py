@@ -30,6 +30,7 @@ class Which(msgspec.Struct, kw_only=True):
         Meta(description="states, separated by commas; pending, running, active stand for several"),
     ] = None
     user: Annotated[str | None, Meta(description="user name or uid")] = None
+    submitter: Annotated[str | None, Meta(description="who has submitted it by way of this server")] = None
     queue: str | None = None
     name: str | None = None
     since: Annotated[float | None, Meta(description="submitted at or after, Unix seconds")] = None
@@ -52,6 +53,7 @@ def read(query: Which) -> Filter:
         states=_words("state", query.state, STATES),
         results=_words("result", getattr(query, "result", None), RESULTS),
         user=query.user,
+        submitter=query.submitter,
         queue=query.queue,
         name=query.name,
         since=query.since,

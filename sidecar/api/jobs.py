@@ -18,6 +18,8 @@ from sidecar.api.begun import begin
 from sidecar.api.filters import JobFilter
 from sidecar.api.pages import Pages
 from sidecar.api.routing import Answer, json_response, operation
+from sidecar.auth.caller import Caller
+from sidecar.auth.guard import caller_of
 from sidecar.errors import InvalidRequest, NotFound, Problem, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
@@ -206,10 +208,12 @@ class Jobs:
     async def jobspec(self, request: web.Request, job: int, query: JobspecQuery) -> bytes:
         """Read a job's jobspec, with all updates so far.
 
-        Its environment is left out unless asked for: it may hold secrets.
+        Its environment is left out unless asked for by who has submitted it, or an admin: it may hold secrets.
         """
-        await require(self._store, self._feed, job)
-        if query.environment:
+        if not query.environment:
+            await require(self._store, self._feed, job)
+        else:
+            await require_own(self._store, self._feed, job, caller_of(request))
             spec = await self._instance.jobspec(job)
             for entry in await self._store.eventlog(job):
                 if entry.name == "jobspec-update":
@@ -229,6 +233,20 @@ async def require(store: Store, feed: Feed, job: int) -> str:
     state = await store.state(job)
     if state is None:
         raise unknown(feed, job)
+    return state
+
+
+async def require_own(store: Store, feed: Feed, job: int, caller: Caller) -> str:
+    """Return the state of a job that is the caller's to change.
+
+    Raises:
+        Forbidden: it is somebody else's.
+        NotFound: there is no such job.
+        Unavailable: it may be in the part of the history that is not read yet.
+    """
+    state = await require(store, feed, job)
+    if "admin" not in caller.scopes:
+        caller.require_own(await store.submitter(job), f"Job {fluid.f58(job)}")
     return state
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from sidecar.api.output import OutputBody
 from sidecar.api.routing import Answer, NoParameters, operation
+from sidecar.auth.guard import caller_of
 from sidecar.launchers import Launcher, Launchers
 
 
@@ -56,11 +57,13 @@ class LauncherResource:
     @operation(
         "POST",
         "/v1/launchers/{number}/cancel",
+        scope="submit",
         body=NoParameters,
         answers=(Answer("It was sent SIGTERM", LauncherCancelled),),
         errors=(400, 404, 409, 413, 415),
     )
     async def cancel(self, request: web.Request, number: int, body: Any) -> LauncherCancelled:
         """End a launcher; the jobs that it has submitted go on."""
+        caller_of(request).require_own(self._launchers.get(number).submitter, f"Launcher {number}")
         self._launchers.cancel(number)
         return LauncherCancelled("Launcher is requested to cancel.", number)

@@ -70,6 +70,7 @@ class Nodes:
     @operation(
         "POST",
         "/v1/nodes/{name}/drain",
+        scope="admin",
         body=DrainBody,
         answers=(Answer("The nodes that are drained now", NodeDetails),),
         errors=_ERRORS,
@@ -86,6 +87,7 @@ class Nodes:
     @operation(
         "POST",
         "/v1/nodes/{name}/undrain",
+        scope="admin",
         body=NoParameters,
         answers=(Answer("The nodes that are no longer drained", NodeDetails),),
         errors=_ERRORS,

@@ -98,6 +98,7 @@ class JobOutput:
     @operation(
         "GET",
         "/v1/jobs/{uid}/output/stream",
+        stream=True,
         query=StreamQuery,
         headers={"Last-Event-ID": "the id of the last line that was read: go on behind it"},
         answers=(

@@ -34,4 +34,4 @@ class Pages:
         """Keep a page that was read at a revision, unless that is past by now."""
         if revision == self._revision and self._size + len(body) <= _SIZE:
             self._size += len(body)
-            self._pages[key] = Page(body, headers)
+            self._pages[key] = Page(body, dict(headers))  # what is added to one answer belongs to no other

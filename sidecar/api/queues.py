@@ -70,6 +70,7 @@ class QueueResource:
     @operation(
         "POST",
         "/v1/queues/{name}/start",
+        scope="admin",
         body=NoParameters,
         answers=(Answer("The queue is started", QueueBody),),
         errors=_ERRORS,
@@ -83,6 +84,7 @@ class QueueResource:
     @operation(
         "POST",
         "/v1/queues/{name}/stop",
+        scope="admin",
         body=StopQueueBody,
         answers=(Answer("The queue is stopped", QueueBody),),
         errors=_ERRORS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 import msgspec
@@ -13,8 +13,9 @@ from aiohttp import web
 from yarl import URL
 
 from sidecar import fluid
+from sidecar.access import Scope
 from sidecar.api import fields
-from sidecar.errors import InvalidRequest, NotFound, UnsupportedMediaType
+from sidecar.errors import InvalidRequest, NotFound, RequestTimeout, UnsupportedMediaType
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -23,6 +24,12 @@ _MARK = "_operation"
 _commands: set[asyncio.Future[web.StreamResponse]] = set()  # the loop itself holds them only weakly
 _INVALID = "Invalid request"
 _UID = "{uid:(?!search$|submit$|bulk$|cancel$)[^{}/]+}"  # what is a route of its own is no job id
+
+
+OPERATIONS = web.AppKey("operations", dict[Any, "Operation"])
+"""The operations of an application, by the handlers that aiohttp knows."""
+BODY_TIMEOUT = web.AppKey("body_timeout", float)
+"""How long the body of a request may take (seconds)."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -45,6 +52,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What each line of an NDJSON body is; the handler reads it by itself."""
     headers: dict[str, str] = {}
     """Request headers that mean something here, and what."""
+    scope: Scope | None = "read"
+    """What a caller needs; None: nothing, and nobody is asked who they are."""
+    stream: bool = False
+    """The answer goes on until somebody ends it."""
     loose: bool = False
     """Unknown query parameters are let through."""
     answers: tuple[Answer, ...]
@@ -61,6 +72,9 @@ def operation(method: str, path: str, **details: Any) -> Callable[[Handler], Han
     body = details.get("body")
     if body is not None and not body.__struct_config__.forbid_unknown_fields:
         raise TypeError(f"{body.__name__} would let a mistyped parameter pass: forbid_unknown_fields")
+
+    if method != "GET" and "scope" not in details:
+        raise TypeError(f"{method} {path} changes something: name the scope that it needs")
 
     def mark(handler: Handler) -> Handler:
         summary, _, description = (handler.__doc__ or "").strip().partition("\n")
@@ -99,7 +113,7 @@ def operations(resource: Resource) -> list[Operation]:
 
 
 def add(app: web.Application, op: Operation) -> None:
-    """Serve an operation."""
+    """Serve an operation; :data:`OPERATIONS` tells then which one a request is for."""
     assert op.handler is not None  # noqa: S101 - operations() binds it
     handler = op.handler
     readers = [(name, _PATH[name]) for name in re.findall(r"{(\w+)}", op.path)]
@@ -109,7 +123,7 @@ def add(app: web.Application, op: Operation) -> None:
         for name, (argument, read) in readers:
             arguments[argument] = read(request.match_info[name])
         if op.body is not None:
-            arguments["body"] = await _read_body(request, op)
+            arguments["body"] = await _in_time(request, _read_body(request, op))
         elif op.query is not None or request.query_string:
             query = _read_query(request, op)
             if op.query is not None:
@@ -129,7 +143,9 @@ def add(app: web.Application, op: Operation) -> None:
             raise
 
     path = op.path.replace("{uid}", _UID)
-    app.router.add_route(op.method, path, handle if op.method == "GET" else finish, name=op.name)
+    chosen = handle if op.method == "GET" else finish
+    app[OPERATIONS][chosen] = op
+    app.router.add_route(op.method, path, chosen, name=op.name)
     if op.method == "GET":
         app.router.add_route("HEAD", path, handle)
 
@@ -183,6 +199,16 @@ def _query(cls: type[msgspec.Struct], text: str, message: str, loose: bool) -> m
     pairs = URL.build(query_string=text, encoded=True).query
     values = dict(pairs) if loose else fields.single(pairs)
     return fields.decode(cls, values, text=frozenset(values), message=message, loose=loose)
+
+
+async def _in_time(request: web.Request, reading: Coroutine[Any, Any, Any]) -> Any:
+    """Read a body, from who does not send it too slowly."""
+    seconds = request.app[BODY_TIMEOUT]
+    try:
+        async with asyncio.timeout(seconds):
+            return await reading
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not come within {seconds:g} s (--body-timeout).") from None
 
 
 async def _read_body(request: web.Request, op: Operation) -> Any:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 import sidecar
 from sidecar.api.routing import Answer, json_response, operation
+from sidecar.audit import note
 from sidecar.errors import Unavailable
 from sidecar.feed import Feed
 from sidecar.idle import IdleStop
@@ -60,7 +61,10 @@ class ServiceResource:
 
     tag = "service"
 
-    def __init__(self, lifecycle: Lifecycle, instance: Instance, feed: Feed, idle: IdleStop) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, instance: Instance, feed: Feed, idle: IdleStop, *, authenticates: bool
+    ) -> None:
+        self._authenticates = authenticates
         self._lifecycle = lifecycle
         self._instance = instance
         self._feed = feed
@@ -75,7 +79,7 @@ class ServiceResource:
         return ServiceBody(
             **msgspec.structs.asdict(self._lifecycle.service()),
             version=sidecar.__version__,
-            auth=False,
+            auth=self._authenticates,
             ready=not self._not_ready(),
             idle_stop=self._idle.after,
             idle_left=self._idle.left,
@@ -85,6 +89,7 @@ class ServiceResource:
     @operation(
         "POST",
         "/v1/service/stop",
+        scope="admin",
         body=StopBody,
         answers=(Answer("The stop has begun; GET /v1/service shows its progress", Stopping, status=202),),
         errors=(400, 409, 413, 415),
@@ -94,19 +99,24 @@ class ServiceResource:
 
         A second stop is answered like the first; now cuts a drain short.
         """
+        note(request, mode=body.mode, force=body.force)
         self._lifecycle.stop(body.mode, timeout=body.timeout, force=body.force, reason=body.reason)
         service = self._lifecycle.service()
         answer = Stopping(_MESSAGES[service.state], service.state, service.mode or body.mode, service.active_jobs)
         return json_response(answer, status=202)
 
-    @operation("GET", "/livez", answers=(Answer("The server works", media=("text/plain",)),), errors=(400, 503))
+    @operation(
+        "GET", "/livez", scope=None, answers=(Answer("The server works", media=("text/plain",)),), errors=(400, 503)
+    )
     async def livez(self, request: web.Request) -> web.Response:
         """Say whether the server works; a failure means that only a restart will help."""
         if not self._feed.running:
             raise Unavailable("Job events are no longer worked on.")
         return web.Response(text="ok\n")
 
-    @operation("GET", "/readyz", answers=(Answer("The server is ready", media=("text/plain",)),), errors=(400, 503))
+    @operation(
+        "GET", "/readyz", scope=None, answers=(Answer("The server is ready", media=("text/plain",)),), errors=(400, 503)
+    )
     async def readyz(self, request: web.Request) -> web.Response:
         """Say whether commands are taken and lists are complete."""
         if reasons := self._not_ready():

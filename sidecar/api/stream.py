@@ -15,7 +15,8 @@ from aiohttp_sse import EventSourceResponse
 from msgspec import Meta, Struct
 
 from sidecar.api.begun import begin
-from sidecar.errors import Problem
+from sidecar.auth.guard import PLACE
+from sidecar.errors import Problem, Unauthenticated
 from sidecar.tail import Closed
 
 log = structlog.get_logger("stream")
@@ -73,10 +74,14 @@ class _Sink(web.StreamResponse):
     async def _feed(self, work: Awaitable[None]) -> None:
         """Do what feeds the stream, and end it as that ends."""
         with contextlib.suppress(TooSlow, ConnectionError):  # it was told why, or is not there any more
+            assert self._req is not None  # noqa: S101 - it was prepared
             try:
-                await work
+                async with self._req[PLACE].held():
+                    await work
             except Closed as exc:
                 await self.end(reason=exc.reason, detail=exc.detail)
+            except Unauthenticated as exc:
+                await self.end(reason="unauthenticated", detail=exc.detail)
             except Problem as exc:
                 await self.end(reason="unavailable", detail=exc.detail)
 

@@ -10,6 +10,9 @@ from msgspec import Meta
 
 from sidecar import jobspec
 from sidecar.api.routing import Answer, json_response, operation
+from sidecar.audit import note
+from sidecar.auth.caller import Caller
+from sidecar.auth.guard import caller_of
 from sidecar.errors import InvalidRequest
 from sidecar.instance import Instance
 from sidecar.launchers import Launchers
@@ -85,10 +88,11 @@ class Submit:
     @operation(
         "POST",
         "/v1/jobs/submit",
+        scope="submit",
         body=SubmitBody,
         headers={KEY: "makes it safe to repeat this submit: the same key and body answer with the first job"},
         answers=(Answer("The job was accepted or checked, or the launcher started", Submitted | Launched | Checked),),
-        errors=(400, 409, 413, 415, 422, 503),
+        errors=(400, 403, 409, 413, 415, 422, 503),
         message=_INVALID,
     )
     async def submit(self, request: web.Request, body: SubmitBody) -> web.Response | Checked:
@@ -102,25 +106,26 @@ class Submit:
         """
         self._lifecycle.require_running()
         self._instance.status.require()
-        key = request.headers.get(KEY)
+        key, caller = request.headers.get(KEY), caller_of(request)
         if body.is_launcher:
-            return await self._launch(body, key)
+            return await self._launch(request, body, key)
         if body.dry_run:
-            return await self._check(body, key)
-        job = await self._submissions.submit(body, key)
+            return await self._check(body, key, caller)
+        job = await self._submissions.submit(body, key, caller)
+        note(request, job=job.f58id, replayed=job.replayed)
         headers = {"Location": f"/v1/jobs/{job.f58id.replace('ƒ', 'f')}"}
         if job.replayed:
             headers["Idempotent-Replayed"] = "true"
         return json_response(Submitted("Job submit.", job.id, job.f58id), headers=headers)
 
-    async def _check(self, body: SubmitBody, key: str | None) -> Checked:
+    async def _check(self, body: SubmitBody, key: str | None, caller: Caller) -> Checked:
         if key is not None:
             check_key(key)
-        spec = await self._submissions.build(body)
+        spec = await self._submissions.build(body, caller)
         await self._instance.check(spec)
         return Checked("The job would be accepted.", jobspec.without_environment(spec))
 
-    async def _launch(self, body: SubmitBody, key: str | None) -> web.Response:
+    async def _launch(self, request: web.Request, body: SubmitBody, key: str | None) -> web.Response:
         words = jobspec.parse_command(body.command)
         if words[0] not in self._launcher_names:
             known = ", ".join(sorted(self._launcher_names)) or "none"
@@ -132,6 +137,9 @@ class Submit:
             raise InvalidRequest(f"{KEY}: a launcher is no job, and has none; leave it out.")
         environment = await self._instance.environment()
         variables = {**environment.variables, **jobspec.parse_envars(body.envars)}
-        launcher = await self._launchers.start(words, variables, body.workdir or environment.cwd)
+        launcher = await self._launchers.start(
+            words, variables, body.workdir or environment.cwd, caller_of(request).name
+        )
+        note(request, launcher=launcher.id, program=launcher.command[0])
         answer = Launched("Job submit, see jobs table for spawned jobs.", "MANY", launcher.id)
         return json_response(answer, headers={"Location": f"/v1/launchers/{launcher.id}"})

@@ -31,6 +31,7 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
     states: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
     user: str | None = None
+    submitter: str | None = None
     queue: str | None = None
     name: str | None = None
     since: float | None = None
@@ -40,12 +41,13 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
     @property
     def indexed(self) -> bool:
         """Whether the first rows are found without looking through many that do not match."""
-        return not (self.states or self.results or self.user or self.queue or self.name or self.since or self.until)
+        return msgspec.structs.replace(self, before_id=None) == _EVERYTHING
 
-    def matches(self, userid: int, username: str, queue: str, name: str, t_submit: float) -> bool:
+    def matches(self, userid: int, username: str, submitter: str, queue: str, name: str, t_submit: float) -> bool:
         """Say of one job what :meth:`where` says, but for its state and result, which each event has its own of."""
         return (
             (self.user is None or self.user in (username, str(userid)))
+            and (self.submitter is None or self.submitter == submitter)
             and (self.queue is None or self.queue == queue)
             and (self.name is None or self.name == name)
             and (self.since is None or t_submit >= self.since)
@@ -67,6 +69,9 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
             term(f"result IN ({_marks(self.results)})", *self.results)
         if self.user is not None:
             term("(username = ? OR CAST(userid AS TEXT) = ?)", self.user, self.user)
+        if self.submitter is not None:
+            # The index holds only jobs that have one.
+            term("submitter = ? AND submitter != ''" if self.submitter else "submitter = ?", self.submitter)
         if self.queue is not None:
             term("queue = ?", self.queue)
         if self.name is not None:
@@ -78,6 +83,9 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
         if self.before_id is not None:
             term("id < ?", self.before_id)
         return " AND ".join(terms) or "1", values
+
+
+_EVERYTHING = Filter()
 
 
 class Search(msgspec.Struct, kw_only=True, frozen=True):

@@ -33,7 +33,8 @@ _SHAPES = {
     "keyed": (f"printf('\"%d\":', id) || {_FULL_JSON}", _BOTH),
 }
 _TOLD = """
-SELECT position, job, count, events.json, coalesce(userid, -1), coalesce(username, ''), coalesce(queue, ''),
+SELECT position, job, count, events.json, coalesce(userid, -1), coalesce(username, ''),
+  coalesce(submitter, ''), coalesce(queue, ''),
   coalesce(name, ''), coalesce(t_submit, 0) FROM events LEFT JOIN jobs ON jobs.id = job
 """
 
@@ -67,6 +68,11 @@ class Store(Writer):
         """Return the state of one job, None when there is no such job."""
         rows = await self._at_once("SELECT state FROM jobs WHERE id = ?", (_signed(fluid_),))
         return rows[0][0] if rows else None
+
+    async def submitter(self, fluid_: int) -> str:
+        """Return who has submitted a job by way of this server; empty when nobody has."""
+        rows = await self._at_once("SELECT submitter FROM jobs WHERE id = ?", (_signed(fluid_),))
+        return rows[0][0] if rows else ""
 
     async def jobspec(self, fluid_: int) -> bytes | None:
         """Return the JSON of a job's jobspec, without its environment; None when there is no such job."""

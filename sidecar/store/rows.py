@@ -20,6 +20,7 @@ class Row(NamedTuple):
     result: str
     userid: int
     username: str
+    submitter: str
     queue: str
     name: str
     nnodes: int | None
@@ -59,6 +60,7 @@ class Told(msgspec.Struct):
     f58id: str
     userid: int
     username: str
+    submitter: str
     queue: str
     name: str
     t_submit: float

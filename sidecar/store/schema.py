@@ -7,18 +7,20 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY, t_submit REAL NOT NULL, t_run REAL, state TEXT NOT NULL, result TEXT NOT NULL,
-  userid INTEGER NOT NULL, username TEXT NOT NULL, queue TEXT NOT NULL, name TEXT NOT NULL,
+  userid INTEGER NOT NULL, username TEXT NOT NULL, submitter TEXT NOT NULL,
+  queue TEXT NOT NULL, name TEXT NOT NULL,
   nnodes INTEGER, ntasks INTEGER, runtime REAL, nevents INTEGER NOT NULL, brief TEXT NOT NULL);
 -- Apart from the rest, so that a list reads few pages of the file. `running` is t_run while the job is in RUN.
 CREATE TABLE documents (job INTEGER PRIMARY KEY, running REAL, json TEXT NOT NULL);
 CREATE INDEX jobs_state ON jobs (state, id);
 CREATE INDEX jobs_result ON jobs (result, id);
 CREATE INDEX jobs_username ON jobs (username, id);
+CREATE INDEX jobs_submitter ON jobs (submitter, id) WHERE submitter != '';
 CREATE INDEX jobs_name ON jobs (name, id);
 CREATE INDEX jobs_t_submit ON jobs (t_submit, id);
 CREATE VIRTUAL TABLE jobs_text USING fts5 (text, tokenize = 'trigram');

@@ -23,12 +23,12 @@ T = TypeVar("T")
 _READERS = 2
 # Only what can change is updated: the indexes over the rest are left alone.
 _UPSERT = """
-INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
+INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
   t_run = excluded.t_run, state = excluded.state, result = excluded.result, queue = excluded.queue,
   nnodes = excluded.nnodes, ntasks = excluded.ntasks, runtime = excluded.runtime, nevents = excluded.nevents,
   brief = excluded.brief
 """
-_COLUMNS = 14
+_COLUMNS = 15
 _DELETE = ("jobs WHERE id", "documents WHERE job", "jobs_text WHERE rowid", "jobspecs WHERE job", "keys WHERE job")
 
 

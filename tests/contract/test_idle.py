@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
+
+from tests.access import TokenFile
 from tests.harness import Server, eventually
 
 
@@ -81,6 +84,22 @@ def test_a_call_under_way_is_a_use(own_server: Callable[..., Server]) -> None:
         connection.sendall(b"{}")
         assert b" 404 " in connection.recv(1000)
         assert idle(server) <= 1800
+
+
+def test_who_is_not_let_in_does_not_use_it(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """A scanner that tries the port all day must not keep a forgotten cluster alive."""
+    server = own_server("--idle-stop", "2s", *TokenFile(tmp_path, someone="read").options)
+
+    def knock() -> bool:
+        try:
+            assert server.http.get("/v1/jobs").status_code == 401
+            assert server.http.get("/login").status_code == 200
+        except httpx.TransportError:
+            return True  # it has gone
+        return False
+
+    eventually(knock, what="the end of an instance that nobody uses")
+    assert server.wait() == 0
 
 
 def test_a_job_is_a_use(own_server: Callable[..., Server]) -> None:

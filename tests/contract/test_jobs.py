@@ -76,6 +76,7 @@ def test_without_stdin_a_reader_sees_the_end_at_once(server: Server) -> None:
 
 def test_jobs_do_not_inherit_the_servers_settings(own_server: Callable[..., Server]) -> None:
     server = own_server(FLUX_TOKEN="secret", FLUX_SIDECAR_MAX_BODY="100000", KEPT="yes")
+    server.http.auth = ("fluxuser", "secret")
     lines = server.output(server.run("env")["id"])
     names = {line.partition("=")[0] for line in lines}
     assert "KEPT" in names

@@ -54,7 +54,7 @@ class TestBulk:
         # Whoever asks now finds them all, and can end them all.
         listed = {job["id"] for job in server.http.get("/v1/jobs", params={"limit": 1000}).json()["jobs"]}
         assert listed == {each["id"] for each in results}
-        counted = server.http.post("/v1/jobs/cancel", json={"state": "sched", "dry_run": True}).json()
+        counted = server.http.post("/v1/jobs/cancel", json={"state": "active", "dry_run": True}).json()
         assert (counted["matched"] >= 1000, counted["cancelled"]) == (True, 0)
         done = server.http.post("/v1/jobs/cancel", json={"state": "pending", "name": "k7", "reason": "one"}).json()
         assert (done["matched"], done["cancelled"], done["failed"]) == (1, 1, [])

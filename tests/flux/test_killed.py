@@ -54,7 +54,7 @@ class Client(threading.Thread):
     def work(self, key: str) -> None:
         raise NotImplementedError
 
-    def post(self, path: str, **arguments: Any) -> httpx.Response:
+    def post(self, path: str, *, repeat: tuple[int, ...] = (409, 503), **arguments: Any) -> httpx.Response:
         """Send a request until it is answered, by whichever server is there then."""
         while True:
             try:
@@ -63,7 +63,7 @@ class Client(threading.Thread):
                 self.again += 1
                 time.sleep(0.02)  # what any client does that comes back
                 continue
-            if answer.status_code not in (409, 503):
+            if answer.status_code not in repeat:
                 return answer
             self.again += 1
             time.sleep(0.02)
@@ -86,8 +86,8 @@ class Single(Client):
         self.replayed += "Idempotent-Replayed" in answer.headers
         self.answers[key].add(answer.json()["id"])
         if key.endswith("3"):
-            cancelled = self.post(f"/v1/jobs/{answer.json()['id']}/cancel")
-            if cancelled.status_code not in (200, 404):  # the store has not read its history yet
+            cancelled = self.post(f"/v1/jobs/{answer.json()['id']}/cancel", repeat=(503,))
+            if cancelled.status_code not in (200, 409):  # a server that was killed has cancelled it, and not said so
                 self.faults.append(f"cancel {key}: {cancelled.text}")
 
 

@@ -89,7 +89,8 @@ class TestNeverReads:
         before, seen = memory(server), cut_off(server)
         with idle_readers(server, path, 20, Accept=kind):
             eventually(lambda: cut_off(server) == seen + 20, what="all twenty cut off")
-            assert memory(server) - before < 40 * MIB
+            # The log in Flux is read and decoded once, 10 to 40 MiB; the output kept for each would be 180.
+            assert memory(server) - before < 64 * MIB
             with connect(server.url, path) as stream:
                 lines = [message.data["data"] for message in stream if message.event != "end"]
         assert lines == [f"{number:0200d}\n" for number in range(1, 45001)]

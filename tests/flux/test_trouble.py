@@ -47,6 +47,7 @@ def test_a_broker_that_does_not_answer(tmp_path: Path, started: Start) -> None:
     broker = started(Broker(tmp_path))
     server = started(beside(broker, tmp_path, "--rpc-timeout", "1")).ready()
     job = server.run("true")
+    eventually(lambda: server.http.get("/v1/nodes").json()["nodes"], what="a node that is up")
     broker.signal(signal.SIGSTOP)
     eventually(lambda: server.http.get("/v1/service").json()["instance"]["connection"] == "lost")
     _refused(server)

@@ -240,7 +240,7 @@ async def test_what_is_written_while_a_reader_reads_does_not_come_twice(tmp_path
     await store.open()
     tail, seen, after = Tail(store), [], 0
     for number in range(1, 200):
-        event = Told(number, 1, 1, b"[]", "", 0, "", "", "", 0.0)
+        event = Told(number, 1, 1, b"[]", "", 0, "", "", "", "", 0.0)
         _, (told, after) = await asyncio.gather(store.write([], [event]), tail.read(after))
         seen += [each.position for each in told]
     seen += [each.position for each in (await tail.read(after))[0]]

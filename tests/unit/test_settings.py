@@ -46,6 +46,20 @@ def test_without_an_instance_it_says_how_to_start_one() -> None:
         (["--embedded", "--idle-stop", "0"], "--idle-stop '0' is no duration"),
         (["--embedded", "--idle-stop", "1h30m"], "--idle-stop '1h30m' is no duration"),
         (["--embedded", "--store", "/proc/no/where.sqlite"], "--store /proc/no/where.sqlite"),
+        (["--embedded", "--host", "0.0.0.0"], "flux-sidecar token new NAME --file FILE"),
+        (["--embedded", "--require-auth"], "No method of authentication is set. Give one or more of"),
+        (["--embedded", "--no-auth", "--login-password", "x"], "a method of authentication (login) exclude each other"),
+        (["--embedded", "--tokens", "/no/where"], "--tokens /no/where"),
+        (["--embedded", "--no-tcp"], "give --socket"),
+        (["--embedded", "--socket-users", "alice=submit"], "give --socket too"),
+        (["--embedded", "--socket", "/tmp/s", "--socket-users", "alice=root"], "scopes are read, submit, admin"),
+        (["--embedded", "--oidc-issuer", "http://login.example.org"], "is not HTTPS"),
+        (["--embedded", "--oidc-issuer", "https://x.org", "--oidc-scopes", "users"], "is not of the form NAME=SCOPE"),
+        (["--embedded", "--kubernetes-auth", "--kubernetes-api", "http://10.0.0.1"], "by https://"),
+        (["--embedded", "--allowed-origins", "portal.example.org"], "https://portal.example.org is one"),
+        (["--embedded", "--trusted-proxies", "ingress"], "--trusted-proxies: 'ingress'"),
+        (["--embedded", "--rate-limit", "-1"], "must not be negative"),
+        (["--embedded", "--max-streams", "0"], "--max-streams must be more than 0"),
     ],
 )
 def test_what_cannot_work_is_refused(arguments: list[str], text: str) -> None:
@@ -53,6 +67,14 @@ def test_what_cannot_work_is_refused(arguments: list[str], text: str) -> None:
     assert done.returncode == 2
     assert text in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("value", ["1", "true", "false", "anything"])
+def test_require_auth_means_yes_whatever_it_holds(value: str) -> None:
+    """As the predecessor read it: who has set it to 0 gets a server that asks, and not one that does not."""
+    done = run("serve", "--embedded", FLUX_REQUIRE_AUTH=value)
+    assert done.returncode == 2
+    assert "FLUX_REQUIRE_AUTH" in done.stderr
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:

@@ -1,0 +1,180 @@
+"""What is around every call: who sends it, what it counts as, the one shape of its errors, and what is noted of it.
+
+One function for all of it: each middleware, and each signal, costs every request some microseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from multidict import istr
+
+from sidecar import errors
+from sidecar.api import begun
+from sidecar.api.login import LoginResource
+from sidecar.api.routing import OPERATIONS, Operation
+from sidecar.audit import DETAILS, Audit, AuditEvent, Outcome, note, request_id
+from sidecar.auth.guard import CALLER, NOBODY, Guard
+from sidecar.errors import Problem, Unauthenticated
+from sidecar.idle import NO_CALLS, IdleStop
+from sidecar.instance import Instance
+from sidecar.listen import Door
+
+log = structlog.get_logger("server")
+
+_STATE = istr("Flux-Instance-State")
+_REQUEST_ID = istr("X-Request-Id")
+_GONE = 499  # what nginx logs when a caller does not wait for the answer
+_REFUSALS = frozenset({401, 403, 421, 429})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAID = {"uid": "job"}  # what a variable of a path is in the audit
+_SHOWN = 100  # characters
+
+#: On every answer that does not say otherwise: nothing here is to be framed, guessed at, or kept by others.
+_HEADERS: dict[str, str] = {
+    istr("X-Content-Type-Options"): "nosniff",
+    istr("X-Frame-Options"): "DENY",
+    istr("Content-Security-Policy"): "default-src 'none'; frame-ancestors 'none'",
+    istr("Referrer-Policy"): "same-origin",  # with less a browser says of our own forms that they come from nowhere
+    istr("Cache-Control"): "no-store",
+}
+
+
+class Around:
+    """Makes the middleware.
+
+    Args:
+        guard: lets requests through.
+        door: is told of each request.
+        instance: says whether it is connected.
+        idle: is told of calls.
+        login: has the page for a person whom nobody knows yet.
+        max_body: for the error's text.
+    """
+
+    def __init__(
+        self, guard: Guard, door: Door, instance: Instance, idle: IdleStop, login: LoginResource, max_body: int
+    ) -> None:
+        self._door = door
+        self._guard = guard
+        self._login = login
+        self._instance = instance
+        self._idle = idle
+        self._max_body = max_body
+        self._audit = Audit()
+
+    def middleware(self) -> Middleware:
+        """Return the middleware."""
+
+        @web.middleware
+        async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._door.heard(request)
+            op = request.app[OPERATIONS].get(request.match_info.handler)
+            request[begun.HEADERS] = self._headers(request)
+            try:
+                response, problem = await self._answered(request, handler, op)
+            except asyncio.CancelledError:  # the caller has gone; a command that was begun is carried out all the same
+                if request.method not in _SAFE:
+                    self._write(request, op, _GONE, None)
+                raise
+            if not response.prepared:
+                begun.add_headers(request, response)
+            if request.method not in _SAFE or response.status in _REFUSALS:
+                self._write(request, op, response.status, problem)
+            return response
+
+        return around
+
+    def _headers(self, request: web.Request) -> dict[str, str]:
+        headers: dict[str, str] = {**_HEADERS, _REQUEST_ID: request_id(request)}
+        if self._guard.origins.pages:
+            headers.update(self._guard.origins.shared_with(request))
+        if self._instance.status.connection != "ready":
+            headers[_STATE] = str(self._instance.status.connection)  # the answer may be out of date
+        return headers
+
+    async def _answered(
+        self, request: web.Request, handler: Handler, op: Operation | None
+    ) -> tuple[web.StreamResponse, Problem | None]:
+        """Let the request through to its handler; return the answer, and the error that it is."""
+        try:
+            return await self._admitted(request, handler, op), None
+        except Problem as exc:
+            problem = exc
+        except web.HTTPException as exc:
+            if exc.status < 400:
+                raise
+            problem = errors.from_http(exc, request, self._max_body)
+        except ConnectionError:  # the caller has gone: there is nobody to answer
+            return _cut_off(request) or web.Response(status=_GONE), None
+        except Exception:
+            log.exception(
+                "a request failed",
+                method=request.method,
+                path=request.path,
+                request_id=request[begun.HEADERS][_REQUEST_ID],
+            )
+            problem = Problem("The server failed; its log says how.")
+        return _cut_off(request) or self._rendered(request, problem), problem
+
+    async def _admitted(self, request: web.Request, handler: Handler, op: Operation | None) -> web.StreamResponse:
+        if answer := self._guard.origins.preflight(request):
+            return answer
+        # Before anything is said of the path: what there is here is nobody's business who is not let in.
+        request[CALLER] = await self._guard.admit(request, op.scope if op else "read")
+        if op is None or op.scope is None or (request.method, request.path) in NO_CALLS:
+            return await handler(request)
+        with self._idle.call():  # only who is let in uses the instance: scanners must not keep it alive
+            if not op.stream:
+                return await handler(request)
+            with self._guard.stream(request, op.scope):
+                return await handler(request)
+
+    def _rendered(self, request: web.Request, problem: Problem) -> web.Response:
+        if isinstance(problem, Unauthenticated) and _by_a_person(request):
+            return self._login.page(problem, destination=request.path_qs, first=True)
+        return errors.render(problem)
+
+    def _write(self, request: web.Request, op: Operation | None, status: int, problem: Problem | None) -> None:
+        """Note a change, or an attempt that was refused."""
+        caller = request.get(CALLER, NOBODY)
+        note(request, **{_SAID.get(name, name): text[:_SHOWN] for name, text in request.match_info.items()})
+        refused = status in _REFUSALS
+        details: dict[str, Any] = request.get(DETAILS, {})
+        self._audit.write(
+            AuditEvent(
+                action=op.name if op else f"{request.method} {request.path[:200]}",
+                outcome=_outcome(status),
+                status=status,
+                caller=details.pop("caller", caller.name),
+                method=caller.method,
+                address=self._guard.origins.address(request),
+                request_id=request[begun.HEADERS][_REQUEST_ID],
+                details=details,
+                # The detail of an error may quote what was sent, and that may be a secret.
+                reason="" if problem is None else problem.detail if refused else problem.title,
+            )
+        )
+
+
+def _outcome(status: int) -> Outcome:
+    if status in _REFUSALS:
+        return "refused"
+    return "abandoned" if status == _GONE else "done" if status < 400 else "failed"
+
+
+def _cut_off(request: web.Request) -> web.StreamResponse | None:
+    """Cut an answer off that is on its way already, so that nobody takes it for whole; None when there is none."""
+    under_way: web.StreamResponse | None = request.get(begun.RESPONSE)
+    if under_way is not None and request.transport is not None:
+        request.transport.abort()
+    return under_way
+
+
+def _by_a_person(request: web.Request) -> bool:
+    """Whether a browser has asked for a page, to show it."""
+    return request.method == "GET" and "text/html" in request.headers.get("Accept", "")

@@ -1,0 +1,37 @@
+"""Pages that a browser shows: what they need comes from this server, and they say so."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+
+from aiohttp import web
+
+#: The policy of pages that load files of ours.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def response(
+    text: str, *, policy: str = POLICY, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Answer with a page."""
+    return web.Response(
+        text=text,
+        status=status,
+        content_type="text/html",
+        charset="utf-8",
+        headers={**(headers or {}), "Content-Security-Policy": policy},
+    )
+
+
+def style_only(style: str) -> str:
+    """Return the policy of a page that has this style in it and a form, and loads nothing."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    )

@@ -1,0 +1,241 @@
+"""What is asked of every request before anything of it is looked at: its host, its origin, its caller, their rate."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+from aiohttp import hdrs, web
+
+from sidecar.access import Scope
+from sidecar.auth.authenticator import Authenticator
+from sidecar.auth.caller import SCOPES, Caller, Credential
+from sidecar.auth.limits import Buckets
+from sidecar.auth.origins import Origins
+from sidecar.auth.peer import SocketUsers, certificate_caller, is_unix
+from sidecar.auth.sessions import Sessions, cookie_name
+from sidecar.errors import Forbidden, TooMany, Unauthenticated, Unavailable
+
+CALLER = web.RequestKey("caller", Caller)
+
+#: Who calls where nobody is asked who they are.
+ANYBODY = Caller(name="", scopes=frozenset(SCOPES), method="none")
+NOBODY = Caller(name="", scopes=frozenset(), method="none")
+
+_LOOK_AGAIN = 10.0  # seconds
+_CHALLENGE = 'Bearer realm="flux-sidecar"'
+
+
+class Place:
+    """The place of one stream.
+
+    Args:
+        request: that asked for it.
+        scope: that it needs.
+    """
+
+    def __init__(self, request: web.Request, scope: Scope) -> None:
+        self.request = request
+        self.scope = scope
+        self._timer: asyncio.Timeout | None = None
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Do something for as long as the caller is let in.
+
+        Raises:
+            Unauthenticated: they no longer are.
+        """
+        try:
+            async with asyncio.timeout(None) as self._timer:
+                yield
+        except TimeoutError:
+            if self._timer is not None and self._timer.expired():
+                raise _unauthenticated("The credential has expired, or was revoked.") from None
+            raise
+
+    def take_away(self) -> None:
+        """End what is done there."""
+        if self._timer is not None:
+            self._timer.reschedule(asyncio.get_running_loop().time())
+
+
+PLACE = web.RequestKey("place", Place)
+
+
+class Guard:
+    """Lets requests through, or says why not.
+
+    Args:
+        authenticator: knows credentials; without methods nobody is asked for any, unless through the socket.
+        sessions: of browsers.
+        origins: says which hosts, pages and proxies are ours.
+        socket_users: who may call through the Unix socket.
+        certificate_scope: what the owner of a client certificate may do; None: such are not asked for.
+        rate: how often a caller may ask, a second; 0: no limit.
+        max_streams: how many streams may be followed at once.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        sessions: Sessions,
+        origins: Origins,
+        socket_users: SocketUsers,
+        *,
+        certificate_scope: Scope | None,
+        rate: float,
+        max_streams: int,
+    ) -> None:
+        self.authenticator = authenticator
+        self.sessions = sessions
+        self._socket_users = socket_users
+        self._certificate_scope = certificate_scope
+        self.origins = origins
+        self._rate = Buckets(rate, 2 * rate)
+        self._max_streams = max_streams
+        self._places: set[Place] = set()
+        self._changed = asyncio.Event()
+
+    @property
+    def open(self) -> bool:
+        """Whether callers on the port are not asked who they are."""
+        return not self.authenticator.methods and self._certificate_scope is None
+
+    # ---------------------------------------------------------------------------------------------- admission
+
+    async def admit(self, request: web.Request, scope: Scope | None) -> Caller:
+        """Let a request through.
+
+        Args:
+            request: of which only the head has been read.
+            scope: what is needed; None: nothing, and nobody is asked who they are.
+
+        Raises:
+            Misdirected: it is meant for another host.
+            Forbidden: another page's script has sent it, or the caller has not the scope.
+            Unauthenticated: nobody knows who calls.
+            TooMany: they ask too often.
+            Unavailable: who knows the caller cannot be asked.
+        """
+        unix = is_unix(request.transport)
+        if not unix:
+            self.origins.check_host(request)
+        self.origins.check_page(request)
+        if scope is None:
+            return NOBODY
+        caller = await self._caller(request, unix)
+        self._check_rate(caller.name or self.origins.address(request))
+        caller.require(scope)
+        return caller
+
+    async def _caller(self, request: web.Request, unix: bool) -> Caller:
+        credential = self.credential(request) if self.authenticator.methods else None
+        if credential is not None:
+            caller = await self.authenticator.caller(credential, self.origins.address(request))
+            if caller is not None:
+                return caller
+            raise _unauthenticated("This credential is nobody's here, or has expired.", ', error="invalid_token"')
+        transport = request.transport
+        if transport is not None and unix:
+            if caller := self._socket_users.caller(transport):
+                return caller
+            raise Forbidden("This socket is for the instance's owner; see --socket-users.")
+        if self._certificate_scope and (caller := certificate_caller(transport, self._certificate_scope)):
+            return caller
+        if self.open:
+            return ANYBODY
+        self._check_rate(self.origins.address(request))
+        raise _unauthenticated("Say who you are: Authorization: Bearer TOKEN.")
+
+    def credential(self, request: web.Request) -> Credential | None:
+        """Return what a request shows: a header, or the cookie of a session.
+
+        Raises:
+            Unauthenticated: the header is of a kind that is not read here.
+        """
+        return read_authorization(request) or self._session(request)
+
+    def _session(self, request: web.Request) -> Credential | None:
+        if hdrs.COOKIE not in request.headers:
+            return None
+        cookie = request.cookies.get(cookie_name(request.headers.get(hdrs.HOST, "")))
+        return self.sessions.credential(cookie) if cookie else None
+
+    def _check_rate(self, name: str) -> None:
+        if wait := self._rate.take(name):
+            raise TooMany("You ask too often (--rate-limit).", retry_after=int(wait) + 1)
+
+    # ------------------------------------------------------------------------------------------------ streams
+
+    @contextlib.contextmanager
+    def stream(self, request: web.Request, scope: Scope) -> Iterator[None]:
+        """Hold a place among the streams.
+
+        Raises:
+            TooMany: there is none.
+        """
+        if len(self._places) >= self._max_streams:
+            raise TooMany("Too many streams are followed (--max-streams).", retry_after=5)
+        place = request[PLACE] = Place(request, scope)
+        self._places.add(place)
+        try:
+            yield
+        finally:
+            self._places.discard(place)
+
+    def look_again(self) -> None:
+        """See to it that whoever is no longer let in, since something has changed, does not stay."""
+        self.authenticator.forget()
+        self._changed.set()
+
+    async def watch(self) -> None:
+        """End the streams of callers who are no longer let in: a stream may go on for days after it was admitted."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
+            self._changed.clear()
+            for place in list(self._places):
+                try:
+                    caller = await self._caller(place.request, is_unix(place.request.transport))
+                    caller.require(place.scope)
+                except (Unauthenticated, Forbidden):
+                    place.take_away()
+                except (TooMany, Unavailable):
+                    continue  # who was let in stays until somebody says otherwise
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Return who has sent a request."""
+    return request[CALLER]
+
+
+def read_authorization(request: web.Request) -> Credential | None:
+    """Read the header Authorization.
+
+    Raises:
+        Unauthenticated: it is of a kind that is not read here.
+    """
+    header = request.headers.get(hdrs.AUTHORIZATION)
+    if header is None:
+        return None
+    scheme, _, value = header.partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer" and value:
+        return Credential("bearer", value)
+    if scheme.lower() == "basic":
+        try:
+            name, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
+        except (binascii.Error, ValueError):
+            colon = ""
+        if colon:
+            return Credential("password", password, name)
+    raise _unauthenticated("Authorization: send Bearer TOKEN (or Basic, where there is a password).")
+
+
+def _unauthenticated(detail: str, error: str = "") -> Unauthenticated:
+    # Bearer alone: for Basic a browser would open a dialog of its own.
+    return Unauthenticated(detail, headers={hdrs.WWW_AUTHENTICATE: _CHALLENGE + error})

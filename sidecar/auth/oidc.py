@@ -1,0 +1,193 @@
+"""Bearer tokens of an OpenID Connect issuer, checked here by the issuer's public keys.
+
+A token is a JWT. What is in it decides nothing until its signature is right, and what it says about how to check it is
+not followed: algorithms are those below, keys are those that the issuer publishes (its JWKS) or that a file holds. The
+issuer is asked for its keys and for nothing else, so its absence is felt only by who comes with a key not seen before.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import structlog
+
+from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
+from sidecar.auth.jwks import ALGORITHMS, FileKeys, Header, Keys, WebKeys, decode, safe_url, trust
+
+log = structlog.get_logger("oidc")
+
+_LEEWAY = 30.0  # seconds that the issuer's clock and ours may differ
+_LONGEST_TOKEN = 16 * 1024
+_LONGEST_NAME = 256
+
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+
+_Time = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]  # Unix seconds, to the end of the year 9999
+
+
+class _Registered(msgspec.Struct):
+    """The claims that every token has, or may have, in the same sense (RFC 7519)."""
+
+    aud: str | list[str]
+    exp: _Time
+    nbf: _Time = 0
+    iat: _Time = 0
+
+
+class _Token(NamedTuple):
+    header: Header
+    claims: dict[str, Any]
+    signed: bytes
+    signature: bytes
+
+
+class _Refused(Exception):
+    """A token lets nobody in; the text says why, and nothing of what is in it."""
+
+
+class Oidc:
+    """The method "oidc".
+
+    Args:
+        issuer: what tokens have as ``iss``, exactly.
+        audience: what their ``aud`` has to contain: who this server is to the issuer.
+        jwks: URL or path of the issuer's keys; empty: what its ``/.well-known/openid-configuration`` names.
+        name_claim: the claim that is a caller's name. Dots lead into claims within claims, here and below.
+        scope_claim: the claim that grants scopes: words with spaces between them, or a list of strings.
+        scopes: which of its values grants which scope.
+        keeps: for how many seconds an answer may be kept.
+        timeout: how many seconds the issuer has to hand out its keys.
+        ca: the certificates that sign the issuer's, when the system's do not.
+        now: the time that tokens are held against, in Unix seconds.
+        clock: the time that fetches are counted by, in seconds.
+
+    Raises:
+        ValueError: this cannot work or is not safe; the text says what to change.
+    """
+
+    name = "oidc"
+    kinds = frozenset({"bearer"})
+
+    def __init__(
+        self,
+        *,
+        issuer: str,
+        audience: str,
+        jwks: str = "",
+        name_claim: str = "sub",
+        scope_claim: str = "scope",
+        scopes: Mapping[str, Scope],
+        keeps: float = 60.0,
+        timeout: float = 5.0,
+        ca: Path | None = None,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not issuer or not audience:
+            raise ValueError("OIDC needs an issuer and an audience: without them any token of anybody would do.")
+        if unknown := sorted({str(scope) for scope in scopes.values() if scope not in SCOPES}):
+            raise ValueError(f"There is no scope {', '.join(unknown)}: use {', '.join(SCOPES)}.")
+        self.keeps = keeps
+        self._issuer = issuer
+        self._audience = audience
+        self._name_claim = name_claim
+        self._scope_claim = scope_claim
+        self._scopes = dict(scopes)
+        self._now = now
+        self._keys: Keys
+        if jwks and "://" not in jwks:
+            self._keys = FileKeys(Path(jwks))
+        else:
+            self._keys = WebKeys(issuer, safe_url(jwks) if jwks else None, timeout, trust(ca), clock)
+
+    async def identify(self, credential: Credential) -> Caller | None:
+        """Return whom a token names; None when it is not a good one of our issuer's.
+
+        Raises:
+            Unavailable: there is no key to check it by.
+        """
+        if credential.kind not in self.kinds:
+            return None
+        try:
+            token = _read(credential.secret)
+            expires = self._check(token.claims)  # first what needs no key: most of what is wrong ends here
+            await self._verify(token)
+            return self._caller(token.claims, expires)
+        except _Refused as exc:
+            log.debug("token refused", reason=str(exc))
+            return None
+
+    def _check(self, claims: dict[str, Any]) -> float:
+        """Return when a token expires that is for us, and for now."""
+        if claims.get("iss") != self._issuer:
+            raise _Refused("it is another issuer's")
+        try:
+            registered = msgspec.convert(claims, _Registered)
+        except ValueError as exc:
+            raise _Refused(str(exc)) from None
+        audience = registered.aud
+        if self._audience not in ([audience] if isinstance(audience, str) else audience):
+            raise _Refused("it is for another audience")
+        now = self._now()
+        if now >= registered.exp + _LEEWAY:
+            raise _Refused("it has expired")
+        if now < max(registered.nbf, registered.iat) - _LEEWAY:
+            raise _Refused("it is not valid yet")
+        return registered.exp
+
+    async def _verify(self, token: _Token) -> None:
+        """Let a token through that the issuer has signed."""
+        if token.header.crit is not msgspec.UNSET:
+            raise _Refused("its header has crit, and nothing critical is known here")
+        algorithm = ALGORITHMS.get(token.header.alg)
+        if algorithm is None:
+            raise _Refused("its algorithm is not accepted")
+        keys = await self._keys.fitting(token.header)
+        if len(keys) != 1:
+            raise _Refused("several keys fit it" if keys else "no key of the issuer's fits it")
+        if not algorithm.verify(token.signed, token.signature, keys[0].key):
+            raise _Refused("its signature is wrong")
+
+    def _caller(self, claims: dict[str, Any], expires: float) -> Caller:
+        name = _claim(claims, self._name_claim)
+        if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()):
+            raise _Refused(f"its claim {self._name_claim} is no name")
+        granted = _claim(claims, self._scope_claim)
+        values = granted.split(" ") if isinstance(granted, str) else granted if isinstance(granted, list) else []
+        scopes = implied(self._scopes[each] for each in values if isinstance(each, str) and each in self._scopes)
+        return Caller(name=name, scopes=scopes, method=self.name, expires=expires)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        await self._keys.close()
+
+
+def _read(text: str) -> _Token:
+    """Take a token apart. It is decoded once: what is checked is what is used."""
+    if len(text) > _LONGEST_TOKEN or not _COMPACT.fullmatch(text):
+        raise _Refused("it is no JWT")
+    header, claims, signature = text.split(".")
+    try:
+        return _Token(
+            msgspec.json.decode(decode(header), type=Header),
+            msgspec.json.decode(decode(claims), type=dict[str, Any]),
+            f"{header}.{claims}".encode(),
+            decode(signature),
+        )
+    except (ValueError, RecursionError) as exc:
+        raise _Refused(f"it cannot be read: {exc}") from None
+
+
+def _claim(claims: dict[str, Any], path: str) -> Any:
+    """Return a claim, or one within others: ``realm_access.roles``; None when there is none."""
+    if path in claims:  # names of claims are often URLs, which have dots of their own
+        return claims[path]
+    found: Any = claims
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found

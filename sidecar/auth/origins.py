@@ -1,0 +1,127 @@
+"""Where a request says that it comes from, and where to: Host, Origin, X-Forwarded-For, and what follows from them.
+
+Without any credential these are all that stands between a web page and a shell, on a server that listens on loopback.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Iterable
+
+from aiohttp import hdrs, web
+
+from sidecar.errors import Forbidden, Misdirected
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_CLUSTER = (".svc", ".svc.cluster.local", ".cluster.local")
+_LONGEST_ADDRESS = 45  # characters, of an IPv6 address
+_ELSEWHERE = "A page from elsewhere may not call here; see --allowed-origins."
+
+
+class Origins:
+    """Which hosts, pages and proxies are ours.
+
+    Args:
+        hosts: names that the server is called by, beside those that no page from elsewhere can take.
+        pages: origins of other web pages that may call.
+        proxies: networks of proxies that say truly who has called them.
+    """
+
+    def __init__(self, hosts: Iterable[str], pages: Iterable[str], proxies: Iterable[str]) -> None:
+        self.pages = frozenset(pages)
+        self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies]
+        self._host_known = functools.lru_cache(maxsize=256)(functools.partial(_host_known, frozenset(hosts)))
+
+    def check_host(self, request: web.Request) -> None:
+        """Let a request through that is meant for this server.
+
+        A page whose name was made to point here (DNS rebinding) still sends its own name as Host.
+
+        Raises:
+            Misdirected: it names another host.
+        """
+        host = request.headers.get(hdrs.HOST, "")
+        if not self._host_known(host):
+            raise Misdirected(f"This server is not called {host[:100]!r}; add the name to --allowed-hosts if it is.")
+
+    def check_page(self, request: web.Request) -> None:
+        """Let a request through that no page from elsewhere has sent.
+
+        A browser says from which page a request comes; what is no browser says nothing, and shows a credential.
+
+        Raises:
+            Forbidden: another page's script has sent it.
+        """
+        if request.method in _SAFE:
+            return
+        origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site")
+        if site is not None:  # not sent over plain HTTP, but to localhost
+            same = site in ("same-origin", "none")
+        else:
+            same = origin is None or origin.partition("://")[2] == request.headers.get(hdrs.HOST)
+        if not same and origin not in self.pages:
+            raise Forbidden(_ELSEWHERE)
+
+    def address(self, request: web.Request) -> str:
+        """Return where a request comes from, as far as can be believed."""
+        remote = request.remote or "socket"
+        if not self._proxies:
+            return remote
+        # Each proxy adds who has called it: the last one that is no proxy of ours is the caller.
+        hops = [
+            *(hop.strip() for line in request.headers.getall("X-Forwarded-For", ()) for hop in line.split(",")),
+            remote,
+        ]
+        for hop in reversed(hops):
+            if not self._is_proxy(hop):
+                return hop[:_LONGEST_ADDRESS]
+        return hops[0]
+
+    def _is_proxy(self, hop: str) -> bool:
+        try:
+            found = ipaddress.ip_address(hop)
+        except ValueError:
+            return False
+        return any(found in network for network in self._proxies)
+
+    # --------------------------------------------------------------------------------------------------- CORS
+
+    def shared_with(self, request: web.Request) -> dict[str, str]:
+        """Return the headers that let another page, which may call, read the answer."""
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin not in self.pages or origin is None:
+            return {"Vary": "Origin"}
+        return {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": "Link, Location, Retry-After, Flux-Events-Position, X-Request-Id",
+        }
+
+    def preflight(self, request: web.Request) -> web.Response | None:
+        """Answer a browser that asks whether another page may call; None when it does not ask."""
+        if request.method != hdrs.METH_OPTIONS or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
+            return None
+        if request.headers.get(hdrs.ORIGIN) not in self.pages:
+            raise Forbidden(_ELSEWHERE)
+        allowed = {
+            "Access-Control-Allow-Methods": "GET, POST",
+            "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id",
+            "Access-Control-Max-Age": "600",
+        }
+        return web.Response(status=204, headers={**self.shared_with(request), **allowed})
+
+
+def _host_known(hosts: frozenset[str], host: str) -> bool:
+    """Whether a Host is one that no page from elsewhere can have, or one of ours."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    name = name.lower().rstrip(".")
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        return True
+    except ValueError:
+        if not name or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in name.split(".")):
+            return False
+    if "." not in name or name.endswith(_CLUSTER) or name.endswith(".localhost") or name in hosts:
+        return True
+    return any(known.startswith("*.") and name.endswith(known[1:]) for known in hosts)

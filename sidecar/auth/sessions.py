@@ -1,0 +1,69 @@
+"""Browser sessions: a random cookie that stands for the credential which its owner has logged in with.
+
+The credential stays here and is asked about again on every request, like one in a header: a token that is revoked or
+has expired ends its sessions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sidecar.auth.caller import Credential
+
+_MOST = 1000
+
+
+class _Session(NamedTuple):
+    credential: Credential
+    until: float
+
+
+class Sessions:
+    """The sessions of one server; they end with it.
+
+    Args:
+        lifetime: in seconds.
+        now: Unix time.
+    """
+
+    def __init__(self, lifetime: float, now: Callable[[], float] = time.time) -> None:
+        self.lifetime = lifetime
+        self._now = now
+        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
+
+    def begin(self, credential: Credential) -> str:
+        """Begin a session; return what the cookie holds."""
+        cookie = secrets.token_urlsafe(32)
+        self._sessions[_digest(cookie)] = _Session(credential, self._now() + self.lifetime)
+        if len(self._sessions) > _MOST:
+            self._sessions.popitem(last=False)
+        return cookie
+
+    def credential(self, cookie: str) -> Credential | None:
+        """Return what the owner of a cookie has logged in with; None when the session has ended."""
+        session = self._sessions.get(_digest(cookie))
+        if session is None or session.until <= self._now():
+            return None
+        return session.credential
+
+    def end(self, cookie: str) -> None:
+        """End a session."""
+        self._sessions.pop(_digest(cookie), None)
+
+
+def cookie_name(host: str) -> str:
+    """Return the cookie's name for a server that is called by this name.
+
+    Cookies know no ports: two servers behind two forwarded ports of localhost must not end each other's sessions.
+    ``__Host-`` has the browser see to it that nobody else has set it.
+    """
+    return f"__Host-flux-sidecar-{hashlib.sha256(host.encode(errors='replace')).hexdigest()[:8]}"
+
+
+def _digest(cookie: str) -> bytes:
+    return hashlib.sha256(cookie.encode(errors="surrogatepass")).digest()

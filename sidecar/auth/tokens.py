@@ -1,0 +1,127 @@
+"""Bearer tokens from a file, which holds their digests only: ``name:scopes:sha256``, a line each.
+
+A token is 256 random bits: nobody guesses one, and a plain SHA-256 is as good as a slow hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import structlog
+
+from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
+from sidecar.options import SettingsError
+
+log = structlog.get_logger("auth")
+
+_PREFIX = "fxs_"  # so that a token that got into a repository is recognized
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class _Entry(NamedTuple):
+    digest: str
+    caller: Caller
+
+
+class TokenFile:
+    """The method ``token``.
+
+    Args:
+        path: the file; it is read again by :meth:`reload`.
+
+    Raises:
+        SettingsError: the file cannot be read, or a line of it is wrong.
+    """
+
+    name = "token"
+    kinds = frozenset({"bearer"})
+    keeps = 3600.0  # a change of the file ends it earlier
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._entries, wrong = _read(path)
+        except (OSError, UnicodeDecodeError) as exc:
+            raise SettingsError(f"--tokens {path}: {exc}.") from None
+        if wrong:
+            raise SettingsError(f"--tokens {path}: {' '.join(wrong)}")
+
+    def reload(self) -> None:
+        """Read the file again. Lines that are wrong, and a file that is gone, let nobody in."""
+        try:
+            self._entries, wrong = _read(self.path)
+        except (OSError, UnicodeDecodeError) as exc:
+            self._entries, wrong = (), [f"{exc}."]
+        for text in wrong:
+            log.error("a line of the token file is left out", file=str(self.path), reason=text)
+        log.info("tokens read", file=str(self.path), tokens=len(self._entries))
+
+    async def identify(self, credential: Credential) -> Caller | None:
+        """Return whose token it is."""
+        digest = _digest(credential.secret)
+        found = [entry.caller for entry in self._entries if hmac.compare_digest(entry.digest, digest)]
+        return found[0] if found else None
+
+
+def new(name: str, scopes: Sequence[str]) -> tuple[str, str]:
+    """Make a token.
+
+    Returns:
+        The token, and its line for the file.
+
+    Raises:
+        ValueError: the name cannot be one, or a scope is none.
+    """
+    token = _PREFIX + secrets.token_urlsafe(32)
+    line = f"{name}:{','.join(scopes)}:{_digest(token)}"
+    _parse(line)
+    return token, line
+
+
+def append(path: Path, line: str) -> None:
+    """Append a line to a token file, which only its owner may read when it is made here.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
+
+
+def _read(path: Path) -> tuple[Sequence[_Entry], list[str]]:
+    """Return the entries, and what is wrong with the other lines."""
+    entries, wrong = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            entries.append(_parse(line.strip()))
+        except ValueError as exc:
+            wrong.append(f"Line {number}: {exc}.")
+    return entries, wrong
+
+
+def _parse(line: str) -> _Entry:
+    name, _, rest = line.rpartition(":")[0].rpartition(":")
+    digest = line.rpartition(":")[2].lower()
+    if not name or not name.isprintable():
+        raise ValueError("it is not of the form name:scopes:sha256")
+    scopes = [scope.strip() for scope in rest.split(",")]
+    if unknown := [scope for scope in scopes if scope not in SCOPES]:
+        raise ValueError(f"{unknown[0]!r} is no scope; use {', '.join(SCOPES)}")
+    if not _DIGEST.fullmatch(digest):
+        raise ValueError("what stands last is no SHA-256 in 64 hexadecimal digits; `flux-sidecar token new` makes one")
+    caller = Caller(name=name, scopes=implied(cast(list[Scope], scopes)), method=TokenFile.name)
+    return _Entry(digest, caller)

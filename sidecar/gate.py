@@ -1,0 +1,135 @@
+"""Builds what stands before the API, from the options: the methods, the guard, the door."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from sidecar.access import AccessOptions, parse_scopes
+from sidecar.auth.authenticator import Authenticator
+from sidecar.auth.caller import Method
+from sidecar.auth.guard import Guard
+from sidecar.auth.limits import Buckets
+from sidecar.auth.origins import Origins
+from sidecar.auth.peer import SocketUsers
+from sidecar.auth.sessions import Sessions
+from sidecar.auth.tokens import TokenFile
+from sidecar.options import SettingsError, parse_list
+from sidecar.watch import Watch
+
+if TYPE_CHECKING:  # what is not asked for is not loaded: JWTs alone are ten megabytes
+    from sidecar.auth.kubernetes import Kubernetes
+    from sidecar.auth.login import Login
+    from sidecar.auth.oidc import Oidc
+
+log = structlog.get_logger("auth")
+
+_GUESSES_A_SECOND = 1.0
+
+
+class Gate:
+    """All of it, for one server.
+
+    Args:
+        options: checked.
+
+    Raises:
+        SettingsError: a file that they name cannot be used.
+    """
+
+    def __init__(self, options: AccessOptions) -> None:
+        self.watch = Watch()
+        self._watching: asyncio.Task[None] | None = None
+        self._remote: list[Kubernetes | Oidc] = []
+        self.login = _login(options)
+        self.guard = Guard(
+            Authenticator(
+                self._methods(options), Buckets(_GUESSES_A_SECOND if options.guess_limit else 0, options.guess_limit)
+            ),
+            Sessions(60 * options.login_minutes),
+            Origins(
+                hosts=[host.lower() for host in parse_list(options.allowed_hosts)],
+                pages=parse_list(options.allowed_origins),
+                proxies=parse_list(options.trusted_proxies),
+            ),
+            SocketUsers(os.getuid(), parse_scopes("--socket-users", options.socket_users)),
+            certificate_scope=options.tls_client_scope if options.tls_client_ca else None,
+            rate=options.rate_limit,
+            max_streams=options.max_streams,
+        )
+        for text in options.warnings():
+            log.warning(text)
+
+    def _methods(self, options: AccessOptions) -> list[Method]:
+        """Make the methods, those first that ask nobody else."""
+        methods: list[Method] = []
+        if options.tokens:
+            file = TokenFile(Path(options.tokens))
+            self.watch.add(file.path, lambda: self._tokens_changed(file))
+            methods.append(file)
+        if self.login:
+            methods.append(self.login)
+        if options.oidc_issuer:
+            self._remote.append(_oidc(options))
+        if options.kubernetes_auth:
+            self._remote.append(_kubernetes(options))
+        return [*methods, *self._remote]
+
+    def _tokens_changed(self, file: TokenFile) -> None:
+        file.reload()
+        self.guard.look_again()
+
+    def start(self) -> None:
+        """Begin to look after files, and after streams."""
+        self.watch.start()
+        self._watching = asyncio.create_task(self.guard.watch(), name="guard")
+
+    async def close(self) -> None:
+        """End what was begun."""
+        await self.watch.close()
+        if self._watching:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        for method in self._remote:
+            await method.close()
+
+
+def _login(options: AccessOptions) -> Login | None:
+    if not options.login_password:
+        return None
+    from sidecar.auth.login import Login
+
+    return Login(options.login_user, options.login_password, options.login_secret, 60 * options.login_minutes)
+
+
+def _oidc(options: AccessOptions) -> Oidc:
+    from sidecar.auth.oidc import Oidc
+
+    try:
+        return Oidc(
+            issuer=options.oidc_issuer,
+            audience=options.oidc_audience,
+            jwks=options.oidc_jwks,
+            name_claim=options.oidc_name_claim,
+            scope_claim=options.oidc_scope_claim,
+            scopes=parse_scopes("--oidc-scopes", options.oidc_scopes),
+            ca=Path(options.oidc_ca) if options.oidc_ca else None,
+        )
+    except ValueError as exc:
+        raise SettingsError(f"--oidc-issuer: {exc}") from None
+
+
+def _kubernetes(options: AccessOptions) -> Kubernetes:
+    from sidecar.auth.kubernetes import Kubernetes
+
+    return Kubernetes(
+        api=options.kubernetes_api,
+        credentials=Path(options.kubernetes_credentials),
+        audience=options.kubernetes_audience,
+        namespace=options.kubernetes_namespace,
+        minicluster=options.minicluster,
+    )

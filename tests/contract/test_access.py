@@ -1,0 +1,226 @@
+"""Nobody gets in who does not belong; who does may do what their scope says, to what is theirs."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sidecar.app import Server as Application
+from sidecar.settings import Settings
+from tests.access import SCOPES, TokenFile, audit
+from tests.contract.test_errors import problem
+from tests.harness import Server, eventually
+from tests.sse import Stream, ask
+
+PUBLIC = {"/livez", "/readyz", "/login", "/logout", "/v1/token", "/v1/login/access-token"}
+
+OPERATIONS = Application(Settings(embedded=True), Path("/nonexistent")).operations
+
+
+class Walk:
+    """A server with a caller of each scope, and a job of each."""
+
+    def __init__(self, server: Server, tokens: TokenFile) -> None:
+        self.server = server
+        self.tokens = tokens
+        self.clients = {name: tokens.client(server, name) for name in tokens.tokens}
+        self.jobs = {name: self.submit(name) for name in ("submit", "admin")}
+
+    def submit(self, name: str, **parameters: Any) -> str:
+        answer = self.clients[name].post("/v1/jobs/submit", json={"command": "sleep 60", **parameters})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["f58id"])
+
+    def ask(self, client: httpx.Client, method: str, path: str, job: str) -> int:
+        """Send a request to an operation with its variables filled in; return the status, and read no stream."""
+        filled = re.sub(r"{(\w+)}", lambda match: {"uid": job, "number": "1", "name": "0"}[match[1]], path)
+        with client.stream(method, filled, json=None if method == "GET" else {}) as answer:
+            return answer.status_code
+
+
+@pytest.fixture
+def walk(own_server: Callable[..., Server], tmp_path: Path) -> Iterator[Walk]:
+    tokens = TokenFile(tmp_path, **{scope: scope for scope in SCOPES}, none="read")
+    found = Walk(own_server(*tokens.options, "--log-format", "json"), tokens)
+    yield found
+    for client in found.clients.values():
+        client.close()
+
+
+def test_every_route_without_a_credential(walk: Walk) -> None:
+    with httpx.Client(base_url=walk.server.url, timeout=30) as nobody:
+        for op in OPERATIONS:
+            status = walk.ask(nobody, op.method, op.path, "f1")
+            assert (op.path in PUBLIC) == (op.scope is None)
+            fails = (op.method, op.path) == ("POST", "/login")  # a login without anything
+            assert (status == 401) == (op.scope is not None or fails), (op.path, status)
+        for path in (
+            "/",
+            "/nothing",
+            "/static/docs.js",
+            "/v1",
+            "/v1/jobs/",
+            "//v1/jobs",
+            "/v1/../v1/jobs",
+            "/%2e%2e/etc",
+        ):
+            assert nobody.get(path).status_code == 401, path
+        for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+            assert nobody.request(method, "/v1/jobs").status_code == 401, method
+        refused = nobody.get("/v1/jobs")
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer ")
+    problem(refused, 401)
+
+
+def test_every_route_with_every_scope(walk: Walk) -> None:
+    # What ends the server comes last, and only an admin is let do it.
+    operations = sorted(OPERATIONS, key=lambda op: op.path == "/v1/service/stop")
+    for op in operations:
+        for scope in SCOPES:
+            if op.scope is None or (op.path == "/v1/service/stop" and scope == "admin"):
+                continue
+            status = walk.ask(walk.clients[scope], op.method, op.path, walk.submit(scope) if scope != "read" else "f1")
+            enough = SCOPES.index(scope) >= SCOPES.index(op.scope)
+            assert (status == 403) == (not enough), (op.path, scope, status)
+            assert status not in (401, 500), (op.path, scope, status)
+    assert walk.clients["admin"].post("/v1/service/stop").status_code == 202
+
+
+def test_who_submits_owns(walk: Walk) -> None:
+    mine, theirs = walk.jobs["submit"], walk.jobs["admin"]
+    client = walk.clients["submit"]
+    assert client.get(f"/v1/jobs/{mine}").json()["submitter"] == "submit"
+    for verb, body in (("cancel", {}), ("signal", {"signal": "TERM"}), ("urgency", {"urgency": 3})):
+        refused = problem(client.post(f"/v1/jobs/{theirs}/{verb}", json=body), 403)
+        assert "was submitted by admin" in refused["detail"]
+    refused = problem(client.get(f"/v1/jobs/{theirs}/jobspec", params={"environment": "true"}), 403)
+    assert client.get(f"/v1/jobs/{theirs}/jobspec").status_code == 200
+    spec = client.get(f"/v1/jobs/{mine}/jobspec", params={"environment": "true"}).json()
+    assert "PATH" in spec["attributes"]["system"]["environment"]
+    assert client.post(f"/v1/jobs/{mine}/cancel").status_code == 200
+    assert walk.clients["admin"].post(f"/v1/jobs/{theirs}/cancel").status_code == 200
+
+
+def test_many_are_cancelled_of_ones_own(walk: Walk) -> None:
+    client = walk.clients["submit"]
+    held = [walk.submit("submit", urgency=0) for _ in range(3)]
+    counted = client.post("/v1/jobs/cancel", json={"state": "active", "dry_run": True}).json()
+    assert counted["matched"] == len(held) + 1
+    assert "admin" in problem(client.post("/v1/jobs/cancel", json={"submitter": "admin"}), 403)["detail"]
+    done = client.post("/v1/jobs/cancel", json={"state": "active"}).json()
+    assert (done["cancelled"], done["failed"]) == (4, [])
+    assert walk.clients["read"].get(f"/v1/jobs/{walk.jobs['admin']}").json()["state"] != "INACTIVE"
+    listed = walk.clients["read"].get("/v1/jobs", params={"submitter": "admin"}).json()["jobs"]
+    assert [job["f58id"] for job in listed] == [walk.jobs["admin"]]
+
+
+def test_overtaking_is_for_admins(walk: Walk) -> None:
+    client = walk.clients["submit"]
+    job = {"command": "true", "urgency": 17}
+    assert "above 16" in problem(client.post("/v1/jobs/submit", json=job), 403)["detail"]
+    assert "above 16" in problem(client.post("/v1/jobs/submit", json={**job, "dry_run": True}), 403)["detail"]
+    assert "above 16" in client.post("/v1/jobs/bulk", json=job).json()["problem"]["detail"]
+    mine = walk.submit("submit", urgency=0)
+    problem(client.post(f"/v1/jobs/{mine}/urgency", json={"urgency": "expedite"}), 403)
+    assert walk.clients["admin"].post(f"/v1/jobs/{mine}/urgency", json={"urgency": 17}).status_code == 200
+
+
+def test_a_key_is_its_callers_own(walk: Walk) -> None:
+    """One caller's idempotency key tells another nothing, and is not in their way."""
+    answers = {}
+    for name in ("submit", "admin"):
+        for body in ({"command": "true"}, {"command": "true"}, {"command": "false"}):
+            answer = walk.clients[name].post("/v1/jobs/submit", json=body, headers={"Idempotency-Key": "1"})
+            answers.setdefault(name, []).append((answer.status_code, answer.json().get("id")))
+    for found in answers.values():
+        assert [status for status, _ in found] == [200, 200, 422]
+        assert found[0] == found[1]
+    assert answers["submit"][0] != answers["admin"][0]
+
+
+def test_the_audit(walk: Walk) -> None:
+    client = walk.clients["submit"]
+    secret = "hunter2"
+    answer = client.post(
+        "/v1/jobs/submit",
+        json={"command": f"echo {secret}", "envars": {"PASSWORD": secret}},
+        headers={"X-Request-Id": "my-request/1"},
+    )
+    assert answer.headers["X-Request-Id"] == "my-request/1"
+    client.post("/v1/jobs/submit", json={"command": f'"{secret}'})
+    client.post("/v1/service/stop", headers={"X-Request-Id": "bad id\tx"})
+    client.get("/v1/jobs", headers={"Authorization": f"Bearer {secret}"})
+    client.post("/v1/jobs/bulk", content=b'{"command":"true"}\n{"command":""}\n')
+    events = eventually(lambda: found if len(found := audit(walk.server)) >= 7 else None)
+    done, failed, refused, unknown, bulk = events[-5:]
+    assert (done["action"], done["outcome"], done["status"]) == ("jobs_submit", "done", 200)
+    assert (done["caller"], done["method"], done["address"]) == ("submit", "token", "127.0.0.1")
+    assert (done["request_id"], done["details"]["job"]) == ("my-request/1", answer.json()["f58id"])
+    assert (failed["outcome"], failed["status"], failed["reason"]) == ("failed", 400, "Invalid request")
+    assert (refused["action"], refused["outcome"], refused["status"]) == ("service_stop", "refused", 403)
+    assert re.fullmatch("[0-9a-f]{8}-[0-9a-f]+", refused["request_id"])
+    assert (unknown["action"], unknown["status"], unknown["caller"]) == ("jobs_list", 401, "")
+    assert bulk["details"]["accepted"] == bulk["details"]["refused"] == 1
+    assert secret not in walk.server.text()
+    assert not any(token in walk.server.text() for token in walk.tokens.tokens.values())
+
+
+def test_who_does_not_wait_is_in_the_audit_too(walk: Walk) -> None:
+    """What was begun is carried out: a submit that nobody waits for has a job, and its event."""
+    headers = "".join(f"{name}: {value}\r\n" for name, value in walk.tokens.headers("submit").items())
+    line = b'{"command":"true","name":"left-alone"}\n'
+    head = f"POST /v1/jobs/bulk HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n{headers}\r\n"
+    host, port = walk.server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head.encode() + b"%x\r\n%b\r\n" % (len(line), line))
+        eventually(lambda: walk.clients["read"].get("/v1/jobs", params={"name": "left-alone"}).json()["jobs"])
+    found = eventually(lambda: [each for each in audit(walk.server) if each["action"] == "jobs_bulk"])
+    assert [(each["outcome"], each["caller"]) for each in found] == [("abandoned", "submit")]
+
+
+def test_a_revoked_token_ends_its_streams(walk: Walk) -> None:
+    """A stream may go on for days: who is no longer let in does not stay because they were once."""
+    job = walk.jobs["submit"].replace("ƒ", "f")
+    paths = ("/v1/events", f"/v1/jobs/{job}/events", f"/v1/jobs/{job}/output/stream")
+    with ExitStack() as stack:
+        streams = {
+            (name, path): stack.enter_context(Stream(ask(walk.server.url, path, **walk.tokens.headers(name))))
+            for name in ("read", "admin")
+            for path in paths
+        }
+        text = walk.tokens.path.read_text()
+        walk.tokens.path.write_text("".join(line for line in text.splitlines(True) if not line.startswith("read:")))
+        for path in paths:
+            *_, last = streams["read", path]
+            assert (last.event, last.data["reason"]) == ("end", "unauthenticated")
+        assert walk.clients["admin"].post(f"/v1/jobs/{job}/cancel").status_code == 200
+        *_, last = streams["admin", paths[1]]
+        assert (last.event, last.data["reason"]) == ("end", "ended")
+
+
+def test_tokens_change_without_a_restart(walk: Walk) -> None:
+    """Kubernetes swaps a mounted Secret as a whole: here the file is replaced under its name."""
+    client = walk.clients["read"]
+    assert client.get("/v1/jobs").status_code == 200
+    kept = [line for line in walk.tokens.path.read_text().splitlines() if not line.startswith("read:")]
+    new = walk.tokens.path.with_name("new")
+    new.write_text("\n".join(["# the next version", *kept, "broken line", ""]))
+    later = TokenFile(new.parent / "more", later="read")
+    new.write_text(new.read_text() + later.path.read_text())
+    new.replace(walk.tokens.path)
+    eventually(lambda: client.get("/v1/jobs").status_code == 401, what="end of the revoked token")
+    with later.client(walk.server, "later") as newcomer:
+        assert newcomer.get("/v1/whoami").json() == {
+            "name": "later", "scopes": ["read"], "method": "token", "expires": None,
+        }  # fmt: skip
+    assert walk.clients["admin"].get("/v1/jobs").status_code == 200
+    assert "a line of the token file is left out" in walk.server.text()
+    walk.tokens.path.unlink()
+    eventually(lambda: walk.clients["admin"].get("/v1/jobs").status_code == 401, what="end of all tokens")

@@ -1,0 +1,174 @@
+"""Who asks too much, too slowly or too often is cut short, and is in nobody's way."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.access import TokenFile
+from tests.contract.test_errors import problem
+from tests.harness import Server, embedded, eventually
+from tests.sse import ask
+
+_SLOW = 200
+
+
+@contextlib.contextmanager
+def connections(server: Server, number: int, first: bytes) -> Iterator[list[socket.socket]]:
+    """Open connections that send a little, and wait."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(number):
+            connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            connection.sendall(first)
+            found.append(connection)
+        yield found
+
+
+def _closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.05)
+    try:
+        return connection.recv(1024) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_two_hundred_who_send_their_heads_slowly(tmp_path: Any, started: Callable[[Any], Server]) -> None:
+    """Slow loris: each sends a byte now and then, and is cut off; normal calls go on meanwhile."""
+    server = started(embedded(tmp_path, "--header-timeout", "2")).ready()
+    with connections(server, _SLOW, b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nX-A: ") as slow:
+        begun, worst, open_ = time.monotonic(), 0.0, set(slow)
+        while open_ and time.monotonic() - begun < 20:
+            before = time.monotonic()
+            assert server.http.get("/v1/jobs").status_code == 200
+            assert server.http.get("/livez").status_code == 200
+            worst = max(worst, time.monotonic() - before)
+            for connection in list(open_)[:20]:
+                with contextlib.suppress(OSError):
+                    connection.send(b"a")
+                if _closed(connection):
+                    open_.discard(connection)
+        assert not open_
+        assert worst < 1
+    assert server.run("true")["returncode"] == 0
+
+
+def test_a_body_that_comes_slowly(tmp_path: Any, started: Callable[[Any], Server]) -> None:
+    server = started(embedded(tmp_path, "--body-timeout", "0.5")).ready()
+    head = b"POST /v1/jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with connections(server, 1, head) as (slow,):
+        assert b"HTTP/1.1 408 " in slow.recv(4096)
+
+
+def test_heads_that_are_too_large(server: Server) -> None:
+    assert server.http.get("/v1/jobs?name=" + "a" * 9000).status_code in (400, 414, 431)
+    assert server.http.get("/v1/jobs", headers={"X-A": "a" * 20_000}).status_code in (400, 431)
+    assert server.http.get("/v1/jobs", headers={f"X-{n}": "a" for n in range(500)}).status_code in (400, 431)
+    assert server.http.get("/v1/jobs").status_code == 200
+
+
+def test_a_flood_is_answered_with_429(own_server: Callable[..., Server], tmp_path: Any) -> None:
+    """One caller's flood is theirs alone: another one's calls and the probes go on, and quickly."""
+    tokens = TokenFile(tmp_path, flood="submit", other="read")
+    server = own_server(*tokens.options, "--rate-limit", "20")
+    statuses: Counter[int] = Counter()
+    waits: list[str] = []
+    done = threading.Event()
+
+    def flood() -> None:
+        with tokens.client(server, "flood") as client:
+            while not done.is_set():
+                answer = client.get("/v1/jobs")
+                statuses[answer.status_code] += 1
+                if answer.status_code == 429:
+                    waits.append(answer.headers["Retry-After"])
+
+    threads = [threading.Thread(target=flood, daemon=True) for _ in range(8)]
+    with tokens.client(server, "other") as other:
+        for thread in threads:
+            thread.start()
+        try:
+            eventually(lambda: statuses[429] > 500, what="500 refusals")
+            took = []
+            for _ in range(20):
+                before = time.monotonic()
+                assert server.http.get("/livez").status_code == 200
+                took.append(time.monotonic() - before)
+                assert other.get("/v1/jobs").status_code == 200
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join(30)
+    assert sorted(took)[len(took) // 2] < 0.1
+    assert statuses.keys() == {200, 429}
+    assert set(waits) == {"1"}
+
+
+def test_who_shows_nothing_is_limited_too(own_server: Callable[..., Server], tmp_path: Any) -> None:
+    server = own_server(*TokenFile(tmp_path, someone="read").options, "--rate-limit", "5")
+    statuses = Counter(server.http.get("/v1/jobs").status_code for _ in range(60))
+    assert statuses.keys() == {401, 429}
+    assert server.http.get("/livez").status_code == 200
+
+
+def test_so_many_streams(own_server: Callable[..., Server]) -> None:
+    server = own_server("--max-streams", "3")
+    first = [ask(server.url, "/v1/events") for _ in range(3)]
+    try:
+        for connection in first:
+            assert b" 200 OK" in connection.recv(200)
+        refused = problem(server.http.get("/v1/events"), 429)
+        assert "--max-streams" in refused["detail"]
+    finally:
+        for connection in first:
+            connection.close()
+
+    def again() -> bool:
+        with server.http.stream("GET", "/v1/events") as answer:
+            return answer.status_code == 200
+
+    eventually(again, what="a place among the streams")
+
+
+def test_so_many_connections(tmp_path: Any, started: Callable[[Any], Server]) -> None:
+    server = started(embedded(tmp_path, "--max-connections", "10", "--header-timeout", "2")).ready()
+    with connections(server, 9, b""), httpx.Client(base_url=server.url) as another:
+        assert server.http.get("/livez").status_code == 200  # the tenth, which is kept
+        refused = another.get("/livez")
+        assert refused.status_code == 503
+        assert "--max-connections" in refused.text
+        eventually(lambda: another.get("/livez").status_code == 200, what="an end of the silent ones")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST /v1/jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a\0b\r\n\r\n",
+        b"GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v1/jobs HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\r\n\r\n\r\n\r\nnonsense\r\n\r\n",
+    ],
+)
+def test_what_is_hardly_http(server: Server, head: bytes) -> None:
+    """Refused, and the connection ended: nobody gets to smuggle a second request in."""
+    with connections(server, 1, head) as (connection,):
+        answer = connection.recv(4096)
+    status = int(answer.split(b" ")[1]) if answer.startswith(b"HTTP/") else 0
+    assert status in (0, 400, 404, 421, 505), answer
+    assert "a request failed" not in server.text()
+    assert server.http.get("/livez").status_code == 200

@@ -1,0 +1,110 @@
+"""The Unix socket: whoever calls is known by their uid."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.contract.test_errors import problem
+from tests.harness import SIDECAR, Process, Server, embedded, eventually
+
+Start = Callable[[Any], Any]
+
+_NOBODY = 65534
+_ASK = """
+import http.client, os, socket, sys
+os.setgid({uid}); os.setuid({uid})
+class Connection(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect({path!r})
+connection = Connection("localhost")
+connection.request({method!r}, {url!r}, body={body!r}, headers={{"Content-Type": "application/json"}})
+print(connection.getresponse().status)
+"""
+
+
+def through(path: Path) -> httpx.Client:
+    return httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=30)
+
+
+def as_user(uid: int, path: Path, method: str, url: str, body: str | None = None) -> str:
+    """Ask as another user; return the status, or the name of the error."""
+    script = _ASK.format(uid=uid, path=str(path), method=method, url=url, body=body)
+    done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, timeout=60)
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1].partition(":")[0]
+
+
+def reachable(directory: Path) -> Path:
+    """A directory that other users reach."""
+    for each in (directory, *directory.parents):
+        if each.is_relative_to("/tmp"):
+            each.chmod(each.stat().st_mode | 0o755)
+    return directory
+
+
+def test_instead_of_the_port(tmp_path: Path, started: Start) -> None:
+    path = tmp_path / "run" / "socket"
+    server = started(embedded(tmp_path, "--socket", str(path), "--no-tcp"))
+    eventually(path.exists, what="the socket")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    with through(path) as client:
+        eventually(lambda: client.get("/readyz").status_code == 200)
+        me = client.get("/v1/whoami").json()
+        assert (me["name"], me["scopes"], me["method"]) == ("root", ["read", "submit", "admin"], "socket")
+        job = client.post("/v1/jobs/submit", json={"command": "true"}).json()["f58id"]
+        assert client.get(f"/v1/jobs/{job}", params={"wait": 30}).json()["submitter"] == "root"
+        assert f"curl --unix-socket {path} " in server.text()
+        assert client.post("/v1/service/stop").status_code == 202
+    assert server.wait() == 0
+    assert not path.exists()
+
+
+def test_beside_the_port(tmp_path: Path, started: Start) -> None:
+    """Each way in has its own way of telling who calls."""
+    path = reachable(tmp_path) / "socket"
+    server = started(embedded(tmp_path, "--socket", str(path), FLUX_TOKEN="a password")).ready()
+    problem(server.http.get("/v1/jobs"), 401)
+    with through(path) as client:
+        assert client.get("/v1/jobs").status_code == 200
+        problem(client.get("/v1/jobs", headers={"Authorization": "Bearer x"}), 401)
+        assert client.get("/v1/whoami", auth=("fluxuser", "a password")).json()["method"] == "login"
+    assert as_user(_NOBODY, path, "GET", "/v1/jobs") == "PermissionError"
+
+
+@pytest.mark.parametrize(
+    ("users", "read", "submit", "stop"),
+    [("nobody=read", "200", "403", "403"), (f"{_NOBODY}=submit", "200", "200", "403"), ("*=read", "200", "403", "403"),
+     ("daemon=admin", "403", "403", "403")],
+)  # fmt: skip
+def test_others(tmp_path: Path, started: Start, users: str, read: str, submit: str, stop: str) -> None:
+    if os.getuid() != 0:
+        pytest.fail("run the tests as root: only root can call as somebody else")
+    path = reachable(tmp_path) / "socket"
+    started(embedded(tmp_path, "--socket", str(path), "--socket-users", users)).ready()
+    assert as_user(_NOBODY, path, "GET", "/v1/jobs") == read
+    assert as_user(_NOBODY, path, "POST", "/v1/jobs/submit", '{"command": "true"}') == submit
+    assert as_user(_NOBODY, path, "POST", "/v1/service/stop", "{}") == stop
+
+
+def test_a_socket_that_was_left_behind(tmp_path: Path, started: Start) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    first: Server = started(embedded(tmp_path / "1", "--socket", str(path))).ready()
+    second = started(Process([SIDECAR, "serve", "--embedded", "--port", "0", "--socket", str(path)], tmp_path / "2"))
+    assert second.wait() == 2
+    assert "another server listens there" in second.text()
+    with through(path) as client:
+        assert client.get("/livez").status_code == 200
+    assert first.popen.poll() is None

@@ -1,0 +1,247 @@
+"""Token files, buckets, the chain of methods: what no server has to be started for."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sidecar.auth import tokens
+from sidecar.auth.authenticator import Authenticator
+from sidecar.auth.caller import Caller, Credential, implied
+from sidecar.auth.limits import Buckets
+from sidecar.auth.sessions import Sessions, cookie_name
+from sidecar.auth.tokens import TokenFile
+from sidecar.errors import TooMany, Unavailable
+from sidecar.options import SettingsError
+from tests.harness import SIDECAR
+
+
+async def who(file: TokenFile, token: str) -> Caller | None:
+    return await file.identify(Credential("bearer", token))
+
+
+async def test_a_file_of_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    mine, line = tokens.new("alice", ["submit"])
+    other, second = tokens.new("system:serviceaccount:ns:bob", ["read", "admin"])
+    name, _, digest = second.rpartition(":")
+    path.write_text(f"# people\n\n  {line}  \n{name}:{digest.upper()}\n")
+    file = TokenFile(path)
+    assert await who(file, mine) == Caller(name="alice", scopes=frozenset({"read", "submit"}), method="token")
+    found = await who(file, other)
+    assert found is not None
+    assert (found.name, found.scopes) == ("system:serviceaccount:ns:bob", frozenset({"read", "submit", "admin"}))
+    for wrong in ("", mine[:-1], mine + "x", mine.upper(), line, "\0", "ƒ", "\udcff"):
+        assert await who(file, wrong) is None
+    assert mine not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("alice", "name:scopes:sha256"),
+        ("alice:read", "name:scopes:sha256"),
+        (":read:" + "0" * 64, "name:scopes:sha256"),
+        ("a\x1bb:read:" + "0" * 64, "name:scopes:sha256"),
+        ("alice:write:" + "0" * 64, "'write' is no scope"),
+        ("alice::" + "0" * 64, "'' is no scope"),
+        ("alice:read:secret", "SHA-256"),
+        ("alice:read:" + "g" * 64, "SHA-256"),
+    ],
+)
+def test_a_line_that_is_wrong(tmp_path: Path, line: str, text: str) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(SettingsError, match=re.escape(text)) as caught:
+        TokenFile(path)
+    assert "Line 2" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(SettingsError, match="--tokens"):
+            TokenFile(path)
+
+
+def test_the_command_that_makes_one(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    for name in ("alice", "bob"):
+        done = subprocess.run(
+            [SIDECAR, "token", "new", name, "--scopes", "submit", "--file", str(path)],
+            text=True, capture_output=True, check=True,
+        )  # fmt: skip
+        token = done.stdout.strip()
+        assert re.fullmatch(r"fxs_[\w-]{43}", token)
+        assert asyncio.run(who(TokenFile(path), token)) is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [line.split(":")[0] for line in path.read_text().splitlines()] == ["alice", "bob"]
+    shown = subprocess.run([SIDECAR, "token", "new", "eve"], text=True, capture_output=True, check=True)
+    assert "eve:submit:" in shown.stderr
+    wrong = subprocess.run([SIDECAR, "token", "new", "eve", "--scopes", "root"], text=True, capture_output=True)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "'root' is no scope" in wrong.stderr
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_bucket() -> None:
+    clock = Clock()
+    buckets = Buckets(2.0, 3.0, clock)
+    assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    assert buckets.take("b") == 0
+    clock.now += 0.5
+    assert [buckets.take("a") for _ in range(2)] == [0, 0.5]
+    clock.now += 100
+    assert [buckets.take("a") > 0 for _ in range(4)] == [False, False, False, True]
+    buckets.give_back("a")
+    assert buckets.take("a") == 0
+    assert Buckets(0, 0).take("a") == 0
+
+
+def test_buckets_are_forgotten_before_there_are_too_many() -> None:
+    buckets = Buckets(1.0, 1.0, Clock())
+    assert buckets.take("first") == 0
+    for n in range(10_000):
+        buckets.take(str(n))
+    assert buckets.take("first") == 0
+
+
+class Known:
+    """A method that knows one secret, counts how often it is asked, and answers when told to."""
+
+    name = "known"
+    kinds = frozenset({"bearer"})
+    keeps = 10.0
+
+    def __init__(self, secret: str, *, down: bool = False, expires: float | None = None) -> None:
+        self.secret, self.down, self.expires = secret, down, expires
+        self.asked = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def identify(self, credential: Credential) -> Caller | None:
+        self.asked += 1
+        await self.gate.wait()
+        if self.down:
+            raise Unavailable("nobody answers")
+        if credential.secret != self.secret:
+            return None
+        return Caller(name=self.secret, scopes=implied(["read"]), method=self.name, expires=self.expires)
+
+
+def bearer(secret: str) -> Credential:
+    return Credential("bearer", secret)
+
+
+async def test_one_after_another() -> None:
+    first, second = Known("a"), Known("b")
+    both = Authenticator([first, second], Buckets(1, 100))
+    for secret in ("a", "b"):
+        found = await both.caller(bearer(secret), "1.2.3.4")
+        assert found is not None
+        assert found.name == secret
+    assert await both.caller(bearer("c"), "1.2.3.4") is None
+    assert await both.caller(Credential("password", "a", "x"), "1.2.3.4") is None
+    assert (first.asked, second.asked) == (3, 2)
+
+
+async def test_an_answer_is_kept_for_a_while() -> None:
+    clock, method = Clock(), Known("a", expires=1005.0)
+    both = Authenticator([method], Buckets(1, 100), clock)
+    for now, asked in ((1000.0, 1), (1004.9, 1), (1005.0, 2)):
+        clock.now = now
+        assert await both.caller(bearer("a"), "1.2.3.4")
+        assert method.asked == asked
+    both.forget()
+    assert await both.caller(bearer("a"), "1.2.3.4")
+    assert method.asked == 3
+    method.expires = None
+    clock.now = 2000.0
+    for now, asked in ((2000.0, 4), (2009.9, 4), (2010.0, 5)):
+        clock.now = now
+        assert await both.caller(bearer("a"), "1.2.3.4")
+        assert method.asked == asked
+
+
+async def test_who_ask_at_once_are_answered_once() -> None:
+    method = Known("a")
+    method.gate.clear()
+    both = Authenticator([method], Buckets(1, 100))
+    asking = [asyncio.create_task(both.caller(bearer("a"), "1.2.3.4")) for _ in range(50)]
+    await asyncio.wait(asking, timeout=0)
+    asking[0].cancel()  # who leaves takes nobody along
+    method.gate.set()
+    found = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert {each.name for each in found[1:] if isinstance(each, Caller)} == {"a"}
+    assert method.asked == 1
+
+
+async def test_what_was_asked_before_a_revocation_is_not_kept() -> None:
+    method = Known("a")
+    method.gate.clear()
+    both = Authenticator([method], Buckets(1, 100))
+    asking = asyncio.create_task(both.caller(bearer("a"), "1.2.3.4"))
+    await asyncio.wait([asking], timeout=0)
+    both.forget()
+    method.gate.set()
+    await asking
+    await both.caller(bearer("a"), "1.2.3.4")
+    assert method.asked == 2
+
+
+async def test_a_method_that_is_down_lets_nobody_in_and_is_in_nobodys_way() -> None:
+    down, up = Known("a", down=True), Known("b")
+    both = Authenticator([down, up], Buckets(1, 2))
+    assert await both.caller(bearer("b"), "1.2.3.4")
+    for _ in range(5):  # it counts as no guess
+        with pytest.raises(Unavailable):
+            await both.caller(bearer("a"), "1.2.3.4")
+
+
+async def test_guesses() -> None:
+    method = Known("a")
+    both = Authenticator([method], Buckets(1, 3))
+    for n in range(3):
+        assert await both.caller(bearer(str(n)), "1.2.3.4") is None
+    with pytest.raises(TooMany):
+        await both.caller(bearer("a"), "1.2.3.4")
+    assert method.asked == 3
+    assert await both.caller(bearer("a"), "5.6.7.8")
+    assert await both.caller(bearer("a"), "1.2.3.4")  # it is known by now
+
+
+def test_sessions() -> None:
+    clock = Clock()
+    sessions = Sessions(60.0, clock)
+    cookie = sessions.begin(bearer("a"))
+    assert sessions.credential(cookie) == bearer("a")
+    assert sessions.credential(cookie + "x") is None
+    clock.now += 60
+    assert sessions.credential(cookie) is None
+    again = sessions.begin(bearer("b"))
+    sessions.end(again)
+    assert sessions.credential(again) is None
+    for _ in range(1000):
+        sessions.begin(bearer("c"))
+    assert sessions.credential(cookie) is None
+    assert cookie_name("localhost:5000") != cookie_name("localhost:5001")
+
+
+def test_a_credential_shows_nothing() -> None:
+    for credential in (bearer("secret"), Credential("password", "secret", "secret")):
+        assert "secret" not in repr(credential)
+        assert "secret" not in f"{credential}"
+    assert bearer("a").digest() != Credential("password", "a").digest()
+    assert Credential("password", "b", "a").digest() != Credential("password", "a\0b").digest()
