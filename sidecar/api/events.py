@@ -138,14 +138,14 @@ class Events:
         generation = tail.generation
         while True:
             with self._feed.change(job) as change:  # before the look, so that nothing comes between the two
-                ended = await self._store.state(job) == "INACTIVE"
-                last = self._store.position
-                while after < last:
+                state, last = await self._store.last(job)
+                while after < min(last, self._store.position):
                     told, upto = await tail.read(after, job)
                     if data := b"".join(self._render(told, filters.EVERYTHING, after)):
                         await stream.push(data)
                     after = upto
-                if ended:
+                # What was committed this very moment is in the file and not told yet: the change is still to come.
+                if state == "INACTIVE" and last <= self._store.position:
                     await stream.end(reason="ended", **await ending(self._store, job))
                     return
                 tail.check(generation)

@@ -69,6 +69,14 @@ class Store(Writer):
         rows = await self._at_once("SELECT state FROM jobs WHERE id = ?", (_signed(fluid_),))
         return rows[0][0] if rows else None
 
+    async def last(self, fluid_: int) -> tuple[str, int]:
+        """Return the state of one job, and the position of the last event that has made it so."""
+        rows = await self._at_once(
+            "SELECT state, (SELECT max(position) FROM events WHERE job = id) FROM jobs WHERE id = ?",
+            (_signed(fluid_),),
+        )
+        return (rows[0][0], rows[0][1] or 0) if rows else ("", 0)
+
     async def submitter(self, fluid_: int) -> str:
         """Return who has submitted a job by way of this server; empty when nobody has."""
         rows = await self._at_once("SELECT submitter FROM jobs WHERE id = ?", (_signed(fluid_),))

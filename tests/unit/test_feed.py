@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from sidecar.api.events import Events
+from sidecar.api.stream import EventStream, Pace
 from sidecar.feed import Feed
 from sidecar.instance import HistoryBegin
 from sidecar.model import Event, JobEvents
@@ -246,3 +250,45 @@ async def test_what_is_written_while_a_reader_reads_does_not_come_twice(tmp_path
     seen += [each.position for each in (await tail.read(after))[0]]
     assert seen == list(range(1, 200))
     await store.close()
+
+
+class Recorded(EventStream):
+    """A stream whose reader is this list."""
+
+    def __init__(self) -> None:
+        super().__init__(Pace(60.0, 60.0))
+        self.names: list[str] = []
+
+    async def push(self, data: bytes) -> None:
+        lines = (line.removeprefix(b"data: ") for line in data.splitlines() if line.startswith(b"data: "))
+        self.names += [msgspec.json.decode(line).get("name", "end") for line in lines]
+
+
+async def test_a_stream_that_looks_between_a_commit_and_its_news_misses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file may be ahead of what is told: a job that ends in it has events that its followers have yet to get."""
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        for item in (HistoryBegin("i"), job(1), END):
+            feed.push(item)
+        await told(feed, 1)
+        begun, committed, apply = threading.Event(), threading.Event(), store._apply
+
+        def watched(*arguments: Any) -> None:
+            begun.set()
+            apply(*arguments)
+            committed.set()
+
+        monkeypatch.setattr(store, "_apply", watched)
+        feed.push(live(1, "finish"))
+        feed.push(live(1, "clean"))
+        while not begun.is_set():
+            await asyncio.sleep(0)
+        assert committed.wait(5)  # the loop, which is held here, has not heard of it
+        stream, position = Recorded(), store.position
+        following = asyncio.create_task(Events(store, feed, Pace(60.0, 60.0))._follow_job(stream, 1, 0))
+        await asyncio.sleep(0)
+        assert store.position == position
+        assert (await store.last(1))[0] == "INACTIVE"
+        await asyncio.wait_for(following, 5)
+        assert stream.names == ["submit", "finish", "clean", "end"]
