@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from sidecar.store import Store, Told
 
 _KEPT = 4096
-_CHUNK = 500
+_CHUNK = 100  # also what a reader that takes nothing keeps from being freed
 _WAKE = 100  # readers that are woken in one turn of the loop, which has other callers to serve
 
 

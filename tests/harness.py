@@ -184,6 +184,10 @@ class Server(Process):
     def output(self, job: int | str, **query: str) -> list[str]:
         return list(self.http.get(f"/v1/jobs/{job}/output", params=query).json()["Output"])
 
+    def position(self) -> str:
+        """Return the position of the last event that was told so far; more may be on its way into the store."""
+        return str(self.http.get("/v1/jobs", params={"limit": 0}).json()["position"])
+
     def stop(self, **parameters: Any) -> httpx.Response:
         return self.http.post("/v1/service/stop", json=parameters)
 

@@ -14,7 +14,7 @@ from tests.sse import messages, until
 
 
 def _position(server: Server) -> str:
-    return str(server.http.get("/v1/jobs", params={"limit": 1}).json()["position"])
+    return server.position()
 
 
 def _eventlog(server: Server, job: int) -> list[dict[str, Any]]:

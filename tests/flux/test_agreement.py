@@ -181,8 +181,7 @@ class World:
 
     def _all_told(self) -> bool:
         """Whether the reader has read up to the list's position, which may be late for a moment behind the list."""
-        position = self.lives.server.http.get("/v1/jobs", params={"limit": 1}).json()["position"]
-        return bool(self.reader.messages) and self.reader.messages[-1].id == position
+        return bool(self.reader.messages) and self.reader.messages[-1].id == self.lives.server.position()
 
 
 def test_everybody_tells_the_same(tmp_path: Path, started: Start) -> None:

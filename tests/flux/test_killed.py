@@ -178,8 +178,7 @@ def test_killed_again_and_again(tmp_path: Path, started: Start, record_property:
     try:
         clients = _kill_under_load(lives, ROUNDS, random.Random(seed))
         theirs = _one_job_each(lives, clients)
-        last = lives.server.http.get("/v1/jobs", params={"limit": 0}).json()["position"]
-        eventually(lambda: reader.last_id == last or reader.faults, within=60, what=f"{last} at the reader")
+        eventually(lambda: reader.last_id == lives.server.position() or reader.faults, within=60, what="all read")
     finally:
         reader.close()
     assert not reader.faults

@@ -187,10 +187,10 @@ def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
     server.http.post(f"/v1/jobs/{running}/cancel").raise_for_status()
     output.join(30)
     assert output.end["result"] == "CANCELED"
-    last = server.http.get("/v1/jobs", params={"limit": 1}).json()["position"]
-    eventually(lambda: events.last_id == last, what="the last event")
+    eventually(lambda: events.last_id == server.position(), what="the last event")
     events.close()
-    assert [int(message.id.split("-")[1]) for message in events.messages] == list(range(1, int(last.split("-")[1]) + 1))
+    last = int(server.position().split("-")[1])
+    assert [int(message.id.split("-")[1]) for message in events.messages] == list(range(1, last + 1))
     assert (events.connections, output.connections) == (1, 1)
     assert output.messages[0].data["data"] == "begun\n"
 
