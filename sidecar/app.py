@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from sidecar import jobspec, openapi
-from sidecar.api import html, routing
+from sidecar.api import html, pieces, routing
 from sidecar.api.around import Around
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
@@ -113,6 +113,7 @@ class Server:
         app = web.Application(middlewares=[around.middleware()], client_max_size=self.settings.max_body)
         app[routing.OPERATIONS] = {}
         app[routing.BODY_TIMEOUT] = self.settings.body_timeout
+        app[pieces.SEND_TIMEOUT] = self.settings.send_timeout
         for op in self.operations:
             routing.add(app, op)
         app.router.add_get("/static/{path:.+}", _static)

@@ -24,13 +24,13 @@ DETAILS = web.RequestKey("audit", dict[str, Any])
 _ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _PROCESS = secrets.token_hex(4)  # ids are unique, not secret: no random bytes for each
 _numbers = itertools.count(1)
-_REFUSALS_A_SECOND = 5.0
-_REFUSALS_AT_ONCE = 20.0
+_A_SECOND = 5.0
+_AT_ONCE = 20.0
 
 
 Outcome = Literal["done", "refused", "failed", "abandoned"]
 """done: answered with success; refused: not let in, or not allowed; failed: any other error; abandoned: the caller has
-not waited for the answer, and what was begun is carried out all the same."""
+gone before anything was begun, or the server before it was known what came of it."""
 
 
 class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -49,20 +49,20 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     reason: str = ""
     """Why it was refused, or failed."""
     unlogged: int = 0
-    """How many refused attempts were left out before this one, because there were too many."""
+    """How many events of callers that nobody knows were left out before this one, because there were too many."""
 
 
 class Audit:
-    """Writes the events; a flood of refused attempts does not become a flood of log lines."""
+    """Writes the events; a flood of attempts by nobody does not become a flood of log lines."""
 
     def __init__(self) -> None:
-        self._refusals = Buckets(_REFUSALS_A_SECOND, _REFUSALS_AT_ONCE)
+        self._sparingly = Buckets(_A_SECOND, _AT_ONCE)
         self._unlogged = 0
 
-    def write(self, event: AuditEvent) -> None:
-        """Log one event."""
-        if event.outcome == "refused":
-            if self._refusals.take(event.address):
+    def write(self, event: AuditEvent, *, sparingly: bool) -> None:
+        """Log one event; sparingly: only so many of them from each address."""
+        if sparingly:
+            if self._sparingly.take(event.address):
                 self._unlogged += 1
                 return
             event = msgspec.structs.replace(event, unlogged=self._unlogged)

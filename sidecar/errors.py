@@ -64,6 +64,10 @@ class InvalidRequest(Problem):
     status, title, slug = 400, "Invalid request", "invalid-request"
 
 
+class Denied(InvalidRequest):
+    """A login that failed where 401 would have a client ask for ever: 400, and in the audit a refusal."""
+
+
 class Rejected(Problem):
     """Flux refused the job, in its own words: 400, as the predecessor answered."""
 

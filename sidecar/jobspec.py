@@ -25,6 +25,7 @@ STDIN_WRAPPER = ["/bin/sh", "-c", 'exec "$@" <"$FLUX_JOB_TMPDIR/stdin"', "sh"]
 _DEPENDENCY = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*):(.+)")
 _INVALID = "Invalid submit request"
 _OURS = "flux-sidecar"
+_LONGEST_TEXT = 64 * 1024  # characters of a text that Python itself reads, word by word, while everybody waits
 
 
 class Counts(msgspec.Struct):
@@ -52,6 +53,10 @@ def parse_command(command: str | list[str]) -> list[str]:
     if isinstance(command, list):
         words = command
     else:
+        if len(command) > _LONGEST_TEXT:
+            raise InvalidRequest(
+                f"command: longer than {_LONGEST_TEXT} characters; send it as a list.", message=_INVALID
+            )
         try:
             words = shlex.split(command)
         except ValueError as exc:
@@ -75,7 +80,7 @@ def parse_envars(value: dict[str, str] | str | None) -> dict[str, str]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             try:
-                value = ast.literal_eval(str(value))
+                value = ast.literal_eval(str(value)) if len(str(value)) <= _LONGEST_TEXT else None
             except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 value = None
     if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):

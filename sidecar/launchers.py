@@ -58,8 +58,17 @@ class Launchers:
         """How many have not ended."""
         return len(self._tasks)
 
-    async def start(self, command: list[str], environment: Mapping[str, str], workdir: str, submitter: str) -> Launcher:
+    async def start(
+        self, program: str, command: list[str], environment: Mapping[str, str], workdir: str, submitter: str
+    ) -> Launcher:
         """Start a launcher.
+
+        Args:
+            program: the path of what is run.
+            command: its words, of which the first is what it is called.
+            environment: all of its variables, but for FLUX_URI.
+            workdir: where it runs.
+            submitter: who has asked for it.
 
         Raises:
             Rejected: it cannot be started; the text is the system's.
@@ -70,6 +79,7 @@ class Launchers:
             with self._output_path(number).open("wb") as output:
                 process = await asyncio.create_subprocess_exec(
                     *command,
+                    executable=program,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=asyncio.subprocess.STDOUT,

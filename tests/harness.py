@@ -152,6 +152,16 @@ class Server(Process):
             self._client.close()
         super().close()
 
+    @property
+    def memory(self) -> int:
+        """Bytes that it has in memory."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def descriptors(self) -> int:
+        """How many files and connections it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     # ------------------------------------------------------------------------------------------------- requests
 
     def submit(self, command: str | list[str], **parameters: Any) -> int:

@@ -16,10 +16,11 @@ from multidict import istr
 from sidecar import errors
 from sidecar.api import begun
 from sidecar.api.login import LoginResource
-from sidecar.api.routing import OPERATIONS, Operation
+from sidecar.api.routing import COMMAND, OPERATIONS, Operation
 from sidecar.audit import DETAILS, Audit, AuditEvent, Outcome, note, request_id
 from sidecar.auth.guard import CALLER, NOBODY, Guard
-from sidecar.errors import Problem, Unauthenticated
+from sidecar.auth.origins import SAFE
+from sidecar.errors import Denied, Problem, Unauthenticated
 from sidecar.idle import NO_CALLS, IdleStop
 from sidecar.instance import Instance
 from sidecar.listen import Door
@@ -30,7 +31,6 @@ _STATE = istr("Flux-Instance-State")
 _REQUEST_ID = istr("X-Request-Id")
 _GONE = 499  # what nginx logs when a caller does not wait for the answer
 _REFUSALS = frozenset({401, 403, 421, 429})
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _SAID = {"uid": "job"}  # what a variable of a path is in the audit
 _SHOWN = 100  # characters
 
@@ -77,13 +77,13 @@ class Around:
             request[begun.HEADERS] = self._headers(request)
             try:
                 response, problem = await self._answered(request, handler, op)
-            except asyncio.CancelledError:  # the caller has gone; a command that was begun is carried out all the same
-                if request.method not in _SAFE:
-                    self._write(request, op, _GONE, None)
+            except asyncio.CancelledError:  # the caller has gone
+                if request.method not in SAFE:
+                    self._write_later(request, op)
                 raise
             if not response.prepared:
                 begun.add_headers(request, response)
-            if request.method not in _SAFE or response.status in _REFUSALS:
+            if request.method not in SAFE or response.status in _REFUSALS:
                 self._write(request, op, response.status, problem)
             return response
 
@@ -128,27 +128,44 @@ class Around:
         request[CALLER] = await self._guard.admit(request, op.scope if op else "read")
         if op is None or op.scope is None or (request.method, request.path) in NO_CALLS:
             return await handler(request)
-        with self._idle.call():  # only who is let in uses the instance: scanners must not keep it alive
-            if not op.stream:
-                return await handler(request)
-            with self._guard.stream(request, op.scope):
-                return await handler(request)
+        # Only who is let in uses the instance: scanners must not keep it alive.
+        with self._idle.call(), self._guard.place(request, op.scope, stream=op.stream):
+            return await handler(request)
 
     def _rendered(self, request: web.Request, problem: Problem) -> web.Response:
         if isinstance(problem, Unauthenticated) and _by_a_person(request):
             return self._login.page(problem, destination=request.path_qs, first=True)
         return errors.render(problem)
 
+    def _write_later(self, request: web.Request, op: Operation | None) -> None:
+        """Note what comes of a command whose caller has gone: what it has begun is carried out all the same."""
+        command = request.get(COMMAND)
+        if command is None:
+            self._write(request, op, _GONE, None)
+            return
+
+        def write(done: asyncio.Future[web.StreamResponse]) -> None:
+            note(request, abandoned=True)
+            error = asyncio.CancelledError() if done.cancelled() else done.exception()
+            if isinstance(error, Problem):
+                self._write(request, op, error.status, error)
+            elif error is None:
+                self._write(request, op, done.result().status, None)
+            else:
+                self._write(request, op, _GONE, None)
+
+        command.add_done_callback(write)
+
     def _write(self, request: web.Request, op: Operation | None, status: int, problem: Problem | None) -> None:
         """Note a change, or an attempt that was refused."""
         caller = request.get(CALLER, NOBODY)
         note(request, **{_SAID.get(name, name): text[:_SHOWN] for name, text in request.match_info.items()})
-        refused = status in _REFUSALS
+        refused = status in _REFUSALS or isinstance(problem, Denied)
         details: dict[str, Any] = request.get(DETAILS, {})
         self._audit.write(
             AuditEvent(
                 action=op.name if op else f"{request.method} {request.path[:200]}",
-                outcome=_outcome(status),
+                outcome="refused" if refused else _outcome(status),
                 status=status,
                 caller=details.pop("caller", caller.name),
                 method=caller.method,
@@ -157,13 +174,12 @@ class Around:
                 details=details,
                 # The detail of an error may quote what was sent, and that may be a secret.
                 reason="" if problem is None else problem.detail if refused else problem.title,
-            )
+            ),
+            sparingly=refused or caller is NOBODY,
         )
 
 
 def _outcome(status: int) -> Outcome:
-    if status in _REFUSALS:
-        return "refused"
     return "abandoned" if status == _GONE else "done" if status < 400 else "failed"
 
 

@@ -9,28 +9,32 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
+import structlog
 from aiohttp import web
 from msgspec import Meta
 
 from sidecar.api import fields
 from sidecar.api.begun import begin
 from sidecar.api.jobs import NDJSON
+from sidecar.api.pieces import send
 from sidecar.api.routing import Answer, json_object, operation
 from sidecar.api.submit import KEY
 from sidecar.api.window import Window
 from sidecar.audit import note
 from sidecar.auth.caller import Caller
-from sidecar.auth.guard import caller_of
+from sidecar.auth.guard import PLACE, caller_of
 from sidecar.errors import InvalidRequest, Problem, ProblemBody, TooLarge, UnsupportedMediaType
 from sidecar.instance import Instance
 from sidecar.lifecycle import Lifecycle
 from sidecar.model import JobRequest
 from sidecar.submissions import Submissions, check_key
 
+log = structlog.get_logger("server")
+
 _INVALID = "Invalid submit request"
 _MEDIA = (NDJSON, "application/jsonl", "application/json", "text/plain", "application/octet-stream")
 _CURL = "application/x-www-form-urlencoded"  # what `curl --data-binary` says of everything
-_TOGETHER = 64  # results in one write
+_UNSENT = 8 * 1024 * 1024  # bytes of results that wait for a client to read them
 
 
 class BulkLine(JobRequest, kw_only=True, forbid_unknown_fields=True):
@@ -106,14 +110,15 @@ class Bulk:
             check_key(key)
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await begin(request, response)
-        results = _Results(response)
-        writing = asyncio.create_task(results.write())
+        results = _Results(request, response)
+        sending = asyncio.create_task(results.send())
         try:
-            await self._read(request, results)
+            async with request[PLACE].held():
+                await self._read(request, results)
         finally:
             # A caller who has gone gets no results, and what is on its way into Flux arrives there all the same.
             results.close()
-            await asyncio.wait([writing])
+            await asyncio.wait([sending])
             note(request, **results.tally)
         await response.write_eof()
         return response
@@ -123,6 +128,7 @@ class Bulk:
         window = Window(self._in_flight)
         key, caller = request.headers.get(KEY), caller_of(request)
         async for number, raw in _lines(request, self._longest_line):
+            await results.room()
             await window.enter()
             results.add(asyncio.create_task(self._within(window, number, raw, key, caller)))
 
@@ -149,31 +155,51 @@ class Bulk:
             job = await self._submissions.submit(request, own, caller)
         except Problem as exc:
             return BulkResult(number, exc.status, problem=exc.body())
+        except Exception:  # the other lines go on, as after any wrong one
+            log.exception("a line of a bulk submit failed", line=number)
+            return BulkResult(number, 500, problem=Problem("The server failed; its log says how.").body())
         return BulkResult(number, 200, job.id, job.f58id, job.replayed)
 
 
 class _Results:
-    """Results in the lines' order, written as they are known.
+    """Results in the lines' order, sent as they are known.
 
-    Writing never holds up reading: a client that sends its whole request before it reads anything must not be waited
-    for by a server that wants it to read first. What is kept for it are some ninety bytes a line.
+    Sending does not hold up reading: a client that sends its whole request before it reads anything must not be waited
+    for by a server that wants it to read first. That ends where what is kept for it becomes much.
     """
 
-    def __init__(self, response: web.StreamResponse) -> None:
+    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._request = request
         self._response = response
         self._tasks: deque[asyncio.Task[BulkResult]] = deque()
+        self._unsent = bytearray()
         self._more = asyncio.Event()
+        self._room = asyncio.Event()
+        self._gone = self._closed = False
         self.tally: dict[str, int | str] = {}
         """How many lines were accepted and refused, the first job and the last: what the audit says of them."""
-        self._closed = False
 
     def add(self, task: asyncio.Task[BulkResult]) -> None:
         self._tasks.append(task)
-        self._more.set()
+        task.add_done_callback(self._collect)
+
+    async def room(self) -> None:
+        """Wait until less is kept than is too much."""
+        while len(self._unsent) > _UNSENT:
+            self._room.clear()
+            await self._room.wait()
 
     def close(self) -> None:
         """Say that no more will come."""
         self._closed = True
+        self._more.set()
+
+    def _collect(self, _: object) -> None:
+        """Take the results that are known, up to the first line whose is not."""
+        while self._tasks and self._tasks[0].done():
+            line = self._tell(self._tasks.popleft().result())
+            if not self._gone:
+                self._unsent += line
         self._more.set()
 
     def _tell(self, result: BulkResult) -> bytes:
@@ -185,22 +211,21 @@ class _Results:
             self.tally["last"] = result.f58id
         return msgspec.json.encode(result) + b"\n"
 
-    async def write(self) -> None:
-        gone = False
+    async def send(self) -> None:
         while True:
             await self._more.wait()
-            while self._tasks:
-                chunk = [self._tell(await self._tasks.popleft())]
-                while self._tasks and self._tasks[0].done() and len(chunk) < _TOGETHER:
-                    chunk.append(self._tell(self._tasks.popleft().result()))
+            self._more.clear()
+            while self._unsent:
+                data = bytes(self._unsent)
+                self._unsent.clear()
                 try:
-                    if not gone:
-                        await self._response.write(b"".join(chunk))
+                    await send(self._request, self._response, data)
                 except ConnectionError:
-                    gone = True  # the jobs are submitted all the same
+                    self._gone = True  # the jobs are submitted all the same
+                    self._unsent.clear()
+                self._room.set()
             if self._closed and not self._tasks:
                 return
-            self._more.clear()
 
 
 def _decode(raw: bytes) -> BulkLine:

@@ -14,12 +14,12 @@ from msgspec import Meta
 
 from sidecar import fluid, jobspec
 from sidecar.api import filters, position
-from sidecar.api.begun import begin
 from sidecar.api.filters import JobFilter
 from sidecar.api.pages import Pages
+from sidecar.api.pieces import stream_pieces
 from sidecar.api.routing import Answer, json_response, operation
 from sidecar.auth.caller import Caller
-from sidecar.auth.guard import caller_of
+from sidecar.auth.guard import PLACE, caller_of
 from sidecar.errors import InvalidRequest, NotFound, Problem, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
@@ -173,7 +173,8 @@ class Jobs:
         """
         await self._feed.settle(job)
         if query.wait:
-            await self._wait(job, _REACHED[query.until], query.wait)
+            async with request[PLACE].held():
+                await self._wait(job, _REACHED[query.until], query.wait)
         found = await self._store.job(job)
         if found is None:
             raise unknown(self._feed, job)
@@ -295,16 +296,3 @@ async def _framed(pieces: AsyncIterator[bytes], shape: _Shape) -> AsyncIterator[
         yield shape.closing
     elif shape.opening:
         yield shape.opening + shape.closing
-
-
-async def stream_pieces(
-    request: web.Request, pieces: AsyncIterator[bytes], headers: dict[str, str]
-) -> web.StreamResponse:
-    """Answer with what ``pieces`` yields, piece by piece."""
-    response = web.StreamResponse(headers=headers)
-    await begin(request, response)
-    if request.method != "HEAD":
-        async for piece in pieces:
-            await response.write(piece)
-        await response.write_eof()
-    return response

@@ -19,7 +19,7 @@ from sidecar.audit import note
 from sidecar.auth.caller import SCOPES, Caller, Credential
 from sidecar.auth.guard import Guard, caller_of, read_authorization
 from sidecar.auth.sessions import cookie_name
-from sidecar.errors import InvalidRequest, Problem, TooMany, Unauthenticated, Unavailable
+from sidecar.errors import Denied, InvalidRequest, Problem, TooMany, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from sidecar.auth.login import Login
@@ -127,6 +127,7 @@ class LoginResource:
     )
     async def access_token(self, request: web.Request, body: PasswordForm) -> AccessToken:
         """Get an access token for a user and password, as an OAuth 2 password form."""
+        _in_the_body(request)
         if self._login is None:
             raise InvalidRequest("There is no password here (FLUX_TOKEN).", message=_DENIED)
         await self._caller(request, Credential("password", body.password, body.username), _denied)
@@ -170,6 +171,7 @@ class LoginResource:
     )
     async def begin(self, request: web.Request, body: LoginForm) -> web.Response:
         """Begin a browser's session with a token, or with user and password."""
+        _in_the_body(request)
         credential = (
             Credential("bearer", body.token) if body.token else Credential("password", body.password, body.user)
         )
@@ -227,8 +229,14 @@ class LoginResource:
         return html.response(text, policy=_POLICY, status=status, headers=headers)
 
 
+def _in_the_body(request: web.Request) -> None:
+    """Refuse what proxies and browsers would write down."""
+    if request.query_string:
+        raise InvalidRequest("A password or token belongs in the body: addresses are logged.", message=_DENIED)
+
+
 def _denied() -> Problem:
-    return InvalidRequest("Incorrect user or token.", message=_DENIED)
+    return Denied("Incorrect user or token.", message=_DENIED)
 
 
 def _nobody() -> Problem:

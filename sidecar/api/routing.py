@@ -28,6 +28,9 @@ _UID = "{uid:(?!search$|submit$|bulk$|cancel$)[^{}/]+}"  # what is a route of it
 
 OPERATIONS = web.AppKey("operations", dict[Any, "Operation"])
 """The operations of an application, by the handlers that aiohttp knows."""
+COMMAND = web.RequestKey("command", asyncio.Future[web.StreamResponse])
+"""What carries the command out, also when the caller has gone."""
+
 BODY_TIMEOUT = web.AppKey("body_timeout", float)
 """How long the body of a request may take (seconds)."""
 
@@ -133,7 +136,7 @@ def add(app: web.Application, op: Operation) -> None:
 
     async def finish(request: web.Request) -> web.StreamResponse:
         """Carry out a command to its end: what it has begun is not given up half-way because the caller has gone."""
-        task = asyncio.ensure_future(handle(request))
+        task = request[COMMAND] = asyncio.ensure_future(handle(request))
         _commands.add(task)
         task.add_done_callback(_commands.discard)
         try:

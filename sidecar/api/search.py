@@ -10,8 +10,8 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api.jobs import stream_pieces
 from sidecar.api.pages import Pages
+from sidecar.api.pieces import stream_pieces
 from sidecar.api.routing import Answer, operation
 from sidecar.errors import InvalidRequest
 from sidecar.feed import Feed

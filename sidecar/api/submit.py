@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from sidecar.api.routing import Answer, json_response, operation
 from sidecar.audit import note
 from sidecar.auth.caller import Caller
 from sidecar.auth.guard import caller_of
-from sidecar.errors import InvalidRequest
+from sidecar.errors import InvalidRequest, Rejected
 from sidecar.instance import Instance
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
@@ -126,6 +127,8 @@ class Submit:
         return Checked("The job would be accepted.", jobspec.without_environment(spec))
 
     async def _launch(self, request: web.Request, body: SubmitBody, key: str | None) -> web.Response:
+        # It runs beside the server, and can do whatever the server can.
+        caller_of(request).require("admin")
         words = jobspec.parse_command(body.command)
         if words[0] not in self._launcher_names:
             known = ", ".join(sorted(self._launcher_names)) or "none"
@@ -136,10 +139,14 @@ class Submit:
         if key is not None:
             raise InvalidRequest(f"{KEY}: a launcher is no job, and has none; leave it out.")
         environment = await self._instance.environment()
+        # By the instance's PATH: with the caller's own any program could take a known one's name.
+        program = shutil.which(words[0], path=environment.variables.get("PATH"))
+        if program is None:
+            raise Rejected(f"is_launcher: {words[0]} is not in the instance's PATH, or not on the server's machine.")
         variables = {**environment.variables, **jobspec.parse_envars(body.envars)}
         launcher = await self._launchers.start(
-            words, variables, body.workdir or environment.cwd, caller_of(request).name
+            program, words, variables, body.workdir or environment.cwd, caller_of(request).name
         )
-        note(request, launcher=launcher.id, program=launcher.command[0])
+        note(request, launcher=launcher.id, program=words[0])
         answer = Launched("Job submit, see jobs table for spawned jobs.", "MANY", launcher.id)
         return json_response(answer, headers={"Location": f"/v1/launchers/{launcher.id}"})

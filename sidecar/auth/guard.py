@@ -6,18 +6,23 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
+import structlog
 from aiohttp import hdrs, web
 
 from sidecar.access import Scope
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import SCOPES, Caller, Credential
 from sidecar.auth.limits import Buckets
-from sidecar.auth.origins import Origins
+from sidecar.auth.origins import SAFE, Origins
 from sidecar.auth.peer import SocketUsers, certificate_caller, is_unix
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.errors import Forbidden, TooMany, Unauthenticated, Unavailable
+
+log = structlog.get_logger("auth")
 
 CALLER = web.RequestKey("caller", Caller)
 
@@ -30,12 +35,14 @@ _CHALLENGE = 'Bearer realm="flux-sidecar"'
 
 
 class Place:
-    """The place of one stream.
+    """The place of one request while it is worked on: what takes long there is done in it.
 
     Args:
         request: that asked for it.
         scope: that it needs.
     """
+
+    __slots__ = ("_timer", "request", "scope")
 
     def __init__(self, request: web.Request, scope: Scope) -> None:
         self.request = request
@@ -97,6 +104,7 @@ class Guard:
         self.origins = origins
         self._rate = Buckets(rate, 2 * rate)
         self._max_streams = max_streams
+        self._streams: Counter[str] = Counter()
         self._places: set[Place] = set()
         self._changed = asyncio.Event()
 
@@ -126,16 +134,22 @@ class Guard:
             self.origins.check_host(request)
         self.origins.check_page(request)
         if scope is None:
+            if request.method not in SAFE:  # a login, or what wants to look like one: each is audited
+                self._check_rate(self.origins.address(request))
             return NOBODY
-        caller = await self._caller(request, unix)
+        caller = await self._caller(request, unix, self.origins.address(request))
+        if caller is None:
+            self._check_rate(self.origins.address(request))
+            raise _unauthenticated("Say who you are: Authorization: Bearer TOKEN.")
         self._check_rate(caller.name or self.origins.address(request))
         caller.require(scope)
         return caller
 
-    async def _caller(self, request: web.Request, unix: bool) -> Caller:
+    async def _caller(self, request: web.Request, unix: bool, address: str | None) -> Caller | None:
+        """Return who has sent a request; None when they show nothing. Without an address it is no guess."""
         credential = self.credential(request) if self.authenticator.methods else None
         if credential is not None:
-            caller = await self.authenticator.caller(credential, self.origins.address(request))
+            caller = await self.authenticator.caller(credential, address)
             if caller is not None:
                 return caller
             raise _unauthenticated("This credential is nobody's here, or has expired.", ', error="invalid_token"')
@@ -146,10 +160,7 @@ class Guard:
             raise Forbidden("This socket is for the instance's owner; see --socket-users.")
         if self._certificate_scope and (caller := certificate_caller(transport, self._certificate_scope)):
             return caller
-        if self.open:
-            return ANYBODY
-        self._check_rate(self.origins.address(request))
-        raise _unauthenticated("Say who you are: Authorization: Bearer TOKEN.")
+        return ANYBODY if self.open else None
 
     def credential(self, request: web.Request) -> Credential | None:
         """Return what a request shows: a header, or the cookie of a session.
@@ -157,7 +168,7 @@ class Guard:
         Raises:
             Unauthenticated: the header is of a kind that is not read here.
         """
-        return read_authorization(request) or self._session(request)
+        return read_authorization(request) or (None if self.origins.is_elsewhere(request) else self._session(request))
 
     def _session(self, request: web.Request) -> Credential | None:
         if hdrs.COOKIE not in request.headers:
@@ -169,23 +180,35 @@ class Guard:
         if wait := self._rate.take(name):
             raise TooMany("You ask too often (--rate-limit).", retry_after=int(wait) + 1)
 
-    # ------------------------------------------------------------------------------------------------ streams
+    # ------------------------------------------------------------------------------------------------- places
 
     @contextlib.contextmanager
-    def stream(self, request: web.Request, scope: Scope) -> Iterator[None]:
-        """Hold a place among the streams.
+    def place(self, request: web.Request, scope: Scope, *, stream: bool) -> Iterator[None]:
+        """Hold a place for a request; of streams there are so many, and no caller gets more than a quarter of them.
 
         Raises:
-            TooMany: there is none.
+            TooMany: there is no place for another stream.
         """
-        if len(self._places) >= self._max_streams:
-            raise TooMany("Too many streams are followed (--max-streams).", retry_after=5)
         place = request[PLACE] = Place(request, scope)
+        who = (request[CALLER].name or self.origins.address(request)) if stream else ""
+        if stream:
+            self._check_streams(who)
+            self._streams[who] += 1
         self._places.add(place)
         try:
             yield
         finally:
             self._places.discard(place)
+            if stream:
+                self._streams[who] -= 1
+                if not self._streams[who]:
+                    del self._streams[who]
+
+    def _check_streams(self, who: str) -> None:
+        if self._streams.total() >= self._max_streams:
+            raise TooMany("Too many streams are followed (--max-streams).", retry_after=5)
+        if not self.open and self._streams[who] >= max(1, self._max_streams // 4):
+            raise TooMany("You follow too many streams (a quarter of --max-streams).", retry_after=5)
 
     def look_again(self) -> None:
         """See to it that whoever is no longer let in, since something has changed, does not stay."""
@@ -193,19 +216,34 @@ class Guard:
         self._changed.set()
 
     async def watch(self) -> None:
-        """End the streams of callers who are no longer let in: a stream may go on for days after it was admitted."""
+        """End what is done for callers who are no longer let in: a stream may go on for days after it was admitted."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
             self._changed.clear()
             for place in list(self._places):
                 try:
-                    caller = await self._caller(place.request, is_unix(place.request.transport))
-                    caller.require(place.scope)
-                except (Unauthenticated, Forbidden):
+                    if not await self._stays(place):
+                        place.take_away()
+                except Exception:  # one place that cannot be looked at must not keep all the others from it
+                    log.exception("a caller could not be looked at again", path=place.request.path)
                     place.take_away()
-                except (TooMany, Unavailable):
-                    continue  # who was let in stays until somebody says otherwise
+
+    async def _stays(self, place: Place) -> bool:
+        request = place.request
+        expires = request[CALLER].expires
+        if expires is not None and expires <= time.time():
+            return False
+        try:
+            caller = await self._caller(request, is_unix(request.transport), None)
+            if caller is None:
+                return False
+            caller.require(place.scope)
+        except (Unauthenticated, Forbidden):
+            return False
+        except Unavailable:  # who was let in stays until somebody says otherwise, or their time is up
+            return True
+        return True
 
 
 def caller_of(request: web.Request) -> Caller:
@@ -219,9 +257,12 @@ def read_authorization(request: web.Request) -> Credential | None:
     Raises:
         Unauthenticated: it is of a kind that is not read here.
     """
-    header = request.headers.get(hdrs.AUTHORIZATION)
-    if header is None:
+    headers = request.headers.getall(hdrs.AUTHORIZATION, ())
+    if not headers:
         return None
+    if len(headers) > 1:  # a proxy might have looked at the other one
+        raise _unauthenticated("Authorization: send it once.")
+    header = headers[0]
     scheme, _, value = header.partition(" ")
     value = value.strip()
     if scheme.lower() == "bearer" and value:

@@ -13,7 +13,8 @@ from aiohttp import hdrs, web
 
 from sidecar.errors import Forbidden, Misdirected
 
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing."""
 _CLUSTER = (".svc", ".svc.cluster.local", ".cluster.local")
 _LONGEST_ADDRESS = 45  # characters, of an IPv6 address
 _ELSEWHERE = "A page from elsewhere may not call here; see --allowed-origins."
@@ -53,15 +54,17 @@ class Origins:
         Raises:
             Forbidden: another page's script has sent it.
         """
-        if request.method in _SAFE:
+        if request.method in SAFE:
             return
-        origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site")
-        if site is not None:  # not sent over plain HTTP, but to localhost
-            same = site in ("same-origin", "none")
-        else:
-            same = origin is None or origin.partition("://")[2] == request.headers.get(hdrs.HOST)
-        if not same and origin not in self.pages:
+        if not _is_ours(request) and request.headers.get(hdrs.ORIGIN) not in self.pages:
             raise Forbidden(_ELSEWHERE)
+
+    def is_elsewhere(self, request: web.Request) -> bool:
+        """Whether a request comes from another page, which may call, but not as whoever has logged in here.
+
+        To a browser a page of the same site is no stranger: it sends our cookies along.
+        """
+        return bool(self.pages) and not _is_ours(request)
 
     def address(self, request: web.Request) -> str:
         """Return where a request comes from, as far as can be believed."""
@@ -110,6 +113,14 @@ class Origins:
             "Access-Control-Max-Age": "600",
         }
         return web.Response(status=204, headers={**self.shared_with(request), **allowed})
+
+
+def _is_ours(request: web.Request) -> bool:
+    """Whether a request comes from a page of this server, or from no page at all."""
+    origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site")
+    if site is not None:  # not sent over plain HTTP, but to localhost
+        return site in ("same-origin", "none")
+    return origin is None or origin.partition("://")[2] == request.headers.get(hdrs.HOST)
 
 
 def _host_known(hosts: frozenset[str], host: str) -> bool:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from sidecar.auth.caller import Credential
 
 _MOST = 1000
+_MOST_EACH = 20  # of one credential: whoever logs in again and again ends none but their own
 
 
 class _Session(NamedTuple):
@@ -38,6 +39,9 @@ class Sessions:
 
     def begin(self, credential: Credential) -> str:
         """Begin a session; return what the cookie holds."""
+        own = [digest for digest, session in self._sessions.items() if session.credential == credential]
+        for digest in own[: max(0, len(own) + 1 - _MOST_EACH)]:
+            del self._sessions[digest]
         cookie = secrets.token_urlsafe(32)
         self._sessions[_digest(cookie)] = _Session(credential, self._now() + self.lifetime)
         if len(self._sessions) > _MOST:

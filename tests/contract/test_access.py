@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -173,19 +175,64 @@ def test_the_audit(walk: Walk) -> None:
 
 
 def test_who_does_not_wait_is_in_the_audit_too(walk: Walk) -> None:
-    """What was begun is carried out: a submit that nobody waits for has a job, and its event."""
-    headers = "".join(f"{name}: {value}\r\n" for name, value in walk.tokens.headers("submit").items())
-    line = b'{"command":"true","name":"left-alone"}\n'
+    """What was begun is carried out: a submit that nobody waits for has a job, and its event names it."""
+    with _bulk(walk, "submit") as bulk:
+        bulk.send('{"command":"true","name":"left-alone"}')
+        eventually(lambda: walk.clients["read"].get("/v1/jobs", params={"name": "left-alone"}).json()["jobs"])
+    (event,) = eventually(lambda: [each for each in audit(walk.server) if each["action"] == "jobs_bulk"])
+    assert (event["outcome"], event["caller"], event["details"]["accepted"]) == ("abandoned", "submit", 1)
+    for _ in range(20):
+        with contextlib.suppress(httpx.ReadTimeout):
+            walk.clients["submit"].post("/v1/jobs/submit", json={"command": "true", "name": "gone"}, timeout=0.002)
+
+    def named() -> bool:
+        listed = walk.clients["read"].get("/v1/jobs", params={"name": "gone"}).json()["jobs"]
+        events = [each for each in audit(walk.server) if each["action"] == "jobs_submit"]
+        jobs = {each["details"].get("job") for each in events if each["outcome"] == "done"}
+        return len(listed) > 0 and {job["f58id"] for job in listed} <= jobs
+
+    eventually(named, what="an event for each job")
+    assert any(each["details"].get("abandoned") for each in audit(walk.server))
+
+
+class _Bulk:
+    """A bulk submit that goes on for as long as lines are sent."""
+
+    def __init__(self, connection: socket.socket, answer: BufferedReader) -> None:
+        self._connection = connection
+        self._answer = answer
+
+    def send(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        self._connection.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def read(self) -> bytes:
+        """Return what comes next of the answer; nothing at its end."""
+        try:
+            return self._answer.readline()
+        except OSError:
+            return b""
+
+
+@contextlib.contextmanager
+def _bulk(walk: Walk, name: str) -> Iterator[_Bulk]:
+    headers = "".join(f"{name}: {value}\r\n" for name, value in walk.tokens.headers(name).items())
     head = f"POST /v1/jobs/bulk HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n{headers}\r\n"
     host, port = walk.server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(head.encode() + b"%x\r\n%b\r\n" % (len(line), line))
-        eventually(lambda: walk.clients["read"].get("/v1/jobs", params={"name": "left-alone"}).json()["jobs"])
-    found = eventually(lambda: [each for each in audit(walk.server) if each["action"] == "jobs_bulk"])
-    assert [(each["outcome"], each["caller"]) for each in found] == [("abandoned", "submit")]
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as connection,
+        connection.makefile("rb") as answer,
+    ):
+        connection.sendall(head.encode())
+        yield _Bulk(connection, answer)
 
 
-def test_a_revoked_token_ends_its_streams(walk: Walk) -> None:
+def _revoke(walk: Walk, name: str) -> None:
+    text = walk.tokens.path.read_text()
+    walk.tokens.path.write_text("".join(line for line in text.splitlines(True) if not line.startswith(f"{name}:")))
+
+
+def test_a_revoked_token_ends_what_takes_long(walk: Walk) -> None:
     """A stream may go on for days: who is no longer let in does not stay because they were once."""
     job = walk.jobs["submit"].replace("ƒ", "f")
     paths = ("/v1/events", f"/v1/jobs/{job}/events", f"/v1/jobs/{job}/output/stream")
@@ -195,14 +242,54 @@ def test_a_revoked_token_ends_its_streams(walk: Walk) -> None:
             for name in ("read", "admin")
             for path in paths
         }
-        text = walk.tokens.path.read_text()
-        walk.tokens.path.write_text("".join(line for line in text.splitlines(True) if not line.startswith("read:")))
+        waiting = stack.enter_context(ask(walk.server.url, f"/v1/jobs/{job}?wait=60", **walk.tokens.headers("read")))
+        wrong = {"Authorization": "Bearer wrong"}  # guesses from their address are no reason to let them stay
+        eventually(lambda: walk.server.http.get("/v1/jobs", headers=wrong).status_code == 429, what="no guess left")
+        _revoke(walk, "read")
         for path in paths:
             *_, last = streams["read", path]
             assert (last.event, last.data["reason"]) == ("end", "unauthenticated")
+        assert b"HTTP/1.1 401 " in waiting.recv(100)
         assert walk.clients["admin"].post(f"/v1/jobs/{job}/cancel").status_code == 200
         *_, last = streams["admin", paths[1]]
         assert (last.event, last.data["reason"]) == ("end", "ended")
+
+
+def test_a_revoked_token_submits_nothing_more(walk: Walk) -> None:
+    """A bulk submit may be open for as long as a stream."""
+    with _bulk(walk, "submit") as bulk:
+        bulk.send('{"command":"true","name":"before"}')
+        eventually(lambda: b'"line":1,"status":200' in bulk.read(), what="the first line's result")
+        _revoke(walk, "submit")
+        eventually(lambda: walk.clients["submit"].get("/v1/jobs").status_code == 401, what="end of the token")
+        while bulk.read():
+            pass
+        with contextlib.suppress(OSError):
+            bulk.send('{"command":"true","name":"after"}')
+    assert walk.clients["admin"].get("/v1/jobs", params={"name": "after"}).json()["jobs"] == []
+    assert walk.submit("admin")
+
+
+def test_launchers_are_for_admins(walk: Walk) -> None:
+    """One runs beside the server, and could read whatever the server knows."""
+    body = {"command": "nextflow run", "is_launcher": True}
+    assert "admin" in problem(walk.clients["submit"].post("/v1/jobs/submit", json=body), 403)["detail"]
+
+
+def test_a_credential_is_shown_once(walk: Walk) -> None:
+    value = walk.tokens.headers("read")["Authorization"]
+    with httpx.Client(base_url=walk.server.url, timeout=30) as http:
+        assert http.get("/v1/jobs", headers=[("Authorization", value)]).status_code == 200
+        twice = http.get("/v1/jobs", headers=[("Authorization", value), ("Authorization", "Bearer other")])
+        problem(twice, 401)
+
+
+def test_a_flood_of_nobodys_is_no_flood_of_log_lines(walk: Walk) -> None:
+    before = len(audit(walk.server))
+    with httpx.Client(base_url=walk.server.url, timeout=30) as nobody:
+        for _ in range(300):
+            assert nobody.post("/logout").status_code == 303
+    assert 0 < len(audit(walk.server)) - before < 100
 
 
 def test_tokens_change_without_a_restart(walk: Walk) -> None:

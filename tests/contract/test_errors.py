@@ -68,6 +68,8 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"command": "true", "option_flags": {"a..b": 1}}, "is not the name of a shell option"),
         ({"command": "sh -c true", "is_launcher": True}, "'sh' is not a known launcher"),
         ({"command": "snakemake", "is_launcher": True, "num_tasks": 2}, "leave out num_tasks"),
+        ({"command": "a " * 40_000}, "send it as a list"),
+        ({"command": "true", "envars": "{'A': 'b'," + " " * 70_000 + "}"}, "give an object of strings"),
         ({"command": "a\0b"}, "command: a NUL byte"),
         ({"command": ["true", "\0"]}, "command: a NUL byte"),
         ({"command": "true", "envars": {"A": "\0"}}, "envars: a NUL byte"),

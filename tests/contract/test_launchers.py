@@ -84,10 +84,21 @@ def test_a_drain_waits_for_it_and_now_ends_it(server: Server) -> None:
     assert not server.leftovers()
 
 
+def test_a_known_name_is_a_known_program(server: Server, workflow: Path, tmp_path: Path) -> None:
+    """Whichever program the caller's own PATH has under that name."""
+    mine = tmp_path / "mine" / "snakemake"
+    mine.parent.mkdir()
+    mine.write_text("#!/bin/sh\necho mine\n")
+    mine.chmod(0o755)
+    number = launch(server, "snakemake run", envars={"STEPS": "none", "PATH": f"{mine.parent}:/usr/bin:/bin"})
+    eventually(lambda: server.http.get(f"/v1/launchers/{number}").json()["state"] == "ended")
+    assert "workflow run" in server.http.get(f"/v1/launchers/{number}/output").text
+
+
 def test_one_that_cannot_start(own_server: Callable[..., Server]) -> None:
     server = own_server("--launchers", "no-such-launcher")
     answer = server.http.post("/v1/jobs/submit", json={"command": "no-such-launcher", "is_launcher": True})
     assert answer.status_code == 400
-    assert "cannot be started" in answer.json()["detail"]
+    assert "not in the instance's PATH" in answer.json()["detail"]
     refused = server.http.post("/v1/jobs/submit", json={"command": "snakemake", "is_launcher": True})
     assert "not a known launcher (--launchers): no-such-launcher" in refused.json()["detail"]

@@ -122,6 +122,47 @@ def test_who_shows_nothing_is_limited_too(own_server: Callable[..., Server], tmp
     assert server.http.get("/livez").status_code == 200
 
 
+def test_results_that_nobody_reads(tmp_path: Any, started: Callable[[Any], Server]) -> None:
+    """Who sends line after line of a bulk submit and takes no result is cut off, before much is kept for them."""
+    server = started(embedded(tmp_path, "--send-timeout", "1")).ready()
+    lines = b"{}\n" * 21_000
+    head = b"POST /v1/jobs/bulk HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    before = most = server.memory
+    with connections(server, 1, head) as (writer,), contextlib.suppress(OSError):
+        for _ in range(200):  # four million lines
+            writer.sendall(b"%x\r\n%b\r\n" % (len(lines), lines))
+            most = max(most, server.memory)
+        pytest.fail("all of it was taken")
+    assert most - before < 80 * 1024 * 1024
+    assert server.http.get("/livez").status_code == 200
+
+
+def test_an_export_that_nobody_reads(tmp_path: Any, started: Callable[[Any], Server]) -> None:
+    server = started(embedded(tmp_path, "--send-timeout", "1")).ready()
+    line = b'{"command":["true","%b"],"urgency":0}\n' % (b"a" * 20_000)
+    assert server.http.post("/v1/jobs/bulk", content=line * 1000).text.count('"status":200') == 1000
+    before = server.descriptors
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(ask(server.url, "/v1/jobs", buffer=4096, Accept="application/x-ndjson"))
+        eventually(lambda: server.descriptors >= before + 5, what="all connected")
+        eventually(lambda: server.descriptors <= before, within=10, what="all cut off")
+    assert len(server.http.get("/v1/jobs", headers={"Accept": "application/x-ndjson"}).text.splitlines()) == 1000
+
+
+def test_one_caller_does_not_get_all_streams(own_server: Callable[..., Server], tmp_path: Any) -> None:
+    tokens = TokenFile(tmp_path, many="read", other="read")
+    server = own_server(*tokens.options, "--max-streams", "8")
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stream = stack.enter_context(ask(server.url, "/v1/events", **tokens.headers("many")))
+            assert b" 200 OK" in stream.recv(200)
+        with tokens.client(server, "many") as client:
+            assert "a quarter" in problem(client.get("/v1/events"), 429)["detail"]
+        stream = stack.enter_context(ask(server.url, "/v1/events", **tokens.headers("other")))
+        assert b" 200 OK" in stream.recv(200)
+
+
 def test_so_many_streams(own_server: Callable[..., Server]) -> None:
     server = own_server("--max-streams", "3")
     first = [ask(server.url, "/v1/events") for _ in range(3)]

@@ -109,6 +109,21 @@ def test_a_login_that_fails(http: httpx.Client, headers: dict[str, str], why: st
     assert PASSWORD not in json.dumps(body)
 
 
+def test_a_login_that_fails_is_a_refusal_in_the_audit(secured: Server, http: httpx.Client) -> None:
+    http.post("/v1/token", headers=signed({"user": USER, "pass": "wrong", "scope": "token"}))
+    http.post("/v1/login/access-token", data={"username": USER, "password": "wrong"})
+    found = eventually(lambda: found if len(found := audit(secured)) == 2 else None)
+    assert [(each["outcome"], each["status"]) for each in found] == [("refused", 400)] * 2
+
+
+@pytest.mark.parametrize("path", ["/v1/login/access-token", "/login"])
+def test_a_password_in_an_address_is_refused(http: httpx.Client, path: str) -> None:
+    names = {"username": USER, "user": USER, "password": PASSWORD}
+    wanted = ("username", "password") if path != "/login" else ("user", "password")
+    answer = http.post(path, params={name: names[name] for name in wanted})
+    assert "addresses are logged" in problem(answer, 400)["detail"]
+
+
 def test_an_oauth_form(http: httpx.Client) -> None:
     form = {"username": USER, "password": PASSWORD, "grant_type": "password"}
     token = http.post("/v1/login/access-token", data=form).json()["access_token"]
@@ -280,6 +295,24 @@ def test_a_name_that_is_not_ours(server: Server, host: str) -> None:
 )  # fmt: skip
 def test_names_of_the_cluster(server: Server, host: str) -> None:
     assert server.http.get("/livez", headers={"Host": host}).status_code == 200
+
+
+def test_a_page_that_may_call_is_not_who_has_logged_in(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """To a browser a page of the same site is no stranger, and it sends the session's cookie along."""
+    tokens = TokenFile(tmp_path, admin="admin")
+    portal = "https://portal.example.org"
+    server = own_server(*tokens.options, "--allowed-origins", portal, "--allowed-hosts", "flux.example.org")
+    ours = {"Host": "flux.example.org"}
+    begun = server.http.post("/login", data={"token": tokens.tokens["admin"]}, headers=ours)
+    cookie = {"Cookie": begun.headers["Set-Cookie"].partition(";")[0], **ours}
+    job = {"command": "true"}
+    own = {**cookie, "Origin": "https://flux.example.org", "Sec-Fetch-Site": "same-origin"}
+    assert server.http.post("/v1/jobs/submit", json=job, headers=own).status_code == 200
+    theirs = {**cookie, "Origin": portal, "Sec-Fetch-Site": "same-site"}
+    assert server.http.post("/v1/jobs/submit", json=job, headers=theirs).status_code == 401
+    assert server.http.get("/v1/jobs", headers=theirs).status_code == 401
+    shown = {**theirs, **tokens.headers("admin")}
+    assert server.http.post("/v1/jobs/submit", json=job, headers=shown).status_code == 200
 
 
 def test_names_and_pages_that_are_let_in(own_server: Callable[..., Server]) -> None:

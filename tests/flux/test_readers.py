@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,19 +22,10 @@ MIB = 1024 * 1024
 WRITE_MUCH = ["sh", "-c", "seq -f %0200.0f 45000"]
 
 
-def memory(server: Server) -> int:
-    """Bytes that the server has in memory."""
-    return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def peak(server: Server) -> int:
     """Bytes that it has ever had in memory."""
     status = Path(f"/proc/{server.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def descriptors(server: Server) -> int:
-    return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
 
 
 @contextlib.contextmanager
@@ -67,7 +57,7 @@ class TestNeverReads:
         for _ in range(2):  # what is kept once for all readers is full then
             submit_many(server, 2000)  # some 1.5 MB of events, more than the kernel's buffers hold
         _one_reads(server, "/v1/events?after=0")
-        before, seen = memory(server), cut_off(server)
+        before, seen = server.memory, cut_off(server)
         with idle_readers(server, "/v1/events?after=0", 50):
             reader = Reader(lambda: server.url, "/v1/events?after=0")
             reader.start()
@@ -75,7 +65,7 @@ class TestNeverReads:
             eventually(lambda: reader.last_id == server.position(), what="the reader who reads")
             reader.close()
             eventually(lambda: cut_off(server) == seen + 50, what="all fifty cut off")
-            assert memory(server) - before < 30 * MIB
+            assert server.memory - before < 30 * MIB
         last = int(server.position().split("-")[1])
         assert [int(message.id.split("-")[1]) for message in reader.messages] == list(range(1, last + 1))
         assert not reader.faults
@@ -85,11 +75,11 @@ class TestNeverReads:
         job = server.run(WRITE_MUCH)["id"]
         path = f"/v1/jobs/{job}/output/stream"
         _one_reads(server, path)
-        before, seen = memory(server), cut_off(server)
+        before, seen = server.memory, cut_off(server)
         with idle_readers(server, path, 20, Accept=kind):
             eventually(lambda: cut_off(server) == seen + 20, what="all twenty cut off")
             # The log in Flux is read and decoded once, 10 to 40 MiB; the output kept for each would be 180.
-            assert memory(server) - before < 64 * MIB
+            assert server.memory - before < 64 * MIB
             with connect(server.url, path) as stream:
                 lines = [message.data["data"] for message in stream if message.event != "end"]
         assert lines == [f"{number:0200d}\n" for number in range(1, 45001)]
@@ -99,14 +89,14 @@ class TestNeverReads:
         job = server.submit(["sh", "-c", "for i in 1 2 3; do seq -f %0200.0f 15000; sleep 0.3; done"])
         server.state(job, "RUN")
         path = f"/v1/jobs/{job}/output/stream"
-        before = memory(server)
+        before = server.memory
         with idle_readers(server, path, 20), connect(server.url, path) as stream:
             messages = list(stream)
             assert messages[-1].data["reason"] == "ended"
             assert [m.data["data"] for m in messages[:-1]] == [f"{n:0200d}\n" for n in range(1, 15001)] * 3
             assert [m.id for m in messages[:-1]] == [str(n) for n in range(1, 45001)]
             eventually(lambda: cut_off(server) == 20, what="all twenty cut off")
-            assert memory(server) - before < 150 * MIB  # each copy would be 20 MB
+            assert server.memory - before < 150 * MIB  # each copy would be 20 MB
 
     def test_who_reads_too_late_is_told_why(self, server: Server) -> None:
         """What was on its way comes whole, then why there is no more; the last id goes on from there."""
@@ -161,11 +151,11 @@ def test_a_thousand_readers_vanish(tmp_path: Path, started: Start) -> None:
     job = server.submit("sh -c 'echo begun; sleep 600'")
     eventually(lambda: server.output(job) == ["begun\n"])
     _vanish(server, job, 1000)  # what is made once, and what so many take at the same time
-    before = memory(server)
+    before = server.memory
     for _ in range(3):
         _vanish(server, job, 1000)
     # Each that is left behind with its task would keep some twenty thousand bytes.
-    eventually(lambda: memory(server) - before < 12 * MIB, within=5, what="little memory")
+    eventually(lambda: server.memory - before < 12 * MIB, within=5, what="little memory")
     reader = Reader(lambda: server.url, f"/v1/jobs/{job}/output/stream")
     reader.start()
     server.http.post(f"/v1/jobs/{job}/cancel").raise_for_status()
@@ -176,14 +166,14 @@ def test_a_thousand_readers_vanish(tmp_path: Path, started: Start) -> None:
 
 def _vanish(server: Server, job: int, number: int) -> None:
     """Ask for streams of every kind, and be gone without a word once they have begun."""
-    before = descriptors(server)
+    before = server.descriptors
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(ask(server.url, PATHS[n % len(PATHS)].format(job))) for n in range(number)]
-        eventually(lambda: descriptors(server) >= before + number, what="all connected")
+        eventually(lambda: server.descriptors >= before + number, what="all connected")
         for n, reader in enumerate(readers):
             if "wait" not in PATHS[n % len(PATHS)]:
                 assert reader.recv(12) == b"HTTP/1.1 200"
-    eventually(lambda: descriptors(server) <= before, what="all descriptors closed")
+    eventually(lambda: server.descriptors <= before, what="all descriptors closed")
 
 
 def test_many_come_back_at_once(tmp_path: Path, started: Start) -> None:

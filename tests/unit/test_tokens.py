@@ -158,7 +158,7 @@ async def test_one_after_another() -> None:
 
 async def test_an_answer_is_kept_for_a_while() -> None:
     clock, method = Clock(), Known("a", expires=1005.0)
-    both = Authenticator([method], Buckets(1, 100), clock)
+    both = Authenticator([method], Buckets(1, 100), clock, clock)
     for now, asked in ((1000.0, 1), (1004.9, 1), (1005.0, 2)):
         clock.now = now
         assert await both.caller(bearer("a"), "1.2.3.4")
@@ -177,7 +177,7 @@ async def test_an_answer_is_kept_for_a_while() -> None:
 async def test_who_ask_at_once_are_answered_once() -> None:
     method = Known("a")
     method.gate.clear()
-    both = Authenticator([method], Buckets(1, 100))
+    both = Authenticator([method], Buckets(1, 1))  # all of them are one guess
     asking = [asyncio.create_task(both.caller(bearer("a"), "1.2.3.4")) for _ in range(50)]
     await asyncio.wait(asking, timeout=0)
     asking[0].cancel()  # who leaves takes nobody along
@@ -222,6 +222,42 @@ async def test_guesses() -> None:
     assert await both.caller(bearer("a"), "1.2.3.4")  # it is known by now
 
 
+async def test_guesses_of_others_lock_nobody_out_who_was_let_in() -> None:
+    """Behind an ingress all have one address: whoever guesses there must not end what was good before."""
+    clock, method = Clock(), Known("a")
+    both = Authenticator([method], Buckets(1, 2, clock), clock, clock)
+    assert await both.caller(bearer("a"), "1.2.3.4")
+    for n in range(2):
+        assert await both.caller(bearer(str(n)), "1.2.3.4") is None
+    with pytest.raises(TooMany):
+        await both.caller(bearer("b"), "1.2.3.4")
+    both.forget()  # as when the file changes
+    assert await both.caller(bearer("a"), "1.2.3.4")
+    method.secret = "b"
+    both.forget()
+    assert await both.caller(bearer("a"), "1.2.3.4") is None  # revoked: a guess like any other from now on
+    with pytest.raises(TooMany):
+        await both.caller(bearer("a"), "1.2.3.4")
+    assert await both.caller(bearer("a"), None) is None  # who was let in is looked at again, guesses or not
+
+
+async def test_of_a_password_nothing_is_kept() -> None:
+    """Or the next guess could be tried against what is kept, and cost nothing."""
+
+    class Password(Known):
+        kinds = frozenset({"password"})
+
+    method = Password("a")
+    both = Authenticator([method], Buckets(1, 2))
+    for _ in range(5):
+        assert await both.caller(Credential("password", "a", "x"), "1.2.3.4")
+    assert method.asked == 5
+    for n in range(2):
+        assert await both.caller(Credential("password", str(n), "x"), "1.2.3.4") is None
+    with pytest.raises(TooMany):
+        await both.caller(Credential("password", "a", "x"), "1.2.3.4")
+
+
 def test_sessions() -> None:
     clock = Clock()
     sessions = Sessions(60.0, clock)
@@ -233,9 +269,11 @@ def test_sessions() -> None:
     again = sessions.begin(bearer("b"))
     sessions.end(again)
     assert sessions.credential(again) is None
-    for _ in range(1000):
-        sessions.begin(bearer("c"))
-    assert sessions.credential(cookie) is None
+    own = [sessions.begin(bearer("c")) for _ in range(21)]
+    assert [sessions.credential(each) is None for each in own] == [True] + [False] * 20
+    for n in range(1000):
+        sessions.begin(bearer(str(n)))
+    assert sessions.credential(own[-1]) is None
     assert cookie_name("localhost:5000") != cookie_name("localhost:5001")
 
 
