@@ -39,6 +39,8 @@ def submit_many(server: Server, number: int) -> None:
     line = '{"command": "true", "urgency": 0}\n'
     answer = server.http.post("/v1/jobs/bulk", content=line * number, headers={"Content-Type": "application/x-ndjson"})
     assert answer.text.count('"status":200') == number
+    on_their_way = {"state": "new,depend,priority", "limit": 1}
+    eventually(lambda: not server.http.get("/v1/jobs", params=on_their_way).json()["jobs"], what="rest")
 
 
 def cut_off(server: Server) -> int:
