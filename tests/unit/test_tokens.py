@@ -13,7 +13,7 @@ import pytest
 from sidecar.auth import tokens
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import Caller, Credential, implied
-from sidecar.auth.limits import Buckets
+from sidecar.auth.limits import Buckets, place
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.auth.tokens import TokenFile
 from sidecar.errors import TooMany, Unavailable
@@ -107,6 +107,43 @@ def test_a_bucket() -> None:
     buckets.give_back("a")
     assert buckets.take("a") == 0
     assert Buckets(0, 0).take("a") == 0
+
+
+def test_a_rate_below_one() -> None:
+    """A bucket that holds less than one token would never let anybody through."""
+    clock = Clock()
+    buckets = Buckets(0.25, 0.5, clock)
+    assert [buckets.take("a") for _ in range(2)] == [0, 4]
+    clock.now += 4
+    assert [buckets.take("a") for _ in range(2)] == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1:567", "192.0.2.1"),
+        (" 192.0.2.1 ", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("[::ffff:192.0.2.1]:80", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("[2001:DB8:1:2:ffff::1]", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2:ffff::1]:80", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("[::1]:80", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("socket", "socket"),
+        ("unknown", "unknown"),
+        ("", ""),
+        ("[", "["),
+        ("a:b", "a:b"),
+        ("1.2.3.4:5:6", "1.2.3.4:5:6"),
+        ("1.2.3", "1.2.3"),
+    ],
+)
+def test_what_an_address_is_counted_as(address: str, expected: str) -> None:
+    assert place(address) == expected
 
 
 def test_buckets_are_forgotten_before_there_are_too_many() -> None:
