@@ -181,11 +181,21 @@ class AccessOptions:
             "likes.",
         ),
     ] = 20.0
-    max_connections: Annotated[int, option("max_connections", "How many connections there may be.")] = 4096
+    max_connections: Annotated[
+        int,
+        option(
+            "max_connections",
+            "How many connections there may be; of one address a quarter, but for loopback and --trusted-proxies.",
+        ),
+    ] = 4096
     max_streams: Annotated[int, option("max_streams", "How many streams may be followed at once.")] = 2048
     header_timeout: Annotated[
         float,
-        option("header_timeout", "How long a new connection may take to send its first request.", unit="seconds"),
+        option(
+            "header_timeout",
+            "How long a new connection may take to its first request, TLS included.",
+            unit="seconds",
+        ),
     ] = 10.0
     body_timeout: Annotated[
         float, option("body_timeout", "How long the body of a request may take, but for a bulk.", unit="seconds")

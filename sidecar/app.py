@@ -37,10 +37,12 @@ from sidecar.instance import Instance
 from sidecar.instance.embedded import EmbeddedInstance
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
-from sidecar.listen import Door, Port, Socket, allow_many_files, tls_context
+from sidecar.listen import Door, Port, Socket, allow_many_files
+from sidecar.options import parse_list
 from sidecar.settings import Settings, make_run_directory, parse_option_flags
 from sidecar.store import Store
 from sidecar.submissions import Submissions
+from sidecar.tls import Tls
 
 log = structlog.get_logger("server")
 
@@ -58,7 +60,8 @@ class Server:
     def __init__(self, settings: Settings, directory: Path) -> None:
         self.settings = settings
         self.gate = Gate(settings)
-        self.door = Door(settings.max_connections, settings.header_timeout)
+        proxies = parse_list(settings.trusted_proxies)
+        self.door = Door(settings.max_connections, settings.header_timeout, proxies)
         path = Path(settings.store).expanduser().resolve() if settings.store else directory / "jobs.sqlite"
         self.store = Store(path)
         self.feed = Feed(self.store)
@@ -129,7 +132,7 @@ class Server:
         sites: list[Port | Socket] = []
         if settings.tcp:
             tls = (
-                tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca, self.gate.watch)
+                Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca, self.gate.watch)
                 if settings.tls_cert
                 else None
             )

@@ -68,8 +68,11 @@ class Gate:
         """Make the methods, those first that ask nobody else."""
         methods: list[Method] = []
         if options.tokens:
-            file = TokenFile(Path(options.tokens))
-            self.watch.add(file.path, lambda: self._tokens_changed(file))
+            path = Path(options.tokens)
+            self.watch.add(
+                lambda: self._tokens_changed(file), path
+            )  # before it is read: what is swapped meanwhile counts
+            file = TokenFile(path)
             methods.append(file)
         if self.login:
             methods.append(self.login)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -118,6 +119,8 @@ class Server(Process):
         super().__init__(argv, directory, **variables)
         self._client: httpx.Client | None = None
         self._listening = ""
+        self.trusts: ssl.SSLContext | bool = True
+        """Whose certificate it has to show, if it shows one."""
 
     @property
     def url(self) -> str:
@@ -140,7 +143,7 @@ class Server(Process):
     @property
     def http(self) -> httpx.Client:
         if self._client is None:
-            self._client = httpx.Client(base_url=self.url, timeout=30)
+            self._client = httpx.Client(base_url=self.url, timeout=30, verify=self.trusts)
         return self._client
 
     def ready(self) -> Server:

@@ -10,71 +10,25 @@ import asyncio
 import ipaddress
 import math
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import aiohttp
 import msgspec
 import structlog
-from joserfc import jwk
-from joserfc.errors import JoseError
-from joserfc.jws import JWSRegistry
-from joserfc.util import urlsafe_b64decode
 from yarl import URL
 
+from sidecar.auth.keys import LARGEST, Header, Key, fitting_keys, read_keys
 from sidecar.errors import CallerUnknown
+from sidecar.watch import Signature, signature
 
 log = structlog.get_logger("oidc")
 
-#: Asymmetric ones alone: with "none" or HS* whoever knows a public key, which is everybody, could sign.
-ALGORITHMS = {
-    name: JWSRegistry.algorithms[name]
-    for name in ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
-}
-ALGORITHMS["EdDSA"] = ALGORITHMS["Ed25519"]  # the older name, which most issuers write
-
-_SHORTEST_RSA = 2048  # bits, as RFC 7518 has it
-_LARGEST_ANSWER = 1024 * 1024
 _FRESH = 3600.0  # after so many seconds keys are asked for again: a key that was withdrawn is good no longer
 _PAUSE = 30.0  # between two fetches: tokens with invented key ids must not make us hammer the issuer
 _RETRY = 2.0  # the same while no key is known at all, and nobody can be let in
 _REDIRECTS = 3
-_PUBLIC = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
-
-
-class Header(msgspec.Struct):
-    """What is read of a token's header. A key in it (jwk, jku, x5c, x5u) is the sender's word, and is not."""
-
-    alg: str
-    kid: str | None = None
-    crit: Any = msgspec.UNSET
-
-
-def decode(part: str) -> bytes:
-    """Return the bytes of a part of a JWT, or of a number in a JWK."""
-    return urlsafe_b64decode(part.encode())  # one spelling only: no padding, no bits to spare
-
-
-class _Key(NamedTuple):
-    kid: str | None
-    algorithms: frozenset[str]
-    """Those that its type, its curve and its own ``alg`` allow: no key ever serves another's algorithm."""
-    key: jwk.Key
-
-
-class _Jwk(msgspec.Struct):
-    """What a JWK says about itself (RFC 7517)."""
-
-    kty: str
-    kid: str | None = None
-    use: str | None = None
-    key_ops: list[str] | None = None
-    alg: str | None = None
-
-
-class _Jwks(msgspec.Struct):
-    keys: list[dict[str, Any]]
 
 
 class _Discovery(msgspec.Struct):
@@ -84,56 +38,7 @@ class _Discovery(msgspec.Struct):
     jwks_uri: str
 
 
-def _read_keys(body: bytes) -> list[_Key]:
-    """Read a JWKS. A key that is of no use here, or broken, is left out: others beside it may be good.
-
-    Raises:
-        ValueError: it is no JWKS.
-        RecursionError: nor is this.
-    """
-    if len(body) > _LARGEST_ANSWER:
-        raise ValueError(f"it is larger than {_LARGEST_ANSWER} bytes")
-    keys = []
-    for number, data in enumerate(msgspec.json.decode(body, type=_Jwks).keys):
-        try:
-            key = _read_key(data)
-        except Exception as exc:  # a library's word on a broken key: there are too many kinds of both
-            log.debug("key left out", number=number, reason=str(exc))
-            continue
-        if key.algorithms:
-            keys.append(key)
-    return keys
-
-
-def _read_key(data: dict[str, Any]) -> _Key:
-    """Read one JWK; no algorithm is for it when it is none to check signatures with."""
-    described = msgspec.convert(data, _Jwk)
-    ops = described.key_ops
-    if described.kty not in _PUBLIC or described.use not in (None, "sig") or not (ops is None or "verify" in ops):
-        raise ValueError("it is not for checking signatures")
-    public = {"kty": described.kty} | {name: data[name] for name in _PUBLIC[described.kty]}
-    if described.kty == "RSA" and int.from_bytes(decode(data["n"])).bit_length() < _SHORTEST_RSA:
-        raise ValueError(f"it has less than {_SHORTEST_RSA} bits")
-    key = jwk.import_key(public)
-    return _Key(described.kid, frozenset(_allowed(key, described.alg)), key)
-
-
-def _allowed(key: jwk.Key, only: str | None) -> Iterable[str]:
-    for name, algorithm in ALGORITHMS.items():
-        try:
-            algorithm.check_key(key)
-        except JoseError:
-            continue
-        if only is None or ALGORITHMS.get(only) is algorithm:
-            yield name
-
-
-def _fitting(keys: Iterable[_Key], header: Header) -> list[_Key]:
-    """Return the keys that a token may be signed with: those of its key id; when it names none, all of its type."""
-    return [key for key in keys if header.alg in key.algorithms and header.kid in (None, key.kid)]
-
-
-def _tell(event: str, keys: list[_Key], **where: str) -> None:
+def _tell(event: str, keys: list[Key], **where: str) -> None:
     """Log what keys there are now; none is the issuer's word too, and lets nobody in."""
     (log.info if keys else log.warning)(event, known=len(keys), **where)
 
@@ -141,7 +46,7 @@ def _tell(event: str, keys: list[_Key], **where: str) -> None:
 class Keys(Protocol):
     """Where an issuer's keys come from."""
 
-    async def fitting(self, header: Header) -> list[_Key]:
+    async def fitting(self, header: Header) -> list[Key]:
         """Return the keys that a token may be signed with.
 
         Raises:
@@ -157,12 +62,12 @@ class FileKeys:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, ...] | None = None
-        self._keys: list[_Key] = []
+        self._seen: Signature | None = None
+        self._keys: list[Key] = []
 
-    async def fitting(self, header: Header) -> list[_Key]:
+    async def fitting(self, header: Header) -> list[Key]:
         """Return the keys that a token may be signed with; see :class:`Keys`."""
-        seen = self._look()
+        seen = signature(self._path)
         if seen != self._seen:
             self._seen = seen
             self._read()
@@ -170,19 +75,12 @@ class FileKeys:
             raise CallerUnknown(
                 "No token can be checked: the JWKS file has no key to check it with. The server's log says why."
             )
-        return _fitting(self._keys, header)
-
-    def _look(self) -> tuple[int, ...]:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return ()
-        return (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
+        return fitting_keys(self._keys, header)
 
     def _read(self) -> None:
         try:
             with self._path.open("rb") as file:
-                self._keys = _read_keys(file.read(_LARGEST_ANSWER + 1))
+                self._keys = read_keys(file.read(LARGEST + 1))
         except (OSError, ValueError, RecursionError) as exc:
             log.warning("keys cannot be read", known=len(self._keys), file=str(self._path), error=str(exc))
         else:
@@ -209,20 +107,20 @@ class WebKeys:
         self._timeout = timeout
         self._trust = trust
         self._clock = clock
-        self._keys: list[_Key] = []
+        self._keys: list[Key] = []
         self._fetched = self._tried = -math.inf
         self._failing = False
         self._task: asyncio.Task[None] | None = None
 
-    async def fitting(self, header: Header) -> list[_Key]:
+    async def fitting(self, header: Header) -> list[Key]:
         """Return the keys that a token may be signed with; see :class:`Keys`."""
-        found = _fitting(self._keys, header)
+        found = fitting_keys(self._keys, header)
         if found and self._clock() - self._fetched < _FRESH:
             return found
         task = self._refresh()
         if task and not (found and self._failing):  # who has a key waits no second time for an issuer that is away
             await asyncio.wait([task])  # whoever leaves does not take it along: others wait for it too
-            found = _fitting(self._keys, header)
+            found = fitting_keys(self._keys, header)
         if not self._keys:
             raise CallerUnknown(
                 f"No token can be checked: the keys of {self._issuer} are not known. The server's log says why; "
@@ -241,7 +139,7 @@ class WebKeys:
     async def _fetch(self) -> None:
         try:
             async with asyncio.timeout(self._timeout), self._session() as session:
-                self._keys = _read_keys(await _get(session, self._url or await self._discover(session)))
+                self._keys = read_keys(await _get(session, self._url or await self._discover(session)))
         except Exception as exc:  # whatever was answered: what is known goes on being used
             self._failing = True
             error = str(exc) or type(exc).__name__
@@ -300,8 +198,8 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > _LARGEST_ANSWER:
-            raise ValueError(f"{response.url} is larger than {_LARGEST_ANSWER} bytes")
+        if len(body) > LARGEST:
+            raise ValueError(f"{response.url} is larger than {LARGEST} bytes")
     return bytes(body)
 
 

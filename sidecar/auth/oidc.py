@@ -17,7 +17,8 @@ import msgspec
 import structlog
 
 from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
-from sidecar.auth.jwks import ALGORITHMS, FileKeys, Header, Keys, WebKeys, decode, safe_url, trust
+from sidecar.auth.jwks import FileKeys, Keys, WebKeys, safe_url, trust
+from sidecar.auth.keys import ALGORITHMS, Header, decode
 
 log = structlog.get_logger("oidc")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import pwd
 import socket
+import ssl
 import struct
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sidecar.auth.caller import Caller, Scope, implied
@@ -34,6 +37,8 @@ class SocketUsers:
     def caller(self, transport: asyncio.BaseTransport) -> Caller | None:
         """Return who is at the other end; None when they are nobody here."""
         uid = _uid(transport)
+        if uid is None:
+            return None
         name = _name(uid)
         scope: Scope | None = "admin" if uid == self._owner else None
         for known in (name, str(uid), "*"):
@@ -42,32 +47,49 @@ class SocketUsers:
 
 
 def is_unix(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether a connection came through a Unix socket."""
-    # A name of the other end has only a TCP connection: an address and a port.
-    return transport is not None and not isinstance(transport.get_extra_info("peername"), tuple)
+    """Whether a connection came through a Unix socket; not so when it is lost already, and nobody can tell."""
+    sock = transport.get_extra_info("socket") if transport else None
+    return sock is not None and sock.family == socket.AF_UNIX
 
 
-def _uid(transport: asyncio.BaseTransport) -> int:
+def _uid(transport: asyncio.BaseTransport) -> int | None:
+    """Return the uid of the process at the other end; None when the connection is lost already."""
     sock = transport.get_extra_info("socket")
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(data)[1])
+    try:
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size) if sock is not None else None
+    except OSError:
+        return None
+    return int(_CREDENTIALS.unpack(data)[1]) if data else None
 
 
+@functools.lru_cache(maxsize=4096)  # the directory that knows names may be on the network
 def _name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:
+    except (KeyError, OverflowError):
         return str(uid)
 
 
-def certificate_caller(transport: asyncio.BaseTransport | None, scope: Scope) -> Caller | None:
-    """Return who has shown a client certificate, by its common name; None without one.
+def certificate_caller(
+    transport: asyncio.BaseTransport | None, scope: Scope, now: Callable[[], float] = time.time
+) -> Caller | None:
+    """Return who has shown a client certificate, by its common name; None without one, or when it has expired.
 
-    The TLS handshake has checked it against the authority already.
+    The TLS handshake has checked it against the authority already, and its dates as they were then: a connection may go
+    on for days.
     """
     certificate: Mapping[str, Any] | None = transport.get_extra_info("peercert") if transport else None
     if not certificate:
         return None
     subject = dict(pair for part in certificate.get("subject", ()) for pair in part)
     name = subject.get("commonName", "")
-    return Caller(name=name, scopes=implied([scope]), method="certificate") if name else None
+    expires = _expires(certificate["notAfter"])
+    if not name or expires <= now():
+        return None
+    return Caller(name=name, scopes=implied([scope]), method="certificate", expires=expires)
+
+
+@functools.lru_cache(maxsize=4096)
+def _expires(text: str) -> float:
+    """Return the Unix time that a certificate's ``notAfter`` is."""
+    return float(ssl.cert_time_to_seconds(text))

@@ -89,11 +89,15 @@ def append(path: Path, line: str) -> None:
     """Append a line to a token file, which only its owner may read when it is made here.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be read, or written.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = f"\n{line}"  # or it would be one with the last, and both be nobody's
+        file.write(f"{line}\n".encode())
 
 
 def _digest(token: str) -> str:
@@ -114,13 +118,20 @@ def _read(path: Path) -> tuple[Sequence[_Entry], list[str]]:
 
 
 def _parse(line: str) -> _Entry:
+    """Read a line.
+
+    Raises:
+        ValueError: it is wrong. The text quotes nothing: where columns were mixed up, any of them is a token.
+    """
     name, _, rest = line.rpartition(":")[0].rpartition(":")
     digest = line.rpartition(":")[2].lower()
     if not name or not name.isprintable():
         raise ValueError("it is not of the form name:scopes:sha256")
+    if name.startswith(_PREFIX):
+        raise ValueError("what stands first is a token, and has to be a name")
     scopes = [scope.strip() for scope in rest.split(",")]
-    if unknown := [scope for scope in scopes if scope not in SCOPES]:
-        raise ValueError(f"{unknown[0]!r} is no scope; use {', '.join(SCOPES)}")
+    if not set(scopes) <= set(SCOPES):
+        raise ValueError(f"what stands second has to be of the scopes {', '.join(SCOPES)}")
     if not _DIGEST.fullmatch(digest):
         raise ValueError("what stands last is no SHA-256 in 64 hexadecimal digits; `flux-sidecar token new` makes one")
     caller = Caller(name=name, scopes=implied(cast(list[Scope], scopes)), method=TokenFile.name)

@@ -6,56 +6,22 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import trustme
 
+from tests.authority import Authority, options
 from tests.harness import SIDECAR, Process, Server, embedded, eventually
 
 Start = Callable[[Any], Any]
 
 
-class Authority:
-    """A certificate authority, and files of what it has issued."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._authority = trustme.CA()
-        self.file = directory / "ca.pem"
-        self._authority.cert_pem.write_to_path(self.file)
-
-    def serve(self, name: str = "server") -> tuple[Path, Path]:
-        """Issue a server's certificate; the files are replaced as a whole."""
-        return self._write(name, self._authority.issue_cert("localhost", "127.0.0.1"))
-
-    def client(self, common_name: str) -> tuple[Path, Path]:
-        return self._write(common_name, self._authority.issue_cert("client.example", common_name=common_name))
-
-    def _write(self, name: str, certificate: trustme.LeafCert) -> tuple[Path, Path]:
-        files = self._directory / f"{name}.pem", self._directory / f"{name}.key"
-        for file, blobs in zip(files, (certificate.cert_chain_pems, [certificate.private_key_pem]), strict=True):
-            new = file.with_suffix(file.suffix + ".new")
-            new.write_bytes(b"".join(blob.bytes() for blob in blobs))
-            new.replace(file)
-        return files
-
-    def context(self, client: tuple[Path, Path] | None = None) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.file))
-        if client:
-            context.load_cert_chain(*client)
-        return context
-
-
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
-
-
-def options(files: tuple[Path, Path]) -> list[str]:
-    return ["--tls-cert", str(files[0]), "--tls-key", str(files[1])]
 
 
 @contextlib.contextmanager
@@ -125,6 +91,61 @@ def test_client_certificates(tmp_path: Path, started: Start, authority: Authorit
     foreign = Authority(other).client("workflow-7")
     with httpx.Client(verify=authority.context(foreign)) as client, pytest.raises(httpx.TransportError):
         client.get(server.url + "/v1/whoami")
+
+
+def test_all_is_renewed_or_nothing(tmp_path: Path, started: Start, authority: Authority) -> None:
+    """A certificate beside another one's key, or beside an authority that cannot be read, is not used."""
+    certificate, key = authority.serve()
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes(authority.file.read_bytes())
+    server = started(embedded(tmp_path, *options((certificate, key)), "--tls-client-ca", str(clients)))
+    with secured(server, authority):
+        first = serial(server, authority)
+        mine = key.read_bytes()
+        authority.serve()
+        key.write_bytes(mine)  # a swap in between: the certificate is new, its key is not
+        eventually(lambda: "KEY_VALUES_MISMATCH" in server.text(), what="a word on the pair")
+        assert serial(server, authority) == first
+        clients.write_text("no authority")
+        authority.serve()
+        eventually(lambda: "NO_CERTIFICATE_OR_CRL_FOUND" in server.text(), what="a word on the authority")
+        assert serial(server, authority) == first
+        clients.write_bytes(authority.file.read_bytes())
+        eventually(lambda: serial(server, authority) != first, what="the new certificate")
+
+
+def test_an_authority_that_is_taken_out(tmp_path: Path, started: Start, authority: Authority) -> None:
+    """Whoever connects from then on is not known by its certificates, without a restart."""
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes(authority.file.read_bytes())
+    (tmp_path / "other").mkdir()
+    server = started(embedded(tmp_path, *options(authority.serve()), "--tls-client-ca", str(clients)))
+    mine = authority.client("workflow-7")
+    with secured(server, authority, mine) as client:
+        assert client.get("/v1/whoami").status_code == 200
+    clients.write_bytes(Authority(tmp_path / "other").file.read_bytes())
+
+    def refused() -> bool:
+        try:
+            httpx.get(server.url + "/v1/whoami", verify=authority.context(mine))
+        except httpx.TransportError:
+            return True
+        return False
+
+    eventually(refused, what="an end of the old authority")
+
+
+def test_a_client_certificate_that_ends(tmp_path: Path, started: Start, authority: Authority) -> None:
+    """It is looked at when a connection begins; the connection goes on, and its owner is let in no longer."""
+    server = started(embedded(tmp_path, *options(authority.serve()), "--tls-client-ca", str(authority.file)))
+    with secured(server, authority) as nobody:
+        assert nobody.get("/v1/whoami").status_code == 401
+    until = (datetime.now(UTC) + timedelta(seconds=5)).replace(microsecond=0)
+    with secured(server, authority, authority.client("workflow-7", until)) as client:
+        assert client.get("/v1/whoami").json()["expires"] == until.timestamp()
+        eventually(lambda: client.get("/v1/whoami").status_code == 401, what="an end of the certificate")
+        assert datetime.now(UTC) >= until
+        assert client.get("/livez").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
+import structlog
 
 from sidecar.auth import tokens
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import Caller, Credential, implied
-from sidecar.auth.limits import Buckets
+from sidecar.auth.limits import Buckets, place
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.auth.tokens import TokenFile
 from sidecar.errors import TooMany, Unavailable
@@ -48,8 +50,9 @@ async def test_a_file_of_tokens(tmp_path: Path) -> None:
         ("alice:read", "name:scopes:sha256"),
         (":read:" + "0" * 64, "name:scopes:sha256"),
         ("a\x1bb:read:" + "0" * 64, "name:scopes:sha256"),
-        ("alice:write:" + "0" * 64, "'write' is no scope"),
-        ("alice::" + "0" * 64, "'' is no scope"),
+        ("alice:write:" + "0" * 64, "of the scopes read, submit, admin"),
+        ("alice:read,write:" + "0" * 64, "of the scopes read, submit, admin"),
+        ("alice::" + "0" * 64, "of the scopes read, submit, admin"),
         ("alice:read:secret", "SHA-256"),
         ("alice:read:" + "g" * 64, "SHA-256"),
     ],
@@ -61,6 +64,40 @@ def test_a_line_that_is_wrong(tmp_path: Path, line: str, text: str) -> None:
         TokenFile(path)
     assert "Line 2" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_columns_that_are_mixed_up(tmp_path: Path) -> None:
+    """Wherever somebody puts the token itself, it is shown nowhere: not at start, and not in the log later."""
+    token, line = tokens.new("alice", ["submit"])
+    digest = line.rpartition(":")[2]
+    path = tmp_path / "tokens"
+    path.write_text(line)
+    file = TokenFile(path)
+    for columns in (
+        [*itertools.permutations(["alice", "submit", token]), *itertools.permutations([token, "submit", digest])],
+        [[token], [token, ""], ["", token], ["alice", token], [token, "submit"], ["alice", "", token]],
+        [["alice", f"read,{token}", digest], ["alice", f"{token},read", digest], [f"{token} ", "read", digest]],
+    ):
+        for each in columns:
+            path.write_text(":".join(each))
+            with pytest.raises(SettingsError) as caught:
+                TokenFile(path)
+            with structlog.testing.capture_logs() as logs:
+                file.reload()
+            assert "left out" in logs[0]["event"]
+            assert token not in f"{caught.value}{logs}"
+
+
+def test_a_file_that_ends_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    """As editors and `printf` leave it: the line that comes is one of its own, and so is the last."""
+    path = tmp_path / "tokens"
+    found = [tokens.new(name, ["read"]) for name in ("alice", "bob", "eve")]
+    path.write_text(found[0][1])
+    for _, line in found[1:]:
+        tokens.append(path, line)
+    assert path.read_text() == "".join(f"{line}\n" for _, line in found)
+    for token, _ in found:
+        assert asyncio.run(who(TokenFile(path), token)) is not None
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -85,7 +122,7 @@ def test_the_command_that_makes_one(tmp_path: Path) -> None:
     assert "eve:submit:" in shown.stderr
     wrong = subprocess.run([SIDECAR, "token", "new", "eve", "--scopes", "root"], text=True, capture_output=True)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "'root' is no scope" in wrong.stderr
+    assert "of the scopes read, submit, admin" in " ".join(wrong.stderr.split())
 
 
 class Clock:
@@ -107,6 +144,43 @@ def test_a_bucket() -> None:
     buckets.give_back("a")
     assert buckets.take("a") == 0
     assert Buckets(0, 0).take("a") == 0
+
+
+def test_a_rate_below_one() -> None:
+    """A bucket that holds less than one token would never let anybody through."""
+    clock = Clock()
+    buckets = Buckets(0.25, 0.5, clock)
+    assert [buckets.take("a") for _ in range(2)] == [0, 4]
+    clock.now += 4
+    assert [buckets.take("a") for _ in range(2)] == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1:567", "192.0.2.1"),
+        (" 192.0.2.1 ", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("[::ffff:192.0.2.1]:80", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("[2001:DB8:1:2:ffff::1]", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2:ffff::1]:80", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("[::1]:80", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("socket", "socket"),
+        ("unknown", "unknown"),
+        ("", ""),
+        ("[", "["),
+        ("a:b", "a:b"),
+        ("1.2.3.4:5:6", "1.2.3.4:5:6"),
+        ("1.2.3", "1.2.3"),
+    ],
+)
+def test_what_an_address_is_counted_as(address: str, expected: str) -> None:
+    assert place(address) == expected
 
 
 def test_buckets_are_forgotten_before_there_are_too_many() -> None:

@@ -1,0 +1,113 @@
+"""Public keys to check signatures with: what a JWKS holds (RFC 7517), and which of it is of any use here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+from joserfc import jwk
+from joserfc.errors import JoseError
+from joserfc.jws import JWSRegistry
+from joserfc.util import urlsafe_b64decode
+
+log = structlog.get_logger("oidc")
+
+#: Asymmetric ones alone: with "none" or HS* whoever knows a public key, which is everybody, could sign.
+ALGORITHMS = {
+    name: JWSRegistry.algorithms[name]
+    for name in ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
+}
+ALGORITHMS["EdDSA"] = ALGORITHMS["Ed25519"]  # the older name, which most issuers write
+
+#: Bytes that a JWKS, or anything else of an issuer, may have.
+LARGEST = 1024 * 1024
+
+_SHORTEST_RSA = 2048  # bits, as RFC 7518 has it
+_PUBLIC = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
+
+
+class Header(msgspec.Struct):
+    """What is read of a token's header. A key in it (jwk, jku, x5c, x5u) is the sender's word, and is not."""
+
+    alg: str
+    kid: str | None = None
+    crit: Any = msgspec.UNSET
+
+
+def decode(part: str) -> bytes:
+    """Return the bytes of a part of a JWT, or of a number in a JWK."""
+    return urlsafe_b64decode(part.encode())  # one spelling only: no padding, no bits to spare
+
+
+class Key(NamedTuple):
+    """A key that a signature may have been made with."""
+
+    kid: str | None
+    algorithms: frozenset[str]
+    """Those that its type, its curve and its own ``alg`` allow: no key ever serves another's algorithm."""
+    key: jwk.Key
+
+
+class _Jwk(msgspec.Struct):
+    """What a JWK says about itself (RFC 7517)."""
+
+    kty: str
+    kid: str | None = None
+    use: str | None = None
+    key_ops: list[str] | None = None
+    alg: str | None = None
+
+
+class _Jwks(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
+def read_keys(body: bytes) -> list[Key]:
+    """Read a JWKS. A key that is of no use here, or broken, is left out: others beside it may be good.
+
+    Raises:
+        ValueError: it is no JWKS.
+        RecursionError: nor is this.
+    """
+    if len(body) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST} bytes")
+    keys = []
+    for number, data in enumerate(msgspec.json.decode(body, type=_Jwks).keys):
+        try:
+            key = _read_key(data)
+        except Exception as exc:  # a library's word on a broken key: there are too many kinds of both
+            log.debug("key left out", number=number, reason=str(exc))
+            continue
+        if key.algorithms:
+            keys.append(key)
+    return keys
+
+
+def _read_key(data: dict[str, Any]) -> Key:
+    """Read one JWK; no algorithm is for it when it is none to check signatures with."""
+    described = msgspec.convert(data, _Jwk)
+    ops = described.key_ops
+    if described.kty not in _PUBLIC or described.use not in (None, "sig") or not (ops is None or "verify" in ops):
+        raise ValueError("it is not for checking signatures")
+    public = {"kty": described.kty} | {name: data[name] for name in _PUBLIC[described.kty]}
+    if described.kty == "RSA" and int.from_bytes(decode(data["n"])).bit_length() < _SHORTEST_RSA:
+        raise ValueError(f"it has less than {_SHORTEST_RSA} bits")
+    key = jwk.import_key(public)
+    return Key(described.kid, frozenset(_allowed(key, described.alg)), key)
+
+
+def _allowed(key: jwk.Key, only: str | None) -> Iterable[str]:
+    for name, algorithm in ALGORITHMS.items():
+        try:
+            algorithm.check_key(key)
+        except JoseError:
+            continue
+        if only is None or ALGORITHMS.get(only) is algorithm:
+            yield name
+
+
+def fitting_keys(keys: Iterable[Key], header: Header) -> list[Key]:
+    """Return the keys that a token may be signed with: those of its key id; when it names none, all of its type."""
+    return [key for key in keys if header.alg in key.algorithms and header.kid in (None, key.kid)]

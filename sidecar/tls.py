@@ -1,0 +1,57 @@
+"""The server's side of TLS, from files that are renewed while it runs."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import structlog
+
+from sidecar.options import SettingsError
+from sidecar.watch import Watch
+
+log = structlog.get_logger("listen")
+
+
+class Tls:
+    """What the next connection is secured with.
+
+    Args:
+        certificate: file of the chain, as PEM.
+        key: file of its private key.
+        client_ca: file of whose client certificates are looked at; empty: nobody is asked for one.
+        watch: tells when one of them is another one.
+
+    Raises:
+        SettingsError: one of the files cannot be used.
+    """
+
+    def __init__(self, certificate: str, key: str, client_ca: str, watch: Watch) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        files = [file for file in (certificate, key, client_ca) if file]
+        watch.add(self._renew, *map(Path, files))  # before they are read: what is swapped meanwhile is read again
+        try:
+            self.context = self._load()
+        except (OSError, ssl.SSLError) as exc:
+            raise SettingsError(f"--tls-cert, --tls-key: {', '.join(files)} cannot be used: {exc}.") from None
+
+    def _load(self) -> ssl.SSLContext:
+        """Read all files into a context of their own: what cannot be used as a whole changes nothing."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(self._certificate, self._key)  # an error too when one is not the other's
+        if self._client_ca:
+            context.verify_mode = ssl.CERT_OPTIONAL  # who has none may have a token
+            context.load_verify_locations(self._client_ca)
+        return context
+
+    def _renew(self) -> None:
+        try:
+            self.context = self._load()
+        except (OSError, ssl.SSLError) as exc:
+            log.error("the new certificate is not used", file=self._certificate, reason=str(exc))
+        else:
+            log.info("certificate read", file=self._certificate)

@@ -1,0 +1,55 @@
+"""Mounted Secrets, swapped as kubelet swaps them: files are links through ..data, which comes to lead elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+
+from tests.access import TokenFile
+from tests.authority import Authority, options
+from tests.contract.test_tls import serial
+from tests.harness import Server, embedded, eventually
+
+Start = Callable[[Server], Server]
+
+
+def mount(directory: Path, version: str, files: Mapping[str, Path]) -> None:
+    """Write a version of a Secret and swap it in, as AtomicWriter does it: one rename for all files."""
+    (directory / version).mkdir(parents=True)
+    for name, file in files.items():
+        (directory / version / name).write_bytes(file.read_bytes())
+        link = directory / name
+        if not link.is_symlink():
+            link.symlink_to(f"..data/{name}")
+    new = directory / "..data_tmp"
+    new.symlink_to(version)
+    new.replace(directory / "..data")
+
+
+def test_tokens(tmp_path: Path, started: Start) -> None:
+    old, new = TokenFile(tmp_path / "old", old="read"), TokenFile(tmp_path / "new", new="read")
+    secret = tmp_path / "secret"
+    mount(secret, "..first", {"tokens": old.path})
+    server = started(embedded(tmp_path, "--tokens", str(secret / "tokens"))).ready()
+    with old.client(server, "old") as before, new.client(server, "new") as after:
+        assert before.get("/v1/whoami").json()["name"] == "old"
+        assert after.get("/v1/whoami").status_code == 401
+        mount(secret, "..second", {"tokens": new.path})
+        eventually(lambda: before.get("/v1/whoami").status_code == 401, what="end of the old token")
+        assert after.get("/v1/whoami").json()["name"] == "new"
+
+
+def test_a_certificate(tmp_path: Path, started: Start) -> None:
+    authority = Authority(tmp_path)
+    secret = tmp_path / "secret"
+    names = ("tls.crt", "tls.key")
+    mount(secret, "..first", dict(zip(names, authority.serve(), strict=True)))
+    server = started(embedded(tmp_path, *options((secret / "tls.crt", secret / "tls.key"))))
+    first = serial(server, authority)
+    mount(secret, "..second", dict(zip(names, authority.serve(), strict=True)))
+    eventually(lambda: serial(server, authority) != first, what="the new certificate")
+    with httpx.Client(base_url=server.url, verify=authority.context()) as client:
+        assert client.get("/livez").status_code == 200
+    assert "is not used" not in server.text()

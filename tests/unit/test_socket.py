@@ -1,0 +1,73 @@
+"""The Unix socket's file: whose it is, and who may take it away."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from sidecar.listen import Door, Socket
+from sidecar.options import SettingsError
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Callable[[], Socket]]:
+    async with AsyncExitStack() as stack:
+        runner = web.AppRunner(web.Application())
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        door = Door(10, 10)
+        assert runner.server is not None
+        door.open(runner.server)
+        yield lambda: Socket(runner, door, tmp_path / "socket", 0o600)
+
+
+async def test_a_socket_of_ones_own_is_taken_away(site: Callable[[], Socket], tmp_path: Path) -> None:
+    mine = site()
+    await mine.start()
+    assert (tmp_path / "socket").is_socket()
+    await mine.stop()
+    assert not (tmp_path / "socket").exists()
+
+
+async def test_another_servers_socket_is_left_alone(site: Callable[[], Socket], tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    mine = site()
+    await mine.start()
+    path.rename(tmp_path / "moved")  # so that the next one is another file for certain
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        await mine.stop()
+        assert path.is_socket()
+
+
+async def test_a_server_that_is_busy_has_not_gone(site: Callable[[], Socket], tmp_path: Path) -> None:
+    """Its queue is full, and it takes no call: no reason to take its socket away, nor to wait for ever."""
+    path = tmp_path / "socket"
+    with contextlib.ExitStack() as stack:
+        theirs = stack.enter_context(socket.socket(socket.AF_UNIX))
+        theirs.bind(str(path))
+        theirs.listen(0)
+        while True:
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            if waiting.connect_ex(str(path)) == errno.EAGAIN:
+                break
+        with pytest.raises(SettingsError, match="cannot be asked who listens"):
+            await site().start()
+        assert path.is_socket()
+
+
+async def test_a_socket_that_nobody_has_is_taken_over(site: Callable[[], Socket], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "socket"))
+    mine = site()
+    await mine.start()
+    await mine.stop()
+    assert not (tmp_path / "socket").exists()
