@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from sidecar.auth.limits import Buckets
+from sidecar.auth.limits import Buckets, place
 
 log = structlog.get_logger("audit")
 
@@ -62,7 +62,7 @@ class Audit:
     def write(self, event: AuditEvent, *, sparingly: bool) -> None:
         """Log one event; sparingly: only so many of them from each address."""
         if sparingly:
-            if self._sparingly.take(event.address):
+            if self._sparingly.take(place(event.address)):
                 self._unlogged += 1
                 return
             event = msgspec.structs.replace(event, unlogged=self._unlogged)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sidecar.auth.caller import Caller, Credential, Method
-from sidecar.auth.limits import Buckets
+from sidecar.auth.limits import Buckets, place
 from sidecar.errors import TooMany, Unavailable
 
 _MOST = 10_000
@@ -72,7 +72,7 @@ class Authenticator:
             return await asyncio.shield(asking)
         # Before it is looked at, and given back when it was good: who guesses must not learn that a guess was right.
         # What was good a while ago is no guess: others who guess from behind the same ingress must not lock it out.
-        guess = address if digest not in self._good else None
+        guess = place(address) if address is not None and digest not in self._good else None
         if guess is not None and (wait := self._guesses.take(guess)):
             raise TooMany("Too many credentials that are nobody's came from this address.", retry_after=int(wait) + 1)
         try:

@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from sidecar.access import Scope
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import SCOPES, Caller, Credential
-from sidecar.auth.limits import Buckets
+from sidecar.auth.limits import Buckets, place
 from sidecar.auth.origins import SAFE, Origins
 from sidecar.auth.peer import SocketUsers, certificate_caller, is_unix
 from sidecar.auth.sessions import Sessions, cookie_name
@@ -135,13 +135,13 @@ class Guard:
         self.origins.check_page(request)
         if scope is None:
             if request.method not in SAFE:  # a login, or what wants to look like one: each is audited
-                self._check_rate(self.origins.address(request))
+                self._check_rate(place(self.origins.address(request)))
             return NOBODY
         caller = await self._caller(request, unix, self.origins.address(request))
         if caller is None:
-            self._check_rate(self.origins.address(request))
+            self._check_rate(place(self.origins.address(request)))
             raise _unauthenticated("Say who you are: Authorization: Bearer TOKEN.")
-        self._check_rate(caller.name or self.origins.address(request))
+        self._check_rate(caller.name or place(self.origins.address(request)))
         caller.require(scope)
         return caller
 
@@ -183,22 +183,22 @@ class Guard:
     # ------------------------------------------------------------------------------------------------- places
 
     @contextlib.contextmanager
-    def place(self, request: web.Request, scope: Scope, *, stream: bool) -> Iterator[None]:
+    def hold(self, request: web.Request, scope: Scope, *, stream: bool) -> Iterator[None]:
         """Hold a place for a request; of streams there are so many, and no caller gets more than a quarter of them.
 
         Raises:
             TooMany: there is no place for another stream.
         """
-        place = request[PLACE] = Place(request, scope)
-        who = (request[CALLER].name or self.origins.address(request)) if stream else ""
+        held = request[PLACE] = Place(request, scope)
+        who = (request[CALLER].name or place(self.origins.address(request))) if stream else ""
         if stream:
             self._check_streams(who)
             self._streams[who] += 1
-        self._places.add(place)
+        self._places.add(held)
         try:
             yield
         finally:
-            self._places.discard(place)
+            self._places.discard(held)
             if stream:
                 self._streams[who] -= 1
                 if not self._streams[who]:
@@ -221,16 +221,16 @@ class Guard:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
             self._changed.clear()
-            for place in list(self._places):
+            for held in list(self._places):
                 try:
-                    if not await self._stays(place):
-                        place.take_away()
+                    if not await self._stays(held):
+                        held.take_away()
                 except Exception:  # one place that cannot be looked at must not keep all the others from it
-                    log.exception("a caller could not be looked at again", path=place.request.path)
-                    place.take_away()
+                    log.exception("a caller could not be looked at again", path=held.request.path)
+                    held.take_away()
 
-    async def _stays(self, place: Place) -> bool:
-        request = place.request
+    async def _stays(self, held: Place) -> bool:
+        request = held.request
         expires = request[CALLER].expires
         if expires is not None and expires <= time.time():
             return False
@@ -238,7 +238,7 @@ class Guard:
             caller = await self._caller(request, is_unix(request.transport), None)
             if caller is None:
                 return False
-            caller.require(place.scope)
+            caller.require(held.scope)
         except (Unauthenticated, Forbidden):
             return False
         except Unavailable:  # who was let in stays until somebody says otherwise, or their time is up

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from aiohttp import hdrs, web
 
+from sidecar.auth.limits import read_address
 from sidecar.errors import Forbidden, Misdirected
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -77,16 +78,12 @@ class Origins:
             remote,
         ]
         for hop in reversed(hops):
-            if not self._is_proxy(hop):
+            found = read_address(hop)  # some write the port too
+            if found is None:
                 return hop[:_LONGEST_ADDRESS]
+            if not any(found in network for network in self._proxies):
+                return str(found)
         return hops[0]
-
-    def _is_proxy(self, hop: str) -> bool:
-        try:
-            found = ipaddress.ip_address(hop)
-        except ValueError:
-            return False
-        return any(found in network for network in self._proxies)
 
     # --------------------------------------------------------------------------------------------------- CORS
 

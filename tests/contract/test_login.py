@@ -195,10 +195,12 @@ def test_behind_a_proxy(own_server: Callable[..., Server]) -> None:
         return server.http.get("/v1/jobs", auth=(USER, password), headers=headers).status_code
 
     assert [status("x", f"8.8.8.{n}", "203.0.113.7", "10.1.1.1") for n in range(21)] == [401] * 20 + [429]
+    assert status("x", "203.0.113.7:4711") == 429  # another port is nobody else
+    assert [status("x", f"2001:db8::{n}") for n in range(1, 22)] == [401] * 20 + [429]  # nor another address of a /64
     assert status(PASSWORD, "203.0.113.8") == 200
     assert status("x", "203.0.113.8") == 401
     assert status("x", "10.2.2.2", "10.1.1.1") == status("x") == status("x", "not an address") == 401
-    addresses = {event["address"] for event in audit(server)}
+    addresses = {event["address"] for event in audit(server) if not event["address"].startswith("2001:db8::")}
     assert addresses == {"203.0.113.7", "203.0.113.8", "10.2.2.2", "127.0.0.1", "not an address"}
 
 
