@@ -7,7 +7,8 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ def as_user(uid: int, path: Path, method: str, url: str, body: str | None = None
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1].partition(":")[0]
 
 
-def reachable(directory: Path) -> Path:
-    """A directory that other users reach."""
-    for each in (directory, *directory.parents):
-        if each.is_relative_to("/tmp"):
-            each.chmod(each.stat().st_mode | 0o755)
-    return directory
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that other users reach, as they do not what pytest makes: its next session takes that back."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 def test_instead_of_the_port(tmp_path: Path, started: Start) -> None:
@@ -70,9 +71,9 @@ def test_instead_of_the_port(tmp_path: Path, started: Start) -> None:
     assert not path.exists()
 
 
-def test_beside_the_port(tmp_path: Path, started: Start) -> None:
+def test_beside_the_port(tmp_path: Path, reachable: Path, started: Start) -> None:
     """Each way in has its own way of telling who calls."""
-    path = reachable(tmp_path) / "socket"
+    path = reachable / "socket"
     server = started(embedded(tmp_path, "--socket", str(path), FLUX_TOKEN="a password")).ready()
     problem(server.http.get("/v1/jobs"), 401)
     with through(path) as client:
@@ -87,10 +88,12 @@ def test_beside_the_port(tmp_path: Path, started: Start) -> None:
     [("nobody=read", "200", "403", "403"), (f"{_NOBODY}=submit", "200", "200", "403"), ("*=read", "200", "403", "403"),
      ("daemon=admin", "403", "403", "403")],
 )  # fmt: skip
-def test_others(tmp_path: Path, started: Start, users: str, read: str, submit: str, stop: str) -> None:
+def test_others(
+    tmp_path: Path, reachable: Path, started: Start, users: str, read: str, submit: str, stop: str
+) -> None:
     if os.getuid() != 0:
         pytest.fail("run the tests as root: only root can call as somebody else")
-    path = reachable(tmp_path) / "socket"
+    path = reachable / "socket"
     started(embedded(tmp_path, "--socket", str(path), "--socket-users", users)).ready()
     assert as_user(_NOBODY, path, "GET", "/v1/jobs") == read
     assert as_user(_NOBODY, path, "POST", "/v1/jobs/submit", '{"command": "true"}') == submit
