@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from sidecar import jobspec, openapi
-from sidecar.api import html, routing
+from sidecar.api import expect, html, routing
 from sidecar.api.around import Around
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
@@ -127,6 +127,7 @@ class Server:
         """Let callers in; return the addresses."""
         settings = self.settings
         assert runner.server is not None  # noqa: S101 - it has been set up
+        runner.server.request_handler = expect.only_known(runner.server.request_handler)
         self.door.open(runner.server)
         sites: list[Port | Socket] = []
         if settings.tcp:

@@ -118,6 +118,12 @@ class UnsupportedMediaType(Problem):
     status, title, slug = 415, "Unsupported media type", "unsupported-media-type"
 
 
+class ExpectationFailed(Problem):
+    """The header Expect asks for something that is not done here: 417."""
+
+    status, title, slug = 417, "Expectation failed", "expectation-failed"
+
+
 class Misdirected(Problem):
     """The request names a host that this server is not: 421."""
 

@@ -297,6 +297,19 @@ def test_nothing_there(server: Server) -> None:
         problem(server.http.get(path), 404)
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/livez", "/static/docs.js", "/nothing"])
+def test_what_cannot_be_expected(server: Server, path: str) -> None:
+    """aiohttp would answer by itself, before the guard and without any header of ours, and quote what was sent."""
+    for method in ("GET", "PUT"):
+        answer = server.http.request(method, path, headers={"Expect": "<b>a miracle"})
+        assert "miracle" not in problem(answer, 417)["detail"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Connection"] == "close"
+    known = server.http.post("/v1/jobs/submit", json={"command": "true"}, headers={"Expect": "100-Continue"})
+    assert known.status_code == 200
+
+
 def test_a_request_that_is_no_http(server: Server) -> None:
     import socket
 

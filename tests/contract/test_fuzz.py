@@ -27,7 +27,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("fuzz")
     tokens = TokenFile(directory, alice="admin")
     server = embedded(
-        directory, *tokens.options, "--rate-limit", "0", "--log-format", "json",
+        directory, *tokens.options, "--rate-limit", "0", "--guess-limit", "0", "--log-format", "json",
         FLUX_TOKEN=PASSWORD, FLUX_SECRET_KEY=SECRET,
     )  # fmt: skip
     yield server.ready()
@@ -48,7 +48,7 @@ def ask(server: Server, *headers: bytes, path: bytes = b"/v1/jobs") -> int:
 
 
 def _refused(server: Server, *headers: bytes) -> None:
-    assert ask(server, *headers) in (0, 400, 401, 429, 431)
+    assert ask(server, *headers) in (400, 401)
     assert "a request failed" not in server.text()
 
 
@@ -114,7 +114,7 @@ def test_any_jwt(secured: Server, header: object, claims: object, signature: byt
     token = b".".join([_part(header), _part(claims), base64.urlsafe_b64encode(signature).rstrip(b"=")])
     _refused(secured, b"Authorization: Bearer " + token)
     answer = httpx.post(f"{secured.url}/v1/token", headers={"Authorization": f"Bearer {token.decode()}"})
-    assert answer.status_code in (400, 429)
+    assert answer.status_code == 400
 
 
 @FUZZ
@@ -127,7 +127,7 @@ def test_any_claims_with_the_shared_secret(secured: Server, claims: dict[str, ob
         return  # what is no JSON is no JWT
     _refused(secured, b"Authorization: Bearer " + token.encode())
     answer = httpx.post(f"{secured.url}/v1/token", headers={"Authorization": f"Bearer {token}"})
-    assert answer.status_code in (400, 429)
+    assert answer.status_code == 400
     assert "a request failed" not in secured.text()
 
 
@@ -154,7 +154,7 @@ def test_nothing_of_it_is_in_the_log(secured: Server) -> None:
     ask(secured, b"Authorization: Basic " + base64.b64encode(f"fluxuser:{mark}".encode()))
     ask(secured, b"Cookie: a=" + mark.encode())
     assert ask(secured, b"Authorization: Bearer " + mark.encode() + b"\x01") == 400  # aiohttp would log the line
-    assert ask(secured, path=f"/v1/jobs?name={mark}".encode()) in (401, 429)
+    assert ask(secured, path=f"/v1/jobs?name={mark}".encode()) == 401
     httpx.post(f"{secured.url}/login", data={"token": mark})
     httpx.post(f"{secured.url}/v1/login/access-token", data={"username": mark, "password": mark})
     text = secured.text()
