@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import structlog
@@ -104,7 +105,14 @@ class Server:
             Nodes(instance),
             QueueResource(store, instance),
             LauncherResource(self.launchers),
-            ServiceResource(lifecycle, instance, feed, self.idle, authenticates=not self.gate.guard.open),
+            ServiceResource(
+                lifecycle,
+                instance,
+                feed,
+                self.idle,
+                authenticates=not self.gate.guard.open,
+                no_auth=settings.no_auth,
+            ),
             self.login,
             _Documents(self),
         )
@@ -179,8 +187,8 @@ class _Documents:
     @routing.operation("GET", "/docs", answers=(routing.Answer("A page", media=("text/html",)),), errors=(400,))
     async def docs(self, request: web.Request) -> web.Response:
         """Browse this API; everything that the page needs comes from this server."""
-        page = resources.files("sidecar.web").joinpath("docs.html").read_text()
-        return html.response(page)
+        page = Template(resources.files("sidecar.web").joinpath("docs.html").read_text())
+        return html.response(page.substitute(notice=html.NO_AUTH if self._server.settings.no_auth else ""))
 
 
 async def _static(request: web.Request) -> web.FileResponse:

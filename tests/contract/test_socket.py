@@ -68,6 +68,7 @@ def test_instead_of_the_port(tmp_path: Path, started: Start) -> None:
         assert client.post("/v1/service/stop").status_code == 202
     assert server.wait() == 0
     assert not path.exists()
+    assert "every user of this machine" not in server.text()
 
 
 def test_beside_the_port(tmp_path: Path, started: Start) -> None:
@@ -91,7 +92,8 @@ def test_others(tmp_path: Path, started: Start, users: str, read: str, submit: s
     if os.getuid() != 0:
         pytest.fail("run the tests as root: only root can call as somebody else")
     path = reachable(tmp_path) / "socket"
-    started(embedded(tmp_path, "--socket", str(path), "--socket-users", users)).ready()
+    server = started(embedded(tmp_path, "--socket", str(path), "--socket-users", users)).ready()
+    assert "every user of this machine who reaches the port" in server.text()
     assert as_user(_NOBODY, path, "GET", "/v1/jobs") == read
     assert as_user(_NOBODY, path, "POST", "/v1/jobs/submit", '{"command": "true"}') == submit
     assert as_user(_NOBODY, path, "POST", "/v1/service/stop", "{}") == stop
