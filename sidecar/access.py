@@ -182,20 +182,11 @@ class AccessOptions:
         ),
     ] = 20.0
     max_connections: Annotated[
-        int,
-        option(
-            "max_connections",
-            "How many connections there may be; of one address a quarter, but for loopback and --trusted-proxies.",
-        ),
+        int, option("max_connections", "How many connections there may be; a quarter of them from one address.")
     ] = 4096
     max_streams: Annotated[int, option("max_streams", "How many streams may be followed at once.")] = 2048
     header_timeout: Annotated[
-        float,
-        option(
-            "header_timeout",
-            "How long a new connection may take to its first request, TLS included.",
-            unit="seconds",
-        ),
+        float, option("header_timeout", "How long a new connection may take to send its first request.", unit="seconds")
     ] = 10.0
     body_timeout: Annotated[
         float, option("body_timeout", "How long the body of a request may take, but for a bulk.", unit="seconds")
@@ -273,6 +264,8 @@ class AccessOptions:
         found = []
         if self.no_auth:
             found.append("--no-auth: anybody who reaches the port can run programs as the instance's owner")
+        if self.socket and self.tcp and not (self.no_auth or self.methods):
+            found.append("--socket without --no-tcp: every user of this machine who reaches the port is admin")
         if self.login_secret and len(self.login_secret.encode()) < _WEAK_SECRET:
             found.append(f"FLUX_SECRET_KEY is shorter than {_WEAK_SECRET} bytes: it can be guessed from a login")
         if self.methods and self.tcp and not self.tls_cert and not is_loopback(self.host):

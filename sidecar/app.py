@@ -7,13 +7,14 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import structlog
 from aiohttp import web
 
 from sidecar import jobspec, openapi
-from sidecar.api import html, pieces, routing
+from sidecar.api import expect, html, pieces, routing
 from sidecar.api.around import Around
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
@@ -104,7 +105,14 @@ class Server:
             Nodes(instance),
             QueueResource(store, instance),
             LauncherResource(self.launchers),
-            ServiceResource(lifecycle, instance, feed, self.idle, authenticates=not self.gate.guard.open),
+            ServiceResource(
+                lifecycle,
+                instance,
+                feed,
+                self.idle,
+                authenticates=not self.gate.guard.open,
+                no_auth=settings.no_auth,
+            ),
             self.login,
             _Documents(self),
         )
@@ -128,6 +136,7 @@ class Server:
         """Let callers in; return the addresses."""
         settings = self.settings
         assert runner.server is not None  # noqa: S101 - it has been set up
+        runner.server.request_handler = expect.only_known(runner.server.request_handler)
         self.door.open(runner.server)
         sites: list[Port | Socket] = []
         if settings.tcp:
@@ -179,8 +188,8 @@ class _Documents:
     @routing.operation("GET", "/docs", answers=(routing.Answer("A page", media=("text/html",)),), errors=(400,))
     async def docs(self, request: web.Request) -> web.Response:
         """Browse this API; everything that the page needs comes from this server."""
-        page = resources.files("sidecar.web").joinpath("docs.html").read_text()
-        return html.response(page)
+        page = Template(resources.files("sidecar.web").joinpath("docs.html").read_text())
+        return html.response(page.substitute(notice=html.NO_AUTH if self._server.settings.no_auth else ""))
 
 
 async def _static(request: web.Request) -> web.FileResponse:

@@ -10,8 +10,13 @@ from aiohttp import web
 
 #: The policy of pages that load files of ours.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+#: What stands on pages of a server that was started with --no-auth.
+NO_AUTH = (
+    '<p role="alert">Anyone who reaches this server may do anything: it was started with <code>--no-auth</code>.</p>'
 )
 
 

@@ -41,6 +41,7 @@ class ServiceBody(Service, omit_defaults=False, kw_only=True):
 
     version: str
     auth: Annotated[bool, Meta(description="whether callers have to say who they are")]
+    no_auth: Annotated[bool, Meta(description="whether it was started with --no-auth: whoever reaches it is admin")]
     ready: bool
     idle_stop: Annotated[float | None, Meta(description="after how many idle seconds the instance is stopped")]
     idle_left: Annotated[float | None, Meta(description="how many of them are left; null while it is used")]
@@ -62,9 +63,17 @@ class ServiceResource:
     tag = "service"
 
     def __init__(
-        self, lifecycle: Lifecycle, instance: Instance, feed: Feed, idle: IdleStop, *, authenticates: bool
+        self,
+        lifecycle: Lifecycle,
+        instance: Instance,
+        feed: Feed,
+        idle: IdleStop,
+        *,
+        authenticates: bool,
+        no_auth: bool,
     ) -> None:
         self._authenticates = authenticates
+        self._no_auth = no_auth
         self._lifecycle = lifecycle
         self._instance = instance
         self._feed = feed
@@ -80,6 +89,7 @@ class ServiceResource:
             **msgspec.structs.asdict(self._lifecycle.service()),
             version=sidecar.__version__,
             auth=self._authenticates,
+            no_auth=self._no_auth,
             ready=not self._not_ready(),
             idle_stop=self._idle.after,
             idle_left=self._idle.left,

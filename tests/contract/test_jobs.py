@@ -298,7 +298,7 @@ def test_service_and_probes(server: Server) -> None:
     service = server.http.get("/v1/service").json()
     assert service["state"] == "running"
     assert service["ready"] is True
-    assert service["auth"] is False
+    assert (service["auth"], service["no_auth"]) == (False, False)
     assert service["instance"]["connection"] == "ready"
     for probe in ("/livez", "/readyz"):
         answer = server.http.get(probe)

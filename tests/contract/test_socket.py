@@ -69,6 +69,7 @@ def test_instead_of_the_port(tmp_path: Path, started: Start) -> None:
         assert client.post("/v1/service/stop").status_code == 202
     assert server.wait() == 0
     assert not path.exists()
+    assert "every user of this machine" not in server.text()
 
 
 def test_beside_the_port(tmp_path: Path, reachable: Path, started: Start) -> None:
@@ -88,13 +89,12 @@ def test_beside_the_port(tmp_path: Path, reachable: Path, started: Start) -> Non
     [("nobody=read", "200", "403", "403"), (f"{_NOBODY}=submit", "200", "200", "403"), ("*=read", "200", "403", "403"),
      ("daemon=admin", "403", "403", "403")],
 )  # fmt: skip
-def test_others(
-    tmp_path: Path, reachable: Path, started: Start, users: str, read: str, submit: str, stop: str
-) -> None:
+def test_others(tmp_path: Path, reachable: Path, started: Start, users: str, read: str, submit: str, stop: str) -> None:
     if os.getuid() != 0:
         pytest.fail("run the tests as root: only root can call as somebody else")
     path = reachable / "socket"
-    started(embedded(tmp_path, "--socket", str(path), "--socket-users", users)).ready()
+    server = started(embedded(tmp_path, "--socket", str(path), "--socket-users", users)).ready()
+    assert "every user of this machine who reaches the port" in server.text()
     assert as_user(_NOBODY, path, "GET", "/v1/jobs") == read
     assert as_user(_NOBODY, path, "POST", "/v1/jobs/submit", '{"command": "true"}') == submit
     assert as_user(_NOBODY, path, "POST", "/v1/service/stop", "{}") == stop

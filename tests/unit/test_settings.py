@@ -94,6 +94,18 @@ def test_loopback_needs_no_auth() -> None:
     Settings(embedded=True, host="0.0.0.0", no_auth=True).check()
 
 
+def test_a_socket_beside_an_open_port_is_warned_of() -> None:
+    """Who asks for a socket wants to know who calls; the port beside it lets everybody on the machine do everything."""
+
+    def warned(**options: object) -> bool:
+        return any("--no-tcp" in text for text in Settings(embedded=True, **options).warnings())  # type: ignore[arg-type]
+
+    assert warned(socket="/run/socket")
+    assert not warned()
+    assert not warned(socket="/run/socket", tcp=False)
+    assert not warned(socket="/run/socket", login_password="a password")
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("90", 90), ("90s", 90), ("250ms", 0.25), ("30m", 1800), ("1.5h", 5400), ("1d", 86400), (".5", 0.5), (" 2. ", 2)],

@@ -1,0 +1,33 @@
+"""A server that asks nobody beyond loopback was told to; and says so wherever anybody may look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.harness import Server, embedded
+
+Start = Callable[[Server], Server]
+
+NOTICE = "Anyone who reaches this server may do anything"
+
+
+def test_to_everybody(tmp_path: Path, started: Start) -> None:
+    server = started(embedded(tmp_path, "--host", "0.0.0.0", "--no-auth"))
+    assert server.url.startswith("http://0.0.0.0:")
+    service = server.ready().http.get("/v1/service").json()
+    assert (service["auth"], service["no_auth"]) == (False, True)
+    assert "anybody who reaches the port can run programs" in server.text()
+    page = server.http.get("/docs")
+    assert NOTICE in page.text
+
+
+def test_to_this_machine(tmp_path: Path, started: Start) -> None:
+    server = started(embedded(tmp_path)).ready()
+    service = server.http.get("/v1/service").json()
+    assert (service["auth"], service["no_auth"]) == (False, False)
+    assert "anybody who reaches the port" not in server.text()
+    page = server.http.get("/docs")
+    assert NOTICE not in page.text
+    assert "$" not in page.text
+    assert "unsafe-inline" not in page.headers["Content-Security-Policy"]
