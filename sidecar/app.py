@@ -77,7 +77,7 @@ class Server:
             after=settings.idle_stop_seconds,
             text=settings.idle_stop,
         )
-        self.login = LoginResource(self.gate.guard, self.gate.login)
+        self.login = LoginResource(self.gate.guard, self.gate.login, no_auth=settings.no_auth)
         self.operations = self._operations()
 
     def _operations(self) -> list[routing.Operation]:

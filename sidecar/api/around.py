@@ -35,7 +35,7 @@ _SAID = {"uid": "job"}  # what a variable of a path is in the audit
 _SHOWN = 100  # characters
 
 #: On every answer that does not say otherwise: nothing here is to be framed, guessed at, or kept by others.
-_HEADERS: dict[str, str] = {
+HEADERS: dict[str, str] = {
     istr("X-Content-Type-Options"): "nosniff",
     istr("X-Frame-Options"): "DENY",
     istr("Content-Security-Policy"): "default-src 'none'; frame-ancestors 'none'",
@@ -90,7 +90,7 @@ class Around:
         return around
 
     def _headers(self, request: web.Request) -> dict[str, str]:
-        headers: dict[str, str] = {**_HEADERS, _REQUEST_ID: request_id(request)}
+        headers: dict[str, str] = {**HEADERS, _REQUEST_ID: request_id(request)}
         if self._guard.origins.pages:
             headers.update(self._guard.origins.shared_with(request))
         if self._instance.status.connection != "ready":

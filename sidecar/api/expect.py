@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from sidecar import errors
-from sidecar.api.around import _HEADERS
+from sidecar.api.around import HEADERS
 from sidecar.errors import ExpectationFailed
 
 _KNOWN = "100-continue"
@@ -26,7 +26,7 @@ def only_known(handle: Handle) -> Handle:
         if not expected or expected.lower() == _KNOWN:
             return await handle(request)
         response = errors.render(ExpectationFailed(f"Expect: only {_KNOWN} is known here."))
-        response.headers.update(_HEADERS)
+        response.headers.update(HEADERS)
         response.force_close()  # nobody has looked at who sends it, so nobody reads on
         return response
 

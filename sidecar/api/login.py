@@ -88,8 +88,9 @@ class LoginResource:
 
     tag = "login"
 
-    def __init__(self, guard: Guard, login: Login | None) -> None:
+    def __init__(self, guard: Guard, login: Login | None, *, no_auth: bool) -> None:
         self._guard = guard
+        self._notice = html.NO_AUTH if no_auth else ""
         self._login = login
 
     @operation(
@@ -224,7 +225,7 @@ class LoginResource:
             Template(form).substitute(next=going_on, focus=" autofocus" if form is forms[0] else "") for form in forms
         ]
         alert = f'<p role="alert">{markup.escape(problem.detail)}</p>' if problem and not first else ""
-        text = _PAGE.substitute(style=_STYLE, problem=alert, forms="\n    ".join(filled))
+        text = _PAGE.substitute(style=_STYLE, notice=self._notice, problem=alert, forms="\n    ".join(filled))
         status, headers = (problem.status, problem.headers) if problem else (200, {})
         return html.response(text, policy=_POLICY, status=status, headers=headers)
 

@@ -18,8 +18,8 @@ def test_to_everybody(tmp_path: Path, started: Start) -> None:
     service = server.ready().http.get("/v1/service").json()
     assert (service["auth"], service["no_auth"]) == (False, True)
     assert "anybody who reaches the port can run programs" in server.text()
-    page = server.http.get("/docs")
-    assert NOTICE in page.text
+    for page in ("/docs", "/login"):
+        assert NOTICE in server.http.get(page).text
 
 
 def test_to_this_machine(tmp_path: Path, started: Start) -> None:
@@ -27,6 +27,7 @@ def test_to_this_machine(tmp_path: Path, started: Start) -> None:
     service = server.http.get("/v1/service").json()
     assert (service["auth"], service["no_auth"]) == (False, False)
     assert "anybody who reaches the port" not in server.text()
+    assert NOTICE not in server.http.get("/login").text
     page = server.http.get("/docs")
     assert NOTICE not in page.text
     assert "$" not in page.text
