@@ -18,6 +18,7 @@ from sidecar.api import expect, html, pieces, routing
 from sidecar.api.around import Around
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
+from sidecar.api.cluster import ClusterResource
 from sidecar.api.control import JobControl
 from sidecar.api.events import Events
 from sidecar.api.jobs import Jobs
@@ -30,16 +31,19 @@ from sidecar.api.search import JobSearch
 from sidecar.api.service import ServiceResource
 from sidecar.api.stream import Pace
 from sidecar.api.submit import Submit
+from sidecar.apiserver import ApiServer
 from sidecar.feed import Feed
 from sidecar.follow import Followers
 from sidecar.gate import Gate
 from sidecar.idle import IdleStop
 from sidecar.instance import Instance
 from sidecar.instance.embedded import EmbeddedInstance
+from sidecar.kube import Cluster
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
 from sidecar.listen import Door, Port, Socket, allow_many_files
-from sidecar.options import parse_list
+from sidecar.options import api_server, parse_list
+from sidecar.scaling import Scaler
 from sidecar.settings import Settings, make_run_directory, parse_option_flags
 from sidecar.store import Store
 from sidecar.submissions import Submissions
@@ -68,7 +72,16 @@ class Server:
         self.feed = Feed(self.store)
         self.instance = _instance(settings, directory)
         self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout)
-        self.lifecycle = Lifecycle(self.instance, self.feed, self.launchers, stop_on_signal=settings.stop_on_signal)
+        self.no_cluster = settings.no_cluster
+        self.cluster = None if self.no_cluster else _cluster(settings)
+        self.scaler = Scaler(self.cluster, self.instance) if self.cluster else None
+        self.lifecycle = Lifecycle(
+            self.instance,
+            self.feed,
+            self.launchers,
+            stop_on_signal=settings.stop_on_signal,
+            tell=self.cluster.tell if self.cluster else None,
+        )
         self.idle = IdleStop(
             self.lifecycle,
             self.feed,
@@ -105,6 +118,7 @@ class Server:
             Nodes(instance),
             QueueResource(store, instance),
             LauncherResource(self.launchers),
+            ClusterResource(self.cluster, self.scaler, self.no_cluster, instance, lifecycle),
             ServiceResource(
                 lifecycle,
                 instance,
@@ -162,6 +176,9 @@ class Server:
         yield
         await self.idle.close()
         await self.launchers.close()
+        if self.cluster and self.scaler:
+            await self.scaler.close()
+            await self.cluster.close()
         await self.instance.close()
         await self.feed.close()
         await self.store.close()
@@ -210,6 +227,7 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
     Raises:
         OSError: the address cannot be listened on.
         StoreError: the store cannot be opened.
+        SettingsError: the instance is somebody else's.
     """
     directory = make_run_directory(settings)
     server = Server(settings, directory.path)
@@ -232,6 +250,15 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
     finally:
         if not directory.lasting and (server.lifecycle.over or not directory.shared):
             await asyncio.to_thread(shutil.rmtree, directory.path, ignore_errors=True)
+
+
+def _cluster(settings: Settings) -> Cluster:
+    return Cluster(
+        ApiServer(api_server(settings.kubernetes_api), Path(settings.kubernetes_credentials)),
+        namespace=settings.kubernetes_namespace,
+        job=settings.kubernetes_job or settings.minicluster,
+        index=settings.completion_index,
+    )
 
 
 def _instance(settings: Settings, directory: Path) -> Instance:
