@@ -197,6 +197,7 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
     Raises:
         OSError: the address cannot be listened on.
         StoreError: the store cannot be opened.
+        SettingsError: the instance is somebody else's.
     """
     directory = make_run_directory(settings)
     server = Server(settings, directory.path)

@@ -152,7 +152,3 @@ def _fail(text: str) -> NoReturn:
 def main() -> None:
     """Run the command line."""
     app()
-
-
-if __name__ == "__main__":
-    main()

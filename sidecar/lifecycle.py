@@ -19,6 +19,7 @@ from sidecar.errors import Conflict, Problem, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.launchers import Launchers
+from sidecar.options import SettingsError
 
 log = structlog.get_logger("lifecycle")
 
@@ -192,7 +193,11 @@ class Lifecycle:
     # ------------------------------------------------------------------------------------------------- leaving
 
     async def run(self) -> None:
-        """Return when the server is to leave: stopped, told to by a signal, or left by the broker."""
+        """Return when the server is to leave: stopped, told to by a signal, or left by the broker.
+
+        Raises:
+            SettingsError: the instance is somebody else's.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
@@ -201,13 +206,15 @@ class Lifecycle:
         gone = asyncio.create_task(self._instance.gone.wait())
         leave = asyncio.create_task(self._leave.wait())
         await asyncio.wait([gone, leave], return_when=asyncio.FIRST_COMPLETED)
-        self.over = self.over or gone.done()
+        self.over = self.over or (gone.done() and not self._instance.refusal)
         log.info("leaving", instance="gone" if gone.done() else self.state)
         for task in (gone, leave, self._task):
             if task:
                 task.cancel()
         self.state = "stopped"
         await self._launchers.close(_LAST_GRACE)
+        if self._instance.refusal:
+            raise SettingsError(f"The instance cannot be served: {self._instance.refusal}.")
 
     def _end(self) -> None:
         self.over = True

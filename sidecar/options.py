@@ -1,15 +1,28 @@
-"""What an option is: one description for its flag, its variable, its help and its row in the documentation."""
+"""What an option is: one description for its flag, its variable, its help and its row in the documentation.
+
+A few options are read before it is known whether there is anything to serve, in the pod of every follower. So this
+module imports next to nothing: what others take for granted (re, typing) would be a tenth of all that is used there.
+"""
 
 from __future__ import annotations
 
-import ipaddress
-import re
+import os
+from collections.abc import Sequence
 
-from cyclopts import Parameter
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cyclopts import Parameter
 
 PREFIX = "FLUX_SIDECAR_"
+LOCAL = "local://"
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d*)?|\.\d+)(ms|s|m|h|d)?")
+#: Name and further variables of the options that :func:`early_role` reads.
+URI = ("uri", "FLUX_URI")
+COMPLETION_INDEX = ("completion_index", "JOB_COMPLETION_INDEX")
+FOLLOWER_WAIT = ("follower_wait",)
+DEFAULT_FOLLOWER_WAIT = 30.0  # seconds; the Flux Operator starts a follower's broker again 15 s after a failure
+
+_DURATION = r"(\d{1,9}(?:\.\d*)?|\.\d+)(ms|s|m|h|d)?"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -20,9 +33,55 @@ class SettingsError(Exception):
 def option(name: str, text: str, *aliases: str, unit: str = "", **details: object) -> Parameter:
     """Describe one option; ``aliases`` are other variables, read when ours is not set."""
     variables = (PREFIX + name.upper(), *aliases)
+    from cyclopts import Parameter
+
     # "--no-no-auth" would be a riddle, not an option.
     negative = () if name.startswith("no_") else None
     return Parameter(help=f"{text} [{unit}]" if unit else text, env_var=variables, negative=negative, **details)  # type: ignore[arg-type]
+
+
+class Follower:
+    """A server in a pod whose broker is not the lead.
+
+    Args:
+        index: the pod's completion index.
+        socket: path of its own broker's socket.
+        wait: how long another broker is waited for when one has crashed, in seconds.
+    """
+
+    def __init__(self, index: int, socket: str, wait: float) -> None:
+        self.index = index
+        self.socket = socket
+        self.wait = wait
+
+
+def early_role(arguments: Sequence[str]) -> Follower | None:
+    """Find out, without the command line's parser, whether this process is to be a follower.
+
+    Whatever is not plain is left to the parser, which says what is wrong: then this returns None.
+    """
+    if arguments[:1] != ["serve"] or "--embedded" in arguments or "--help" in arguments or "-h" in arguments:
+        return None
+    index, uri = _early(arguments, *COMPLETION_INDEX), _early(arguments, *URI)
+    wait = _early(arguments, *FOLLOWER_WAIT) or str(DEFAULT_FOLLOWER_WAIT)
+    if not index.isdecimal() or int(index) == 0 or not uri.startswith(LOCAL):
+        return None
+    try:
+        seconds = float(wait)
+    except ValueError:
+        return None
+    return Follower(int(index), uri.removeprefix(LOCAL), seconds) if seconds >= 0 else None
+
+
+def _early(arguments: Sequence[str], name: str, *aliases: str) -> str:
+    """Return the value of one option: of its flag, else of the first of its variables that is set."""
+    flag = f"--{name.replace('_', '-')}"
+    for position, argument in enumerate(arguments):
+        if argument == flag:
+            return "".join(arguments[position + 1 : position + 2])
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return next((os.environ[variable] for variable in (PREFIX + name.upper(), *aliases) if variable in os.environ), "")
 
 
 def parse_duration(name: str, text: str) -> float:
@@ -31,7 +90,9 @@ def parse_duration(name: str, text: str) -> float:
     Raises:
         SettingsError: it is none.
     """
-    match = _DURATION.fullmatch(text.strip())
+    import re
+
+    match = re.fullmatch(_DURATION, text.strip())
     seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
     if seconds <= 0:
         raise SettingsError(f"{name} {text!r} is no duration: use seconds, or a number with ms, s, m, h or d.")
@@ -47,6 +108,8 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
     if host == "localhost":
         return True
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

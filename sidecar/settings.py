@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from sidecar.access import AccessOptions
-from sidecar.options import PREFIX, SettingsError, option, parse_duration, parse_list
-
-_LOCAL = "local://"
+from sidecar.options import LOCAL, PREFIX, URI, SettingsError, option, parse_duration, parse_list
+from sidecar.pod import PodOptions
 
 #: Variables that configure the server or hold its secrets; no job ever inherits one.
 PRIVATE_VARIABLES = frozenset(
@@ -41,10 +39,10 @@ PRIVATE_VARIABLES = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(AccessOptions):
+class Settings(PodOptions):
     """How one server runs. Field metadata is the single source of flags, variables, help and documentation."""
 
-    uri: Annotated[str, option("uri", "The Flux instance to serve, as flux-uri(1) gives it.", "FLUX_URI")] = ""
+    uri: Annotated[str, option(URI[0], "The Flux instance to serve, as flux-uri(1) gives it.", *URI[1:])] = ""
     embedded: Annotated[
         bool,
         option("embedded", "Run jobs on this machine, without Flux. For trying out and for client development."),
@@ -140,12 +138,14 @@ class Settings(AccessOptions):
                 "or name a running one with --uri (or FLUX_URI), or run jobs on this machine without Flux:\n\n"
                 "    flux-sidecar serve --embedded"
             )
+        self.check_pod(self.uri, embedded=self.embedded)
         self.check_access()
         for name in ("max_body", "rpc_timeout", "silence_timeout", "heartbeat", "send_timeout", "bulk_window"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must be more than 0.")
-        if self.cores < 0 or self.kill_timeout < 0 or self.lost_timeout < 0:
-            raise SettingsError("--cores, --kill-timeout and --lost-timeout must not be negative.")
+        for name in ("cores", "kill_timeout", "lost_timeout"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"--{name.replace('_', '-')} must not be negative.")
         parse_option_flags(self.option_flags)
         if self.idle_stop:
             parse_duration("--idle-stop", self.idle_stop)
@@ -228,8 +228,8 @@ def make_run_directory(settings: Settings) -> RunDirectory:
         except OSError as exc:
             raise SettingsError(f"--store {settings.store}: {exc.strerror}: {directory}") from None
         return RunDirectory(directory, lasting=True, shared=True)
-    if settings.uri.startswith(_LOCAL) and not settings.embedded:
-        socket = Path(settings.uri.removeprefix(_LOCAL))
+    if settings.uri.startswith(LOCAL) and not settings.embedded:
+        socket = Path(settings.uri.removeprefix(LOCAL))
         directory = socket.with_name(f"{socket.name}.flux-sidecar")
         if _claim(directory):
             return RunDirectory(directory, lasting=False, shared=True)

@@ -76,6 +76,8 @@ class Instance(Protocol):
     status: Status
     gone: asyncio.Event
     """Set when the instance has ended and will not come back."""
+    refusal: str
+    """Why this server can never serve the instance, with what to change; empty while it may."""
 
     @property
     def ending(self) -> Ending:

@@ -14,6 +14,7 @@ import flux.kvs
 import msgspec
 
 from sidecar.model import Environment
+from sidecar.options import LOCAL
 
 _IDENTITY_KEY = "flux-sidecar.instance"
 _STARTING = ("none", "join", "config-sync", "init")
@@ -108,12 +109,20 @@ def _validating(handle: Any) -> bool:
     return any(crew and crew.get("backlog") for crew in pipeline.values())
 
 
-def guest(owner: str | None) -> str:
+def guest(owner: str) -> str:
     """Say why this server can do nothing here, with both uids."""
     return (
-        f"this server runs as uid {os.getuid()}, the instance's owner is uid {owner or 'unknown'}: "
-        "a guest may neither submit nor read the journal. Run the server as the owner."
+        f"the broker runs as uid {owner or 'unknown'}, this server as uid {os.getuid()}: give both the same "
+        "runAsUser. Whoever is not the instance's owner may neither submit nor read the journal"
     )
+
+
+def socket_owner(uri: str) -> str:
+    """Return the uid of who listens at a local URI; empty when that cannot be seen."""
+    try:
+        return str(os.stat(uri.removeprefix(LOCAL)).st_uid) if uri.startswith(LOCAL) else ""
+    except OSError:
+        return ""
 
 
 def _attribute(handle: Any, name: str) -> str:

@@ -40,6 +40,7 @@ class EmbeddedInstance:
         self._hostname = socket.gethostname()
         self.status = Status(kind="embedded", uri="embedded", version="", size=1)
         self.gone = asyncio.Event()
+        self.refusal = ""
         self._directory = directory / "output"
         self._kill_timeout = kill_timeout
         self._queue = Queue(count)

@@ -50,6 +50,7 @@ class FluxInstance(FluxAdmin):
         super().__init__()
         self.status = Status(kind="flux", uri=uri, since=time.time())
         self.gone = asyncio.Event()
+        self.refusal = ""
         self._rpc_timeout = rpc_timeout
         self._lost_timeout = lost_timeout
         self._silence_timeout = silence_timeout
@@ -68,7 +69,9 @@ class FluxInstance(FluxAdmin):
     async def start(self, sink: Sink) -> None:
         """Begin to connect; see :class:`~sidecar.instance.base.Instance`."""
         self._sink = sink
-        callbacks = Callbacks(self._on_up, sink.push, self._on_down, self._on_failed, lambda: sink.backlog)
+        callbacks = Callbacks(
+            self._on_up, sink.push, self._on_down, self._on_failed, self._on_refused, lambda: sink.backlog
+        )
         loop = asyncio.get_running_loop()
         self._thread = FluxThread(self.status.uri, self._broker_above, loop, callbacks)
         self._thread.start()
@@ -113,6 +116,12 @@ class FluxInstance(FluxAdmin):
         if self.status.detail != reason:
             log.info("cannot connect, will retry", uri=self.status.uri, reason=reason)
         self.status.change(self.status.connection, reason)
+
+    def _on_refused(self, reason: str) -> None:
+        log.error("this instance cannot be served", uri=self.status.uri, reason=reason)
+        self.status.change(self.status.connection, reason)
+        self.refusal = reason
+        self.gone.set()
 
     async def _ping(self) -> None:
         """Notice a broker that keeps the connection and answers nothing, and answers that do not come."""

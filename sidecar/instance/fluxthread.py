@@ -24,7 +24,7 @@ import structlog
 from flux.core.inner import ffi, raw
 
 from sidecar.errors import Unanswered, Unavailable
-from sidecar.instance.broker import Broker, guest, introduce
+from sidecar.instance.broker import Broker, guest, introduce, socket_owner
 from sidecar.model import JobEvents, decode_events
 
 T = TypeVar("T")
@@ -45,6 +45,8 @@ class Callbacks(msgspec.Struct):
     events: Callable[[JobEvents], None]
     down: Callable[[str], None]
     failed: Callable[[str], None]
+    refused: Callable[[str], None]
+    """The broker belongs to somebody else; the thread has ended."""
     backlog: Callable[[], int]
     """How many events wait to be worked on; asked in the Flux thread."""
 
@@ -178,6 +180,10 @@ class FluxThread(threading.Thread):
         while not self._stopping:
             try:
                 broker = self._connect()
+            except PermissionError as exc:  # whoever tries again is the same user
+                self._post(self._callbacks.refused, _words(exc))
+                self._fail_pending(_words(exc))
+                return
             except OSError as exc:
                 self._post(self._callbacks.failed, _words(exc))
                 self._handle = None
@@ -196,7 +202,7 @@ class FluxThread(threading.Thread):
             self._handle = flux.Flux(self._uri)
             self.heard = time.monotonic()
         except PermissionError as exc:
-            raise PermissionError(exc.errno, guest(None)) from exc
+            raise PermissionError(exc.errno, guest(socket_owner(self._uri))) from exc
         return introduce(self._handle, self._broker_above)
 
     def _session(self, broker: Broker) -> None:
@@ -229,8 +235,6 @@ class FluxThread(threading.Thread):
             text = _payload(rpc)
         except OSError as exc:
             self._reason = f"the job manager's journal ended: {_words(exc)}"
-            if isinstance(exc, PermissionError):
-                self._reason = guest(self._up.owner if self._up else None)
             # Never begun, or ended because the job manager was unloaded: nobody would notice a broken connection
             # now, and no event would come. So let go of it, and try again from the start.
             self._handle.reactor_stop()

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests import harness
+from tests.flux.operator import Lead, flux_start_as_operator, start_follower
 from tests.harness import Broker, Server, beside, eventually, flux_start
 
 Start = Callable[[Any], Any]
@@ -178,7 +179,7 @@ class TestBesideABroker:
 
     def test_stop_before_the_broker_runs(self, tmp_path: Path, started: Start) -> None:
         """The quorum waits for a second broker: a stop is kept until RUN, and then ends both with 0."""
-        lead = started(_Lead(tmp_path))
+        lead = started(Lead(tmp_path))
         server = started(beside(lead, tmp_path))
 
         def broker_state() -> str:
@@ -187,7 +188,7 @@ class TestBesideABroker:
         eventually(lambda: broker_state() == "quorum", what="quorum")
         answer = server.stop()
         assert (answer.status_code, answer.json()["state"]) == (202, "waiting")
-        follower = started(_follower(tmp_path))
+        follower = started(start_follower(tmp_path))
         assert server.wait(60) == 0
         assert (lead.wait(60), follower.wait(60)) == (0, 0)
 
@@ -248,72 +249,12 @@ class TestBesideAnotherInitialProgram:
         assert broker.run("uptime").returncode == 0
 
 
-# ------------------------------------------------------------------------------------- as the Flux Operator does
-
-
-def _operator_options(directory: Path, name: str) -> list[str]:
-    """The options that the operator's generated entrypoint gives to every broker, on one machine."""
-    config = directory / "config"
-    for folder in ("etc/flux/system/cron.d", "etc/flux/config", f"run/{name}", f"var/{name}"):
-        (config / folder).mkdir(parents=True, exist_ok=True)
-    certificate = config / "curve.cert"
-    if not certificate.exists():
-        subprocess.run(["flux", "keygen", str(certificate)], check=True, timeout=30)
-    (config / "etc/flux/config/broker.toml").write_text(
-        f"""
-[access]
-allow-guest-user = true
-allow-root-owner = true
-[resource]
-noverify = true
-[[resource.config]]
-hosts = "mc-[0-1]"
-cores = "0-1"
-[bootstrap]
-curve_cert = "{certificate}"
-hosts = [
-  {{ host = "mc-0", bind = "ipc://{directory}/tbon", connect = "ipc://{directory}/tbon" }},
-  {{ host = "mc-1" }},
-]
-"""
-    )
-    return [
-        f"-Scron.directory={config}/etc/flux/system/cron.d",
-        "-Stbon.fanout=256",
-        f"-Srundir={config}/run/{name}",
-        f"-Sstatedir={config}/var/{name}",
-        f"-Slocal-uri=local://{config}/run/{name}/local",
-        "-Stbon.connect_timeout=5s",
-        "-Slog-stderr-level=6",
-        "-Slog-stderr-mode=local",
-        f"-Shostname={name}",
-    ]
-
-
-def _flux_start_as_operator(directory: Path, name: str, *rest: str) -> list[str]:
-    config = f"{directory}/config/etc/flux/config"
-    options = _operator_options(directory, name)
-    return ["flux", "start", "-o", "--config", config, *options, *rest]
-
-
-class _Lead(Broker):
-    def __init__(self, directory: Path) -> None:
-        options = _operator_options(directory, "mc-0")
-        self.uri = f"local://{directory}/config/run/mc-0/local"
-        argv = ["flux", "broker", "--config-path", f"{directory}/config/etc/flux/config", *options, "-Sbroker.rc2_none"]
-        harness.Process.__init__(self, argv, directory)
-
-
-def _follower(directory: Path) -> harness.Process:
-    return harness.Process(_flux_start_as_operator(directory, "mc-1"), directory)
-
-
 class TestAsTheOperatorDoes:
     def test_launcher_mode(self, tmp_path: Path, started: Start) -> None:
         """`launcher: true`: the server is the initial program of rank 0."""
-        argv = _flux_start_as_operator(tmp_path, "mc-0", harness.SIDECAR, "serve", "--port", "0")
+        argv = flux_start_as_operator(tmp_path, "mc-0", harness.SIDECAR, "serve", "--port", "0")
         lead = started(Server(argv, tmp_path))
-        follower = started(_follower(tmp_path))
+        follower = started(start_follower(tmp_path))
         self._two_nodes_run_a_job(lead.ready())
         lead.submit("sleep 600")
         assert lead.stop().status_code == 202
@@ -323,7 +264,7 @@ class TestAsTheOperatorDoes:
 
     def test_sidecar_mode(self, tmp_path: Path, started: Start) -> None:
         """`interactive: true`: a broker without initial program, the server in a container of its own."""
-        lead, follower = started(_Lead(tmp_path)), started(_follower(tmp_path))
+        lead, follower = started(Lead(tmp_path)), started(start_follower(tmp_path))
         server = started(beside(lead, tmp_path)).ready()
         eventually(lambda: len(server.http.get("/v1/nodes").json()["nodes"]) == 2)
         self._two_nodes_run_a_job(server)

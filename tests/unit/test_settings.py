@@ -8,11 +8,12 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from docs import generate
-from sidecar import settings
+from sidecar import options, settings
 from sidecar.settings import Settings
 from tests.harness import BIN, SIDECAR
 
@@ -112,6 +113,45 @@ def test_our_variables_come_before_the_predecessors() -> None:
     assert "--port 99999" in run("serve", "--embedded", PORT="99999").stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variables", "role"),
+    [
+        ("serve --uri local:///run/local", {"JOB_COMPLETION_INDEX": "2"}, (2, "/run/local", 30)),
+        ("serve --uri=local:///run/local", {"JOB_COMPLETION_INDEX": "2"}, (2, "/run/local", 30)),
+        ("serve", {"JOB_COMPLETION_INDEX": "1", "FLUX_URI": "local:///f"}, (1, "/f", 30)),
+        ("serve", {"JOB_COMPLETION_INDEX": "1", "FLUX_URI": "local:///f", "FLUX_SIDECAR_URI": "local:///s"}, (1, "/s", 30)),
+        ("serve --completion-index 3 --uri local:///f --follower-wait 5", {}, (3, "/f", 5)),
+        ("serve", {"FLUX_SIDECAR_COMPLETION_INDEX": "1", "FLUX_URI": "local:///f", "FLUX_SIDECAR_FOLLOWER_WAIT": "1.5"}, (1, "/f", 1.5)),
+        ("serve --uri local:///run/local", {}, None),
+        ("serve --uri local:///run/local", {"JOB_COMPLETION_INDEX": "0"}, None),
+        ("serve --uri local:///run/local", {"JOB_COMPLETION_INDEX": ""}, None),
+        ("serve --completion-index 0 --uri local:///f", {"JOB_COMPLETION_INDEX": "1"}, None),
+        ("serve --embedded", {"JOB_COMPLETION_INDEX": "1", "FLUX_URI": "local:///f"}, None),
+        ("serve --help", {"JOB_COMPLETION_INDEX": "1", "FLUX_URI": "local:///f"}, None),
+        ("serve --uri local:///f --follower-wait soon", {"JOB_COMPLETION_INDEX": "1"}, None),
+        ("serve --uri", {"JOB_COMPLETION_INDEX": "1"}, None),
+        ("openapi", {"JOB_COMPLETION_INDEX": "1", "FLUX_URI": "local:///f"}, None),
+        ("", {"JOB_COMPLETION_INDEX": "1", "FLUX_URI": "local:///f"}, None),
+    ],
+)  # fmt: skip
+def test_who_is_a_follower(
+    monkeypatch: pytest.MonkeyPatch, arguments: str, variables: dict[str, str], role: tuple[Any, ...] | None
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = options.early_role(arguments.split())
+    assert (found and (found.index, found.socket, found.wait)) == role
+
+
+def test_a_follower_without_a_broker_of_its_own_is_told_so() -> None:
+    done = run("serve", "--uri", "ssh://mc-0/run/local", JOB_COMPLETION_INDEX="1")
+    assert done.returncode == 2
+    assert "This pod is a follower (completion index 1)" in done.stderr
+    assert (
+        "--follower-wait" in run("serve", "--uri", "local:///f", "--follower-wait=x", JOB_COMPLETION_INDEX="1").stderr
+    )
+
+
 def test_no_job_sees_the_servers_settings() -> None:
     environment = {"FLUX_TOKEN": "t", "FLUX_SIDECAR_STORE": "s", "PORT": "1", "FLUX_URI": "u", "HOME": "/h"}
     assert settings.job_environment(environment) == {"FLUX_URI": "u", "HOME": "/h"}
@@ -146,7 +186,7 @@ def test_vendored_files_are_what_they_say() -> None:
 
 def test_the_environment_is_read_in_one_place() -> None:
     for path in (ROOT / "sidecar").rglob("*.py"):
-        if path.name != "settings.py":
+        if path.name not in ("settings.py", "options.py"):
             assert "os.environ" not in path.read_text(), path
 
 

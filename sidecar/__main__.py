@@ -1,0 +1,28 @@
+"""Where the command starts: nothing is loaded before it is known whether this pod's server serves at all.
+
+A sidecar is in every pod of an Indexed Job, and only that of the lead has something to serve. The others wait in a
+tenth of the memory, for which this module and :mod:`sidecar.follower` import next to nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sidecar import options
+
+
+def main() -> None:
+    """Be a follower, or run the command line."""
+    role = options.early_role(sys.argv[1:])
+    if role is not None:
+        from sidecar import follower
+
+        follower.run(role)
+        return
+    from sidecar.cli import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()
