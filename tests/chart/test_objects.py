@@ -203,7 +203,8 @@ def test_what_the_operator_would_otherwise_do(mode: str) -> None:
     spec = render({"mode": mode, "uid": 1234})["MiniCluster", "flux"]["spec"]
     broker = spec["containers"][0]
     # The code that Flux has ended with is discarded, unless the script ends before its own end.
-    assert broker["commands"]["post"] == "exit $?"
+    post = broker["commands"]["post"].splitlines()
+    assert (post[0], post[-1]) == ("code=$?", "exit $code")
     # One word that can be executed, and no shell: the script is written before the broker starts.
     assert broker["lifeCycle"]["preStopExec"] == "/mnt/flux/pre-stop"
     lines = broker["commands"]["pre"].rstrip("\n").split("\n")
@@ -247,6 +248,7 @@ def test_a_job_that_boots_flux_by_itself() -> None:
     assert "MiniCluster" not in kinds(objects)
     spec = objects["Job", "flux"]["spec"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
+    assert spec["podReplacementPolicy"] == "Failed"  # a rank must not be there twice
     pod = spec["template"]["spec"]
     assert pod["subdomain"] == "flux"
     # Jobs cannot read a token; the server's container has one of its own.
@@ -264,6 +266,9 @@ def test_a_job_that_boots_flux_by_itself() -> None:
     toml = objects["ConfigMap", "flux-flux"]["data"]["broker.toml"]
     assert 'hosts = [{ host = "flux-[0-2]" }]' in toml
     assert "tcp://%h.flux.lab.svc.cluster.local:%p" in toml
+    # Resources that Flux finds by itself never come back when they were lost.
+    assert 'path = "/mnt/flux/R"' in toml
+    assert objects["ConfigMap", "flux-flux"]["data"]["resources"] == "--hosts=flux-[0-2] --local"
 
 
 def test_a_jobs_template_names_no_version() -> None:

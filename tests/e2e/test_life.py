@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from tests.harness import eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)
 Install = Callable[..., Release]
+APPLICATION = os.environ.get("E2E_APPLICATION_IMAGE", "")
 
 
 @shapes
@@ -79,6 +81,15 @@ def test_a_job_sees_its_own_container(install: Install, shape: Shape) -> None:
     assert environment["PATH"].endswith(path)
     assert "SERVERS_OWN" not in environment
     assert not [name for name in environment if name.startswith("FLUX_SIDECAR_")]
+
+
+@pytest.mark.skipif(not APPLICATION, reason="E2E_APPLICATION_IMAGE names none: an image with Flux, without the server")
+@pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
+def test_an_application_image_beside_the_servers(install: Install, shape: Shape) -> None:
+    cluster = install(shape, application={"image": APPLICATION}).ready()
+    assert cluster.output(["sh", "-c", "command -v flux; command -v flux-sidecar || echo none"])[-1] == "none"
+    cluster.stop()
+    cluster.complete()
 
 
 @pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import httpx
 import pytest
 
 from tests.e2e.cluster import JOB, SIDECAR, Release, Shape
@@ -13,8 +14,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 beside = pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
 Install = Callable[..., Release]
 
-# The server is its container's first process, which the kernel protects from every signal of the container. A limit of
-# CPU time that it has used up long since is kept by the kernel itself: with SIGKILL.
+# The server is its container's first process, which the kernel protects from every signal of the container. So it gets
+# a limit of CPU time, which the kernel itself keeps, with SIGKILL: work is what ends it.
 _KILL = "python3 -c 'import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))'"
 
 
@@ -28,11 +29,18 @@ def test_a_server_that_is_killed_is_back_with_every_job(install: Install, shape:
 
     cluster.shell(0, _KILL, "flux-sidecar")
 
-    def killed() -> bool:
-        return cluster.statuses()[f"{pod}/flux-sidecar"]["restartCount"] == 1
+    def gone() -> bool:
+        try:
+            cluster.call("GET", "/openapi.json")
+        except httpx.TransportError:
+            return True
+        return False
 
+    eventually(gone, within=60, what="a server that was killed")
     pod = cluster.pod(0)
-    eventually(killed, within=60, what="a server that was started again")
+    eventually(lambda: cluster.statuses()[f"{pod}/flux-sidecar"]["restartCount"] == 1, within=60, what="a new server")
+    last = cluster.statuses()[f"{pod}/flux-sidecar"]["lastState"]["terminated"]
+    assert last["exitCode"] == 137
     cluster.ready()
     jobs = cluster.ask("/v1/jobs")["jobs"]
     assert {job["f58id"]: job["state"] for job in jobs} == {past: "INACTIVE", running: "RUN"}
