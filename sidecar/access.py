@@ -107,7 +107,9 @@ class AccessOptions:
     kubernetes_namespace: Annotated[
         str, option("kubernetes_namespace", "Namespace that RBAC is asked about; empty: the server's own.")
     ] = ""
-    kubernetes_api: Annotated[str, option("kubernetes_api", "The API server.")] = "https://kubernetes.default.svc"
+    kubernetes_api: Annotated[
+        str, option("kubernetes_api", "URL of the API server; empty: that of the cluster that the server runs in.")
+    ] = ""
     kubernetes_credentials: Annotated[
         str, option("kubernetes_credentials", "Directory of the server's own token, ca.crt and namespace.")
     ] = _IN_CLUSTER

@@ -17,6 +17,7 @@ from sidecar.api import html, routing
 from sidecar.api.around import Around
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
+from sidecar.api.cluster import ClusterResource
 from sidecar.api.control import JobControl
 from sidecar.api.events import Events
 from sidecar.api.jobs import Jobs
@@ -29,15 +30,19 @@ from sidecar.api.search import JobSearch
 from sidecar.api.service import ServiceResource
 from sidecar.api.stream import Pace
 from sidecar.api.submit import Submit
+from sidecar.apiserver import ApiServer
 from sidecar.feed import Feed
 from sidecar.follow import Followers
 from sidecar.gate import Gate
 from sidecar.idle import IdleStop
 from sidecar.instance import Instance
 from sidecar.instance.embedded import EmbeddedInstance
+from sidecar.kube import Cluster
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
 from sidecar.listen import Door, Port, Socket, allow_many_files, tls_context
+from sidecar.options import api_server
+from sidecar.scaling import Scaler
 from sidecar.settings import Settings, make_run_directory, parse_option_flags
 from sidecar.store import Store
 from sidecar.submissions import Submissions
@@ -64,7 +69,16 @@ class Server:
         self.feed = Feed(self.store)
         self.instance = _instance(settings, directory)
         self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout)
-        self.lifecycle = Lifecycle(self.instance, self.feed, self.launchers, stop_on_signal=settings.stop_on_signal)
+        self.no_cluster = settings.no_cluster
+        self.cluster = None if self.no_cluster else _cluster(settings)
+        self.scaler = Scaler(self.cluster, self.instance) if self.cluster else None
+        self.lifecycle = Lifecycle(
+            self.instance,
+            self.feed,
+            self.launchers,
+            stop_on_signal=settings.stop_on_signal,
+            tell=self.cluster.tell if self.cluster else None,
+        )
         self.idle = IdleStop(
             self.lifecycle,
             self.feed,
@@ -101,6 +115,7 @@ class Server:
             Nodes(instance),
             QueueResource(store, instance),
             LauncherResource(self.launchers),
+            ClusterResource(self.cluster, self.scaler, self.no_cluster, instance, lifecycle),
             ServiceResource(lifecycle, instance, feed, self.idle, authenticates=not self.gate.guard.open),
             self.login,
             _Documents(self),
@@ -149,6 +164,9 @@ class Server:
         yield
         await self.idle.close()
         await self.launchers.close()
+        if self.cluster and self.scaler:
+            await self.scaler.close()
+            await self.cluster.close()
         await self.instance.close()
         await self.feed.close()
         await self.store.close()
@@ -220,6 +238,15 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
     finally:
         if not directory.lasting and (server.lifecycle.over or not directory.shared):
             await asyncio.to_thread(shutil.rmtree, directory.path, ignore_errors=True)
+
+
+def _cluster(settings: Settings) -> Cluster:
+    return Cluster(
+        ApiServer(api_server(settings.kubernetes_api), Path(settings.kubernetes_credentials)),
+        namespace=settings.kubernetes_namespace,
+        job=settings.kubernetes_job or settings.minicluster,
+        index=settings.completion_index,
+    )
 
 
 def _instance(settings: Settings, directory: Path) -> Instance:

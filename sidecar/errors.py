@@ -154,6 +154,18 @@ class CallerUnknown(Unavailable):
     title, slug = "Callers cannot be told just now", "caller-unknown"
 
 
+class ClusterRefuses(Problem):
+    """Kubernetes does not let this server do it, whoever asks: 502."""
+
+    status, title, slug = 502, "The cluster does not let this server do it", "cluster-refuses"
+
+
+class ClusterUnavailable(Unavailable):
+    """The Kubernetes API server cannot be asked just now: 503 with ``Retry-After``."""
+
+    title, slug = "The Kubernetes API server is not available", "cluster-unavailable"
+
+
 class Unanswered(Unavailable):
     """A command was sent and is not answered yet: it may be carried out all the same. ``result`` will tell."""
 

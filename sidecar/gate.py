@@ -18,7 +18,7 @@ from sidecar.auth.origins import Origins
 from sidecar.auth.peer import SocketUsers
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.tokens import TokenFile
-from sidecar.options import SettingsError, parse_list
+from sidecar.options import SettingsError, api_server, parse_list
 from sidecar.watch import Watch
 
 if TYPE_CHECKING:  # what is not asked for is not loaded: JWTs alone are ten megabytes
@@ -127,7 +127,7 @@ def _kubernetes(options: AccessOptions) -> Kubernetes:
     from sidecar.auth.kubernetes import Kubernetes
 
     return Kubernetes(
-        api=options.kubernetes_api,
+        api=api_server(options.kubernetes_api),
         credentials=Path(options.kubernetes_credentials),
         audience=options.kubernetes_audience,
         namespace=options.kubernetes_namespace,

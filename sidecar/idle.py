@@ -153,7 +153,7 @@ class IdleStop:
 
     def _stop(self) -> None:
         try:
-            self._lifecycle.stop("drain", reason=f"idle for {self._text}")
+            self._lifecycle.stop("drain", by="--idle-stop", reason=f"idle for {self._text}")
         except Conflict as exc:  # the broker is another one by now, with an initial program of its own
             log.warning("idle, and not stopped", reason=exc.detail)
             self._used()

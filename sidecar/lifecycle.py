@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from typing import Annotated, Literal
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Literal
 
 import structlog
 from msgspec import Meta, Struct
@@ -51,13 +52,24 @@ class Lifecycle:
         feed: tells how many jobs are active.
         launchers: ended before the instance.
         stop_on_signal: whether SIGTERM and SIGINT stop the instance too, not the server alone.
+        tell: told the reason and the text when a stop begins; ends soon, and does not fail.
     """
 
-    def __init__(self, instance: Instance, feed: Feed, launchers: Launchers, *, stop_on_signal: bool) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        feed: Feed,
+        launchers: Launchers,
+        *,
+        stop_on_signal: bool,
+        tell: Callable[[str, str], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         self._instance = instance
         self._feed = feed
         self._launchers = launchers
         self._stop_on_signal = stop_on_signal
+        self._tell = tell
+        self._telling: asyncio.Task[None] | None = None
         self.state: State = "running"
         self.over = False
         """Whether the instance ends with the server, or before it: not so when the server alone was told to go."""
@@ -93,11 +105,12 @@ class Lifecycle:
 
     # ------------------------------------------------------------------------------------------------ stopping
 
-    def stop(self, mode: Mode, *, timeout: float | None = None, force: bool = False, reason: str = "") -> None:
+    def stop(self, mode: Mode, *, by: str, timeout: float | None = None, force: bool = False, reason: str = "") -> None:
         """Begin to stop; a second call changes nothing, but ``now`` cuts a drain short.
 
         Args:
             mode: ``now``, or ``drain`` to let the jobs that there are finish.
+            by: who asks.
             timeout: after how many seconds a drain becomes ``now``; None: never.
             force: shut down even where that makes ``flux start`` fail.
             reason: for the log and for who looks.
@@ -117,7 +130,10 @@ class Lifecycle:
             self.state = "draining" if mode == "drain" else "stopping"
             if not connected or self._instance.status.broker_state not in ("", "run"):
                 self.state = "waiting"
-            log.info("stop", mode=mode, timeout=timeout, force=force, reason=reason)
+            log.info("stop", mode=mode, by=by, timeout=timeout, force=force, reason=reason)
+            if self._tell:
+                text = f"{by} asked to stop the instance (mode {mode}){': ' if reason else ''}{reason}"
+                self._telling = asyncio.create_task(self._tell("Stopping", text), name="event")
             self._task = asyncio.create_task(self._stop(force), name="stop")
         if mode == "now":
             self._mode = "now"
@@ -213,6 +229,8 @@ class Lifecycle:
                 task.cancel()
         self.state = "stopped"
         await self._launchers.close(_LAST_GRACE)
+        if self._telling:
+            await self._telling
         if self._instance.refusal:
             raise SettingsError(f"The instance cannot be served: {self._instance.refusal}.")
 
@@ -227,4 +245,4 @@ class Lifecycle:
         if again or not ready or not self._stop_on_signal or self._instance.ending == "foreign":
             self._leave.set()  # at once, and the instance goes on
         else:
-            self.stop("now", reason=f"signal {number.name}")
+            self.stop("now", by=number.name, reason=f"signal {number.name}")

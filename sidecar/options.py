@@ -55,6 +55,19 @@ class Follower:
         self.wait = wait
 
 
+def api_server(given: str) -> str:
+    """Return where the Kubernetes API server is: as given, else that of the cluster that this process runs in."""
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if given or not host:
+        return given or "https://kubernetes.default.svc"
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def in_kubernetes() -> bool:
+    """Whether this process runs in a pod."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+
+
 def early_role(arguments: Sequence[str]) -> Follower | None:
     """Find out, without the command line's parser, whether this process is to be a follower.
 

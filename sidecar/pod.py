@@ -4,10 +4,19 @@ Annotations are evaluated here, not later: Settings inherits them into a module 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from sidecar.access import AccessOptions
-from sidecar.options import COMPLETION_INDEX, DEFAULT_FOLLOWER_WAIT, FOLLOWER_WAIT, LOCAL, SettingsError, option
+from sidecar.options import (
+    COMPLETION_INDEX,
+    DEFAULT_FOLLOWER_WAIT,
+    FOLLOWER_WAIT,
+    LOCAL,
+    SettingsError,
+    in_kubernetes,
+    option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +40,26 @@ class PodOptions(AccessOptions):
             unit="seconds",
         ),
     ] = DEFAULT_FOLLOWER_WAIT
+    kubernetes_job: Annotated[
+        str,
+        option(
+            "kubernetes_job",
+            "The Job whose pods are the brokers; empty: that of --minicluster, else the one that this pod belongs to.",
+        ),
+    ] = ""
+
+    @property
+    def no_cluster(self) -> str:
+        """Why Kubernetes cannot be asked about this server's pod; empty: it can."""
+        token = Path(self.kubernetes_credentials) / "token"
+        if token.exists():
+            return ""
+        if not in_kubernetes():
+            return "This server does not run in Kubernetes."
+        return (
+            f"This pod has no service account: {token} is not there. Set automountServiceAccountToken (of a "
+            "MiniCluster: spec.pod.automountServiceAccountToken), and bind a Role to the service account."
+        )
 
     def check_pod(self, uri: str, *, embedded: bool) -> None:
         """Refuse what cannot work in this pod.

@@ -39,6 +39,7 @@ _REASONS = {
     400: "BadRequest",
     401: "Unauthorized",
     403: "Forbidden",
+    404: "NotFound",
     415: "UnsupportedMediaType",
     422: "Invalid",
     500: "InternalError",
@@ -267,6 +268,7 @@ class KubernetesAPI:
         app = web.Application()
         for resource, group in _GROUPS.items():
             app.router.add_post(f"/apis/{group}/v1/{{resource:{resource}}}", self._handle)
+        self._more(app)
         app.router.add_route("*", "/{path:.*}", self._nothing)
         # One that hangs is ended when who asked has gone, or the test is over.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
@@ -281,6 +283,9 @@ class KubernetesAPI:
         await cut()
 
     # ------------------------------------------------------------------------------------------------------- answering
+
+    def _more(self, app: web.Application) -> None:
+        """Add what a more capable stand-in answers."""
 
     async def _nothing(self, request: web.Request) -> web.Response:
         return web.Response(status=404, text="404 page not found\n")

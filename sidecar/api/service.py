@@ -11,6 +11,7 @@ from msgspec import Meta
 import sidecar
 from sidecar.api.routing import Answer, json_response, operation
 from sidecar.audit import note
+from sidecar.auth.guard import CALLER
 from sidecar.errors import Unavailable
 from sidecar.feed import Feed
 from sidecar.idle import IdleStop
@@ -100,7 +101,8 @@ class ServiceResource:
         A second stop is answered like the first; now cuts a drain short.
         """
         note(request, mode=body.mode, force=body.force)
-        self._lifecycle.stop(body.mode, timeout=body.timeout, force=body.force, reason=body.reason)
+        by = request[CALLER].name or "somebody"
+        self._lifecycle.stop(body.mode, by=by, timeout=body.timeout, force=body.force, reason=body.reason)
         service = self._lifecycle.service()
         answer = Stopping(_MESSAGES[service.state], service.state, service.mode or body.mode, service.active_jobs)
         return json_response(answer, status=202)

@@ -143,6 +143,21 @@ def test_who_is_a_follower(
     assert (found and (found.index, found.socket, found.wait)) == role
 
 
+@pytest.mark.parametrize(
+    ("given", "host", "port", "url"),
+    [
+        ("", "", "", "https://kubernetes.default.svc"),
+        ("", "10.96.0.1", "443", "https://10.96.0.1:443"),
+        ("", "fd00::1", "6443", "https://[fd00::1]:6443"),
+        ("https://api.example.org", "10.96.0.1", "443", "https://api.example.org"),
+    ],
+)
+def test_where_the_api_server_is(monkeypatch: pytest.MonkeyPatch, given: str, host: str, port: str, url: str) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+    assert options.api_server(given) == url
+
+
 def test_a_follower_without_a_broker_of_its_own_is_told_so() -> None:
     done = run("serve", "--uri", "ssh://mc-0/run/local", JOB_COMPLETION_INDEX="1")
     assert done.returncode == 2
