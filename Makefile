@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
-.PHONY: help venv run test lint format bench docs audit e2e clean
+.PHONY: help venv tools run test lint format bench docs audit lock image e2e e2e-existing clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -9,8 +9,21 @@ FLUX := $(shell command -v flux 2>/dev/null)
 # The bindings have to match the instance; without Flux there is nothing to match.
 FLUX_VERSION := $(if $(FLUX),$(shell flux version 2>/dev/null | awk '/libflux-core/ {print $$2}' | sed 's/-.*//'))
 
+# helm and kind: those on the PATH, else of these versions into .tools, by Go; also where neither PATH nor HOME is set.
+HELM_VERSION := v3.19.2
+KIND_VERSION := v0.30.0
+TOOLS := $(CURDIR)/.tools
+GO := $(firstword $(shell command -v go 2>/dev/null) $(wildcard /usr/local/go/bin/go))
+GO_INSTALL = GOBIN=$(TOOLS)/bin $(if $(HOME),,GOPATH=$(TOOLS)/go GOCACHE=$(TOOLS)/cache) $(GO) install
+MISSING := $(foreach tool,helm kind,$(if $(shell command -v $(tool) 2>/dev/null),,$(tool)))
+
+BUILDER ?= $(firstword $(foreach tool,podman docker buildah,$(shell command -v $(tool) 2>/dev/null)))
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py)
+IMAGE ?= localhost/flux-sidecar:$(VERSION)
+BUILD_FLAGS ?=
+
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed ## make .venv and install everything into it
 
@@ -25,6 +38,16 @@ $(VENV)/.installed: pyproject.toml
 	$(if $(FLUX_VERSION),$(BIN)/pip install --quiet --editable '.[flux]' 'flux-python==$(FLUX_VERSION)')
 	@touch $@
 
+tools: $(if $(GO),$(MISSING:%=$(TOOLS)/%.installed)) ## have helm and kind, if there is Go to build them
+
+$(TOOLS)/helm.installed:
+	$(GO_INSTALL) helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
+	@touch $@
+
+$(TOOLS)/kind.installed:
+	$(GO_INSTALL) sigs.k8s.io/kind@$(KIND_VERSION)
+	@touch $@
+
 run: venv ## serve a new Flux instance, or this machine where there is no Flux
 ifdef FLUX
 	PATH="$(CURDIR)/$(BIN):$$PATH" flux start flux-sidecar serve
@@ -32,7 +55,7 @@ else
 	$(BIN)/flux-sidecar serve --embedded
 endif
 
-test: venv lint ## run every test that this machine can run
+test: venv tools lint ## run every test that this machine can run
 	$(BIN)/pytest
 
 lint: venv ## check style, types, layers and generated documents
@@ -51,9 +74,28 @@ docs: venv ## write the documents that are made from code
 bench: venv ## measure against Flux's own rates (needs Flux)
 	$(BIN)/python -m bench
 
+lock: venv ## pin the image's dependencies anew; BASE_FLUX=VERSION if its base has another Flux
+	$(BIN)/pip install --quiet uv
+	$(if $(BASE_FLUX),sed -i 's/^flux-python==.*/flux-python==$(BASE_FLUX)/' image/flux.in)
+	$(LOCK) pyproject.toml --extra flux --no-emit-package flux-python --output-file image/server.lock
+	$(LOCK) image/build.in --output-file image/build.lock
+	$(LOCK) image/flux.in --no-deps --output-file image/flux.lock
+
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header
+
+image: ## build the container image: IMAGE=NAME:TAG, BUILDER=podman|docker|buildah, BUILD_FLAGS="--build-arg …"
+	$(BUILDER) build --file Containerfile --tag $(IMAGE) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null) $(BUILD_FLAGS) .
+
+e2e: venv tools ## test in a kind cluster that is made for it, with image, operator and chart
+	PATH="$(TOOLS)/bin:$$PATH" BUILDER=$(BUILDER) BUILD_FLAGS="$(BUILD_FLAGS)" tests/e2e/in-kind $(BIN)/pytest
+
+e2e-existing: venv tools ## test in a cluster that has the operator: KUBECONFIG=FILE IMAGE=NAME:TAG (APPLICATION_IMAGE=…)
+	KUBECONFIG="$(KUBECONFIG)" E2E_IMAGE="$(IMAGE)" E2E_APPLICATION_IMAGE="$(APPLICATION_IMAGE)" $(BIN)/pytest tests/e2e
+
 audit: venv ## look for known vulnerabilities in what is installed (asks PyPI's database)
 	$(BIN)/pip install --quiet pip-audit
 	$(BIN)/pip-audit --skip-editable
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results/*.local.*
+	rm -rf $(VENV) .tools e2e-report .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results/*.local.*

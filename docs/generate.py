@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from docs import chart
 from sidecar import errors, openapi, settings
 from sidecar.api.routing import Operation
 from sidecar.app import Server
@@ -111,6 +112,7 @@ def main() -> None:
         (HERE / name).write_text(page())
     document = msgspec.json.format(msgspec.json.encode(openapi.document(operations())), indent=2)
     (HERE / "openapi.json").write_bytes(document + b"\n")
+    chart.main()
 
 
 if __name__ == "__main__":

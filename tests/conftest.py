@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,34 @@ from tests import harness
 from tests.harness import Process, Server
 
 _KINDS = ("embedded", pytest.param("flux", marks=pytest.mark.flux))
-_left_out: list[str] = []
+#: What a marker needs: whether it is there, and what to say of the tests that are left out where it is not.
+_NEEDS = {
+    "flux": (bool(harness.FLUX), "they need Flux, and `flux` is not on the PATH"),
+    "e2e": (
+        "KUBECONFIG" in os.environ and "E2E_IMAGE" in os.environ,
+        "they need a Kubernetes cluster: make e2e, or make e2e-existing KUBECONFIG=... IMAGE=...",
+    ),
+    "helm": (bool(harness.HELM), "they need helm, which make installs where there is Go"),
+    "kind": (bool(harness.KIND), "they need kind, which make installs where there is Go"),
+}
+_left_out: Counter[str] = Counter()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if harness.FLUX:
-        return
-    without = [item for item in items if item.get_closest_marker("flux")]
-    _left_out.extend(item.nodeid for item in without)
-    config.hook.pytest_deselected(items=without)
-    items[:] = [item for item in items if item not in without]
+    without = []
+    for item in items:
+        missing = [why for name, (there, why) in _NEEDS.items() if not there and item.get_closest_marker(name)]
+        if missing:
+            _left_out[missing[0]] += 1
+            without.append(item)
+    if without:
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _left_out:
-        terminalreporter.write_line(f"{len(_left_out)} tests left out: they need Flux, and `flux` is not on the PATH.")
+    for why, number in _left_out.items():
+        terminalreporter.write_line(f"{number} tests left out: {why}.")
 
 
 @pytest.fixture(scope="session", params=_KINDS)

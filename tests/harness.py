@@ -22,6 +22,10 @@ T = TypeVar("T")
 BIN = Path(sys.executable).parent
 SIDECAR = str(BIN / "flux-sidecar")
 FLUX = shutil.which("flux")
+ROOT = Path(__file__).parents[1]
+_TOOLS = f"{ROOT / '.tools/bin'}:{os.environ['PATH']}"
+HELM = shutil.which("helm", path=_TOOLS)
+KIND = shutil.which("kind", path=_TOOLS)
 
 #: In the environment of everything that a test starts: who still has it afterwards was left behind.
 MARK = "FLUX_SIDECAR_TEST_MARK"

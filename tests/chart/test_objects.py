@@ -1,0 +1,315 @@
+"""What matters in the objects that the chart makes, and that Kubernetes knows all of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.rendered import (
+    CHART,
+    EVERYTHING,
+    FOR_JOB,
+    FOR_LAUNCHER,
+    KUBERNETES,
+    Objects,
+    containers,
+    kinds,
+    merged,
+    render,
+    variables,
+)
+from tests.harness import HELM
+
+pytestmark = pytest.mark.helm
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sidecar": {},
+    "launcher": {"mode": "launcher"},
+    "job": {"workload": "job"},
+    "sidecar-3": {"size": 3},
+    "launcher-3": {"mode": "launcher", "size": 3},
+    "job-3": {"workload": "job", "size": 3},
+    "everything-sidecar": EVERYTHING,
+    "everything-launcher": merged(EVERYTHING, FOR_LAUNCHER),
+    "everything-job": merged(EVERYTHING, FOR_JOB),
+}
+variants = pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
+
+
+def name(values: dict[str, Any]) -> str:
+    return str(values.get("nameOverride", "flux"))
+
+
+def volumes(objects: Objects, container: str) -> dict[str, str]:
+    """Return what a container of a MiniCluster mounts, with what the operator makes of it: those before it too."""
+    spec = next(each for (kind, _), each in objects.items() if kind == "MiniCluster")["spec"]
+    found: dict[str, str] = {}
+    for each in spec["containers"]:
+        found |= {name: "/dev/shm" if v.get("emptyDir") else v["path"] for name, v in each.get("volumes", {}).items()}
+        if each["name"] == container:
+            break
+    return found
+
+
+@variants
+def test_lint(values: dict[str, Any]) -> None:
+    argv = [str(HELM), "lint", "--strict", str(CHART), "--kube-version", KUBERNETES, "--values", "-"]
+    done = subprocess.run(argv, input=json.dumps(values), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@variants
+def test_kubernetes_knows_every_field(values: dict[str, Any]) -> None:
+    import kubernetes_validate
+
+    others = {"MiniCluster", "HTTPRoute"}
+    for (kind, _), each in render(values).items():
+        if kind not in others:
+            kubernetes_validate.validate(each, "1.33", strict=True)
+
+
+@variants
+def test_the_operator_knows_every_field(values: dict[str, Any]) -> None:
+    """Against the operator's own CRD, where there is one: of a cluster, or a file."""
+    crd = _crd()
+    if crd is None:
+        pytest.skip("no CRD: neither MINICLUSTER_CRD nor a cluster that has the operator")
+    import jsonschema
+
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for (kind, _), each in render(values).items():
+        if kind == "MiniCluster":
+            jsonschema.validate(each, _closed(schema), cls=jsonschema.Draft7Validator)
+
+
+def _crd() -> dict[str, Any] | None:
+    name = "miniclusters.flux-framework.org"
+    if file := os.environ.get("MINICLUSTER_CRD"):
+        with open(file) as text:
+            return next(each for each in yaml.safe_load_all(text) if each and each["metadata"]["name"] == name)
+    if "KUBECONFIG" not in os.environ:
+        return None
+    done = subprocess.run(["kubectl", "get", "crd", name, "-o", "json"], capture_output=True, text=True, timeout=30)
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else None
+
+
+def _closed(schema: Any) -> Any:
+    """The API server prunes what a schema does not know; here it is to be an error."""
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    properties = schema.get("properties")
+    if schema.get("type") == "object" and isinstance(properties, dict) and "apiVersion" not in properties:
+        closed.setdefault("additionalProperties", False)
+    if schema.get("x-kubernetes-int-or-string"):
+        closed = {"type": ["integer", "string"]}
+    return closed
+
+
+@variants
+def test_the_service_leads_to_pod_0_alone(values: dict[str, Any]) -> None:
+    objects = render(values)
+    service = objects["Service", f"{name(values)}-api"]["spec"]
+    assert service["selector"] == {"job-name": name(values), "batch.kubernetes.io/job-completion-index": "0"}
+    port = variables(containers(objects)["flux" if values.get("mode") == "launcher" else "flux-sidecar"])
+    assert str(service["ports"][0]["targetPort"]) == port["FLUX_SIDECAR_PORT"]
+    # For ports of a container the operator would make a Service that leads to every pod.
+    for (kind, _), each in objects.items():
+        if kind == "MiniCluster":
+            assert not [c for c in each["spec"]["containers"] if "ports" in c]
+
+
+@variants
+def test_nothing_is_privileged(values: dict[str, Any]) -> None:
+    objects = render(values)
+    uid = values.get("uid", 1000)
+    for title, container in containers(objects).items():
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False, title
+        assert context["runAsNonRoot"] is True
+        assert (context["runAsUser"], context["runAsGroup"]) == (uid, uid)
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert "privileged" not in context
+        if title not in ("init", "flux"):
+            assert context["readOnlyRootFilesystem"] is True, title
+    text = json.dumps(list(objects.values()))
+    for word in ("hostPath", "hostNetwork", "hostPID", "hostIPC"):
+        assert f'"{word}"' not in text
+
+
+@variants
+def test_no_image_is_latest(values: dict[str, Any]) -> None:
+    for container in containers(render(values)).values():
+        tag = container["image"].rpartition(":")[2]
+        assert tag not in ("", "latest", container["image"])
+
+
+def test_a_digest_goes_before_the_tag() -> None:
+    digest = "sha256:" + "a" * 64
+    found = containers(render({"image": {"tag": "1.0", "digest": digest}}))
+    assert {each["image"] for each in found.values()} == {f"flux-sidecar@{digest}"}
+
+
+@variants
+def test_the_token_stays_and_only_its_digest_is_mounted(values: dict[str, Any]) -> None:
+    objects = render(values)
+    secret = objects["Secret", f"{name(values)}-token"]
+    assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    token = base64.b64decode(secret["data"]["token"])
+    assert len(token) > 40
+    lines = base64.b64decode(objects["Secret", f"{name(values)}-callers"]["data"]["tokens"]).decode().split("\n")
+    assert lines[0] == f"flux:admin:{hashlib.sha256(token).hexdigest()}"
+    assert lines[1:] == values.get("auth", {}).get("callers", [])
+    workload = json.dumps([each for (kind, _), each in objects.items() if kind in ("MiniCluster", "Job")])
+    assert f"{name(values)}-token" not in workload
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_minicluster_beside_the_broker(size: int) -> None:
+    spec = render({"size": size})["MiniCluster", "flux"]["spec"]
+    broker, server = spec["containers"]
+    assert (spec["interactive"], spec["size"]) == (True, size)
+    assert broker["runFlux"] is True
+    # A command would be ignored: the broker has no initial program.
+    assert "command" not in broker
+    assert server["noWrapEntrypoint"] is True
+    assert "command" not in server
+    assert server["environment"]["FLUX_URI"] == "local:///mnt/flux/config/run/flux/local"
+    assert not [name for name in broker["environment"] if name.startswith("FLUX_")]
+
+
+def test_a_minicluster_around_the_server() -> None:
+    spec = render({"mode": "launcher"})["MiniCluster", "flux"]["spec"]
+    (broker,) = spec["containers"]
+    assert spec["interactive"] is False
+    assert broker["launcher"] is True  # otherwise the server would be submitted as a job
+    # The operator pastes it between double quotes, and expands it unquoted.
+    assert not set(broker["command"]) & set("\"'$`\\")
+    assert "FLUX_URI" not in broker["environment"]
+
+
+@pytest.mark.parametrize("mode", ["sidecar", "launcher"])
+def test_what_the_operator_would_otherwise_do(mode: str) -> None:
+    spec = render({"mode": mode, "uid": 1234})["MiniCluster", "flux"]["spec"]
+    broker = spec["containers"][0]
+    # The code that Flux has ended with is discarded, unless the script ends before its own end.
+    post = broker["commands"]["post"].splitlines()
+    assert (post[0], post[-1]) == ("code=$?", "exit $code")
+    # One word that can be executed, and no shell: the script is written before the broker starts.
+    assert broker["lifeCycle"]["preStopExec"] == "/mnt/flux/pre-stop"
+    lines = broker["commands"]["pre"].rstrip("\n").split("\n")
+    assert lines[0] == "cat > /mnt/flux/pre-stop <<'END'"
+    assert lines[lines.index("END") - 1].startswith("kill -TERM")
+    # With `quiet` the operator appends a redirection: the last line has to be a command, and not END.
+    assert lines[-1] == "chmod 0755 /mnt/flux/pre-stop"
+    # No token without it; and it copies fsGroup alone.
+    assert spec["pod"]["automountServiceAccountToken"] is True
+    assert spec["pod"]["securityContext"] == {"fsGroup": 1234}
+    # The init container makes directories that the broker has to own.
+    assert spec["flux"]["container"]["securityContext"]["runAsUser"] == 1234
+    assert spec["flux"]["container"]["disable"] is True
+
+
+def test_flux_from_the_operators_view() -> None:
+    values = {"application": {"image": "example/app:1"}, "flux": {"view": "example/flux-view-ubuntu:tag-noble"}}
+    spec = render(values)["MiniCluster", "flux"]["spec"]
+    assert "disable" not in spec["flux"]["container"]
+    assert spec["flux"]["container"]["image"] == values["flux"]["view"]  # type: ignore[index]
+    assert [c["image"] for c in spec["containers"]] == ["example/app:1", "flux-sidecar:0.1.0"]
+
+
+def test_volumes_of_the_server_are_not_those_of_jobs() -> None:
+    values = {
+        "store": {"enabled": True},
+        "tls": {"existingSecret": "tls"},
+        "application": {
+            "sharedMemory": "1Gi",
+            "volumes": [{"name": "mine", "path": "/in", "configMapName": "inputs"}],
+        },
+    }
+    objects = render(values)
+    # The operator names the volume of a ConfigMap after the ConfigMap.
+    assert volumes(objects, "flux") == {"inputs": "/in", "shared-memory": "/dev/shm"}
+    assert {"callers", "tls", "store"} < set(volumes(objects, "flux-sidecar"))
+
+
+def test_a_job_that_boots_flux_by_itself() -> None:
+    objects = render({"workload": "job", "size": 3})
+    assert "MiniCluster" not in kinds(objects)
+    spec = objects["Job", "flux"]["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
+    assert spec["podReplacementPolicy"] == "Failed"  # a rank must not be there twice
+    pod = spec["template"]["spec"]
+    assert pod["subdomain"] == "flux"
+    # Jobs cannot read a token; the server's container has one of its own.
+    assert pod["automountServiceAccountToken"] is False
+    mounts = {c["name"]: {m["name"] for m in c["volumeMounts"]} for c in [*pod["initContainers"], *pod["containers"]]}
+    assert "account" in mounts["flux-sidecar"]
+    assert "account" not in mounts["flux"]
+    assert "callers" not in mounts["flux"]
+    # A variable FLUX_SIDECAR_PORT of somebody's Service would be an option.
+    assert pod["enableServiceLinks"] is False
+    sidecar = pod["initContainers"][-1]
+    assert (sidecar["name"], sidecar["restartPolicy"]) == ("flux-sidecar", "Always")
+    service = objects["Service", "flux"]["spec"]
+    assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+    toml = objects["ConfigMap", "flux-flux"]["data"]["broker.toml"]
+    assert 'hosts = [{ host = "flux-[0-2]" }]' in toml
+    assert "tcp://%h.flux.lab.svc.cluster.local:%p" in toml
+    # Resources that Flux finds by itself never come back when they were lost.
+    assert 'path = "/mnt/flux/R"' in toml
+    assert objects["ConfigMap", "flux-flux"]["data"]["resources"] == "--hosts=flux-[0-2] --local"
+
+
+def test_a_jobs_template_names_no_version() -> None:
+    """It cannot be changed: `helm upgrade` to another version of the chart would fail."""
+    template = render({"workload": "job"})["Job", "flux"]["spec"]["template"]["metadata"]
+    assert not [label for label in template["labels"] if "version" in label or "chart" in label]
+
+
+def test_the_role_is_about_this_cluster() -> None:
+    rules = render({})["Role", "flux"]["rules"]
+    allowed = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+    assert ("miniclusters", "patch") in allowed
+    assert not [pair for pair in allowed if "*" in pair or "secrets" in pair or pair[1] == "delete"]
+    for rule in rules:
+        if set(rule["resources"]) & {"miniclusters", "miniclusters/scale", "jobs"}:
+            assert rule["resourceNames"] == ["flux"]
+
+
+def test_without_rights_there_is_no_token() -> None:
+    objects = render({"rbac": {"create": False}})
+    assert not kinds(objects) & {"Role", "RoleBinding", "ClusterRoleBinding"}
+    assert objects["MiniCluster", "flux"]["spec"]["pod"]["automountServiceAccountToken"] is False
+
+
+def test_names_from_outside_are_let_in() -> None:
+    server = containers(render(EVERYTHING))["flux-sidecar"]
+    assert variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"] == "flux.example.org,flux.example.net"
+
+
+def test_who_may_reach_the_pods() -> None:
+    policy = render({})["NetworkPolicy", "flux"]["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    each_other, api = policy["ingress"]
+    assert "ports" not in each_other
+    assert api["ports"] == [{"port": 5000}]
+
+
+@variants
+def test_helm_test_runs_a_job(values: dict[str, Any]) -> None:
+    pod = render(values)["Pod", f"{name(values)}-test"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (container,) = pod["spec"]["containers"]
+    assert "/v1/jobs/submit" in container["args"][0]
+    compile(container["args"][0], "test.py", "exec")

@@ -1,0 +1,129 @@
+"""Each value is described, refused when it is wrong, and does something."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from docs import chart
+from tests.chart.rendered import CHART, DEFAULTS, EVERYTHING, FOR_JOB, FOR_LAUNCHER, SCHEMA, merged, refused, template
+
+helm = pytest.mark.helm
+
+
+def described(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Yield every value of the schema that is not a group of others."""
+    for name, each in schema["properties"].items():
+        if "properties" in each:
+            yield from described(each, (*path, name))
+        else:
+            yield (*path, name), each
+
+
+LEAVES = {path: each for path, each in described(SCHEMA) if path != ("global",)}
+
+
+def at(values: dict[str, Any], path: tuple[str, ...]) -> Any:
+    for name in path:
+        values = values[name]
+    return values
+
+
+def without(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    result = copy.deepcopy(values)
+    del at(result, path[:-1])[path[-1]]
+    return result
+
+
+def paths(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and (*path, name) not in LEAVES:
+            yield from paths(value, (*path, name))
+        else:
+            yield (*path, name)
+
+
+def test_schema_and_values_are_of_the_same() -> None:
+    assert set(paths(DEFAULTS)) == set(LEAVES)
+
+
+def test_every_value_is_described() -> None:
+    assert not [path for path, each in LEAVES.items() if not each["description"].endswith(".")]
+
+
+def test_the_readme_is_that_of_the_schema() -> None:
+    assert (CHART / "README.md").read_text() == chart.page(), "run `make docs`"
+
+
+#: What cannot be set beside the rest, and what it needs in the place of that.
+APART: dict[tuple[str, ...], dict[str, Any]] = {
+    ("workload",): FOR_JOB,
+    ("size",): {"size": 4},
+    ("mode",): FOR_LAUNCHER,
+    ("image", "digest"): {"image": {"digest": "sha256:" + "a" * 64}},
+    ("auth", "token"): {"auth": {"token": False}},
+    ("auth", "existingSecret"): {"auth": {"token": False, "callers": [], "existingSecret": "callers"}},
+    ("store", "existingClaim"): {"store": {"existingClaim": "history"}},
+    ("serviceAccount", "create"): {"serviceAccount": {"create": False}},
+    ("rbac", "create"): {"rbac": {"create": False}},
+    ("networkPolicy", "enabled"): {"networkPolicy": {"enabled": False}},
+    ("flux", "cores"): merged(FOR_JOB, {"flux": {"brokerConfig": ""}}),
+    ("clusterDomain",): merged(FOR_JOB, {"flux": {"brokerConfig": ""}}),
+}
+_RANDOM = ("token:", "tokens:", "seed:")
+
+
+def lines(values: dict[str, Any]) -> list[str]:
+    """Return what is rendered, without what is new each time; or that it is refused, which is an effect too."""
+    done = template(values)
+    if done.returncode != 0:
+        return ["refused"]
+    return [line for line in done.stdout.splitlines() if not line.strip().startswith(_RANDOM)]
+
+
+@helm
+@pytest.mark.parametrize("path", LEAVES, ids=".".join)
+def test_no_value_does_nothing(path: tuple[str, ...]) -> None:
+    bases = [EVERYTHING, merged(EVERYTHING, FOR_JOB)]
+    if path == ("auth", "callers"):  # is in a digest alone, which is new each time
+        bases = [merged(EVERYTHING, {"auth": {"token": False}})]
+    if path in APART:
+        special = merged(EVERYTHING, APART[path])
+        pairs = [(special, EVERYTHING if path[-1] not in ("cores", "clusterDomain") else without(special, path))]
+    else:
+        pairs = [(base, without(base, path)) for base in bases]
+    assert any(lines(one) != lines(other) for one, other in pairs)
+
+
+@helm
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"sizes": 3}, "sizes"),
+        ({"size": 0}, "size"),
+        ({"size": "3"}, "size"),
+        ({"uid": 0}, "uid"),
+        ({"image": {"tag": "latest"}}, "tag"),
+        ({"application": {"image": "example/app:latest"}}, "image"),
+        ({"server": {"environment": {"FLUX_SIDECAR_RATE_LIMIT": 100}}}, "RATE_LIMIT"),
+        ({"auth": {"callers": ["fxs_abcdef"]}}, "callers"),
+        ({"ingress": {"enabled": True}}, "hosts"),
+        ({"httpRoute": {"enabled": True}}, "parentRefs"),
+        ({"application": {"volumes": [{"name": "data", "path": "/data"}]}}, "volumes"),
+        ({"application": {"volumes": [{"name": "data", "path": "/data", "hostPath": "/"}]}}, "hostPath"),
+        ({"workload": "job", "mode": "launcher"}, "mode launcher needs workload minicluster"),
+        ({"workload": "job", "maxSize": 3}, "nobody scales a plain Job"),
+        ({"workload": "job", "flux": {"view": "view:1"}}, "flux.view needs workload minicluster and mode sidecar"),
+        ({"mode": "launcher", "flux": {"view": "view:1"}}, "flux.view needs workload minicluster and mode sidecar"),
+        ({"flux": {"cores": 2}}, "flux.cores needs workload job"),
+        ({"size": 3, "maxSize": 2}, "maxSize is less than size"),
+        ({"minSize": 2}, "minSize is more than size"),
+        ({"auth": {"existingSecret": "mine"}}, "set auth.token to false"),
+        ({"rbac": {"create": False}, "auth": {"kubernetes": True}}, "system:auth-delegator"),
+    ],
+)
+def test_what_cannot_work_is_refused(values: dict[str, Any], text: str) -> None:
+    assert text in refused(values)

@@ -1,0 +1,260 @@
+"""A release of the chart in a namespace of its own, and its API over a port-forward; by kubectl and helm alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+from tests.harness import HELM, ROOT, eventually
+
+CHART = ROOT / "helm/flux-sidecar"
+REPORTS = Path(os.environ.get("E2E_REPORTS", ROOT / "e2e-report"))
+
+#: How long a cluster may take that has to pull nothing.
+START, END = 180.0, 90.0
+
+
+class Shape(NamedTuple):
+    """How the chart runs Flux."""
+
+    workload: str
+    mode: str
+
+    def __str__(self) -> str:
+        return "job" if self.workload == "job" else self.mode
+
+
+SIDECAR, LAUNCHER, JOB = Shape("minicluster", "sidecar"), Shape("minicluster", "launcher"), Shape("job", "sidecar")
+
+
+def run(*argv: str, timeout: float = 300, check: bool = True) -> str:
+    """Return what a command prints; fail with what it says."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
+    assert not check or done.returncode == 0, f"{' '.join(argv)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class Release:
+    """One installation of the chart, in a namespace that is its own."""
+
+    def __init__(self, image: str, shape: Shape, size: int = 1) -> None:
+        self.name, self.shape, self.size = "flux", shape, size
+        self.namespace = f"flux-e2e-{uuid.uuid4().hex[:8]}"
+        repository, _, tag = image.rpartition(":")
+        self._values: dict[str, Any] = {
+            "workload": shape.workload,
+            "mode": shape.mode,
+            "size": size,
+            "image": {"repository": repository, "tag": tag},
+        }
+        self._forward: subprocess.Popen[str] | None = None
+        self._http: httpx.Client | None = None
+        self.token = ""
+
+    # ------------------------------------------------------------------------------------------ kubectl and helm
+
+    def kubectl(self, *arguments: str, timeout: float = 300, check: bool = True) -> str:
+        return run("kubectl", "--namespace", self.namespace, *arguments, timeout=timeout, check=check)
+
+    def helm(self, *arguments: str, timeout: float = 300) -> str:
+        return run(str(HELM), "--namespace", self.namespace, *arguments, timeout=timeout)
+
+    def install(self, **values: Any) -> Release:
+        run("kubectl", "create", "namespace", self.namespace)
+        self._values |= values
+        return self.upgrade()
+
+    def upgrade(self) -> Release:
+        values = json.dumps(self._values)
+        argv = [
+            str(HELM),
+            "--namespace",
+            self.namespace,
+            "upgrade",
+            "--install",
+            self.name,
+            str(CHART),
+            "--values",
+            "-",
+        ]
+        done = subprocess.run(argv, input=values, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        self.token = self.read_token()
+        return self
+
+    def read_token(self) -> str:
+        template = "go-template={{.data.token | base64decode}}"
+        return self.kubectl("get", "secret", f"{self.name}-token", "--output", template)
+
+    def get(self, *what: str) -> dict[str, Any]:
+        return dict(json.loads(self.kubectl("get", *what, "--output", "json")))
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Return the pods of the cluster that are not on their way out, by index."""
+        found = self.get("pods", "--selector", f"job-name={self.name}")["items"]
+        index = "batch.kubernetes.io/job-completion-index"
+        living = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return sorted(living, key=lambda pod: int(pod["metadata"]["labels"][index]))
+
+    def pod(self, index: int) -> str:
+        return str(self.pods()[index]["metadata"]["name"])
+
+    @property
+    def flux_container(self) -> str:
+        """The container with the broker; the operator names it after the MiniCluster."""
+        return "flux" if self.shape.workload == "job" else self.name
+
+    def shell(self, index: int, script: str, container: str = "", timeout: float = 60) -> str:
+        return self.kubectl(
+            "exec", self.pod(index), "--container", container or self.flux_container, "--", "bash", "-c", script,
+            timeout=timeout,
+        )  # fmt: skip
+
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """Return the status of every container that is to run until the end, by pod and name."""
+        return {
+            f"{pod['metadata']['name']}/{status['name']}": status
+            for pod in self.pods()
+            for kind in ("initContainerStatuses", "containerStatuses")
+            for status in pod["status"].get(kind, ())
+        }
+
+    # ---------------------------------------------------------------------------------------------------- the API
+
+    def http(self) -> httpx.Client:
+        """Return a client of the API, over a port-forward that is made anew when the last one has ended."""
+        if self._forward is not None and self._forward.poll() is None and self._http is not None:
+            return self._http
+        self._close_forward()
+        argv = ["kubectl", "--namespace", self.namespace, "port-forward", f"service/{self.name}-api", ":5000"]
+        self._forward = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self._forward.stdout is not None
+        line = self._forward.stdout.readline()
+        match = re.search(r"127\.0\.0\.1:(\d+)", line)
+        if match is None:
+            raise httpx.ConnectError(line or "port-forward has ended")
+        headers = {"Authorization": f"Bearer {self.token}"}
+        self._http = httpx.Client(
+            base_url=f"http://127.0.0.1:{match[1]}", headers=headers, timeout=90, trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )  # fmt: skip
+        return self._http
+
+    def call(self, method: str, path: str, **details: Any) -> httpx.Response:
+        """Ask the API once; a connection that cannot be made is an error of httpx."""
+        try:
+            return self.http().request(method, path, **details)
+        except httpx.TransportError:
+            self._close_forward()
+            raise
+
+    def ask(self, path: str) -> Any:
+        """Return what a GET answers with 200; asked again while nobody can be reached."""
+
+        def answered() -> httpx.Response | None:
+            with contextlib.suppress(httpx.TransportError):
+                return self.call("GET", path)
+            return None
+
+        answer = eventually(answered, within=START, what=f"answer to {path}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def ready(self) -> Release:
+        def answers() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return self.call("GET", "/readyz").status_code == 200
+            return False
+
+        eventually(answers, within=START, what="readiness")
+        return self
+
+    def submit(self, command: str | list[str], **parameters: Any) -> str:
+        answer = self.call("POST", "/v1/jobs/submit", json={"command": command, **parameters})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["f58id"])
+
+    def ended(self, job: str) -> dict[str, Any]:
+        found = self.ask(f"/v1/jobs/{job}?wait=60")
+        assert found["state"] == "INACTIVE", found
+        return dict(found)
+
+    def output(self, command: str | list[str], **parameters: Any) -> list[str]:
+        """Run a job; return its lines."""
+        job = self.submit(command, **parameters)
+        found = self.ended(job)
+        lines = [str(line).rstrip("\n") for line in self.ask(f"/v1/jobs/{job}/output").get("Output", ())]
+        assert found["result"] == "COMPLETED", (found, lines)
+        return lines
+
+    def stop(self, **parameters: Any) -> dict[str, Any]:
+        answer = self.call("POST", "/v1/service/stop", json=parameters)
+        assert answer.status_code == 202, answer.text
+        return dict(answer.json())
+
+    def nodes_up(self) -> int:
+        nodes = self.ask("/v1/nodes?details=true")["nodes"]
+        return sum(node["state"] != "down" for node in nodes)
+
+    # ---------------------------------------------------------------------------------------------------- the end
+
+    def complete(self) -> None:
+        """Wait until the Job is Complete, and look at what it has left: every container has ended, with 0."""
+        self._close_forward()
+
+        def finished() -> str | None:
+            conditions = self.get("job", self.name)["status"].get("conditions", ())
+            return next((c["type"] for c in conditions if c["status"] == "True" and c["type"] in _FINAL), None)
+
+        assert eventually(finished, within=END, what="end of the Job") == "Complete"
+        codes = {
+            name: status["state"].get("terminated", {}).get("exitCode") for name, status in self.statuses().items()
+        }
+        assert codes, "the Job has no pods"
+        assert not {name: code for name, code in codes.items() if code != 0}
+        assert {pod["status"]["phase"] for pod in self.pods()} == {"Succeeded"}
+
+    def restarts(self) -> int:
+        return sum(status["restartCount"] for status in self.statuses().values())
+
+    def report(self, name: str) -> Path:
+        """Write down what there is to see when a test has failed."""
+        directory = REPORTS / re.sub(r"[^\w.-]+", "_", name)
+        directory.mkdir(parents=True, exist_ok=True)
+        wanted = {
+            "objects": ("get", "all,minicluster,secret,configmap,networkpolicy", "--output", "wide"),
+            "pods": ("describe", "pods"),
+            "events": ("get", "events", "--sort-by", ".lastTimestamp"),
+            "cluster": ("get", "minicluster,job", "--output", "yaml"),
+        }
+        for title, arguments in wanted.items():
+            (directory / f"{title}.txt").write_text(self.kubectl(*arguments, check=False))
+        pods = self.kubectl("get", "pods", "--output", "name", check=False).split()
+        for pod in pods:
+            for previous in ((), ("--previous",)):
+                text = self.kubectl("logs", pod, "--all-containers", "--prefix", *previous, check=False)
+                (directory / f"{pod.removeprefix('pod/')}{'.before' if previous else ''}.log").write_text(text)
+        return directory
+
+    def close(self) -> None:
+        self._close_forward()
+        run("kubectl", "delete", "namespace", self.namespace, "--wait=false", "--ignore-not-found")
+
+    def _close_forward(self) -> None:
+        if self._http is not None:
+            self._http.close()
+        if self._forward is not None:
+            self._forward.kill()
+            self._forward.communicate()
+        self._http = self._forward = None
+
+
+_FINAL = ("Complete", "Failed")

@@ -1,0 +1,106 @@
+"""From `helm install` to a Job that is Complete, in every shape."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.cluster import JOB, LAUNCHER, SIDECAR, Release, Shape
+from tests.harness import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)
+Install = Callable[..., Release]
+APPLICATION = os.environ.get("E2E_APPLICATION_IMAGE", "")
+
+
+@shapes
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
+    cluster = install(shape, size).ready()
+
+    # One task more than there are nodes: 4 on 3.
+    names = cluster.output(["hostname"], num_nodes=size, num_tasks=size + 1)
+    assert len(names) == size + 1
+    assert set(names) == {f"{cluster.name}-{index}" for index in range(size)}
+
+    running = cluster.submit(["sleep", "600"], num_nodes=size, exclusive=True)
+    pending = cluster.submit(["sleep", "600"], num_nodes=size, exclusive=True)
+    eventually(lambda: cluster.ask(f"/v1/jobs/{running}")["state"] == "RUN", what="a running job")
+    assert cluster.ask(f"/v1/jobs/{pending}")["state"] == "SCHED"
+
+    assert cluster.restarts() == 0
+    cluster.stop()
+    cluster.complete()
+    assert cluster.restarts() == 0
+
+
+@shapes
+def test_helm_test_runs_a_job(install: Install, shape: Shape) -> None:
+    cluster = install(shape)
+    assert "hello from helm test" in cluster.helm("test", cluster.name, "--logs")
+
+
+@shapes
+def test_nobody_without_the_token(install: Install, shape: Shape) -> None:
+    cluster = install(shape).ready()
+    cluster.token = "fxs_" + "x" * 43
+    for headers in ({"Authorization": f"Bearer {cluster.token}"}, {"Authorization": ""}):
+        answer = cluster.call("POST", "/v1/jobs/submit", json={"command": "id"}, headers=headers)
+        assert answer.status_code == 401
+
+
+@shapes
+def test_the_tokens_secret_is_not_in_the_pods(install: Install, shape: Shape) -> None:
+    cluster = install(shape).ready()
+    found = cluster.output(["sh", "-c", "env; cat /etc/flux-sidecar/*/* 2>&1; true"])
+    assert cluster.token not in "\n".join(found)
+
+
+@shapes
+def test_an_upgrade_keeps_the_token_and_the_cluster(install: Install, shape: Shape) -> None:
+    cluster = install(shape).ready()
+    token, pods = cluster.token, cluster.pod(0)
+    job = cluster.submit(["true"])
+    cluster.upgrade()
+    assert (cluster.read_token(), cluster.pod(0)) == (token, pods)
+    assert cluster.ended(job)["result"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
+def test_a_job_sees_its_own_container(install: Install, shape: Shape) -> None:
+    path = "/opt/application/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    application = {"environment": {"PATH": path, "COLOUR": "blue"}}
+    server = {"environment": {"FLUX_SIDECAR_HEARTBEAT": "20", "SERVERS_OWN": "yes"}}
+    cluster = install(shape, application=application, server=server).ready()
+    environment = dict(line.split("=", 1) for line in cluster.output(["env"]) if "=" in line)
+    assert environment["COLOUR"] == "blue"
+    # Flux puts its own commands before it.
+    assert environment["PATH"].endswith(path)
+    assert "SERVERS_OWN" not in environment
+    assert not [name for name in environment if name.startswith("FLUX_SIDECAR_")]
+
+
+@pytest.mark.skipif(not APPLICATION, reason="E2E_APPLICATION_IMAGE names none: an image with Flux, without the server")
+@pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
+def test_an_application_image_beside_the_servers(install: Install, shape: Shape) -> None:
+    cluster = install(shape, application={"image": APPLICATION}).ready()
+    assert cluster.output(["sh", "-c", "command -v flux; command -v flux-sidecar || echo none"])[-1] == "none"
+    cluster.stop()
+    cluster.complete()
+
+
+@pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
+def test_every_name_resolves_all_the_while(install: Install, shape: Shape) -> None:
+    cluster = install(shape, 3).ready()
+    names = [f"{cluster.name}-{index}.{cluster.name}" for index in range(3)]
+    # A name that is gone for a moment is what breaks MPI; DNS is asked anew each time.
+    look = f"for _ in $(seq 100); do getent hosts {names[0]} && getent hosts {names[1]} && getent hosts {names[2]}"
+    script = f"{look} || echo LOST; sleep 0.1; done"
+    job = cluster.submit(["true"], num_nodes=3)
+    found = cluster.shell(0, script, timeout=120).splitlines()
+    assert cluster.ended(job)["result"] == "COMPLETED"
+    assert "LOST" not in found
+    assert len(found) == 300

@@ -1,0 +1,73 @@
+"""What breaks, and what changes its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from tests.e2e.cluster import JOB, SIDECAR, Release, Shape
+from tests.harness import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+beside = pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
+Install = Callable[..., Release]
+
+# The server is its container's first process, which the kernel protects from every signal of the container. So it gets
+# a limit of CPU time, which the kernel itself keeps, with SIGKILL: work is what ends it.
+_KILL = "python3 -c 'import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))'"
+
+
+@beside
+def test_a_server_that_is_killed_is_back_with_every_job(install: Install, shape: Shape) -> None:
+    cluster = install(shape).ready()
+    past = cluster.submit(["true"])
+    cluster.ended(past)
+    running = cluster.submit(["sleep", "600"])
+    eventually(lambda: cluster.ask(f"/v1/jobs/{running}")["state"] == "RUN", what="a running job")
+
+    cluster.shell(0, _KILL, "flux-sidecar")
+
+    def gone() -> bool:
+        try:
+            cluster.call("GET", "/openapi.json")
+        except httpx.TransportError:
+            return True
+        return False
+
+    eventually(gone, within=60, what="a server that was killed")
+    pod = cluster.pod(0)
+    eventually(lambda: cluster.statuses()[f"{pod}/flux-sidecar"]["restartCount"] == 1, within=60, what="a new server")
+    last = cluster.statuses()[f"{pod}/flux-sidecar"]["lastState"]["terminated"]
+    assert last["exitCode"] == 137
+    cluster.ready()
+    jobs = cluster.ask("/v1/jobs")["jobs"]
+    assert {job["f58id"]: job["state"] for job in jobs} == {past: "INACTIVE", running: "RUN"}
+    flux = cluster.statuses()[f"{pod}/{cluster.flux_container}"]
+    assert flux["restartCount"] == 0
+    cluster.stop()
+    cluster.complete()
+
+
+@beside
+def test_a_worker_that_is_deleted_comes_back(install: Install, shape: Shape) -> None:
+    cluster = install(shape, 3).ready()
+    before = cluster.pod(2)
+    cluster.kubectl("delete", "pod", before, timeout=90)
+    eventually(lambda: len(cluster.pods()) == 3 and cluster.pod(2) != before, within=60, what="another pod")
+    eventually(lambda: cluster.nodes_up() == 3, within=90, what="three nodes")
+    assert len(cluster.output(["hostname"], num_nodes=3, num_tasks=3)) == 3
+    cluster.stop()
+    cluster.complete()
+
+
+def test_a_cluster_grows_and_shrinks(install: Install) -> None:
+    cluster = install(SIDECAR, 1, maxSize=3).ready()
+    for size in (3, 2):
+        cluster.kubectl("scale", "minicluster", cluster.name, f"--replicas={size}")
+        eventually(lambda: len(cluster.pods()) == size, within=120, what=f"{size} pods")  # noqa: B023
+        eventually(lambda: cluster.nodes_up() == size, within=120, what=f"{size} nodes")  # noqa: B023
+        assert len(cluster.output(["hostname"], num_nodes=size, num_tasks=size)) == size
+    cluster.stop()
+    cluster.complete()
