@@ -8,9 +8,7 @@ it could be due.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator
 
 import structlog
 
@@ -97,18 +95,16 @@ class IdleStop:
         self._used()
         self._feed.push(item)
 
-    @contextlib.contextmanager
-    def call(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Count a call as a use until it ends."""
         self._callers += 1
         self._alone.clear()
-        try:
-            yield
-        finally:
-            self._callers -= 1
-            self._used()
-            if not self._callers:
-                self._alone.set()
+
+    def __exit__(self, *_: object) -> None:
+        self._callers -= 1
+        self._used()
+        if not self._callers:
+            self._alone.set()
 
     def _used(self) -> None:
         self._last_use = time.monotonic()

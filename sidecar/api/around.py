@@ -129,7 +129,7 @@ class Around:
         if op is None or op.scope is None or (request.method, request.path) in NO_CALLS:
             return await handler(request)
         # Only who is let in uses the instance: scanners must not keep it alive.
-        with self._idle.call(), self._guard.hold(request, op.scope, stream=op.stream):
+        with self._idle, self._guard.hold(request, op.scope, stream=op.stream):
             return await handler(request)
 
     def _rendered(self, request: web.Request, problem: Problem) -> web.Response:

@@ -8,7 +8,7 @@ import binascii
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import structlog
 from aiohttp import hdrs, web
@@ -38,16 +38,30 @@ class Place:
     """The place of one request while it is worked on: what takes long there is done in it.
 
     Args:
+        guard: whose place it is.
         request: that asked for it.
         scope: that it needs.
+        stream: who follows the stream that it is; empty when it is none.
     """
 
-    __slots__ = ("_timer", "request", "scope")
+    __slots__ = ("_guard", "_stream", "_timer", "request", "scope")
 
-    def __init__(self, request: web.Request, scope: Scope) -> None:
+    def __init__(self, guard: Guard, request: web.Request, scope: Scope, stream: str) -> None:
         self.request = request
         self.scope = scope
+        self._guard = guard
+        self._stream = stream
         self._timer: asyncio.Timeout | None = None
+
+    def __enter__(self) -> None:
+        self._guard.places.add(self)
+        if self._stream:
+            self._guard.streams[self._stream] += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._guard.places.discard(self)
+        if self._stream:
+            self._guard.streams -= Counter((self._stream,))
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -104,8 +118,10 @@ class Guard:
         self.origins = origins
         self._rate = Buckets(rate, 2 * rate)
         self._max_streams = max_streams
-        self._streams: Counter[str] = Counter()
-        self._places: set[Place] = set()
+        self.streams: Counter[str] = Counter()
+        """How many streams each caller follows."""
+        self.places: set[Place] = set()
+        """Of all requests that are being worked on."""
         self._changed = asyncio.Event()
 
     @property
@@ -182,33 +198,19 @@ class Guard:
 
     # ------------------------------------------------------------------------------------------------- places
 
-    @contextlib.contextmanager
-    def hold(self, request: web.Request, scope: Scope, *, stream: bool) -> Iterator[None]:
-        """Hold a place for a request; of streams there are so many, and no caller gets more than a quarter of them.
+    def hold(self, request: web.Request, scope: Scope, *, stream: bool) -> Place:
+        """Give a request its place; of streams there are so many, and no caller gets more than a quarter of them.
 
         Raises:
             TooMany: there is no place for another stream.
         """
-        held = request[PLACE] = Place(request, scope)
         who = (request[CALLER].name or place(self.origins.address(request))) if stream else ""
-        if stream:
-            self._check_streams(who)
-            self._streams[who] += 1
-        self._places.add(held)
-        try:
-            yield
-        finally:
-            self._places.discard(held)
-            if stream:
-                self._streams[who] -= 1
-                if not self._streams[who]:
-                    del self._streams[who]
-
-    def _check_streams(self, who: str) -> None:
-        if self._streams.total() >= self._max_streams:
+        if stream and self.streams.total() >= self._max_streams:
             raise TooMany("Too many streams are followed (--max-streams).", retry_after=5)
-        if not self.open and self._streams[who] >= max(1, self._max_streams // 4):
+        if stream and not self.open and self.streams[who] >= max(1, self._max_streams // 4):
             raise TooMany("You follow too many streams (a quarter of --max-streams).", retry_after=5)
+        held = request[PLACE] = Place(self, request, scope, who)
+        return held
 
     def look_again(self) -> None:
         """See to it that whoever is no longer let in, since something has changed, does not stay."""
@@ -221,7 +223,7 @@ class Guard:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
             self._changed.clear()
-            for held in list(self._places):
+            for held in list(self.places):
                 try:
                     if not await self._stays(held):
                         held.take_away()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import time
 from collections import OrderedDict
@@ -45,6 +46,7 @@ class Buckets:
             self._levels[name] = min(self._burst, level + 1), at
 
 
+@functools.lru_cache(maxsize=4096)
 def place(address: str) -> str:
     """Return what an address is counted as: itself, or of IPv6 the /64 that it is in.
 

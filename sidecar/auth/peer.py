@@ -48,7 +48,9 @@ class SocketUsers:
 
 def is_unix(transport: asyncio.BaseTransport | None) -> bool:
     """Whether a connection came through a Unix socket; not so when it is lost already, and nobody can tell."""
-    sock = transport.get_extra_info("socket") if transport else None
+    if transport is None or isinstance(transport.get_extra_info("peername"), tuple):  # quicker than the family
+        return False
+    sock = transport.get_extra_info("socket")
     return sock is not None and sock.family == socket.AF_UNIX
 
 
