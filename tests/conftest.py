@@ -21,6 +21,10 @@ _NEEDS = {
         "KUBECONFIG" in os.environ and "E2E_IMAGE" in os.environ,
         "they need a Kubernetes cluster: make e2e, or make e2e-existing KUBECONFIG=... IMAGE=...",
     ),
+    "crd": (
+        "KUBECONFIG" in os.environ or "MINICLUSTER_CRD" in os.environ,
+        "they need the operator's CRD: MINICLUSTER_CRD=FILE, or KUBECONFIG of a cluster that has it",
+    ),
     "helm": (bool(harness.HELM), "they need helm, which make installs where there is Go"),
     "kind": (bool(harness.KIND), "they need kind, which make installs where there is Go"),
 }

@@ -31,10 +31,15 @@ def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
     eventually(lambda: cluster.ask(f"/v1/jobs/{running}")["state"] == "RUN", what="a running job")
     assert cluster.ask(f"/v1/jobs/{pending}")["state"] == "SCHED"
 
+    seen = cluster.ask("/v1/cluster")
+    assert [(pod["index"], pod["broker"]) for pod in seen["pods"]] == [(index, "up") for index in range(size)]
+
     assert cluster.restarts() == 0
     cluster.stop()
     cluster.complete()
     assert cluster.restarts() == 0
+    events = cluster.get("events")["items"]
+    assert [event for event in events if event["source"].get("component") == "flux-sidecar"]
 
 
 @shapes

@@ -62,10 +62,15 @@ def test_a_worker_that_is_deleted_comes_back(install: Install, shape: Shape) -> 
     cluster.complete()
 
 
-def test_a_cluster_grows_and_shrinks(install: Install) -> None:
+@pytest.mark.parametrize("by", ["the API", "kubectl"])
+def test_a_cluster_grows_and_shrinks(install: Install, by: str) -> None:
     cluster = install(SIDECAR, 1, maxSize=3).ready()
     for size in (3, 2):
-        cluster.kubectl("scale", "minicluster", cluster.name, f"--replicas={size}")
+        if by == "kubectl":
+            cluster.kubectl("scale", "minicluster", cluster.name, f"--replicas={size}")
+        else:
+            answer = cluster.call("POST", "/v1/cluster/scale", json={"size": size})
+            assert answer.status_code == 202, answer.text
         eventually(lambda: len(cluster.pods()) == size, within=120, what=f"{size} pods")  # noqa: B023
         eventually(lambda: cluster.nodes_up() == size, within=120, what=f"{size} nodes")  # noqa: B023
         assert len(cluster.output(["hostname"], num_nodes=size, num_tasks=size)) == size
