@@ -125,11 +125,12 @@ class Around:
         if answer := self._guard.origins.preflight(request):
             return answer
         # Before anything is said of the path: what there is here is nobody's business who is not let in.
-        request[CALLER] = await self._guard.admit(request, op.scope if op else "read")
-        if op is None or op.scope is None or (request.method, request.path) in NO_CALLS:
+        scope, stream = (op.scope, op.stream) if op else ("read", False)
+        request[CALLER] = await self._guard.admit(request, scope)
+        if scope is None or (request.method, request.path) in NO_CALLS:
             return await handler(request)
         # Only who is let in uses the instance: scanners must not keep it alive.
-        with self._idle, self._guard.hold(request, op.scope, stream=op.stream):
+        with self._idle, self._guard.hold(request, scope, stream=stream):
             return await handler(request)
 
     def _rendered(self, request: web.Request, problem: Problem) -> web.Response:
