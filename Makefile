@@ -2,6 +2,9 @@
 .PHONY: help venv tools run test lint format bench docs audit lock image e2e e2e-existing clean
 .DEFAULT_GOAL := help
 
+# Also where the environment is empty.
+export PATH ?= /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +21,7 @@ GO_INSTALL = GOBIN=$(TOOLS)/bin $(if $(HOME),,GOPATH=$(TOOLS)/go GOCACHE=$(TOOLS
 MISSING := $(foreach tool,helm kind,$(if $(shell command -v $(tool) 2>/dev/null),,$(tool)))
 
 BUILDER ?= $(firstword $(foreach tool,podman docker buildah,$(shell command -v $(tool) 2>/dev/null)))
-VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' < sidecar/__init__.py)
 IMAGE ?= localhost/flux-sidecar:$(VERSION)
 BUILD_FLAGS ?=
 

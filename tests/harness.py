@@ -27,6 +27,9 @@ _TOOLS = f"{ROOT / '.tools/bin'}:{os.environ['PATH']}"
 HELM = shutil.which("helm", path=_TOOLS)
 KIND = shutil.which("kind", path=_TOOLS)
 
+#: Variables of whoever runs the tests, in a pod perhaps, that a server under test must not see.
+_OURS = ("FLUX_", "PYTHON", "KUBERNETES_", "JOB_COMPLETION_INDEX")
+
 #: In the environment of everything that a test starts: who still has it afterwards was left behind.
 MARK = "FLUX_SIDECAR_TEST_MARK"
 
@@ -50,7 +53,7 @@ class Process:
         directory.mkdir(parents=True, exist_ok=True)
         self.mark = uuid.uuid4().hex
         self.log = directory / f"{Path(argv[0]).name}-{self.mark[:8]}.log"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLUX_", "PYTHON")) and k != "HOST"}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(_OURS) and k != "HOST"}
         environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", MARK: self.mark, **variables}
         with self.log.open("wb") as log:
             self.popen = subprocess.Popen(

@@ -205,8 +205,9 @@ def test_what_the_operator_would_otherwise_do(mode: str) -> None:
     spec = render({"mode": mode, "uid": 1234})["MiniCluster", "flux"]["spec"]
     broker = spec["containers"][0]
     # The code that Flux has ended with is discarded, unless the script ends before its own end.
-    post = broker["commands"]["post"].splitlines()
-    assert (post[0], post[-1]) == ("code=$?", "exit $code")
+    assert broker["commands"]["post"] == "exit $?"
+    # A follower that is deleted must not count as one that has succeeded.
+    assert """[ "$JOB_COMPLETION_INDEX" = 0 ] || trap 'exit 143' TERM""" in broker["commands"]["pre"]
     # One word that can be executed, and no shell: the script is written before the broker starts.
     assert broker["lifeCycle"]["preStopExec"] == "/mnt/flux/pre-stop"
     lines = broker["commands"]["pre"].rstrip("\n").split("\n")

@@ -33,7 +33,8 @@ def cluster(server: Server) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def test_outside_kubernetes(server: Server) -> None:
+def test_outside_kubernetes(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = own_server("--kubernetes-credentials", str(tmp_path / "none"))
     assert problem(server.http.get("/v1/cluster"), 404)["detail"] == "This server does not run in Kubernetes."
     problem(server.http.post("/v1/cluster/scale", json={"size": 2}), 404)
 

@@ -29,10 +29,12 @@ def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
     running = cluster.submit(["sleep", "600"], num_nodes=size, exclusive=True)
     pending = cluster.submit(["sleep", "600"], num_nodes=size, exclusive=True)
     eventually(lambda: cluster.ask(f"/v1/jobs/{running}")["state"] == "RUN", what="a running job")
-    assert cluster.ask(f"/v1/jobs/{pending}")["state"] == "SCHED"
+    eventually(lambda: cluster.ask(f"/v1/jobs/{pending}")["state"] == "SCHED", what="a pending job")
 
-    seen = cluster.ask("/v1/cluster")
-    assert [(pod["index"], pod["broker"]) for pod in seen["pods"]] == [(index, "up") for index in range(size)]
+    def brokers() -> list[tuple[int, str]]:
+        return [(pod["index"], pod["broker"]) for pod in cluster.ask("/v1/cluster")["pods"]]
+
+    eventually(lambda: brokers() == [(index, "up") for index in range(size)], what="brokers that are up")
 
     assert cluster.restarts() == 0
     cluster.stop()

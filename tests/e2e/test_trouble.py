@@ -50,6 +50,22 @@ def test_a_server_that_is_killed_is_back_with_every_job(install: Install, shape:
     cluster.complete()
 
 
+def test_a_broker_that_is_killed_is_a_new_instance(install: Install) -> None:
+    cluster = install(SIDECAR, 3).ready()
+    old = cluster.submit(["true"])
+    cluster.ended(old)
+    find = 'for p in /proc/[0-9]*; do read -r name < "$p/comm"; [ "$name" != flux-broker-0 ] || kill -9 "${p#/proc/}"; done'
+    cluster.shell(0, find)
+    pod = cluster.pod(0)
+    eventually(lambda: cluster.statuses()[f"{pod}/{cluster.name}"]["restartCount"] == 1, within=60, what="a new broker")
+    cluster.ready()
+    assert cluster.ask("/v1/jobs")["jobs"] == []
+    assert len(cluster.output(["hostname"], num_nodes=3, num_tasks=3)) == 3
+    assert cluster.statuses()[f"{pod}/flux-sidecar"]["restartCount"] == 0
+    cluster.stop()
+    cluster.complete()
+
+
 @beside
 def test_a_worker_that_is_deleted_comes_back(install: Install, shape: Shape) -> None:
     cluster = install(shape, 3).ready()

@@ -10,6 +10,5 @@ for process in /proc/[0-9]*; do
     flux-broker-*) broker=${process#/proc/} ;;
   esac
 done 2> /dev/null
-# A follower that is told to go has not done its part: with exit code 0 the Job would never have this index run again.
-[ "$JOB_COMPLETION_INDEX" = 0 ] || touch /mnt/flux/told-to-go
-kill -TERM ${server:-$broker}
+# The shell first: a follower's has a trap by now, which it keeps when its broker has ended. Any other ignores it.
+kill -TERM 1 ${server:-$broker}

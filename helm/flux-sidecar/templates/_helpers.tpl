@@ -68,11 +68,16 @@ seccompProfile:
 {{- if or .Values.rbac.create .Values.auth.kubernetes }}true{{ end }}
 {{- end }}
 
+{{/*
+A broker that has failed is started again within some seconds. A server that had left meanwhile would not come back, and
+its pod, no longer ready, would lose its name. Longer than this, and a deletion could take more than its grace period.
+*/}}
 {{- define "flux-sidecar.environment" -}}
 {{- $hosts := concat .Values.ingress.hosts .Values.httpRoute.hostnames }}
 {{- $environment := dict
   "FLUX_SIDECAR_HOST" "0.0.0.0"
   "FLUX_SIDECAR_PORT" (toString .Values.server.port)
+  "FLUX_SIDECAR_LOST_TIMEOUT" "10"
   "FLUX_SIDECAR_LOG_FORMAT" .Values.server.logFormat
   "FLUX_SIDECAR_LOG_LEVEL" .Values.server.logLevel
   "FLUX_SIDECAR_MINICLUSTER" (include "flux-sidecar.name" .) }}
