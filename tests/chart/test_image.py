@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import subprocess
 import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 
-from tests.harness import BIN, ROOT
+from tests.harness import BIN, ROOT, Process, embedded
 
 _LOCKED = re.compile(r"^([a-z0-9._-]+)==(\S+)", re.MULTILINE)
 
@@ -55,6 +60,41 @@ def test_what_the_containerfile_promises() -> None:
     assert not re.search(r"^ENV ", text, re.MULTILINE)
     assert "latest" not in text
     assert not re.search(r"(secret|token|password)", text, re.IGNORECASE)
+
+
+def test_ready_is_what_the_server_says(tmp_path: Path, started: Callable[[Process], Any]) -> None:
+    """The health check of the image, and of the workload `job`."""
+
+    def ready(**variables: str) -> int:
+        return subprocess.run([ROOT / "image/ready"], env=os.environ | variables, timeout=30).returncode
+
+    server = started(embedded(tmp_path))
+    port = server.ready().url.rpartition(":")[2]
+    assert ready(FLUX_SIDECAR_PORT=port) == 0
+    server.stop()
+    assert server.wait() == 0
+    assert ready(FLUX_SIDECAR_PORT=port) == 1
+    assert ready(FLUX_SIDECAR_PORT=port, JOB_COMPLETION_INDEX="1") == 0  # a follower's server does not listen
+
+
+@pytest.mark.flux
+def test_every_pod_makes_one_certificate(tmp_path: Path) -> None:
+    """From the same seed, with libzmq, which is there where Flux is."""
+    spec = importlib.util.spec_from_file_location("curve", ROOT / "helm/flux-sidecar/files/curve.py")
+    assert spec is not None
+    assert spec.loader is not None
+    curve = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(curve)
+    made = [tmp_path / name for name in ("one", "two", "other")]
+    for path in made:
+        curve.main(str(path), "another" if path.name == "other" else "seed")
+    assert made[0].read_text() == made[1].read_text() != made[2].read_text()
+    assert made[0].stat().st_mode & 0o777 == 0o600
+    # As Flux writes and reads it; tests/e2e starts brokers with it.
+    text = made[0].read_text()
+    assert re.fullmatch(
+        r'metadata\n    name = "\w+"\ncurve\n    public-key = "\S{40}"\n    secret-key = "\S{40}"\n', text
+    )
 
 
 @pytest.mark.skipif(not (BIN / "hadolint").exists(), reason="there is no hadolint for this machine")
