@@ -36,7 +36,7 @@ $(VENV)/.installed: pyproject.toml
 	  then apt-get update -qq && apt-get install -y -qq python3-venv; \
 	  else echo "Python's venv module is missing; as root: apt-get install python3-venv" >&2; exit 1; fi
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --upgrade pip setuptools # venv seeds an old one, with a known vulnerability, beside Python 3.11
 	$(BIN)/pip install --quiet --editable . --group dev
 	$(if $(FLUX_VERSION),$(BIN)/pip install --quiet --editable '.[flux]' 'flux-python==$(FLUX_VERSION)')
 	@touch $@

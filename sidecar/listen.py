@@ -68,6 +68,9 @@ class Door:
     def arrived(self, tls: Tls | None, transport: asyncio.Transport) -> None:
         """Let a connection in, or turn it away."""
         assert self._server is not None  # noqa: S101 - it was opened before anything listens
+        if transport.get_extra_info("peername") is None:  # whoever has broken it off already is nobody's to count
+            transport.abort()
+            return
         where = self._place(transport)
         if self.connections >= self._most or (where and self._places[where] >= self._most_of_one):
             if tls is None:

@@ -25,7 +25,8 @@ class Transport(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         unix = self._socket.family == socket.AF_UNIX
-        return {"peername": "" if unix else (self._address, 1), "socket": self._socket}.get(name, default)
+        peer = (self._address, 1) if self._address else None
+        return {"peername": "" if unix else peer, "socket": self._socket}.get(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.protocol = protocol
@@ -72,6 +73,14 @@ async def test_an_address_has_a_quarter() -> None:
     first[0].protocol.connection_lost(None)
     assert come(mine, "192.0.2.1").let_in
     assert not come(mine, "192.0.2.1").let_in
+
+
+async def test_who_has_gone_before_anybody_looked() -> None:
+    """The kernel hands connections over that were broken off meanwhile, and cannot say any more whose they were."""
+    mine = door(16)
+    gone = come(mine, "")
+    assert gone.aborted.is_set()
+    assert (mine.connections, mine.silent) == (0, 0)
 
 
 async def test_an_address_of_ipv6_is_its_network() -> None:
