@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -24,6 +25,7 @@ from sidecar.api.events import Events
 from sidecar.api.jobs import Jobs
 from sidecar.api.launchers import LauncherResource
 from sidecar.api.login import LoginResource
+from sidecar.api.metrics import InstanceMetrics, MetricsResource
 from sidecar.api.nodes import Nodes
 from sidecar.api.output import JobOutput
 from sidecar.api.queues import QueueResource
@@ -42,11 +44,13 @@ from sidecar.kube import Cluster
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
 from sidecar.listen import Door, Port, Socket, allow_many_files
+from sidecar.meters import Meters
 from sidecar.options import api_server, parse_list
 from sidecar.scaling import Scaler
 from sidecar.settings import Settings, make_run_directory, parse_option_flags
 from sidecar.store import Store
 from sidecar.submissions import Submissions
+from sidecar.survey import Survey
 from sidecar.tls import Tls
 
 log = structlog.get_logger("server")
@@ -67,10 +71,13 @@ class Server:
         self.gate = Gate(settings)
         proxies = parse_list(settings.trusted_proxies)
         self.door = Door(settings.max_connections, settings.header_timeout, proxies)
+        self.metrics_door = Door(settings.max_connections, settings.header_timeout, proxies)
         path = Path(settings.store).expanduser().resolve() if settings.store else directory / "jobs.sqlite"
         self.store = Store(path)
-        self.feed = Feed(self.store)
-        self.instance = _instance(settings, directory)
+        self.meters = Meters()
+        self.feed = Feed(self.store, self.meters)
+        self.instance = _instance(settings, directory, self.meters)
+        self.survey = Survey(self.instance, self.feed)
         self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout)
         self.no_cluster = settings.no_cluster
         self.cluster = None if self.no_cluster else _cluster(settings)
@@ -98,7 +105,15 @@ class Server:
         store, feed, instance, lifecycle = self.store, self.feed, self.instance, self.lifecycle
         flags = jobspec.parse_flags(dict(parse_option_flags(settings.option_flags)))
         submissions = Submissions(instance, feed, store, flags)
-        pace = Pace(settings.heartbeat, settings.send_timeout)
+        service = ServiceResource(
+            lifecycle,
+            instance,
+            feed,
+            self.idle,
+            authenticates=not self.gate.guard.open,
+            no_auth=settings.no_auth,
+        )
+        pace = Pace(settings.heartbeat, settings.send_timeout, self.meters.dropped)
         # The order is that of the routes: /v1/jobs/search must come before /v1/jobs/{uid}.
         parts = (
             JobSearch(store, feed),
@@ -119,50 +134,69 @@ class Server:
             QueueResource(store, instance),
             LauncherResource(self.launchers),
             ClusterResource(self.cluster, self.scaler, self.no_cluster, instance, lifecycle),
-            ServiceResource(
-                lifecycle,
-                instance,
-                feed,
-                self.idle,
-                authenticates=not self.gate.guard.open,
-                no_auth=settings.no_auth,
-            ),
+            service,
             self.login,
             _Documents(self),
         )
-        return [op for part in parts for op in routing.operations(part)]
+        metrics = MetricsResource(
+            self.meters,
+            InstanceMetrics(
+                instance,
+                feed,
+                self.survey,
+                lifecycle,
+                self.launchers,
+                store,
+                connections=lambda: self.door.connections,
+                ready=lambda: not service.not_ready(),
+            ),
+            store,
+            open_to_all=settings.metrics_open,
+            users=settings.metrics_users,
+        )
+        return [*(op for part in parts for op in routing.operations(part)), *metrics.operations()]
 
     def application(self) -> web.Application:
         """Return the aiohttp application; starting it starts the parts."""
-        around = Around(self.gate.guard, self.door, self.instance, self.idle, self.login, self.settings.max_body)
-        app = web.Application(middlewares=[around.middleware()], client_max_size=self.settings.max_body)
-        app[routing.OPERATIONS] = {}
-        app[routing.BODY_TIMEOUT] = self.settings.body_timeout
-        app[pieces.SEND_TIMEOUT] = self.settings.send_timeout
-        for op in self.operations:
-            routing.add(app, op)
+        app = self._served(self.door, lambda op: not (self.settings.metrics_port and op.path.startswith("/metrics")))
         app.router.add_get("/static/{path:.+}", _static)
         app.on_shutdown.append(self._end_streams)
         app.cleanup_ctx.append(self._run_parts)
         return app
 
-    async def listen(self, runner: web.AppRunner) -> list[str]:
-        """Let callers in; return the addresses."""
+    def metrics_application(self) -> web.Application:
+        """Return what is served on the port for metrics alone: metrics and probes."""
+        return self._served(self.metrics_door, lambda op: op.path.startswith(("/metrics", "/livez", "/readyz")))
+
+    def _served(self, door: Door, wanted: Callable[[routing.Operation], bool]) -> web.Application:
         settings = self.settings
-        assert runner.server is not None  # noqa: S101 - it has been set up
-        runner.server.request_handler = expect.only_known(runner.server.request_handler)
-        self.door.open(runner.server)
+        around = Around(self.gate.guard, door, self.instance, self.idle, self.login, self.meters, settings.max_body)
+        app = web.Application(middlewares=[around.middleware()], client_max_size=settings.max_body)
+        app[routing.OPERATIONS] = {}
+        app[routing.BODY_TIMEOUT] = settings.body_timeout
+        app[pieces.SEND_TIMEOUT] = settings.send_timeout
+        for op in filter(wanted, self.operations):
+            routing.add(app, op)
+        return app
+
+    async def listen(self, runner: web.AppRunner, metrics: web.AppRunner | None) -> list[str]:
+        """Let callers in; return the addresses of the API."""
+        settings = self.settings
         sites: list[Port | Socket] = []
+        tls = (
+            Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca, self.gate.watch)
+            if settings.tls_cert
+            else None
+        )
+        _open(self.door, runner)
         if settings.tcp:
-            tls = (
-                Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca, self.gate.watch)
-                if settings.tls_cert
-                else None
-            )
             sites.append(Port(runner, self.door, settings.host, settings.port, tls))
         if settings.socket:
             mode = _FOR_ALL if settings.socket_users else _FOR_OWNER
             sites.append(Socket(runner, self.door, Path(settings.socket), mode))
+        if metrics:
+            _open(self.metrics_door, metrics)
+            await Port(metrics, self.metrics_door, settings.host, settings.metrics_port, tls).start()
         for site in sites:
             await site.start()
         return [site.name for site in sites]
@@ -173,7 +207,9 @@ class Server:
         self.feed.start()
         await self.instance.start(self.idle)
         self.idle.start()
+        self.survey.start()
         yield
+        await self.survey.close()
         await self.idle.close()
         await self.launchers.close()
         if self.cluster and self.scaler:
@@ -184,6 +220,7 @@ class Server:
         await self.store.close()
         await self.gate.close()
         self.door.close()
+        self.metrics_door.close()
 
     async def _end_streams(self, _: web.Application) -> None:
         self.feed.end_streams("stopping", f"The service is {self.lifecycle.state}.")
@@ -232,24 +269,42 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
     directory = make_run_directory(settings)
     server = Server(settings, directory.path)
     try:
-        runner = web.AppRunner(
-            server.application(),
-            handle_signals=False,
-            handler_cancellation=True,  # a reader that goes leaves nothing behind; commands are finished all the same
-            access_log=None,
-            keepalive_timeout=_KEEP_ALIVE,
-            shutdown_timeout=_SHUTDOWN_TIMEOUT,
-        )
-        try:
-            await runner.setup()
+        async with AsyncExitStack() as stack:
+            runner = await stack.enter_async_context(_running(server.application()))
+            metrics = (
+                await stack.enter_async_context(_running(server.metrics_application()))
+                if settings.metrics_port
+                else None
+            )
             allow_many_files()
-            announce(await server.listen(runner))
+            announce(await server.listen(runner, metrics))
             await server.lifecycle.run()
-        finally:
-            await runner.cleanup()
     finally:
         if not directory.lasting and (server.lifecycle.over or not directory.shared):
             await asyncio.to_thread(shutil.rmtree, directory.path, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
+    runner = web.AppRunner(
+        app,
+        handle_signals=False,
+        handler_cancellation=True,  # a reader that goes leaves nothing behind; commands are finished all the same
+        access_log=None,
+        keepalive_timeout=_KEEP_ALIVE,
+        shutdown_timeout=_SHUTDOWN_TIMEOUT,
+    )
+    try:
+        await runner.setup()
+        yield runner
+    finally:
+        await runner.cleanup()
+
+
+def _open(door: Door, runner: web.AppRunner) -> None:
+    assert runner.server is not None  # noqa: S101 - it has been set up
+    runner.server.request_handler = expect.only_known(runner.server.request_handler)
+    door.open(runner.server)
 
 
 def _cluster(settings: Settings) -> Cluster:
@@ -261,13 +316,14 @@ def _cluster(settings: Settings) -> Cluster:
     )
 
 
-def _instance(settings: Settings, directory: Path) -> Instance:
+def _instance(settings: Settings, directory: Path, meters: Meters) -> Instance:
     if settings.embedded:
         return EmbeddedInstance(directory, cores=settings.cores, kill_timeout=settings.kill_timeout)
     from sidecar.instance.flux import FluxInstance  # needs libflux, which a laptop has not
 
     return FluxInstance(
         settings.uri,
+        meters,
         rpc_timeout=settings.rpc_timeout,
         lost_timeout=settings.lost_timeout,
         silence_timeout=settings.silence_timeout,

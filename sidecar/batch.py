@@ -11,6 +11,7 @@ from sidecar import fold, jobspec
 from sidecar.fold import Record
 from sidecar.model import Brief, Entry, Event, Job
 from sidecar.store import Row, Told
+from sidecar.tally import Happened
 
 _encode = msgspec.json.Encoder().encode
 
@@ -22,12 +23,14 @@ class Batch:
         self.position = position
         self.taken = 0
         self.touched: dict[int, Record] = {}
-        self.dropped: set[int] = set()
+        self.dropped: dict[int, Record] = {}
+        self.happened = Happened()
         self.told: list[Told] = []
 
     def tell(self, job: Job, entries: Sequence[Entry]) -> None:
         """Add entries of a job's eventlog, under the next positions."""
         if entries:
+            self.happened.add(job, entries)
             self.position += len(entries)
             self.told.append(
                 Told(

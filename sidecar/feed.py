@@ -8,6 +8,7 @@ or counted twice, whenever the server or the connection began anew. What was wri
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,15 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
-from sidecar import fold
+from sidecar import fold, tally
 from sidecar.batch import Batch, ended_unseen, row, searchable
 from sidecar.fold import Record
 from sidecar.instance import HistoryBegin
+from sidecar.meters import Meters
 from sidecar.model import Job, JobEvents
 from sidecar.store import Row, Store, StoreError, Told
 from sidecar.tail import Tail, Wakeups
+from sidecar.tally import Kind, Tally
 
 log = structlog.get_logger("feed")
 
@@ -37,10 +40,13 @@ _RECENT = 4096
 class Feed:
     """Takes an instance's events and keeps the store equal to it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, meters: Meters) -> None:
         self._store = store
+        self._meters = meters
         self.tail = Tail(store)
         """For who follows the events."""
+        self.tally = Tally()
+        """What is counted of jobs."""
         self._inbox: deque[HistoryBegin | JobEvents] = deque()
         self._arrived = asyncio.Event()
         self._records: OrderedDict[int, Record] = OrderedDict()
@@ -55,6 +61,7 @@ class Feed:
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._settled = True
+        self._oldest = 0.0
         self.problem = ""
         """Why events cannot be written just now; empty while they can."""
         self.caught_up = False
@@ -87,6 +94,19 @@ class Feed:
     def backlog(self) -> int:
         """How many responses of the journal wait to be worked on."""
         return len(self._inbox)
+
+    @property
+    def position(self) -> int:
+        """Position of the last event that is in the store."""
+        return self._store.position
+
+    @property
+    def lag(self) -> float:
+        """Age of the oldest live event that is not in the store yet (seconds); 0 when there is none."""
+        oldest = self._oldest
+        if not oldest and self._inbox and isinstance(first := self._inbox[0], JobEvents) and first.events:
+            oldest = first.events[0].timestamp
+        return max(0.0, time.time() - oldest) if oldest and self.caught_up else 0.0
 
     def held(self) -> int:
         """How many jobs wait for somebody to raise their urgency from 0."""
@@ -169,6 +189,7 @@ class Feed:
     # ------------------------------------------------------------------------------------------------ the task
 
     async def _run(self) -> None:
+        await self._count_anew()
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -195,9 +216,11 @@ class Feed:
                 await self._end_history(batch)
                 await self._write(batch)
                 self._history, self._known = None, {}
+                await self._count_anew()
                 self.caught_up = True  # and only now: what was told last is written too
                 log.info("history is read", active=self.active)
                 return
+            self._oldest = self._oldest or item.events[0].timestamp
             try:
                 await self._fold(item, batch)
             except (KeyError, TypeError, ValueError):  # one event that is not as RFC 21 has it must not end the rest
@@ -226,7 +249,7 @@ class Feed:
         self._records[item.id] = record
         entries = fold.extend(record, item)[known:]
         if record.invalid:
-            batch.dropped.add(item.id)
+            batch.dropped[item.id] = record
             batch.touched.pop(item.id, None)
             self._forget(item.id)
         else:
@@ -244,7 +267,7 @@ class Feed:
         job = msgspec.json.decode(raw, type=Job)
         exceptions = [msgspec.json.decode(entry.context) for entry in eventlog if entry.name == "exception"]
         record = fold.again(job, msgspec.json.decode(spec), nevents, exceptions)
-        record.written = (searchable(job), spec)
+        record.written, record.counted = (searchable(job), spec), tally.kind(job)
         return record
 
     def _forget(self, fluid: int) -> None:
@@ -260,8 +283,14 @@ class Feed:
             self.release()
         for known in (self._records, self._active, self._held, self._recent):
             known.clear()
+        self._meters.restarts.inc()
+        await self._count_anew()
         self._known = await self._store.progress()
         self._history = set()
+
+    async def _count_anew(self) -> None:
+        """Count what the store holds: another server has written it, or this one a whole history."""
+        self.tally.load(await self._store.kinds(), await self._store.totals())
 
     async def _end_history(self, batch: Batch) -> None:
         """Close the history: what the store holds as active and the instance does not know has ended unseen."""
@@ -279,10 +308,15 @@ class Feed:
             rows.append(row(record))
             if len(rows) % _STRETCH == 0:
                 await asyncio.sleep(0)
+        totals = self.tally.with_more(batch.happened.cells)
         if rows or batch.dropped or batch.told:
-            await self._persist(rows, batch.told, list(batch.dropped))
+            await self._persist(rows, batch.told, list(batch.dropped), tally.rows(totals))
+        self.tally.totals.update(totals)
         for fluid, record in batch.touched.items():
+            self._count(record, tally.kind(record.job))
             self._keep(fluid, record)
+        for record in batch.dropped.values():
+            self._count(record, None)
         for fluid in (*batch.touched, *batch.dropped):
             if self._expected.pop(fluid, None) is None:
                 self._recent[fluid] = None
@@ -292,6 +326,12 @@ class Feed:
             self._recent.popitem(last=False)
         if batch.told:
             self.tail.publish(batch.told)
+        self._oldest = 0.0
+
+    def _count(self, record: Record, kind: Kind | None) -> None:
+        if self._history is None:  # else all are counted at its end: some were counted before, and some not
+            self.tally.move(record.counted, kind)
+        record.counted = kind
 
     def _keep(self, fluid: int, record: Record) -> None:
         """Keep the job while it is active, and in memory if it is one of those that were touched last."""
@@ -306,11 +346,14 @@ class Feed:
         if len(self._records) > _KEPT:
             self._records.popitem(last=False)
 
-    async def _persist(self, rows: list[Row], told: Sequence[Told], dropped: list[int]) -> None:
+    async def _persist(
+        self, rows: list[Row], told: Sequence[Told], dropped: list[int], totals: list[tuple[str, str, str]]
+    ) -> None:
         """Write, for as long as it takes: a full disk delays what is seen of jobs, and loses none of it."""
         while True:
             try:
-                await self._store.write(rows, told, dropped)
+                with self._meters.store_write():
+                    await self._store.write(rows, told, dropped, totals)
             except StoreError as exc:
                 if self.problem != str(exc):
                     log.error("events cannot be stored", reason=str(exc))
@@ -318,4 +361,5 @@ class Feed:
                 await asyncio.sleep(_STORE_RETRY)
             else:
                 self.problem = ""
+                self._meters.events.inc(sum(each.count for each in told))
                 return

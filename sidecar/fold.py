@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from sidecar import fluid, idset, jobspec
 from sidecar.model import Entry, Event, ExceptionInfo, Job, JobEvents, Result
+from sidecar.tally import Kind
 
 _PENDING = ("NEW", "DEPEND", "PRIORITY", "SCHED")
 
@@ -31,6 +32,8 @@ class Record(msgspec.Struct):
     fatal: bool = False
     worst: ExceptionInfo | None = None
     invalid: bool = False
+    counted: Kind | None = None
+    """What it was counted as last; None while it was not."""
     written: tuple[str, bytes] = ("", b"")
     """What the store holds of it that seldom changes: the text that is searched, and the jobspec."""
 

@@ -25,7 +25,9 @@ _POLL = 0.2
 
 #: Who asks these says nothing of whether the instance is used: machines do, and people who wait for its end.
 NO_CALLS = frozenset(
-    (method, path) for method in ("GET", "HEAD") for path in ("/livez", "/readyz", "/metrics", "/v1/service")
+    (method, path)
+    for method in ("GET", "HEAD")
+    for path in ("/livez", "/readyz", "/metrics", "/metrics/users", "/v1/service")
 )
 
 

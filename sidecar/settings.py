@@ -113,6 +113,16 @@ class Settings(PodOptions):
             "calls.",
         ),
     ] = ""
+    metrics_open: Annotated[
+        bool, option("metrics_open", "Let anybody read metrics, who reaches the port, without a credential.")
+    ] = False
+    metrics_port: Annotated[
+        int,
+        option("metrics_port", "Serve metrics, and probes too, on a port of their own, and metrics only there. 0: no."),
+    ] = 0
+    metrics_users: Annotated[
+        bool, option("metrics_users", "Tell figures of each user, at /metrics/users; there is a series for each.")
+    ] = False
     cores: Annotated[int, option("cores", "Cores that --embedded gives to jobs; 0: all of this machine's.")] = 0
     kill_timeout: Annotated[
         float,
@@ -146,6 +156,8 @@ class Settings(PodOptions):
         for name in ("cores", "kill_timeout", "lost_timeout"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must not be negative.")
+        if not 0 <= self.metrics_port <= 65535 or (self.metrics_port and self.metrics_port == self.port):
+            raise SettingsError("--metrics-port must be a port, 1 to 65535, and another than --port.")
         parse_option_flags(self.option_flags)
         if self.idle_stop:
             parse_duration("--idle-stop", self.idle_stop)

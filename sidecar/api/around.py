@@ -6,6 +6,7 @@ One function for all of it: each middleware, and each signal, costs every reques
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import structlog
@@ -24,6 +25,7 @@ from sidecar.errors import Denied, Problem, Unauthenticated
 from sidecar.idle import NO_CALLS, IdleStop
 from sidecar.instance import Instance
 from sidecar.listen import Door
+from sidecar.meters import Meters
 
 log = structlog.get_logger("server")
 
@@ -53,12 +55,21 @@ class Around:
         instance: says whether it is connected.
         idle: is told of calls.
         login: has the page for a person whom nobody knows yet.
+        meters: told of each request.
         max_body: for the error's text.
     """
 
     def __init__(
-        self, guard: Guard, door: Door, instance: Instance, idle: IdleStop, login: LoginResource, max_body: int
+        self,
+        guard: Guard,
+        door: Door,
+        instance: Instance,
+        idle: IdleStop,
+        login: LoginResource,
+        meters: Meters,
+        max_body: int,
     ) -> None:
+        self._meters = meters
         self._door = door
         self._guard = guard
         self._login = login
@@ -75,12 +86,18 @@ class Around:
             self._door.heard(request)
             op = request.app[OPERATIONS].get(request.match_info.handler)
             request[begun.HEADERS] = self._headers(request)
+            began, status = time.perf_counter(), _GONE
+            route, stream = (op.path, op.stream) if op else ("", False)
+            self._meters.begin(route, stream=stream)
             try:
                 response, problem = await self._answered(request, handler, op)
+                status = response.status
             except asyncio.CancelledError:  # the caller has gone
                 if request.method not in SAFE:
                     self._write_later(request, op)
                 raise
+            finally:
+                self._meters.end(request.method, route, status, time.perf_counter() - began, stream=stream)
             if not response.prepared:
                 begun.add_headers(request, response)
             if request.method not in SAFE or response.status in _REFUSALS:
@@ -161,7 +178,10 @@ class Around:
         """Note a change, or an attempt that was refused."""
         caller = request.get(CALLER, NOBODY)
         note(request, **{_SAID.get(name, name): text[:_SHOWN] for name, text in request.match_info.items()})
-        refused = status in _REFUSALS or isinstance(problem, Denied)
+        denied = isinstance(problem, Denied)
+        refused = denied or status in _REFUSALS
+        if refused:
+            self._meters.refused(status, denied=denied)
         details: dict[str, Any] = request.get(DETAILS, {})
         self._audit.write(
             AuditEvent(

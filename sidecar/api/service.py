@@ -91,7 +91,7 @@ class ServiceResource:
             version=sidecar.__version__,
             auth=self._authenticates,
             no_auth=self._no_auth,
-            ready=not self._not_ready(),
+            ready=not self.not_ready(),
             idle_stop=self._idle.after,
             idle_left=self._idle.left,
             instance=self._instance.status,
@@ -131,11 +131,12 @@ class ServiceResource:
     )
     async def readyz(self, request: web.Request) -> web.Response:
         """Say whether commands are taken and lists are complete."""
-        if reasons := self._not_ready():
+        if reasons := self.not_ready():
             raise Unavailable(" ".join(reasons), errors=reasons)
         return web.Response(text="ok\n")
 
-    def _not_ready(self) -> list[str]:
+    def not_ready(self) -> list[str]:
+        """Say why the server is not ready; nothing when it is."""
         status = self._instance.status
         reasons = []
         if status.connection != "ready":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -29,10 +29,14 @@ _LAST_CHANCE = 5.0  # for a reader that is cut off to read what is on its way to
 
 
 class Pace(Struct, frozen=True):
-    """How often a quiet stream says that it lives, and how long a reader may take nothing (seconds)."""
+    """How often a quiet stream says that it lives, and how long a reader may take nothing (seconds).
+
+    ``dropped`` is told why a reader was cut off.
+    """
 
     heartbeat: float
     send_timeout: float
+    dropped: Callable[[str], None]
 
 
 class TooSlow(Exception):
@@ -42,7 +46,7 @@ class TooSlow(Exception):
 class _Sink(web.StreamResponse):
     """What both kinds of streams have in common."""
 
-    _patience: float
+    _pace: Pace
     _separator: bytes
     """What ends a part that can be sent on its own."""
 
@@ -55,10 +59,11 @@ class _Sink(web.StreamResponse):
         """
         try:
             for piece in _pieces(data, self._separator):
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(self._pace.send_timeout):
                     await self.write(piece)
         except TimeoutError:
             assert self._req is not None  # noqa: S101 - it was prepared
+            self._pace.dropped("slow")
             log.warning("a reader was too slow", path=self._req.path, peer=self._req.remote)
             if self._req.transport is not None:
                 self._cut_off(self._req.transport)
@@ -81,6 +86,7 @@ class _Sink(web.StreamResponse):
             except Closed as exc:
                 await self.end(reason=exc.reason, detail=exc.detail)
             except Unauthenticated as exc:
+                self._pace.dropped("unauthenticated")
                 await self.end(reason="unauthenticated", detail=exc.detail)
             except Problem as exc:
                 await self.end(reason="unavailable", detail=exc.detail)
@@ -99,7 +105,7 @@ class EventStream(EventSourceResponse, _Sink):
         # Longer than our own patience: the kernel would break the connection off, and the reader never hear why.
         last = pace.send_timeout + 2 * _LAST_CHANCE
         super().__init__(ping_interval=pace.heartbeat, send_timeout=last, sep="\n")
-        self._patience = pace.send_timeout
+        self._pace = pace
 
     async def begin(self, request: web.Request, last_id: str) -> None:
         """Send the headers, and the id to come back with before anything has happened."""
@@ -119,7 +125,7 @@ class EventStream(EventSourceResponse, _Sink):
 
     def _cut_off(self, transport: asyncio.Transport) -> None:
         """Say why behind what waits to be read already, then close: nothing more is kept for such a reader."""
-        detail = f"Nothing was read for {self._patience:g} s; come back with the last id."
+        detail = f"Nothing was read for {self._pace.send_timeout:g} s; come back with the last id."
         chunk = _end({"reason": "slow", "detail": detail})
         transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(chunk), chunk))
         transport.close()
@@ -133,7 +139,7 @@ class TextStream(_Sink):
 
     def __init__(self, pace: Pace, content_type: str) -> None:
         super().__init__(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
-        self._patience = pace.send_timeout
+        self._pace = pace
 
     async def begin(self, request: web.Request, last_id: str) -> None:
         """Send the headers."""

@@ -24,6 +24,7 @@ from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
 from sidecar.instance.broker import Broker
 from sidecar.instance.flux_admin import FluxAdmin, refused
 from sidecar.instance.fluxthread import Callbacks, Finish, FluxThread, Start
+from sidecar.meters import Meters
 from sidecar.model import Environment
 from sidecar.output import Output, parse
 
@@ -34,6 +35,7 @@ _PING_INTERVAL = 0.5
 _RESOURCES_GOOD_ENOUGH = 30.0  # to tell what may fit; where nothing does, Flux is asked
 _WAITCREATE = 1  # src/common/libjob/job.h: the shell makes the eventlog a moment after the job has started
 _LARGE_OUTPUT = 64 * 1024
+_STATE_TOPIC = "state-machine.get"
 
 
 class FluxInstance(FluxAdmin):
@@ -41,13 +43,17 @@ class FluxInstance(FluxAdmin):
 
     Args:
         uri: as flux-uri(1) gives it.
+        meters: told of each request to Flux.
         rpc_timeout: how long Flux may take for one answer, in seconds.
         lost_timeout: how long a broken connection is retried before the instance counts as gone, in seconds.
         silence_timeout: how long the broker may say nothing at all before it counts as lost, in seconds.
     """
 
-    def __init__(self, uri: str, *, rpc_timeout: float, lost_timeout: float, silence_timeout: float) -> None:
+    def __init__(
+        self, uri: str, meters: Meters, *, rpc_timeout: float, lost_timeout: float, silence_timeout: float
+    ) -> None:
         super().__init__()
+        self._meters = meters
         self.status = Status(kind="flux", uri=uri, since=time.time())
         self.gone = asyncio.Event()
         self.refusal = ""
@@ -161,6 +167,7 @@ class FluxInstance(FluxAdmin):
         text = msgspec.json.encode(jobspec_).decode()
         try:
             return await self._call(
+                "job-ingest.submit",
                 lambda handle: flux.job.submit_async(handle, text, urgency=urgency),
                 _submitted_id,
             )
@@ -235,7 +242,7 @@ class FluxInstance(FluxAdmin):
 
         try:
             eventlog = await self._call(
-                lambda handle: Future(raw.flux_kvs_lookup(handle.handle, ffi.NULL, 0, key)), finish
+                "kvs.lookup-plus", lambda handle: Future(raw.flux_kvs_lookup(handle.handle, ffi.NULL, 0, key)), finish
             )
         except OSError as exc:
             if exc.errno == errno.ENOENT:
@@ -301,7 +308,7 @@ class FluxInstance(FluxAdmin):
     async def broker_state(self) -> str:
         """Return the state of the broker's state machine."""
         try:
-            self.status.broker_state = str((await self._call(_ask_state, lambda rpc: rpc.get()))["state"])
+            self.status.broker_state = str((await self._call(_STATE_TOPIC, _ask_state, lambda rpc: rpc.get()))["state"])
         except OSError as exc:
             raise Unavailable(f"The broker does not tell its state: {exc.strerror}.") from None
         return self.status.broker_state
@@ -309,14 +316,15 @@ class FluxInstance(FluxAdmin):
     # ----------------------------------------------------------------------------------------------------- RPC
 
     async def _rpc(self, topic: str, payload: Any = None) -> Any:
-        return await self._call(lambda handle: handle.rpc(topic, payload, 0), lambda rpc: rpc.get())
+        return await self._call(topic, lambda handle: handle.rpc(topic, payload, 0), lambda rpc: rpc.get())
 
-    async def _call(self, start: Start, finish: Finish[T]) -> T:
-        return await self._thread.call(start, finish)
+    async def _call(self, topic: str, start: Start, finish: Finish[T]) -> T:
+        with self._meters.rpc(topic):
+            return await self._thread.call(start, finish)
 
 
 def _ask_state(handle: Any) -> Any:
-    return handle.rpc("state-machine.get", None, 0)
+    return handle.rpc(_STATE_TOPIC, None, 0)
 
 
 def _text(get: Any, future: Any) -> str:

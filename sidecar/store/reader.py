@@ -39,6 +39,17 @@ SELECT position, job, count, events.json, coalesce(userid, -1), coalesce(usernam
 """
 
 
+_KINDS = """
+SELECT queue, state, 0, 0, 0, count(*) FROM jobs WHERE state != 'SCHED' GROUP BY queue, state
+UNION ALL
+SELECT queue, state, urgency = 0, iif(urgency = 0, 0, nodes), iif(urgency = 0, 0, cores), count(*) FROM (
+  SELECT queue, state, json_extract(json, '$.urgency') AS urgency, CAST(json_extract(json, '$.nnodes') AS INTEGER) AS
+    nodes, CAST(json_extract(json, '$.ncores') AS INTEGER) AS cores
+  FROM jobs JOIN documents ON job = id WHERE state = 'SCHED')
+GROUP BY 1, 2, 3, 4, 5
+"""
+
+
 class Store(Writer):
     """All jobs and all events, in one SQLite file. Methods are coroutines; none blocks the event loop for long."""
 
@@ -212,6 +223,19 @@ class Store(Writer):
     async def progress(self) -> dict[int, int]:
         """Return the number of events that each job holds: what need not be read again."""
         return dict(await self._fetch("SELECT id, nevents FROM jobs"))
+
+    async def user_counts(self) -> dict[tuple[str, str], int]:
+        """Return how many jobs each user has in each state; who submitted it by way of this server is its user."""
+        query = "SELECT iif(submitter = '', username, submitter), lower(state), count(*) FROM jobs GROUP BY 1, 2"
+        return {(user, state): count for user, state, count in await self._fetch(query)}
+
+    async def totals(self) -> list[tuple[str, str, str]]:
+        """Return what has happened, as it was written."""
+        return await self._fetch("SELECT name, labels, value FROM totals")
+
+    async def kinds(self) -> list[tuple[str, str, bool, int, int, int]]:
+        """Return how many jobs there are: queue, state, and in SCHED whether held, else nodes and cores wanted."""
+        return await self._fetch(_KINDS)
 
     async def active(self) -> list[int]:
         """Return the ids of the jobs that are not inactive."""

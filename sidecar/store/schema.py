@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE jobs (
@@ -29,6 +29,9 @@ CREATE VIRTUAL TABLE jobs_text USING fts5 (text, tokenize = 'trigram');
 CREATE TABLE events (position INTEGER PRIMARY KEY, job INTEGER NOT NULL, count INTEGER NOT NULL, json BLOB NOT NULL);
 CREATE INDEX events_job ON events (job, position);
 CREATE TABLE jobspecs (job INTEGER PRIMARY KEY, json BLOB NOT NULL);
+-- What has happened so far, for metrics: of a counter its value, of a histogram its sum and buckets.
+CREATE TABLE totals (name TEXT NOT NULL, labels TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (name, labels))
+  WITHOUT ROWID;
 CREATE TABLE keys (key TEXT PRIMARY KEY, job INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
 """
 

@@ -7,6 +7,7 @@ and back costs ten times as much. Whatever may take longer (searches, counts, ex
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sqlite3
 import time
@@ -50,6 +51,17 @@ class Connections:
         self._write: sqlite3.Connection
         self._quick: sqlite3.Connection
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+
+    @property
+    def size(self) -> int:
+        """Size of the file and of what is written ahead of it (bytes)."""
+        found = 0
+        for suffix in ("", "-wal", "-shm"):
+            try:
+                found += os.stat(f"{self.path}{suffix}").st_size
+            except FileNotFoundError:  # a new one is begun just now
+                continue
+        return found
 
     async def open(self) -> None:
         """Open the file, or make it.
@@ -158,14 +170,20 @@ class Writer(Connections):
             self._readable.set()
         return aside
 
-    async def write(self, rows: Sequence[Row], told: Sequence[Told] = (), deleted: Sequence[int] = ()) -> None:
-        """Insert or replace jobs, append events, and delete some jobs, in one transaction.
+    async def write(
+        self,
+        rows: Sequence[Row],
+        told: Sequence[Told] = (),
+        deleted: Sequence[int] = (),
+        totals: Sequence[tuple[str, str, str]] = (),
+    ) -> None:
+        """Insert or replace jobs and totals, append events, and delete some jobs, in one transaction.
 
         Raises:
             StoreError: nothing was written; the disk is full, perhaps.
         """
         try:
-            await self._run(self._writer, lambda: self._apply(rows, told, deleted))
+            await self._run(self._writer, lambda: self._apply(rows, told, deleted, totals))
         except sqlite3.Error as exc:
             raise StoreError(f"The store {self.path} cannot be written: {exc}.") from exc
         self.revision += 1
@@ -176,7 +194,13 @@ class Writer(Connections):
         for fluid in deleted:
             self._hot.pop(fluid, None)
 
-    def _apply(self, rows: Sequence[Row], told: Sequence[Told], deleted: Sequence[int]) -> None:
+    def _apply(
+        self,
+        rows: Sequence[Row],
+        told: Sequence[Told],
+        deleted: Sequence[int],
+        totals: Sequence[tuple[str, str, str]],
+    ) -> None:
         texts = [(row.id, row.text) for row in rows if row.text is not None]
         specs = [(row.id, row.jobspec) for row in rows if row.jobspec is not None]
         documents = [(row.id, row.t_run if row.state == "RUN" else None, row.json) for row in rows]
@@ -189,6 +213,7 @@ class Writer(Connections):
             # The first job of a key is the one that counts; only somebody else than this server can have made two.
             _insert(db, "INSERT OR IGNORE INTO keys", keys)
             _insert(db, "INSERT INTO events", [_told(each) for each in told])
+            _insert(db, "INSERT OR REPLACE INTO totals", totals)
             for sql in _DELETE:
                 db.executemany(f"DELETE FROM {sql} = ?", [(fluid,) for fluid in deleted])  # noqa: S608 - fixed words
 

@@ -17,6 +17,7 @@ from sidecar.api.events import Events
 from sidecar.api.stream import EventStream, Pace
 from sidecar.feed import Feed
 from sidecar.instance import HistoryBegin
+from sidecar.meters import Meters
 from sidecar.model import Event, JobEvents
 from sidecar.store import Filter, Store, StoreError, Told
 from sidecar.tail import Tail
@@ -38,7 +39,7 @@ def live(number: int, name: str) -> JobEvents:
 async def running(path: Path) -> AsyncIterator[tuple[Feed, Store]]:
     store = Store(path)
     await store.open()
-    feed = Feed(store)
+    feed = Feed(store, Meters())
     feed.start()
     yield feed, store
     await feed.close()
@@ -256,7 +257,7 @@ class Recorded(EventStream):
     """A stream whose reader is this list."""
 
     def __init__(self) -> None:
-        super().__init__(Pace(60.0, 60.0))
+        super().__init__(Pace(60.0, 60.0, Meters().dropped))
         self.names: list[str] = []
 
     async def push(self, data: bytes) -> None:
@@ -286,7 +287,7 @@ async def test_a_stream_that_looks_between_a_commit_and_its_news_misses_nothing(
             await asyncio.sleep(0)
         assert committed.wait(5)  # the loop, which is held here, has not heard of it
         stream, position = Recorded(), store.position
-        following = asyncio.create_task(Events(store, feed, Pace(60.0, 60.0))._follow_job(stream, 1, 0))
+        following = asyncio.create_task(Events(store, feed, Pace(60.0, 60.0, Meters().dropped))._follow_job(stream, 1, 0))
         await asyncio.sleep(0)
         assert store.position == position
         assert (await store.last(1))[0] == "INACTIVE"

@@ -1,0 +1,64 @@
+"""Asks the instance for its nodes and queues in the background, so that who reads metrics never makes Flux work.
+
+It asks a second after something has happened to a job, every two seconds while much does, and else every five: what
+changes without a job, such as a node that goes down, nobody tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from sidecar.errors import Problem
+from sidecar.feed import Feed
+from sidecar.instance import Instance
+from sidecar.model import Queues, Resources
+from sidecar.tail import Closed
+
+_QUIET = 5.0  # seconds
+_SETTLED = 1.0  # after an event, and what the instance may remember instead of asking anew
+_PAUSE = 1.0
+
+
+class Survey:
+    """What was told last.
+
+    Args:
+        instance: is asked.
+        feed: tells when something has happened.
+    """
+
+    def __init__(self, instance: Instance, feed: Feed) -> None:
+        self._instance = instance
+        self._feed = feed
+        self._task: asyncio.Task[None] | None = None
+        self.resources = Resources([])
+        self.queues = Queues([])
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._task = asyncio.create_task(self._run(), name="survey")
+
+    async def close(self) -> None:
+        """Ask no more."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while True:
+            after, generation = self._feed.position, self._feed.tail.generation
+            with contextlib.suppress(Problem):  # what is known stays, and its age tells
+                self.resources, self.queues = await asyncio.gather(self._instance.resources(), self._instance.queues())
+            await asyncio.sleep(_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_QUIET - _PAUSE):
+                    await self._something_happens(after, generation)
+                    await asyncio.sleep(_SETTLED)
+
+    async def _something_happens(self, after: int, generation: int) -> None:
+        """Wait for an event behind a position; it may have come while the instance was asked."""
+        try:
+            await self._feed.tail.wait(after, generation)
+        except Closed:  # another instance, or the end: look at once, and then at the usual times
+            return
