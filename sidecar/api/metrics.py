@@ -46,6 +46,10 @@ class MetricsQuery(msgspec.Struct, forbid_unknown_fields=True):
     )
 
 
+class UsersQuery(MetricsQuery):
+    """The same of the figures of users."""
+
+
 class InstanceMetrics(Collector):
     """The instance, and what the server knows of itself without counting."""
 
@@ -237,12 +241,12 @@ class MetricsResource:
     @operation(
         "GET",
         "/metrics/users",
-        query=MetricsQuery,
+        query=UsersQuery,
         loose=True,
         answers=(Answer("Metrics, as OpenMetrics or in Prometheus' own format", media=_MEDIA),),
         errors=(400, 404),
     )
-    async def users(self, request: web.Request, query: MetricsQuery) -> web.StreamResponse:
+    async def users(self, request: web.Request, query: UsersQuery) -> web.StreamResponse:
         """Read figures of each user, where the server was started with --metrics-users.
 
         There are as many series as users, and who reads them learns who is there: they are a page of their own.

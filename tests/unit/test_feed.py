@@ -287,7 +287,9 @@ async def test_a_stream_that_looks_between_a_commit_and_its_news_misses_nothing(
             await asyncio.sleep(0)
         assert committed.wait(5)  # the loop, which is held here, has not heard of it
         stream, position = Recorded(), store.position
-        following = asyncio.create_task(Events(store, feed, Pace(60.0, 60.0, Meters().dropped))._follow_job(stream, 1, 0))
+        following = asyncio.create_task(
+            Events(store, feed, Pace(60.0, 60.0, Meters().dropped))._follow_job(stream, 1, 0)
+        )
         await asyncio.sleep(0)
         assert store.position == position
         assert (await store.last(1))[0] == "INACTIVE"
