@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import followers, reads, searches, submits, whole
+from bench import followers, reads, scrapes, searches, submits, whole
 from bench.processes import say
 from bench.row import Row, markdown_table, text_table
 from bench.site import Volume
@@ -36,6 +36,7 @@ ROWS: dict[str, Callable[[Volume, int], list[Row]]] = {
     "get": reads.get,
     "page": reads.page,
     "search": searches.search,
+    "scrape": scrapes.scrape,
     "export": whole.export,
     "followers": followers.followers,
     "latency": submits.latency,

@@ -63,6 +63,12 @@ class Volume:
         return self._site("small", max(10, self.jobs // 10))
 
     @cached_property
+    def empty(self) -> Site:
+        """No jobs."""
+        broker = self._broker("empty")
+        return Site(broker, self.server(broker, "empty-server").ready(), 0)
+
+    @cached_property
     def bare(self) -> Broker:
         """A broker with as many jobs of the same kinds that no server follows: the limit of submits.
 

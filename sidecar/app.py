@@ -149,6 +149,7 @@ class Server:
                 store,
                 connections=lambda: self.door.connections,
                 ready=lambda: not service.not_ready(),
+                counted=self.meters.counted,
             ),
             store,
             open_to_all=settings.metrics_open,

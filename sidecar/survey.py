@@ -18,6 +18,7 @@ from sidecar.tail import Closed
 _QUIET = 5.0  # seconds
 _SETTLED = 1.0  # after an event, and what the instance may remember instead of asking anew
 _PAUSE = 1.0
+_UNKNOWN = 0.2  # before the first answer: there is no connection yet
 
 
 class Survey:
@@ -50,6 +51,9 @@ class Survey:
             after, generation = self._feed.position, self._feed.tail.generation
             with contextlib.suppress(Problem):  # what is known stays, and its age tells
                 self.resources, self.queues = await asyncio.gather(self._instance.resources(), self._instance.queues())
+            if not self.queues.updated:
+                await asyncio.sleep(_UNKNOWN)
+                continue
             await asyncio.sleep(_PAUSE)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_QUIET - _PAUSE):

@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -64,7 +64,9 @@ class InstanceMetrics(Collector):
         *,
         connections: Callable[[], int],
         ready: Callable[[], bool],
+        counted: Collection[str],
     ) -> None:
+        self._counted = counted
         self._instance = instance
         self._feed = feed
         self._survey = survey
@@ -73,6 +75,12 @@ class InstanceMetrics(Collector):
         self._store = store
         self._connections = connections
         self._ready = ready
+
+    def describe(self) -> Iterator[Family]:
+        """Yield what there is, without values: for who asks for some families alone, and so that no name is twice."""
+        for metric in metrics.TABLE:
+            if metric.part != "users" and metric.name not in self._counted:
+                yield Family(metric.family, metric.help, metric.kind)
 
     def collect(self) -> Iterator[Family]:
         """Yield all families; every value of an enumeration is there."""
@@ -172,8 +180,7 @@ class InstanceMetrics(Collector):
 
     def _of_server(self) -> Iterator[Family]:
         updated = min(self._survey.resources.updated, self._survey.queues.updated)
-        if updated:
-            yield _gauge(metrics.RESOURCES_AGE, [((), max(0.0, time.time() - updated))])
+        yield _gauge(metrics.RESOURCES_AGE, [((), max(0.0, time.time() - updated))] if updated else [])
         yield _gauge(metrics.CAUGHT_UP, [((), self._feed.caught_up)])
         yield _gauge(metrics.LAG, [((), self._feed.lag)])
         yield _gauge(metrics.BACKLOG, [((), self._feed.backlog)])
