@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import msgspec
 import structlog
 
 from sidecar import fold, tally
+from sidecar.audience import Audience
 from sidecar.batch import Batch, ended_unseen, row, searchable
 from sidecar.fold import Record
 from sidecar.instance import HistoryBegin
 from sidecar.meters import Meters
 from sidecar.model import Job, JobEvents
 from sidecar.store import Row, Store, StoreError, Told
-from sidecar.tail import Tail, Wakeups
 from sidecar.tally import Kind, Tally
 
 log = structlog.get_logger("feed")
@@ -33,18 +32,15 @@ _STRETCH = 32  # responses that are folded in one turn of the loop
 _KEPT = 2000  # jobs that are kept in memory to go on with; the others are read from the store when something happens
 _STORE_RETRY = 1.0
 _GATHER = 0.02  # between transactions: under load each then holds the events of many jobs
-_EXPECT = 2.0
-_RECENT = 4096
 
 
-class Feed:
+class Feed(Audience):
     """Takes an instance's events and keeps the store equal to it."""
 
     def __init__(self, store: Store, meters: Meters) -> None:
+        super().__init__(store)
         self._store = store
         self._meters = meters
-        self.tail = Tail(store)
-        """For who follows the events."""
         self.tally = Tally()
         """What is counted of jobs."""
         self._inbox: deque[HistoryBegin | JobEvents] = deque()
@@ -54,11 +50,6 @@ class Feed:
         self._held: set[int] = set()
         self._known: dict[int, int] = {}
         self._history: set[int] | None = None
-        self._expected: dict[int, int] = {}
-        self._expectations = 0
-        self._recent: OrderedDict[int, None] = OrderedDict()
-        self._changes: dict[int, Wakeups] = {}
-        self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._settled = True
         self._oldest = 0.0
@@ -120,71 +111,9 @@ class Feed:
             self.caught_up = False  # from now on, and not from when it is worked on: lists are another instance's
         self._arrived.set()
 
-    # --------------------------------------------------------------------------------------- for who waits
-
-    def expect(self, fluid: int) -> None:
-        """Note a job that the instance has accepted: whoever reads from now on is to find it."""
-        if fluid not in self._recent:
-            self._expectations += 1
-            self._expected[fluid] = self._expectations
-
-    def expects(self, fluid: int) -> bool:
-        """Whether an accepted job is not in the store yet."""
-        return fluid in self._expected
-
-    async def settle(self, fluid: int | None = None) -> None:
-        """Wait until every accepted job, or this one, is in the store; at once when all are.
-
-        A submit is answered when Flux has accepted the job, and pays nothing for the store; a read that comes
-        before the store has heard of it waits these milliseconds instead.
-        """
-        if not self._expected or (fluid is not None and fluid not in self._expected):
-            return
-        last = self._expectations if fluid is None else self._expected[fluid]
-
-        def told() -> bool:
-            if fluid is not None:
-                return fluid not in self._expected
-            return not self._expected or next(iter(self._expected.values())) > last
-
-        try:
-            async with asyncio.timeout(_EXPECT):
-                await self._until(told)
-        except TimeoutError:
-            late = [each for each, number in self._expected.items() if number <= last]
-            log.warning("accepted jobs are not in the journal", jobs=len(late))
-            for each in late:
-                self._expected.pop(each, None)
-
-    @contextmanager
-    def change(self, fluid: int) -> Iterator[asyncio.Future[None]]:
-        """Give a future that is done when something has happened to a job, and is in the store."""
-        changes = self._changes.setdefault(fluid, Wakeups())
-        try:
-            with changes.next() as future:
-                yield future
-        finally:
-            if not changes and self._changes.get(fluid) is changes:
-                del self._changes[fluid]
-
-    def end_streams(self, reason: str, detail: str) -> None:
-        """Give every stream its last event, and let go of everybody who waits: the server leaves."""
-        self.tail.close(reason, detail)
-        self.release()
-
-    def release(self) -> None:
-        """Let everybody who waits for a job look again."""
-        waiting, self._changes = self._changes, {}
-        for changes in waiting.values():
-            changes.wake()
-
     async def idle(self) -> None:
         """Wait until no job is active."""
         await self._until(lambda: self.caught_up and self._settled and not self._active)
-
-    async def _until(self, predicate: Callable[[], bool]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(predicate)
 
     # ------------------------------------------------------------------------------------------------ the task
 
@@ -318,12 +247,7 @@ class Feed:
         for record in batch.dropped.values():
             self._count(record, None)
         for fluid in (*batch.touched, *batch.dropped):
-            if self._expected.pop(fluid, None) is None:
-                self._recent[fluid] = None
-            if changes := self._changes.pop(fluid, None):
-                changes.wake()
-        while len(self._recent) > _RECENT:
-            self._recent.popitem(last=False)
+            self._tell(fluid)
         if batch.told:
             self.tail.publish(batch.told)
         self._oldest = 0.0

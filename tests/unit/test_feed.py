@@ -120,7 +120,7 @@ async def test_an_event_that_makes_no_sense_ends_nothing(tmp_path: Path) -> None
 async def test_a_job_that_is_never_told_of_holds_nobody_up_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.feed._EXPECT", 0.01)
+    monkeypatch.setattr("sidecar.audience._EXPECT", 0.01)
     async with running(tmp_path / "s.sqlite") as (feed, _):
         feed.expect(5)
         assert feed.expects(5)
