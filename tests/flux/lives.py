@@ -6,11 +6,16 @@ import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from sidecar import metrics
 from tests.harness import Broker, Process, Server, beside
+from tests.metrics import scrape
 
 Register = Callable[[Process], Any]
 
@@ -28,6 +33,24 @@ print(json.dumps({i: rpc.get()["eventlog"] for i, rpc in asked}))
 """
 _STATES = {1: "NEW", 2: "DEPEND", 4: "PRIORITY", 8: "SCHED", 16: "RUN", 32: "CLEANUP", 64: "INACTIVE"}
 _RESULTS = {1: "COMPLETED", 2: "FAILED", 4: "CANCELED", 8: "TIMEOUT"}
+
+
+def check_metrics(server: Server, theirs: dict[int, dict[str, Any]]) -> None:
+    """Hold the counts of jobs against what Flux says of all of them, :func:`flux_jobs`."""
+    found = scrape(server.http)
+    states = Counter(job["state"].lower() for job in theirs.values())
+    assert found.by("state", "flux_jobs") == {state: states[state] for state in metrics.JOB_STATES}
+    results = Counter(job["result"].lower() for job in theirs.values() if job.get("result"))
+    assert found.by("result", "flux_job_results_total") == {each: results[each] for each in metrics.JOB_RESULTS}
+    assert found.by("result", "flux_job_run_seconds_count") == {
+        each: sum("t_run" in job for job in theirs.values() if job.get("result") == each.upper())
+        for each in metrics.JOB_RESULTS
+    }
+    assert sum(found.by("queue", "flux_job_submits_total").values()) == len(theirs)
+    started = [job for job in theirs.values() if "t_run" in job]
+    assert sum(found.by("queue", "flux_job_wait_seconds_count").values()) == len(started)
+    waited = sum(job["t_run"] - job["t_submit"] for job in started)
+    assert sum(found.by("queue", "flux_job_wait_seconds_sum").values()) == pytest.approx(waited, abs=0.01)
 
 
 class Lives:

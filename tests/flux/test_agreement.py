@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.flux.lives import Lives, flux_eventlogs, flux_jobs, plain
+from tests.flux.lives import Lives, check_metrics, flux_eventlogs, flux_jobs, plain
 from tests.harness import Broker, eventually
 from tests.sse import Reader
 
@@ -157,6 +157,7 @@ class World:
         for job in sorted(theirs)[-10:]:
             assert self.lives.server.job(job) == listed[str(job)]
         self._agree_on_events(sorted(theirs))
+        check_metrics(self.lives.server, theirs)
 
     def _at_rest(self) -> dict[int, dict[str, Any]] | None:
         theirs = flux_jobs(self.lives.broker.uri)

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.flux.lives import Lives, flux_eventlogs, flux_jobs, plain
-from tests.harness import Broker, eventually
+from tests.flux.lives import Lives, check_metrics, flux_eventlogs, flux_jobs, plain
+from tests.harness import Broker, Server, eventually
 from tests.sse import Reader
 
 Start = Callable[[Any], Any]
@@ -164,7 +164,15 @@ def _one_job_each(lives: Lives, clients: list[Client]) -> dict[int, dict[str, An
     assert {key: {job} for job, key in ((job, theirs[job]["name"]) for job in theirs)} == answered
     listed = [job["id"] for job in lives.server.http.get("/v1/jobs").json()["jobs"]]
     assert listed == sorted(theirs, reverse=True)
+    eventually(lambda: _only_held(lives.server), within=60, what="all but the held jobs ended")
+    theirs = flux_jobs(lives.broker.uri)
+    check_metrics(lives.server, theirs)
     return theirs
+
+
+def _only_held(server: Server) -> bool:
+    service = server.http.get("/v1/service").json()
+    return bool(service["active_jobs"] == service["held_jobs"])
 
 
 @pytest.mark.timeout(600)
