@@ -20,6 +20,9 @@ GO := $(firstword $(shell command -v go 2>/dev/null) $(wildcard /usr/local/go/bi
 GO_INSTALL = GOBIN=$(TOOLS)/bin $(if $(HOME),,GOPATH=$(TOOLS)/go GOCACHE=$(TOOLS)/cache) $(GO) install
 MISSING := $(foreach tool,helm kind,$(if $(shell command -v $(tool) 2>/dev/null),,$(tool)))
 
+# Debian's packages that tests need, where we may install them.
+PACKAGES := $(if $(shell [ "$$(id -u)" = 0 ] && command -v apt-get),$(foreach tool,prometheus chromium,$(if $(shell command -v $(tool)),,$(tool))))
+
 BUILDER ?= $(firstword $(foreach tool,podman docker buildah,$(shell command -v $(tool) 2>/dev/null)))
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' < sidecar/__init__.py)
 IMAGE ?= localhost/flux-sidecar:$(VERSION)
@@ -41,7 +44,10 @@ $(VENV)/.installed: pyproject.toml
 	$(if $(FLUX_VERSION),$(BIN)/pip install --quiet --editable '.[flux]' 'flux-python==$(FLUX_VERSION)')
 	@touch $@
 
-tools: $(if $(GO),$(MISSING:%=$(TOOLS)/%.installed)) ## have helm and kind, if there is Go to build them
+tools: $(if $(GO),$(MISSING:%=$(TOOLS)/%.installed)) $(PACKAGES:%=debian-%) ## have helm and kind by Go, prometheus and chromium by apt-get
+
+debian-%:
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $*
 
 $(TOOLS)/helm.installed:
 	$(GO_INSTALL) helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)

@@ -166,13 +166,13 @@ def test_one_family_alone(server: Server) -> None:
     assert {family.name for family in found.families} == {"flux_jobs"}
 
 
-def test_promtool_has_nothing_to_say(server: Server) -> None:
-    if not harness.PROMTOOL:
-        pytest.skip("promtool is missing")
+@pytest.mark.prometheus
+def test_promtool_has_nothing_to_say(own_server: Callable[..., Server]) -> None:
+    server = own_server("--metrics-users")
     server.run("true")
-    for path in ("/metrics",):
+    for path in ("/metrics", "/metrics/users"):
         text = scrape(server.http, path).text
-        checked = subprocess.run([harness.PROMTOOL, "check", "metrics"], input=text, text=True, capture_output=True)
+        checked = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True)
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
