@@ -37,6 +37,7 @@ from sidecar.apiserver import ApiServer
 from sidecar.feed import Feed
 from sidecar.follow import Followers
 from sidecar.gate import Gate
+from sidecar.health import Health
 from sidecar.idle import IdleStop
 from sidecar.instance import Instance
 from sidecar.instance.embedded import EmbeddedInstance
@@ -97,6 +98,9 @@ class Server:
             after=settings.idle_stop_seconds,
             text=settings.idle_stop,
         )
+        self.health = Health(
+            self.instance, self.feed, self.store, self.lifecycle, min_free=settings.min_free_disk << 20
+        )
         self.login = LoginResource(self.gate.guard, self.gate.login, no_auth=settings.no_auth)
         self.operations = self._operations()
 
@@ -108,7 +112,7 @@ class Server:
         service = ServiceResource(
             lifecycle,
             instance,
-            feed,
+            self.health,
             self.idle,
             authenticates=not self.gate.guard.open,
             no_auth=settings.no_auth,
@@ -147,8 +151,8 @@ class Server:
                 lifecycle,
                 self.launchers,
                 store,
+                health=self.health,
                 connections=lambda: self.door.connections,
-                ready=lambda: not service.not_ready(),
                 counted=self.meters.counted,
             ),
             store,
@@ -209,7 +213,9 @@ class Server:
         await self.instance.start(self.idle)
         self.idle.start()
         self.survey.start()
+        self.health.start()
         yield
+        await self.health.close()
         await self.survey.close()
         await self.idle.close()
         await self.launchers.close()

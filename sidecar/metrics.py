@@ -175,8 +175,9 @@ LOOP_LAG = Metric(
     "flux_sidecar_event_loop_lag_seconds",
     "gauge",
     "server",
-    "How late the event loop came to its work, at the worst since the last time it was asked.",
+    "How late the event loop came to its work, at the worst of the last seconds.",
 )
+CHECK = Metric("flux_sidecar_health_check", "gauge", "server", "1 while a check of /readyz is good.", ("check",))
 READY = Metric("flux_sidecar_ready", "gauge", "server", "1 while /readyz says so.")
 BUILD = Metric("flux_sidecar_build_info", "gauge", "server", "1, for its labels.", ("version", "python"))
 

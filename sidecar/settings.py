@@ -113,6 +113,10 @@ class Settings(PodOptions):
             "calls.",
         ),
     ] = ""
+    min_free_disk: Annotated[
+        int,
+        option("min_free_disk", "Not ready while less is free where the store is; 0: however little.", unit="MiB"),
+    ] = 16
     metrics_open: Annotated[
         bool, option("metrics_open", "Let anybody read metrics, who reaches the port, without a credential.")
     ] = False
@@ -153,7 +157,7 @@ class Settings(PodOptions):
         for name in ("max_body", "rpc_timeout", "silence_timeout", "heartbeat", "send_timeout", "bulk_window"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must be more than 0.")
-        for name in ("cores", "kill_timeout", "lost_timeout"):
+        for name in ("cores", "kill_timeout", "lost_timeout", "min_free_disk"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must not be negative.")
         if not 0 <= self.metrics_port <= 65535 or (self.metrics_port and self.metrics_port == self.port):

@@ -22,8 +22,9 @@ import sidecar
 from sidecar import metrics
 from sidecar.access import Scope
 from sidecar.api.routing import Answer, Operation, operation, operations
-from sidecar.errors import NotFound
+from sidecar.errors import InvalidRequest, NotFound
 from sidecar.feed import Feed
+from sidecar.health import Health
 from sidecar.instance import Instance
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
@@ -62,8 +63,8 @@ class InstanceMetrics(Collector):
         launchers: Launchers,
         store: Store,
         *,
+        health: Health,
         connections: Callable[[], int],
-        ready: Callable[[], bool],
         counted: Collection[str],
     ) -> None:
         self._counted = counted
@@ -74,7 +75,7 @@ class InstanceMetrics(Collector):
         self._launchers = launchers
         self._store = store
         self._connections = connections
-        self._ready = ready
+        self._health = health
 
     def describe(self) -> Iterator[Family]:
         """Yield what there is, without values: for who asks for some families alone, and so that no name is twice."""
@@ -186,7 +187,10 @@ class InstanceMetrics(Collector):
         yield _gauge(metrics.BACKLOG, [((), self._feed.backlog)])
         yield _gauge(metrics.CONNECTIONS, [((), self._connections())])
         yield _gauge(metrics.STORE_SIZE, [((), self._store.size)])
-        yield _gauge(metrics.READY, [((), self._ready())])
+        checks = self._health.ready()
+        yield _gauge(metrics.LOOP_LAG, [((), self._health.lag.seconds)])
+        yield _gauge(metrics.CHECK, (((check.name,), not check.problem) for check in checks))
+        yield _gauge(metrics.READY, [((), not any(check.problem for check in checks))])
         yield _gauge(metrics.BUILD, [((sidecar.__version__, platform.python_version()), 1)])
 
 
@@ -243,6 +247,7 @@ class MetricsResource:
     )
     async def metrics(self, request: web.Request, query: MetricsQuery) -> web.StreamResponse:
         """Read the metrics of the instance and of this server, which docs/metrics.md describes."""
+        _check(request)
         return await self._expose(request)
 
     @operation(
@@ -258,12 +263,19 @@ class MetricsResource:
 
         There are as many series as users, and who reads them learns who is there: they are a page of their own.
         """
+        _check(request)
         if not self._users:
             raise NotFound("Figures of users are not told here: start the server with --metrics-users.")
         counts = await self._store.user_counts()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Users(counts))
         return await make_aiohttp_handler(registry)(request)
+
+
+def _check(request: web.Request) -> None:
+    """Refuse what is not read, as all other routes do; the one parameter that there is may be given many times."""
+    if unknown := request.query.keys() - {"name[]"}:
+        raise InvalidRequest(f"'{min(unknown)}' is not a parameter here; there is name[].")
 
 
 class _Users(Collector):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -13,7 +14,7 @@ from sidecar.api.routing import Answer, json_response, operation
 from sidecar.audit import note
 from sidecar.auth.guard import CALLER
 from sidecar.errors import Unavailable
-from sidecar.feed import Feed
+from sidecar.health import Check, Health
 from sidecar.idle import IdleStop
 from sidecar.instance import Instance, Status
 from sidecar.lifecycle import Lifecycle, Mode, Service
@@ -58,6 +59,16 @@ class Stopping(msgspec.Struct):
     active_jobs: int
 
 
+class LivezQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """How much to say."""
+
+    verbose: Annotated[str | None, Meta(description="tell each check, with its age; needs no value")] = None
+
+
+class ReadyzQuery(LivezQuery):
+    """The same of readiness."""
+
+
 class ServiceResource:
     """The service itself."""
 
@@ -67,7 +78,7 @@ class ServiceResource:
         self,
         lifecycle: Lifecycle,
         instance: Instance,
-        feed: Feed,
+        health: Health,
         idle: IdleStop,
         *,
         authenticates: bool,
@@ -77,7 +88,7 @@ class ServiceResource:
         self._no_auth = no_auth
         self._lifecycle = lifecycle
         self._instance = instance
-        self._feed = feed
+        self._health = health
         self._idle = idle
 
     @operation("GET", "/v1/service", answers=(Answer("The service", ServiceBody),), errors=(400,))
@@ -91,7 +102,7 @@ class ServiceResource:
             version=sidecar.__version__,
             auth=self._authenticates,
             no_auth=self._no_auth,
-            ready=not self.not_ready(),
+            ready=not any(check.problem for check in self._health.ready()),
             idle_stop=self._idle.after,
             idle_left=self._idle.left,
             instance=self._instance.status,
@@ -118,33 +129,43 @@ class ServiceResource:
         return json_response(answer, status=202)
 
     @operation(
-        "GET", "/livez", scope=None, answers=(Answer("The server works", media=("text/plain",)),), errors=(400, 503)
+        "GET",
+        "/livez",
+        scope=None,
+        query=LivezQuery,
+        answers=(Answer("The server works", media=("text/plain",)),),
+        errors=(400, 503),
     )
-    async def livez(self, request: web.Request) -> web.Response:
+    async def livez(self, request: web.Request, query: LivezQuery) -> web.Response:
         """Say whether the server works; a failure means that only a restart will help."""
-        if not self._feed.running:
-            raise Unavailable("Job events are no longer worked on.")
-        return web.Response(text="ok\n")
+        return _probed("livez", self._health.live(), query.verbose)
 
     @operation(
-        "GET", "/readyz", scope=None, answers=(Answer("The server is ready", media=("text/plain",)),), errors=(400, 503)
+        "GET",
+        "/readyz",
+        scope=None,
+        query=ReadyzQuery,
+        answers=(Answer("The server is ready", media=("text/plain",)),),
+        errors=(400, 503),
     )
-    async def readyz(self, request: web.Request) -> web.Response:
-        """Say whether commands are taken and lists are complete."""
-        if reasons := self.not_ready():
-            raise Unavailable(" ".join(reasons), errors=reasons)
-        return web.Response(text="ok\n")
+    async def readyz(self, request: web.Request, query: ReadyzQuery) -> web.Response:
+        """Say whether commands are taken and lists are complete.
 
-    def not_ready(self) -> list[str]:
-        """Say why the server is not ready; nothing when it is."""
-        status = self._instance.status
-        reasons = []
-        if status.connection != "ready":
-            reasons.append(f"The instance is {status.connection}: {status.detail or 'no answer yet'}.")
-        elif not self._feed.caught_up:
-            reasons.append("The history of jobs is being read.")
-        if self._feed.problem:
-            reasons.append(self._feed.problem)
-        if self._lifecycle.state != "running":
-            reasons.append(f"The service is {self._lifecycle.state}.")
-        return reasons
+        Nothing is waited for: what takes long is looked after in the background, and told with its age.
+        """
+        return _probed("readyz", self._health.ready(), query.verbose)
+
+
+def _probed(name: str, checks: Sequence[Check], verbose: str | None) -> web.Response:
+    """Answer a probe.
+
+    Raises:
+        Unavailable: a check has failed; asked for all of them, its errors are all of them.
+    """
+    problems = [check.problem for check in checks if check.problem]
+    lines = [str(check) for check in checks]
+    if problems:
+        raise Unavailable(" ".join(problems), errors=problems if verbose is None else lines)
+    if verbose is None:
+        return web.Response(text="ok\n")
+    return web.Response(text="\n".join([*lines, f"{name} check passed\n"]))

@@ -80,6 +80,10 @@ class Instance(Protocol):
     """Why this server can never serve the instance, with what to change; empty while it may."""
 
     @property
+    def fault(self) -> str:
+        """Why only a restart of the server would help; empty while it works."""
+
+    @property
     def ending(self) -> Ending:
         """How this instance ends; known once it is ready."""
 

@@ -51,6 +51,11 @@ class EmbeddedInstance:
         self._sink: Sink
 
     @property
+    def fault(self) -> str:
+        """It runs on the event loop, and works for as long as that does."""
+        return ""
+
+    @property
     def ending(self) -> Ending:
         """It ends with this server."""
         return "exit"

@@ -93,6 +93,11 @@ class FluxInstance(FluxAdmin):
         await asyncio.to_thread(self._thread.join, 1.0)
 
     @property
+    def fault(self) -> str:
+        """The thread has ended, and not because the instance has."""
+        return "" if self._thread.is_alive() or self.gone.is_set() else "The Flux thread has ended."
+
+    @property
     def ending(self) -> Ending:
         """Whether the instance ends with this server, by shutdown, or with another initial program."""
         if self._broker is None:

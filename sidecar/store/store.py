@@ -170,6 +170,22 @@ class Writer(Connections):
             self._readable.set()
         return aside
 
+    async def probe(self) -> None:
+        """Find out whether the file can be written.
+
+        Raises:
+            StoreError: it cannot, just now.
+        """
+
+        def work() -> None:
+            with self._write as db:
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('probed', strftime('%s', 'now'))")
+
+        try:
+            await self._run(self._writer, work)
+        except sqlite3.Error as exc:
+            raise StoreError(f"The store {self.path} cannot be written: {exc}.") from exc
+
     async def write(
         self,
         rows: Sequence[Row],

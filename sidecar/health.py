@@ -1,0 +1,179 @@
+"""Whether the server works, for probes: looked after in the background, so that a probe never waits for what hangs.
+
+What can be told at once is told when it is asked for. What may take long (a write into the store's file) is tried every
+few seconds by a task of its own; who asks gets the last result and its age, and a try that does not end is a failure
+itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import structlog
+
+from sidecar.feed import Feed
+from sidecar.instance import Instance
+from sidecar.lifecycle import Lifecycle
+from sidecar.store import Store, StoreError
+
+log = structlog.get_logger("health")
+
+_PERIOD = 5.0  # seconds from the end of one try to the next
+_PATIENCE = 10.0
+_TICK = 0.25
+
+
+class Check(NamedTuple):
+    """One check as it stands."""
+
+    name: str
+    problem: str
+    """What is wrong; empty when nothing is."""
+    age: float = 0.0
+    """How long ago this was found out (seconds)."""
+    took: float = 0.0
+    """How long that took (seconds)."""
+
+    def __str__(self) -> str:
+        """As Kubernetes' own servers write it."""
+        if self.problem:
+            return f"[-]{self.name} failed ({self.age:.1f} s ago): {self.problem}"
+        return f"[+]{self.name} ok ({self.age:.1f} s ago, took {1000 * self.took:.1f} ms)"
+
+
+class Periodic:
+    """A check that may take long.
+
+    Args:
+        name: what is checked.
+        work: raises one of ``errors`` when it fails, with what is wrong.
+        errors: what that may be.
+    """
+
+    def __init__(self, name: str, work: Callable[[], Awaitable[None]], errors: tuple[type[Exception], ...]) -> None:
+        self.name = name
+        self._work = work
+        self._errors = errors
+        self._began: float | None = None
+        self._last = Check(name, "")
+        self._ended = time.monotonic()
+
+    async def run(self) -> None:
+        """Try again and again."""
+        while True:
+            self._began = time.monotonic()
+            try:
+                await self._work()
+                problem = ""
+            except self._errors as exc:
+                problem = str(exc)
+            self._ended = time.monotonic()
+            if bool(problem) != bool(self._last.problem):
+                log.warning("check", check=self.name, problem=problem or "none any more")
+            self._last = Check(self.name, problem, took=self._ended - self._began)
+            self._began = None
+            await asyncio.sleep(_PERIOD)
+
+    def look(self) -> Check:
+        """Return how it stands."""
+        now = time.monotonic()
+        if self._began is not None and (since := now - self._began) > _PATIENCE:
+            return Check(self.name, f"no answer for {since:.0f} s", now - self._ended, since)
+        return self._last._replace(age=now - self._ended)
+
+
+class LoopLag:
+    """How late the event loop comes to its work."""
+
+    def __init__(self) -> None:
+        self._worst = [0.0, 0.0]  # of this stretch of time, and of the one before
+        self._stretch = time.monotonic()
+
+    async def run(self) -> None:
+        """Measure."""
+        while True:
+            begin = time.monotonic()
+            await asyncio.sleep(_TICK)
+            now = time.monotonic()
+            if now - self._stretch > _PERIOD:
+                self._stretch, self._worst = now, [0.0, self._worst[0]]
+            self._worst[0] = max(self._worst[0], now - begin - _TICK)
+
+    @property
+    def seconds(self) -> float:
+        """At the worst, in the last five to ten seconds."""
+        return max(self._worst)
+
+
+class Health:
+    """All checks of one server.
+
+    Args:
+        instance: is connected, or not.
+        feed: works, or not; has read the history, or not.
+        store: can be written, or not.
+        lifecycle: is stopping, or not.
+        min_free: bytes that have to be free where the store is.
+    """
+
+    def __init__(self, instance: Instance, feed: Feed, store: Store, lifecycle: Lifecycle, *, min_free: int) -> None:
+        self._instance = instance
+        self._feed = feed
+        self._store = store
+        self._lifecycle = lifecycle
+        self._min_free = min_free
+        self.lag = LoopLag()
+        self._periodic = [
+            Periodic("store", store.probe, (StoreError,)),
+            Periodic("disk", self._disk, (OSError, StoreError)),
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to look."""
+        for work in (self.lag.run(), *(each.run() for each in self._periodic)):
+            self._tasks.append(asyncio.create_task(work, name="health"))
+
+    async def close(self) -> None:
+        """Look no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def live(self) -> list[Check]:
+        """Return what only a restart would mend."""
+        return [
+            Check("events", "" if self._feed.running else "Job events are no longer worked on."),
+            Check("flux", self._instance.fault),
+        ]
+
+    def ready(self) -> list[Check]:
+        """Return all checks: whether commands are taken, and lists are complete."""
+        status, state = self._instance.status, self._lifecycle.state
+        connected = status.connection == "ready"
+        away = f"The instance is {status.connection}: {status.detail or 'no answer yet'}."
+        read = self._feed.caught_up or not connected  # before there is a connection that alone is to be told
+        return [
+            *self.live(),
+            Check("instance", "" if connected else away),
+            Check("journal", "" if read else "The history of jobs is being read."),
+            Check("stored", self._feed.problem),
+            Check("service", "" if state == "running" else f"The service is {state}."),
+            *(each.look() for each in self._periodic),
+        ]
+
+    async def _disk(self) -> None:
+        def free() -> int:
+            found = os.statvfs(self._store.path.parent)
+            return found.f_bavail * found.f_frsize
+
+        left = await asyncio.to_thread(free)
+        if left < self._min_free:
+            raise StoreError(
+                f"{left >> 20} MiB are free at {self._store.path.parent}, less than {self._min_free >> 20} "
+                "(--min-free-disk)."
+            )
