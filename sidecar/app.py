@@ -46,13 +46,14 @@ from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
 from sidecar.listen import Door, Port, Socket, allow_many_files
 from sidecar.meters import Meters
-from sidecar.options import api_server, parse_list
+from sidecar.options import SettingsError, api_server, parse_list
 from sidecar.scaling import Scaler
-from sidecar.settings import Settings, make_run_directory, parse_option_flags
+from sidecar.settings import Settings, make_run_directory, parse_option_flags, trace_wish
 from sidecar.store import Store
 from sidecar.submissions import Submissions
 from sidecar.survey import Survey
 from sidecar.tls import Tls
+from sidecar.tracing import Tracing
 
 log = structlog.get_logger("server")
 
@@ -75,8 +76,8 @@ class Server:
         self.metrics_door = Door(settings.max_connections, settings.header_timeout, proxies)
         path = Path(settings.store).expanduser().resolve() if settings.store else directory / "jobs.sqlite"
         self.store = Store(path)
-        self.meters = Meters()
-        self.feed = Feed(self.store, self.meters)
+        self.meters = Meters(_tracing())
+        self.feed = Feed(self.store, self.meters, log_jobs=settings.log_jobs)
         self.instance = _instance(settings, directory, self.meters)
         self.survey = Survey(self.instance, self.feed)
         self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout)
@@ -175,7 +176,16 @@ class Server:
 
     def _served(self, door: Door, wanted: Callable[[routing.Operation], bool]) -> web.Application:
         settings = self.settings
-        around = Around(self.gate.guard, door, self.instance, self.idle, self.login, self.meters, settings.max_body)
+        around = Around(
+            self.gate.guard,
+            door,
+            self.instance,
+            self.idle,
+            self.login,
+            self.meters,
+            max_body=settings.max_body,
+            log_requests=settings.log_requests,
+        )
         app = web.Application(middlewares=[around.middleware()], client_max_size=settings.max_body)
         app[routing.OPERATIONS] = {}
         app[routing.BODY_TIMEOUT] = settings.body_timeout
@@ -216,6 +226,8 @@ class Server:
         self.health.start()
         yield
         await self.health.close()
+        if tracing := self.meters.tracing:
+            await asyncio.to_thread(tracing.close)
         await self.survey.close()
         await self.idle.close()
         await self.launchers.close()
@@ -312,6 +324,24 @@ def _open(door: Door, runner: web.AppRunner) -> None:
     assert runner.server is not None  # noqa: S101 - it has been set up
     runner.server.request_handler = expect.only_known(runner.server.request_handler)
     door.open(runner.server)
+
+
+def _tracing() -> Tracing | None:
+    """Trace, where OpenTelemetry's variables ask for it.
+
+    Raises:
+        SettingsError: they ask for what there is not.
+    """
+    wish = trace_wish()
+    if wish is None:
+        return None
+    try:
+        return Tracing(wish.exporter, "" if wish.names_service else "flux-sidecar")
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from None
+    except ImportError:
+        log.warning("no traces: the variables of OpenTelemetry are set; pip install 'flux-sidecar[tracing]'")
+        return None
 
 
 def _cluster(settings: Settings) -> Cluster:

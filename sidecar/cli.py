@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import structlog
-from aiohttp.http_exceptions import HttpProcessingError
 from cyclopts import App, Parameter
 
 import sidecar
 from sidecar import app as server
+from sidecar import logs
 from sidecar import openapi as documents
 from sidecar.auth.tokens import append as append_line
 from sidecar.auth.tokens import new as make_token
@@ -40,7 +38,7 @@ def serve(settings: Annotated[Settings, Parameter(name="*")] = Settings()) -> No
     """
     try:
         settings.check()
-        _log(settings)
+        logs.configure(settings)
         asyncio.run(server.serve(settings, functools.partial(_announce, settings)))
     except SettingsError as exc:
         _fail(str(exc))
@@ -105,43 +103,6 @@ def _announce(settings: Settings, urls: list[str]) -> None:
         f"  {curl} -X POST {base}/v1/service/stop\n",
         flush=True,
     )
-
-
-def _log(settings: Settings) -> None:
-    renderer = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=_named_logger,
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[_Others()], force=True)
-
-
-class _Others(logging.Handler):
-    """What libraries log, as lines of ours."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log = structlog.get_logger(record.name)
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
-            # aiohttp would show the line that it could not read, and with it the token that stands there.
-            log.debug("a request could not be read", error=type(error).__name__)
-        else:
-            log.log(record.levelno, record.getMessage(), exc_info=record.exc_info or False)
-
-
-def _named_logger(*names: str) -> structlog.PrintLogger:
-    return structlog.PrintLogger(sys.stderr)
 
 
 def _fail(text: str) -> NoReturn:

@@ -26,6 +26,7 @@ from sidecar.store import Row, Store, StoreError, Told
 from sidecar.tally import Kind, Tally
 
 log = structlog.get_logger("feed")
+jobs = structlog.get_logger("jobs")
 
 _BATCH, _HISTORY_BATCH = 256, 512
 _STRETCH = 32  # responses that are folded in one turn of the loop
@@ -37,8 +38,9 @@ _GATHER = 0.02  # between transactions: under load each then holds the events of
 class Feed(Audience):
     """Takes an instance's events and keeps the store equal to it."""
 
-    def __init__(self, store: Store, meters: Meters) -> None:
+    def __init__(self, store: Store, meters: Meters, *, log_jobs: bool = False) -> None:
         super().__init__(store)
+        self._log_jobs = log_jobs
         self._store = store
         self._meters = meters
         self.tally = Tally()
@@ -254,8 +256,18 @@ class Feed(Audience):
 
     def _count(self, record: Record, kind: Kind | None) -> None:
         if self._history is None:  # else all are counted at its end: some were counted before, and some not
+            if self._log_jobs and kind:
+                self._log(record, kind)
             self.tally.move(record.counted, kind)
         record.counted = kind
+
+    def _log(self, record: Record, kind: Kind) -> None:
+        """Write the line of a change: from what to what, where several came together."""
+        was = record.counted.state if record.counted else ""
+        if was != kind.state:
+            job = record.job
+            ending = {"result": job.result, "returncode": job.returncode} if kind.state == "INACTIVE" else {}
+            jobs.info("job", job=job.f58id, state=kind.state, was=was, queue=kind.queue, **ending)
 
     def _keep(self, fluid: int, record: Record) -> None:
         """Keep the job while it is active, and in memory if it is one of those that were touched last."""

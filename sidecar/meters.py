@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import disable_created_metrics
@@ -17,18 +17,25 @@ from prometheus_client.metrics import disable_created_metrics
 from sidecar import metrics
 from sidecar.errors import Unanswered, Unavailable
 from sidecar.metrics import Metric
+from sidecar.tracing import Tracing
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # three times as many series, for what Prometheus does not read from them
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 _ELSEWHERE = "none"
+_UNTRACED = nullcontext()
 _REFUSALS = {401: "unauthenticated", 403: "forbidden", 421: "misdirected", 429: "rate_limited"}
 
 
 class Meters:
-    """The instruments of one server."""
+    """The instruments of one server.
 
-    def __init__(self) -> None:
+    Args:
+        tracing: spans what is measured too, where somebody wants traces.
+    """
+
+    def __init__(self, tracing: Tracing | None = None) -> None:
+        self.tracing = tracing
         self.registry = CollectorRegistry(auto_describe=False)
         self.counted: set[str] = set()
         """Names of the metrics that are counted here."""
@@ -97,7 +104,8 @@ class Meters:
         """Note how long Flux takes to answer, and how it refuses."""
         begin = time.perf_counter()
         try:
-            yield
+            with self.tracing.rpc(topic) if self.tracing else _UNTRACED:
+                yield
         except OSError as exc:
             self._rpc_errors.labels(topic, errno.errorcode.get(exc.errno or 0, "other")).inc()
             raise

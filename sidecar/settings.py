@@ -135,6 +135,10 @@ class Settings(PodOptions):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], option("log_level", "Lowest level to log.")] = (
         "info"
     )
+    log_requests: Annotated[
+        bool, option("log_requests", "A line for each request; of probes and metrics only where they fail.")
+    ] = True
+    log_jobs: Annotated[bool, option("log_jobs", "A line for each change of a job's state.")] = True
     log_format: Annotated[Literal["console", "json"], option("log_format", "How a log line is written.")] = "console"
 
     def check(self) -> None:
@@ -204,6 +208,23 @@ def parse_option_flags(text: str) -> dict[str, str]:
 def process_environment() -> dict[str, str]:
     """The server's own environment, without what is the server's alone."""
     return job_environment(os.environ)
+
+
+class TraceWish(NamedTuple):
+    """What OpenTelemetry's variables ask for, of what is not its SDK's to read."""
+
+    exporter: str
+    names_service: bool
+
+
+def trace_wish() -> TraceWish | None:
+    """Return how traces are to be sent; None where nobody has asked for any."""
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
+    asked = exporter or any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("ENDPOINT", "TRACES_ENDPOINT"))
+    if not asked or exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return TraceWish(exporter or "otlp", named)
 
 
 def in_flux_job() -> bool:

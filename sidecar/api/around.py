@@ -6,6 +6,7 @@ One function for all of it: each middleware, and each signal, costs every reques
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -25,12 +26,16 @@ from sidecar.errors import Denied, Problem, Unauthenticated
 from sidecar.idle import NO_CALLS, IdleStop
 from sidecar.instance import Instance
 from sidecar.listen import Door
+from sidecar.logs import ORIGIN, origin
 from sidecar.meters import Meters
 
 log = structlog.get_logger("server")
+access = structlog.get_logger("access")
 
 _STATE = istr("Flux-Instance-State")
 _REQUEST_ID = istr("X-Request-Id")
+_TRACEPARENT = istr("traceparent")
+_UNREMARKABLE = frozenset({"/livez", "/readyz", "/metrics", "/metrics/users"})
 _GONE = 499  # what nginx logs when a caller does not wait for the answer
 _REFUSALS = frozenset({401, 403, 421, 429})
 _SAID = {"uid": "job"}  # what a variable of a path is in the audit
@@ -57,6 +62,7 @@ class Around:
         login: has the page for a person whom nobody knows yet.
         meters: told of each request.
         max_body: for the error's text.
+        log_requests: whether each has a line in the log.
     """
 
     def __init__(
@@ -67,9 +73,13 @@ class Around:
         idle: IdleStop,
         login: LoginResource,
         meters: Meters,
+        *,
         max_body: int,
+        log_requests: bool,
     ) -> None:
+        self._log_requests = log_requests
         self._meters = meters
+        self._tracing = meters.tracing
         self._door = door
         self._guard = guard
         self._login = login
@@ -85,29 +95,64 @@ class Around:
         async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
             self._door.heard(request)
             op = request.app[OPERATIONS].get(request.match_info.handler)
-            request[begun.HEADERS] = self._headers(request)
-            began, status = time.perf_counter(), _GONE
-            route, stream = (op.path, op.stream) if op else ("", False)
-            self._meters.begin(route, stream=stream)
-            try:
-                response, problem = await self._answered(request, handler, op)
-                status = response.status
-            except asyncio.CancelledError:  # the caller has gone
-                if request.method not in SAFE:
-                    self._write_later(request, op)
-                raise
-            finally:
-                self._meters.end(request.method, route, status, time.perf_counter() - began, stream=stream)
+            if self._tracing is None:
+                return await self._handled(request, handler, op, request.headers.get(_TRACEPARENT))
+            route = op.path if op else ""
+            with self._tracing.request(request.method, request.path, route, request.headers) as span:
+                response = await self._handled(request, handler, op, span.traceparent)
+                span.answered(response.status)
+                return response
+
+        return around
+
+    async def _handled(
+        self, request: web.Request, handler: Handler, op: Operation | None, traceparent: str | None
+    ) -> web.StreamResponse:
+        found = origin(request_id(request), traceparent)
+        ORIGIN.set(found)
+        request[begun.HEADERS] = self._headers(request, found.request_id)
+        began, status, sent = time.perf_counter(), _GONE, 0
+        route, stream = (op.path, op.stream) if op else ("", False)
+        self._meters.begin(route, stream=stream)
+        try:
+            response, problem = await self._answered(request, handler, op)
+            status, sent = response.status, _size(response)
             if not response.prepared:
                 begun.add_headers(request, response)
             if request.method not in SAFE or response.status in _REFUSALS:
                 self._write(request, op, response.status, problem)
             return response
+        except asyncio.CancelledError:  # the caller has gone
+            if request.method not in SAFE:
+                self._write_later(request, op)
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            self._meters.end(request.method, route, status, seconds, stream=stream)
+            if self._log_requests:
+                self._log(request, route, status, seconds, sent)
+            ORIGIN.set(None)  # the next request of this connection is another one
 
-        return around
+    def _log(self, request: web.Request, route: str, status: int, seconds: float, sent: int) -> None:
+        """Write the one line that every request has; of what machines ask all the time only what fails."""
+        if status < 400 and route in _UNREMARKABLE:
+            return
+        level = logging.ERROR if status >= 500 and status != 503 else logging.INFO
+        access.log(
+            level,
+            "request",
+            method=request.method,
+            route=route,
+            path=request.rel_url.raw_path,
+            status=status,
+            seconds=round(seconds, 6),
+            bytes=sent,
+            caller=request.get(CALLER, NOBODY).name,
+            address=self._guard.origins.address(request),
+        )
 
-    def _headers(self, request: web.Request) -> dict[str, str]:
-        headers: dict[str, str] = {**HEADERS, _REQUEST_ID: request_id(request)}
+    def _headers(self, request: web.Request, request_id: str) -> dict[str, str]:
+        headers: dict[str, str] = {**HEADERS, _REQUEST_ID: request_id}
         if self._guard.origins.pages:
             headers.update(self._guard.origins.shared_with(request))
         if self._instance.status.connection != "ready":
@@ -132,8 +177,7 @@ class Around:
             log.exception(
                 "a request failed",
                 method=request.method,
-                path=request.path,
-                request_id=request[begun.HEADERS][_REQUEST_ID],
+                path=request.rel_url.raw_path,
             )
             problem = Problem("The server failed; its log says how.")
         return _cut_off(request) or self._rendered(request, problem), problem
@@ -198,6 +242,11 @@ class Around:
             ),
             sparingly=refused or caller is NOBODY,
         )
+
+
+def _size(response: web.StreamResponse) -> int:
+    """How many bytes an answer has, which may not be sent yet."""
+    return response.body_length if response.prepared else response.content_length or 0
 
 
 def _outcome(status: int) -> Outcome:

@@ -1,0 +1,83 @@
+"""Probes say what is wrong, at once, also when what they look after hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests import harness
+from tests.contract.test_errors import problem
+from tests.harness import Server, eventually
+from tests.metrics import scrape
+
+CHECKS = ["events", "flux", "instance", "journal", "stored", "service", "store", "disk"]
+
+
+def test_each_check_with_its_age(server: Server) -> None:
+    answer = server.http.get("/readyz?verbose")
+    *lines, last = answer.text.splitlines()
+    assert last == "readyz check passed"
+    assert [line.split("]")[1].split()[0] for line in lines] == CHECKS
+    assert all(line.startswith("[+]") and " s ago" in line for line in lines)
+    assert server.http.get("/livez?verbose").text.splitlines()[-1] == "livez check passed"
+    assert server.http.get("/readyz").text == "ok\n"
+
+
+def test_a_disk_that_is_full(tmp_path: Path, started: Callable[[Any], Any]) -> None:
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize >> 20
+    server = started(harness.embedded(tmp_path, "--min-free-disk", str(2 * free)))
+    said = eventually(
+        lambda: (answer := server.http.get("/readyz?verbose")).status_code == 503 and problem(answer, 503),
+        what="a full disk noticed",
+    )
+    assert "--min-free-disk" in said["detail"]
+    assert [line[:3] for line in said["Errors"]] == ["[+]"] * 7 + ["[-]"]
+    assert server.http.get("/livez").status_code == 200
+    assert scrape(server.http)("flux_sidecar_health_check", check="disk") == 0
+    assert scrape(server.http)("flux_sidecar_ready") == 0
+
+
+def test_a_store_that_hangs(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """Somebody holds the file for longer than a write may wait: it is noticed, and no probe waits with it."""
+    path = tmp_path / "store" / "jobs.sqlite"
+    server = own_server("--store", str(path))
+
+    def said() -> httpx.Response:
+        return server.http.get("/readyz?verbose")
+
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        answer = eventually(lambda: (found := said()).status_code == 503 and found, what="the store noticed")
+        failed = [line for line in problem(answer, 503)["Errors"] if line.startswith("[-]")]
+        assert any(line.startswith("[-]store failed") and "locked" in line for line in failed), failed
+        times = []
+        for _ in range(100):
+            begin = time.perf_counter()
+            assert said().status_code == 503
+            assert server.http.get("/livez").status_code == 200
+            times.append((time.perf_counter() - begin) / 2)
+        assert statistics.median(times) < 0.005
+        # What needs no write goes on, and what waits for one is told why.
+        assert server.http.get("/v1/jobs").status_code == 200
+    eventually(lambda: said().status_code == 200, what="the store again")
+    assert server.run("true")["result"] == "COMPLETED"
+
+
+def test_a_stop_ends_readiness_and_not_life(own_server: Callable[..., Server]) -> None:
+    server = own_server()
+    job = server.submit("sleep 60")
+    server.state(job, "RUN")
+    assert server.stop(mode="drain").status_code == 202
+    failed = [line for line in problem(server.http.get("/readyz?verbose"), 503)["Errors"] if line.startswith("[-]")]
+    assert len(failed) == 1
+    assert "[-]service failed" in failed[0]
+    assert "The service is draining." in failed[0]
+    assert server.http.get("/livez").status_code == 200
