@@ -86,7 +86,7 @@ bench: venv ## measure against Flux's own rates (needs Flux)
 lock: venv ## pin the image's dependencies anew; BASE_FLUX=VERSION if its base has another Flux
 	$(BIN)/pip install --quiet uv
 	$(if $(BASE_FLUX),sed -i 's/^flux-python==.*/flux-python==$(BASE_FLUX)/' image/flux.in)
-	$(LOCK) pyproject.toml --extra flux --no-emit-package flux-python --output-file image/server.lock
+	$(LOCK) pyproject.toml --extra flux --extra tracing --no-emit-package flux-python --output-file image/server.lock
 	$(LOCK) image/build.in --output-file image/build.lock
 	$(LOCK) image/flux.in --no-deps --output-file image/flux.lock
 
