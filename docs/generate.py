@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from docs import chart
+from docs import chart, dashboard, metrics
 from sidecar import errors, openapi, settings
 from sidecar.api.routing import Operation
 from sidecar.app import Server
@@ -103,7 +103,7 @@ def _errors() -> str:
     return "".join(rows)
 
 
-PAGES = {"settings.md": settings_page, "api.md": api_page}
+PAGES = {"settings.md": settings_page, "api.md": api_page, "metrics.md": metrics.page}
 
 
 def main() -> None:
@@ -113,6 +113,7 @@ def main() -> None:
     document = msgspec.json.format(msgspec.json.encode(openapi.document(operations())), indent=2)
     (HERE / "openapi.json").write_bytes(document + b"\n")
     chart.main()
+    dashboard.FILE.write_text(dashboard.page())
 
 
 if __name__ == "__main__":
