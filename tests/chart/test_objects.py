@@ -70,7 +70,7 @@ def test_lint(values: dict[str, Any]) -> None:
 def test_kubernetes_knows_every_field(values: dict[str, Any]) -> None:
     import kubernetes_validate
 
-    others = {"MiniCluster", "HTTPRoute"}
+    others = {"MiniCluster", "HTTPRoute", "PodMonitor", "ServiceMonitor", "PrometheusRule"}
     for (kind, _), each in render(values).items():
         if kind not in others:
             kubernetes_validate.validate(each, "1.33", strict=True)

@@ -70,10 +70,11 @@ APART: dict[tuple[str, ...], dict[str, Any]] = {
     ("serviceAccount", "create"): {"serviceAccount": {"create": False}},
     ("rbac", "create"): {"rbac": {"create": False}},
     ("networkPolicy", "enabled"): {"networkPolicy": {"enabled": False}},
+    ("metrics", "open"): {"metrics": {"open": True, "existingSecret": ""}},
     ("flux", "cores"): merged(FOR_JOB, {"flux": {"brokerConfig": ""}}),
     ("clusterDomain",): merged(FOR_JOB, {"flux": {"brokerConfig": ""}}),
 }
-_RANDOM = ("token:", "tokens:", "seed:")
+_RANDOM = ("token:", "tokens:", "seed:", "scrape:")
 
 
 def lines(values: dict[str, Any]) -> list[str]:

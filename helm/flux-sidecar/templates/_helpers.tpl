@@ -37,6 +37,19 @@ What several templates say alike.
 {{- if and .Values.auth.existingSecret .Values.auth.token }}
 {{- fail "auth.existingSecret takes the place of the token that the chart makes: set auth.token to false" }}
 {{- end }}
+{{- $metrics := .Values.metrics }}
+{{- if and $metrics.monitor (not $metrics.open) (not .Values.auth.token) (not $metrics.existingSecret) }}
+{{- fail "metrics.monitor without auth.token needs metrics.existingSecret, whose token may read, or metrics.open" }}
+{{- end }}
+{{- if and $metrics.existingSecret (or $metrics.open (not $metrics.monitor)) }}
+{{- fail "metrics.existingSecret is what a monitor sends: set metrics.monitor, and not metrics.open" }}
+{{- end }}
+{{- if eq (int $metrics.port) (int .Values.server.port) }}
+{{- fail "metrics.port is the API's: leave it 0" }}
+{{- end }}
+{{- if and $metrics.from (not .Values.networkPolicy.enabled) }}
+{{- fail "metrics.from needs networkPolicy.enabled" }}
+{{- end }}
 {{- if and .Values.auth.kubernetes (not .Values.rbac.create) (not .Values.serviceAccount.name) }}
 {{- fail "auth.kubernetes without rbac.create needs a serviceAccount.name that is bound to system:auth-delegator" }}
 {{- end }}
@@ -90,6 +103,9 @@ its pod, no longer ready, would lose its name. Longer than this, and a deletion 
 {{- $_ := set $environment "FLUX_SIDECAR_TLS_CERT" "/etc/flux-sidecar/tls/tls.crt" }}
 {{- $_ := set $environment "FLUX_SIDECAR_TLS_KEY" "/etc/flux-sidecar/tls/tls.key" }}
 {{- end }}
+{{- if .Values.metrics.port }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_PORT" (toString .Values.metrics.port) }}{{ end }}
+{{- if .Values.metrics.open }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_OPEN" "true" }}{{ end }}
+{{- if .Values.metrics.users }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_USERS" "true" }}{{ end }}
 {{- if .Values.store.enabled }}{{ $_ := set $environment "FLUX_SIDECAR_STORE" "/var/lib/flux-sidecar/jobs.sqlite" }}{{ end }}
 {{- if $hosts }}{{ $_ := set $environment "FLUX_SIDECAR_ALLOWED_HOSTS" (join "," $hosts) }}{{ end }}
 {{- mergeOverwrite $environment .Values.server.environment | toYaml }}

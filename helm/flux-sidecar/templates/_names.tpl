@@ -9,6 +9,11 @@ of every host name of the Flux instance, and a pod's name has to stay below 63 c
 {{- define "flux-sidecar.api" -}}{{ include "flux-sidecar.name" . }}-api{{- end }}
 {{- define "flux-sidecar.token" -}}{{ include "flux-sidecar.name" . }}-token{{- end }}
 {{- define "flux-sidecar.callers" -}}{{ .Values.auth.existingSecret | default (printf "%s-callers" (include "flux-sidecar.name" .)) }}{{- end }}
+{{/* The Secret whose key `scrape` Prometheus sends; empty where it sends none. */}}
+{{- define "flux-sidecar.scrapeSecret" -}}
+{{- if and .Values.metrics.monitor (not .Values.metrics.open) }}{{ .Values.metrics.existingSecret | default (include "flux-sidecar.token" .) }}{{ end }}
+{{- end }}
+{{- define "flux-sidecar.metricsPort" -}}{{ .Values.metrics.port | default .Values.server.port }}{{- end }}
 {{- define "flux-sidecar.store" -}}{{ .Values.store.existingClaim | default (printf "%s-store" (include "flux-sidecar.name" .)) }}{{- end }}
 {{- define "flux-sidecar.curve" -}}{{ include "flux-sidecar.name" . }}-curve{{- end }}
 {{- define "flux-sidecar.config" -}}{{ include "flux-sidecar.name" . }}-flux{{- end }}

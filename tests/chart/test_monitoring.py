@@ -1,0 +1,134 @@
+"""What the chart makes for Prometheus and Grafana. Their own schemas are no part of Kubernetes; the fields are named here.
+
+Source: the API reference of the Prometheus operator, monitoring.coreos.com/v1.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.rendered import EVERYTHING, containers, kinds, merged, refused, render, variables
+
+pytestmark = pytest.mark.helm
+
+_SPEC = {
+    "PodMonitor": {"selector", "podMetricsEndpoints"},
+    "ServiceMonitor": {"selector", "endpoints"},
+}
+_ENDPOINT = {"path", "scheme", "interval", "authorization", "relabelings", "tlsConfig"}
+_PORT = {"PodMonitor": "portNumber", "ServiceMonitor": "port"}
+
+
+def monitor(kind: str, **metrics: Any) -> dict[str, Any]:
+    return {"metrics": {"monitor": kind, **metrics}}
+
+
+def test_nothing_that_a_cluster_may_not_know_unless_it_is_asked_for() -> None:
+    assert not {"PodMonitor", "ServiceMonitor", "PrometheusRule"} & kinds(render({}))
+
+
+@pytest.mark.parametrize("kind", _SPEC)
+@pytest.mark.parametrize("more", [{}, {"port": 9090}, {"open": True}])
+def test_a_monitor_of_pod_0_alone(kind: str, more: dict[str, Any]) -> None:
+    objects = render(monitor(kind, **more))
+    spec = objects[kind, "flux"]["spec"]
+    assert set(spec) == _SPEC[kind]
+    (endpoint,) = spec.get("podMetricsEndpoints") or spec["endpoints"]
+    assert set(endpoint) <= {*_ENDPOINT, _PORT[kind]}
+    labels = spec["selector"]["matchLabels"]
+    service = objects["Service", "flux-api"]
+    if kind == "PodMonitor":
+        assert labels == service["spec"]["selector"]
+        assert endpoint["portNumber"] == more.get("port", 5000)
+    else:
+        assert labels.items() <= service["metadata"]["labels"].items()
+        others = [each for (what, name), each in objects.items() if what == "Service" and name != "flux-api"]
+        assert not any(labels.items() <= each["metadata"].get("labels", {}).items() for each in others)
+        ports = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
+        assert ports[endpoint["port"]] == more.get("port", 5000)
+    server = variables(containers(objects)["flux-sidecar"])
+    assert server.get("FLUX_SIDECAR_METRICS_PORT", "") == str(more.get("port", ""))
+    assert ("authorization" in endpoint) != bool(more.get("open"))
+    assert server.get("FLUX_SIDECAR_METRICS_OPEN", "") == ("true" if more.get("open") else "")
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "flux"}]
+
+
+def test_prometheus_has_a_token_that_may_only_read() -> None:
+    objects = render(monitor("PodMonitor"))
+    (endpoint,) = objects["PodMonitor", "flux"]["spec"]["podMetricsEndpoints"]
+    named = endpoint["authorization"]["credentials"]
+    token = base64.b64decode(objects["Secret", named["name"]]["data"][named["key"]]).decode()
+    lines = base64.b64decode(objects["Secret", "flux-callers"]["data"]["tokens"]).decode().splitlines()
+    assert f"flux-scrape:read:{hashlib.sha256(token.encode()).hexdigest()}" in lines
+    assert objects["Secret", named["name"]]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert "scrape" not in objects["Secret", "flux-token"]["data"] or len(lines) == 2
+    # Nobody asked for it: there is none.
+    assert "scrape" not in render({})["Secret", "flux-token"]["data"]
+
+
+def test_over_tls() -> None:
+    (endpoint,) = render({**monitor("ServiceMonitor"), "tls": {"existingSecret": "certificate"}})[
+        "ServiceMonitor", "flux"
+    ]["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["serverName"] == "flux-api.lab.svc"
+    assert endpoint["tlsConfig"]["ca"]["secret"]["name"] == "certificate"
+
+
+@pytest.mark.parametrize(
+    ("values", "spare"), [({}, 0), ({"maxSize": 8, "size": 3}, 5), ({"maxSize": 8, "minSize": 2, "size": 3}, 6)]
+)
+def test_rules_of_this_release_alone(tmp_path: Path, values: dict[str, Any], spare: int) -> None:
+    rule = render({**values, "metrics": {"rules": True, "labels": {"release": "prometheus"}}})["PrometheusRule", "flux"]
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert set(rule["spec"]) == {"groups"}
+    text = json.dumps(rule["spec"])
+    assert 'job=~\\".+\\"' not in text
+    rules = {each.get("alert", each.get("record")): each for group in rule["spec"]["groups"] for each in group["rules"]}
+    assert rules["FluxInstanceLost"]["expr"].strip() == 'flux_instance_up{namespace="lab", job="flux"} == 0'
+    assert rules["FluxNodesDown"]["expr"].strip().endswith(f"> {spare}")
+    assert "{{ $labels.namespace }}" in rules["FluxInstanceLost"]["annotations"]["summary"]
+
+
+@pytest.mark.prometheus
+def test_promtool_takes_them(tmp_path: Path) -> None:
+    rule = render(EVERYTHING)["PrometheusRule", "science"]
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(rule["spec"]))
+    done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dashboard() -> None:
+    found = render({"metrics": {"dashboard": True}})["ConfigMap", "flux-dashboard"]
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(found["data"]["flux-sidecar.json"])["uid"] == "flux-sidecar"
+
+
+def test_who_may_scrape() -> None:
+    policy = render(EVERYTHING)["NetworkPolicy", "science"]["spec"]
+    assert policy["ingress"][-1]["ports"] == [{"port": 9090}]
+    others = merged(EVERYTHING, {"metrics": {"port": 0}})
+    assert render(others)["NetworkPolicy", "science"]["spec"]["ingress"][-1]["ports"] == [{"port": 5050}]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({**monitor("PodMonitor"), "auth": {"token": False}}, "metrics.existingSecret"),
+        (monitor("", existingSecret="s"), "metrics.monitor"),
+        (monitor("PodMonitor", port=5000), "metrics.port"),
+        ({"metrics": {"from": [{"podSelector": {}}]}, "networkPolicy": {"enabled": False}}, "networkPolicy.enabled"),
+        (monitor("Probe"), "monitor"),
+    ],
+)
+def test_what_cannot_work_is_refused(values: dict[str, Any], text: str) -> None:
+    assert text in refused(values)
