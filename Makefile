@@ -99,8 +99,9 @@ image: ## build the container image: IMAGE=NAME:TAG, BUILDER=podman|docker|build
 e2e: venv tools ## test in a kind cluster that is made for it, with image, operator and chart
 	PATH="$(TOOLS)/bin:$$PATH" BUILDER=$(BUILDER) BUILD_FLAGS="$(BUILD_FLAGS)" tests/e2e/in-kind $(BIN)/pytest
 
-e2e-existing: venv tools ## test in a cluster that has the operator: KUBECONFIG=FILE IMAGE=NAME:TAG (APPLICATION_IMAGE=…)
-	KUBECONFIG="$(KUBECONFIG)" E2E_IMAGE="$(IMAGE)" E2E_APPLICATION_IMAGE="$(APPLICATION_IMAGE)" $(BIN)/pytest tests/e2e
+e2e-existing: venv tools ## test in a cluster that has the operator: KUBECONFIG=FILE IMAGE=NAME:TAG (APPLICATION_IMAGE=…, OLD_APPLICATION_IMAGE=…)
+	KUBECONFIG="$(KUBECONFIG)" E2E_IMAGE="$(IMAGE)" E2E_APPLICATION_IMAGE="$(APPLICATION_IMAGE)" \
+	  E2E_OLD_APPLICATION_IMAGE="$(OLD_APPLICATION_IMAGE)" $(BIN)/pytest tests/e2e
 
 audit: venv ## look for known vulnerabilities in what is installed (asks PyPI's database)
 	$(BIN)/pip install --quiet pip-audit

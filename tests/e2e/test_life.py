@@ -9,11 +9,13 @@ import pytest
 
 from tests.e2e.cluster import JOB, LAUNCHER, SIDECAR, Release, Shape
 from tests.harness import eventually
+from tests.metrics import Metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)
 Install = Callable[..., Release]
 APPLICATION = os.environ.get("E2E_APPLICATION_IMAGE", "")
+OLD = os.environ.get("E2E_OLD_APPLICATION_IMAGE", "")
 
 
 @shapes
@@ -36,6 +38,18 @@ def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
 
     eventually(lambda: brokers() == [(index, "up") for index in range(size)], what="brokers that are up")
 
+    def scraped() -> bool:
+        found = Metrics(cluster.call("GET", "/metrics").text)
+        states = found.by("state", "flux_jobs")
+        return (
+            found("flux_instance_up") == 1
+            and (states["run"], states["sched"], states["inactive"]) == (1, 1, 1)
+            and found("flux_pending_nodes_max", queue="default") == size
+            and found("flux_allocated_rank_max") == size - 1
+            and found.by("state", "flux_nodes") == {"allocated": size, "free": 0, "drained": 0, "down": 0}
+        )
+
+    eventually(scraped, what="metrics that are right")
     assert cluster.restarts() == 0
     cluster.stop()
     cluster.complete()
@@ -95,6 +109,28 @@ def test_a_job_sees_its_own_container(install: Install, shape: Shape) -> None:
 def test_an_application_image_beside_the_servers(install: Install, shape: Shape) -> None:
     cluster = install(shape, application={"image": APPLICATION}).ready()
     assert cluster.output(["sh", "-c", "command -v flux; command -v flux-sidecar || echo none"])[-1] == "none"
+    cluster.stop()
+    cluster.complete()
+
+
+@pytest.mark.skipif(not OLD, reason="E2E_OLD_APPLICATION_IMAGE names none: an image with an older Flux")
+@pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
+def test_an_older_flux_in_the_application_image(install: Install, shape: Shape) -> None:
+    """The server's image has a Flux of its own: it speaks with a broker that is years older."""
+    cluster = install(shape, 2, application={"image": OLD}).ready()
+    version = cluster.ask("/v1/service")["instance"]["version"]
+    ours = cluster.shell(0, "/opt/flux-sidecar/bin/python -c 'import flux; print(flux.__file__)'", "flux-sidecar")
+    assert ours.strip().startswith("/opt/flux-sidecar")
+    assert cluster.shell(0, "flux version").split()[1] == version
+    assert cluster.output(["flux", "version"])[0].split()[1] == version
+    assert len(cluster.output(["hostname"], num_nodes=2)) == 2
+    failed = cluster.ended(cluster.submit(["sh", "-c", "exit 3"]))
+    assert (failed["result"], failed["returncode"]) == ("FAILED", 3)
+    assert cluster.ended(cluster.submit(["sleep", "60"], runtime=1))["result"] == "TIMEOUT"
+    job = cluster.submit(["sleep", "600"])
+    eventually(lambda: cluster.ask(f"/v1/jobs/{job}")["state"] == "RUN", what="a running job")
+    assert cluster.nodes_up() == 2
+    assert Metrics(cluster.call("GET", "/metrics").text).by("result", "flux_job_results_total")["timeout"] == 1
     cluster.stop()
     cluster.complete()
 
