@@ -12,8 +12,8 @@ _HEAD = """# Metrics
 asks Flux nothing, and takes as long with 100,000 jobs as with none.
 
 * **Who may read them.** Whoever has the scope `read`: let Prometheus send a token (`authorization.credentials_file`),
-  as in the example below. `--metrics-open` lets anybody read them who reaches the port; `--metrics-port` gives them (and
-  the probes) a port of their own, so that the API's need not be reached.
+  as in the example below. `--metrics-open` lets anybody read them who reaches the port; `--metrics-port` gives them
+  (and the probes) a port of their own, so that the API's need not be reached.
 * **What survives.** `flux_job_*` are counted in the job store, in the transaction that holds the event itself: they go
   on where they were after a restart, or a kill, of the server. Its own counters (`flux_sidecar_*`) begin anew.
 * **What they equal.** `flux_jobs` is `flux jobs -aA -c0` by queue and state (what Flux has purged is still counted

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from importlib import resources
+from contextlib import AsyncExitStack
 from pathlib import Path
-from string import Template
-from typing import Any
 
 import structlog
 from aiohttp import web
 
-from sidecar import jobspec, openapi
-from sidecar.api import expect, html, pieces, routing
+from sidecar import jobspec
+from sidecar.api import pieces, routing
 from sidecar.api.around import Around
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
@@ -34,6 +31,7 @@ from sidecar.api.service import ServiceResource
 from sidecar.api.stream import Pace
 from sidecar.api.submit import Submit
 from sidecar.apiserver import ApiServer
+from sidecar.documents import Documents, static
 from sidecar.feed import Feed
 from sidecar.follow import Followers
 from sidecar.gate import Gate
@@ -44,25 +42,18 @@ from sidecar.instance.embedded import EmbeddedInstance
 from sidecar.kube import Cluster
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
-from sidecar.listen import Door, Port, Socket, allow_many_files
+from sidecar.listen import Door, allow_many_files
 from sidecar.meters import Meters
-from sidecar.options import SettingsError, api_server, parse_list
+from sidecar.options import SettingsError, api_server
 from sidecar.scaling import Scaler
 from sidecar.settings import Settings, make_run_directory, parse_option_flags, trace_wish
+from sidecar.sites import Sites, running
 from sidecar.store import Store
 from sidecar.submissions import Submissions
 from sidecar.survey import Survey
-from sidecar.tls import Tls
 from sidecar.tracing import Tracing
 
 log = structlog.get_logger("server")
-
-_SHUTDOWN_TIMEOUT = 2.0
-_ROOT = Path(str(resources.files("sidecar.web"))) / "static"
-_STATIC = {str(file.relative_to(_ROOT)): file for file in _ROOT.rglob("*") if file.is_file()}
-_FOR_OWNER, _FOR_ALL = 0o600, 0o666  # who is not meant to call is told so by their uid
-_KEEP_ALIVE = 75.0  # longer than any usual proxy keeps a connection that is not used
-_VENDORED = {"Cache-Control": "private, max-age=3600"}
 
 
 class Server:
@@ -71,9 +62,7 @@ class Server:
     def __init__(self, settings: Settings, directory: Path) -> None:
         self.settings = settings
         self.gate = Gate(settings)
-        proxies = parse_list(settings.trusted_proxies)
-        self.door = Door(settings.max_connections, settings.header_timeout, proxies)
-        self.metrics_door = Door(settings.max_connections, settings.header_timeout, proxies)
+        self.sites = Sites(settings, self.gate.watch)
         path = Path(settings.store).expanduser().resolve() if settings.store else directory / "jobs.sqlite"
         self.store = Store(path)
         self.meters = Meters(_tracing())
@@ -141,7 +130,7 @@ class Server:
             ClusterResource(self.cluster, self.scaler, self.no_cluster, instance, lifecycle),
             service,
             self.login,
-            _Documents(self),
+            Documents(lambda: self.operations, open_to_all=self.gate.guard.open, no_auth=settings.no_auth),
         )
         metrics = MetricsResource(
             self.meters,
@@ -153,7 +142,7 @@ class Server:
                 self.launchers,
                 store,
                 health=self.health,
-                connections=lambda: self.door.connections,
+                connections=lambda: self.sites.connections,
                 counted=self.meters.counted,
             ),
             store,
@@ -164,15 +153,17 @@ class Server:
 
     def application(self) -> web.Application:
         """Return the aiohttp application; starting it starts the parts."""
-        app = self._served(self.door, lambda op: not (self.settings.metrics_port and op.path.startswith("/metrics")))
-        app.router.add_get("/static/{path:.+}", _static)
+        app = self._served(
+            self.sites.api, lambda op: not (self.settings.metrics_port and op.path.startswith("/metrics"))
+        )
+        app.router.add_get("/static/{path:.+}", static)
         app.on_shutdown.append(self._end_streams)
         app.cleanup_ctx.append(self._run_parts)
         return app
 
     def metrics_application(self) -> web.Application:
         """Return what is served on the port for metrics alone: metrics and probes."""
-        return self._served(self.metrics_door, lambda op: op.path.startswith(("/metrics", "/livez", "/readyz")))
+        return self._served(self.sites.metrics, lambda op: op.path.startswith(("/metrics", "/livez", "/readyz")))
 
     def _served(self, door: Door, wanted: Callable[[routing.Operation], bool]) -> web.Application:
         settings = self.settings
@@ -193,28 +184,6 @@ class Server:
         for op in filter(wanted, self.operations):
             routing.add(app, op)
         return app
-
-    async def listen(self, runner: web.AppRunner, metrics: web.AppRunner | None) -> list[str]:
-        """Let callers in; return the addresses of the API."""
-        settings = self.settings
-        sites: list[Port | Socket] = []
-        tls = (
-            Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca, self.gate.watch)
-            if settings.tls_cert
-            else None
-        )
-        _open(self.door, runner)
-        if settings.tcp:
-            sites.append(Port(runner, self.door, settings.host, settings.port, tls))
-        if settings.socket:
-            mode = _FOR_ALL if settings.socket_users else _FOR_OWNER
-            sites.append(Socket(runner, self.door, Path(settings.socket), mode))
-        if metrics:
-            _open(self.metrics_door, metrics)
-            await Port(metrics, self.metrics_door, settings.host, settings.metrics_port, tls).start()
-        for site in sites:
-            await site.start()
-        return [site.name for site in sites]
 
     async def _run_parts(self, _: web.Application) -> AsyncIterator[None]:
         self.gate.start()
@@ -238,39 +207,10 @@ class Server:
         await self.feed.close()
         await self.store.close()
         await self.gate.close()
-        self.door.close()
-        self.metrics_door.close()
+        self.sites.close()
 
     async def _end_streams(self, _: web.Application) -> None:
         self.feed.end_streams("stopping", f"The service is {self.lifecycle.state}.")
-
-
-class _Documents:
-    """The contract, for machines and for people."""
-
-    tag = "documents"
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    @routing.operation("GET", "/openapi.json", answers=(routing.Answer("OpenAPI 3.1", dict[str, Any]),), errors=(400,))
-    async def openapi(self, request: web.Request) -> dict[str, Any]:
-        """Read this API's OpenAPI document."""
-        return openapi.document(self._server.operations, open_to_all=self._server.gate.guard.open)
-
-    @routing.operation("GET", "/docs", answers=(routing.Answer("A page", media=("text/html",)),), errors=(400,))
-    async def docs(self, request: web.Request) -> web.Response:
-        """Browse this API; everything that the page needs comes from this server."""
-        page = Template(resources.files("sidecar.web").joinpath("docs.html").read_text())
-        return html.response(page.substitute(notice=html.NO_AUTH if self._server.settings.no_auth else ""))
-
-
-async def _static(request: web.Request) -> web.FileResponse:
-    """Send a vendored file. Only names that are there can be asked for, so no path leads elsewhere."""
-    file = _STATIC.get(request.match_info["path"])
-    if file is None:
-        raise web.HTTPNotFound
-    return web.FileResponse(file, headers=_VENDORED)
 
 
 async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> None:
@@ -289,41 +229,18 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
     server = Server(settings, directory.path)
     try:
         async with AsyncExitStack() as stack:
-            runner = await stack.enter_async_context(_running(server.application()))
+            runner = await stack.enter_async_context(running(server.application()))
             metrics = (
-                await stack.enter_async_context(_running(server.metrics_application()))
+                await stack.enter_async_context(running(server.metrics_application()))
                 if settings.metrics_port
                 else None
             )
             allow_many_files()
-            announce(await server.listen(runner, metrics))
+            announce(await server.sites.listen(runner, metrics))
             await server.lifecycle.run()
     finally:
         if not directory.lasting and (server.lifecycle.over or not directory.shared):
             await asyncio.to_thread(shutil.rmtree, directory.path, ignore_errors=True)
-
-
-@asynccontextmanager
-async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
-    runner = web.AppRunner(
-        app,
-        handle_signals=False,
-        handler_cancellation=True,  # a reader that goes leaves nothing behind; commands are finished all the same
-        access_log=None,
-        keepalive_timeout=_KEEP_ALIVE,
-        shutdown_timeout=_SHUTDOWN_TIMEOUT,
-    )
-    try:
-        await runner.setup()
-        yield runner
-    finally:
-        await runner.cleanup()
-
-
-def _open(door: Door, runner: web.AppRunner) -> None:
-    assert runner.server is not None  # noqa: S101 - it has been set up
-    runner.server.request_handler = expect.only_known(runner.server.request_handler)
-    door.open(runner.server)
 
 
 def _tracing() -> Tracing | None:
