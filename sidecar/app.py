@@ -238,6 +238,8 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
             allow_many_files()
             announce(await server.sites.listen(runner, metrics))
             await server.lifecycle.run()
+        if settings.linger:
+            await server.lifecycle.linger(settings.linger)
     finally:
         if not directory.lasting and (server.lifecycle.over or not directory.shared):
             await asyncio.to_thread(shutil.rmtree, directory.path, ignore_errors=True)

@@ -43,6 +43,7 @@ def run(role: Follower) -> None:
         with connection:
             if _ended_in_order(connection, role.socket):
                 _say("the broker has ended, and so has the lead: leaving")
+                time.sleep(role.linger)
                 return
         _say(f"the broker has gone without its lead: waiting {role.wait:g} s for another one")
         deadline = time.monotonic() + role.wait

@@ -79,6 +79,7 @@ class Lifecycle:
         self._now = asyncio.Event()
         self._leave = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._told_to_go = False
 
     # ------------------------------------------------------------------------------------------------- reading
 
@@ -234,12 +235,25 @@ class Lifecycle:
         if self._instance.refusal:
             raise SettingsError(f"The instance cannot be served: {self._instance.refusal}.")
 
+    async def linger(self, seconds: float) -> None:
+        """Stay after a stop, until told to go: nobody is to think that this server has failed."""
+        if self._task is None or self._told_to_go or not self.over:
+            return
+        told = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, told.set)
+        try:
+            await asyncio.wait_for(told.wait(), seconds)
+        except TimeoutError:
+            log.info("nobody has told this server to go: it leaves")
+
     def _end(self) -> None:
         self.over = True
         self._leave.set()
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         log.info("signal", signal=number.name)
+        self._told_to_go = True
         again = self._task is not None and self._now.is_set()
         ready = self._instance.status.connection == "ready"
         if again or not ready or not self._stop_on_signal or self._instance.ending == "foreign":

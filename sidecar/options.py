@@ -20,6 +20,7 @@ LOCAL = "local://"
 URI = ("uri", "FLUX_URI")
 COMPLETION_INDEX = ("completion_index", "JOB_COMPLETION_INDEX")
 FOLLOWER_WAIT = ("follower_wait",)
+LINGER = ("linger",)
 DEFAULT_FOLLOWER_WAIT = 30.0  # seconds; the Flux Operator starts a follower's broker again 15 s after a failure
 
 _DURATION = r"(\d{1,9}(?:\.\d*)?|\.\d+)(ms|s|m|h|d)?"
@@ -47,9 +48,11 @@ class Follower:
         index: the pod's completion index.
         socket: path of its own broker's socket.
         wait: how long another broker is waited for when one has crashed, in seconds.
+        linger: how long to stay when the instance has ended, in seconds.
     """
 
-    def __init__(self, index: int, socket: str, wait: float) -> None:
+    def __init__(self, index: int, socket: str, wait: float, linger: float) -> None:
+        self.linger = linger
         self.index = index
         self.socket = socket
         self.wait = wait
@@ -80,10 +83,10 @@ def early_role(arguments: Sequence[str]) -> Follower | None:
     if not index.isdecimal() or int(index) == 0 or not uri.startswith(LOCAL):
         return None
     try:
-        seconds = float(wait)
+        seconds, linger = float(wait), float(_early(arguments, *LINGER) or 0)
     except ValueError:
         return None
-    return Follower(int(index), uri.removeprefix(LOCAL), seconds) if seconds >= 0 else None
+    return Follower(int(index), uri.removeprefix(LOCAL), seconds, linger) if min(seconds, linger) >= 0 else None
 
 
 def _early(arguments: Sequence[str], name: str, *aliases: str) -> str:

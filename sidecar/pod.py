@@ -12,6 +12,7 @@ from sidecar.options import (
     COMPLETION_INDEX,
     DEFAULT_FOLLOWER_WAIT,
     FOLLOWER_WAIT,
+    LINGER,
     LOCAL,
     SettingsError,
     in_kubernetes,
@@ -40,6 +41,15 @@ class PodOptions(AccessOptions):
             unit="seconds",
         ),
     ] = DEFAULT_FOLLOWER_WAIT
+    linger: Annotated[
+        float,
+        option(
+            LINGER[0],
+            "How long to stay when the instance has ended, unless told to go. For native sidecars: kubelet ends them, "
+            "and starts one again that has left before.",
+            unit="seconds",
+        ),
+    ] = 0.0
     kubernetes_job: Annotated[
         str,
         option(
@@ -67,7 +77,7 @@ class PodOptions(AccessOptions):
         Raises:
             SettingsError: with a text for the person who typed the command.
         """
-        for name in ("completion_index", "follower_wait"):
+        for name in ("completion_index", "follower_wait", "linger"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must not be negative.")
         if self.completion_index and not embedded and not uri.startswith(LOCAL):

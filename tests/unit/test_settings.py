@@ -134,6 +134,7 @@ def test_our_variables_come_before_the_predecessors() -> None:
         ("serve", {"JOB_COMPLETION_INDEX": "1", "FLUX_URI": "local:///f", "FLUX_SIDECAR_URI": "local:///s"}, (1, "/s", 30)),
         ("serve --completion-index 3 --uri local:///f --follower-wait 5", {}, (3, "/f", 5)),
         ("serve", {"FLUX_SIDECAR_COMPLETION_INDEX": "1", "FLUX_URI": "local:///f", "FLUX_SIDECAR_FOLLOWER_WAIT": "1.5"}, (1, "/f", 1.5)),
+        ("serve --uri local:///f", {"JOB_COMPLETION_INDEX": "1", "FLUX_SIDECAR_LINGER": "9"}, (1, "/f", 30)),
         ("serve --uri local:///run/local", {}, None),
         ("serve --uri local:///run/local", {"JOB_COMPLETION_INDEX": "0"}, None),
         ("serve --uri local:///run/local", {"JOB_COMPLETION_INDEX": ""}, None),
@@ -153,6 +154,7 @@ def test_who_is_a_follower(
         monkeypatch.setenv(name, value)
     found = options.early_role(arguments.split())
     assert (found and (found.index, found.socket, found.wait)) == role
+    assert found is None or found.linger == float(variables.get("FLUX_SIDECAR_LINGER", 0))
 
 
 @pytest.mark.parametrize(
