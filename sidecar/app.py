@@ -52,6 +52,10 @@ from sidecar.store import Store
 from sidecar.submissions import Submissions
 from sidecar.survey import Survey
 from sidecar.tracing import Tracing
+from sidecar.web import render
+from sidecar.web.actions import Actions
+from sidecar.web.history import History
+from sidecar.web.pages import Pages
 
 log = structlog.get_logger("server")
 
@@ -92,6 +96,8 @@ class Server:
             self.instance, self.feed, self.store, self.lifecycle, min_free=settings.min_free_disk << 20
         )
         self.login = LoginResource(self.gate.guard, self.gate.login, no_auth=settings.no_auth)
+        self.history = History(self.feed)
+        self.pages = Pages(self.store, self.feed, self.instance, self.lifecycle, self.history, no_auth=settings.no_auth)
         self.operations = self._operations()
 
     def _operations(self) -> list[routing.Operation]:
@@ -108,10 +114,13 @@ class Server:
             no_auth=settings.no_auth,
         )
         pace = Pace(settings.heartbeat, settings.send_timeout, self.meters.dropped)
+        submit = Submit(instance, lifecycle, submissions, self.launchers, settings.launcher_names)
+        cancel, control, nodes = Cancel(store, feed, instance), JobControl(store, feed, instance), Nodes(instance)
+        output = JobOutput(store, feed, instance, Followers(instance, feed, store), pace)
         # The order is that of the routes: /v1/jobs/search must come before /v1/jobs/{uid}.
         parts = (
             JobSearch(store, feed),
-            Submit(instance, lifecycle, submissions, self.launchers, settings.launcher_names),
+            submit,
             Bulk(
                 instance,
                 lifecycle,
@@ -120,16 +129,20 @@ class Server:
                 in_flight=settings.bulk_window,
             ),
             Jobs(store, feed, instance),
-            Cancel(store, feed, instance),
-            JobControl(store, feed, instance),
+            cancel,
+            control,
             Events(store, feed, pace),
-            JobOutput(store, feed, instance, Followers(instance, feed, store), pace),
-            Nodes(instance),
+            output,
+            nodes,
             QueueResource(store, instance),
             LauncherResource(self.launchers),
             ClusterResource(self.cluster, self.scaler, self.no_cluster, instance, lifecycle),
             service,
             self.login,
+            self.pages,
+            Actions(
+                self.pages, submit=submit, cancel=cancel, control=control, output=output, nodes=nodes, service=service
+            ),
             Documents(lambda: self.operations, open_to_all=self.gate.guard.open, no_auth=settings.no_auth),
         )
         metrics = MetricsResource(
@@ -174,6 +187,7 @@ class Server:
             self.idle,
             self.login,
             self.meters,
+            error_page=render.error(self.pages.around),
             max_body=settings.max_body,
             log_requests=settings.log_requests,
         )
@@ -193,7 +207,9 @@ class Server:
         self.idle.start()
         self.survey.start()
         self.health.start()
+        self.history.start()
         yield
+        await self.history.close()
         await self.health.close()
         if tracing := self.meters.tracing:
             await asyncio.to_thread(tracing.close)

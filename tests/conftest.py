@@ -26,6 +26,7 @@ _NEEDS = {
         "they need the operator's CRD: MINICLUSTER_CRD=FILE, or KUBECONFIG of a cluster that has it",
     ),
     "prometheus": (bool(harness.PROMTOOL), "they need Debian's prometheus, which make installs for root"),
+    "chromium": (bool(harness.CHROMIUM), "they need Debian's chromium, which make installs for root"),
     "helm": (bool(harness.HELM), "they need helm, which make installs where there is Go"),
     "kind": (bool(harness.KIND), "they need kind, which make installs where there is Go"),
 }

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 _TOOLS = f"{ROOT / '.tools/bin'}:{os.environ['PATH']}"
 HELM = shutil.which("helm", path=_TOOLS)
 KIND = shutil.which("kind", path=_TOOLS)
+CHROMIUM = shutil.which("chromium") or ""
 PROMTOOL = shutil.which("promtool") if shutil.which("prometheus") else None
 
 #: Variables of whoever runs the tests, in a pod perhaps, that a server under test must not see.

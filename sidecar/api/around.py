@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from multidict import istr
 
 from sidecar import errors
 from sidecar.api import begun
+from sidecar.api.html import root
 from sidecar.api.login import LoginResource
 from sidecar.api.routing import COMMAND, OPERATIONS, Operation
 from sidecar.audit import DETAILS, Audit, AuditEvent, Outcome, note, request_id
@@ -61,6 +63,7 @@ class Around:
         idle: is told of calls.
         login: has the page for a person whom nobody knows yet.
         meters: told of each request.
+        error_page: shows an error to a person.
         max_body: for the error's text.
         log_requests: whether each has a line in the log.
     """
@@ -74,9 +77,11 @@ class Around:
         login: LoginResource,
         meters: Meters,
         *,
+        error_page: Callable[[web.Request, Problem], web.Response],
         max_body: int,
         log_requests: bool,
     ) -> None:
+        self._error_page = error_page
         self._log_requests = log_requests
         self._meters = meters
         self._tracing = meters.tracing
@@ -195,9 +200,11 @@ class Around:
             return await handler(request)
 
     def _rendered(self, request: web.Request, problem: Problem) -> web.Response:
-        if isinstance(problem, Unauthenticated) and _by_a_person(request):
-            return self._login.page(problem, destination=request.path_qs, first=True)
-        return errors.render(problem)
+        if not _by_a_person(request):
+            return errors.render(problem)
+        if isinstance(problem, Unauthenticated) and request.method == "GET":
+            return self._login.page(problem, destination=request.path_qs, first=True, root=root(request.path))
+        return self._error_page(request, problem)
 
     def _write_later(self, request: web.Request, op: Operation | None) -> None:
         """Note what comes of a command whose caller has gone: what it has begun is carried out all the same."""
@@ -262,5 +269,5 @@ def _cut_off(request: web.Request) -> web.StreamResponse | None:
 
 
 def _by_a_person(request: web.Request) -> bool:
-    """Whether a browser has asked for a page, to show it."""
-    return request.method == "GET" and "text/html" in request.headers.get("Accept", "")
+    """Whether a browser has asked for a page, to show it; what the API answers is for programs."""
+    return "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/v1/")

@@ -20,6 +20,11 @@ NO_AUTH = (
 )
 
 
+def root(path: str) -> str:
+    """Return the way from a page to the server's own root, which a proxy may have put below another."""
+    return "../" * (path.count("/") - 1) or "./"
+
+
 def response(
     text: str, *, policy: str = POLICY, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:

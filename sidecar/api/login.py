@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from sidecar.auth.login import Login
 
 _DENIED = "Denied"
-_HOME = "/docs"
+_HOME = "/"
 _STYLE = resources.files("sidecar.web").joinpath("login.css").read_text()
 _PAGE = Template(resources.files("sidecar.web").joinpath("login.html").read_text())
 _POLICY = html.style_only(_STYLE)
 
-_BY_TOKEN = """<form method="post" action="/login">
+_BY_TOKEN = """<form method="post" action="${root}login">
       <label for="token">Token</label>
       <input id="token" name="token" type="password" autocomplete="off" required$focus>
       <input name="next" type="hidden" value="$next">
       <button>Log in</button>
     </form>"""  # noqa: S105 - a form, and no secret
-_BY_PASSWORD = """<form method="post" action="/login">
+_BY_PASSWORD = """<form method="post" action="${root}login">
       <label for="user">User</label>
       <input id="user" name="user" autocomplete="username" required$focus>
       <label for="password">Password</label>
@@ -181,7 +181,7 @@ class LoginResource:
             await self._caller(request, credential, _nobody)
         except (Unauthenticated, TooMany, Unavailable) as exc:
             return self.page(exc, destination=destination)
-        response = web.Response(status=303, headers={"Location": destination})
+        response = web.Response(status=303, headers={"Location": f".{destination}"})
         response.set_cookie(
             self._cookie(request),
             self._guard.sessions.begin(credential),
@@ -206,14 +206,16 @@ class LoginResource:
         name = self._cookie(request)
         if cookie := request.cookies.get(name):
             self._guard.sessions.end(cookie)
-        response = web.Response(status=303, headers={"Location": "/login"})
+        response = web.Response(status=303, headers={"Location": "./login"})
         response.del_cookie(name, path="/", secure=True, httponly=True, samesite="Strict")
         return response
 
     def _cookie(self, request: web.Request) -> str:
         return cookie_name(request.headers.get("Host", ""))
 
-    def page(self, problem: Problem | None = None, *, destination: str = _HOME, first: bool = False) -> web.Response:
+    def page(
+        self, problem: Problem | None = None, *, destination: str = _HOME, first: bool = False, root: str = "./"
+    ) -> web.Response:
         """Return the login page; with a problem its status, headers and (unless nothing was tried yet) text too."""
         kinds = {kind for method in self._guard.authenticator.methods for kind in method.kinds}
         tokens = [method.name for method in self._guard.authenticator.methods if method.name != "login"]
@@ -222,7 +224,8 @@ class LoginResource:
             forms.append(_BY_TOKEN)
         going_on = markup.escape(destination, quote=True)
         filled = [
-            Template(form).substitute(next=going_on, focus=" autofocus" if form is forms[0] else "") for form in forms
+            Template(form).substitute(root=root, next=going_on, focus=" autofocus" if form is forms[0] else "")
+            for form in forms
         ]
         alert = f'<p role="alert">{markup.escape(problem.detail)}</p>' if problem and not first else ""
         text = _PAGE.substitute(style=_STYLE, notice=self._notice, problem=alert, forms="\n    ".join(filled))

@@ -95,6 +95,15 @@ class JobOutput:
             return web.Response(body=body, content_type="application/json")
         return _body(lines)
 
+    async def written(self, job: int) -> bytes:
+        """Return what a job has written so far, byte by byte.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        await require(self._store, self._feed, job)
+        return b"".join((await self._instance.output(job)).data("both"))
+
     @operation(
         "GET",
         "/v1/jobs/{uid}/output/stream",

@@ -117,6 +117,18 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
         matching = f"id IN (SELECT rowid FROM jobs_text WHERE {found}){words}"  # noqa: S608
         return f"SELECT {columns} FROM jobs JOIN documents ON job = id WHERE {matching} ORDER BY {order}", values + more  # noqa: S608
 
+    def within(self, where: Filter, columns: str) -> tuple[str, list[Any]]:
+        """Return the statement that reads columns of the jobs that a filter lets through and that match, in order."""
+        condition, values = where.where()
+        if self.text:
+            found, more = self._found()
+            words, others = self._words()
+            condition += f" AND (id IN (SELECT rowid FROM jobs_text WHERE {found}){words})"  # noqa: S608 - values are bound
+            values += more + others
+        terms = [f"{ORDERS[name]} {'DESC' if down else 'ASC'}" for name, down in self.order]
+        order = ", ".join([*terms, "id DESC"])
+        return f"SELECT {columns} FROM jobs JOIN documents ON job = id WHERE {condition} ORDER BY {order}", values  # noqa: S608 - values are bound
+
     def count(self) -> tuple[str, list[Any]]:
         """Return the statement that counts the matching jobs, and its parameters."""
         if not self.text:

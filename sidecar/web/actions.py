@@ -1,0 +1,206 @@
+"""What the pages' forms do: the same as the API's routes, and then on to a page that shows what has come of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+from sidecar import fluid
+from sidecar.api import fields
+from sidecar.api.cancel import Cancel, CancelBody
+from sidecar.api.control import JobControl, SignalBody
+from sidecar.api.nodes import DrainBody, Nodes
+from sidecar.api.output import JobOutput
+from sidecar.api.routing import Answer, NoParameters, operation
+from sidecar.api.service import ServiceResource, StopBody
+from sidecar.api.submit import Submit, SubmitBody
+from sidecar.errors import Forbidden, InvalidRequest, Problem
+from sidecar.model import Job
+from sidecar.web.pages import Pages, request_of
+from sidecar.web.render import page, to
+
+_SEEN = (Answer("On to the page that shows it", media=(), status=303),)
+_ERRORS = (400, 404, 409, 413, 415, 503)
+_MOST = 500  # jobs that are cancelled by one form
+_NAMED = re.compile(r"([a-z_]+): ")
+
+
+class SubmitPageQuery(msgspec.Struct, kw_only=True):
+    """What the form begins with."""
+
+    like: Annotated[str | None, Meta(description="id of a job that is to be submitted again, with changes")] = None
+
+
+class StopForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How to stop."""
+
+    mode: Literal["now", "drain"] = "drain"
+    reason: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class Actions:
+    """What can be done by a form."""
+
+    tag = "forms"
+
+    def __init__(
+        self,
+        pages: Pages,
+        *,
+        submit: Submit,
+        cancel: Cancel,
+        control: JobControl,
+        output: JobOutput,
+        nodes: Nodes,
+        service: ServiceResource,
+    ) -> None:
+        self._pages = pages
+        self._submit = submit
+        self._cancel = cancel
+        self._control = control
+        self._output = output
+        self._nodes = nodes
+        self._service = service
+
+    # -------------------------------------------------------------------------------------------------- submit
+
+    @operation(
+        "GET",
+        "/jobs/submit",
+        scope="submit",
+        query=SubmitPageQuery,
+        answers=(Answer("A page", media=("text/html",)),),
+        errors=(400, 404, 503),
+    )
+    async def form(self, request: web.Request, query: SubmitPageQuery) -> web.Response:
+        """See the form for a job."""
+        values: dict[str, str] = {}
+        if query.like:
+            values = _as_typed(await self._pages.read(_job_id(query.like)))
+        return self._form(request, values, [])
+
+    @operation(
+        "POST",
+        "/jobs/submit",
+        scope="submit",
+        answers=(*_SEEN, Answer("The form again, and what is wrong", media=("text/html",), status=400)),
+        errors=(400, 403, 409, 413, 415, 422, 503),
+    )
+    async def submit(self, request: web.Request) -> web.Response:
+        """Submit what was typed; nothing of it is lost when there is something wrong with it."""
+        form = await request.post()
+        typed = {name: value for name, value in form.items() if isinstance(value, str)}
+        given = {name: value for name, value in typed.items() if value.strip()}
+        try:
+            body = fields.decode(SubmitBody, given, text=frozenset(given), message="Invalid submit request", form=True)
+            answer = await self._submit.submit(request, body)
+        except Problem as exc:
+            return self._form(request, typed, exc.errors, status=exc.status)
+        if not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
+            raise InvalidRequest("dry_run: this form submits.")
+        return to(request, f"jobs/{_plain(msgspec.json.decode(answer.body)['f58id'])}")
+
+    def _form(
+        self, request: web.Request, values: Mapping[str, str], errors: list[str], *, status: int = 200
+    ) -> web.Response:
+        named: dict[str, list[str]] = {}
+        for error in errors:
+            match = _NAMED.match(error)
+            named.setdefault(match[1] if match and match[1] in _FIELDS else "", []).append(error)
+        around = self._pages.around(request, "submit")
+        return page(request, "submit.html", status=status, **around, values=values, errors=named)
+
+    # ---------------------------------------------------------------------------------------------------- jobs
+
+    @operation("POST", "/jobs/cancel", scope="submit", answers=_SEEN, errors=_ERRORS)
+    async def cancel_chosen(self, request: web.Request) -> web.Response:
+        """Cancel the jobs that were chosen in the table."""
+        form = await request.post()
+        jobs = [_job_id(str(each)) for each in form.getall("job", [])]
+        if len(jobs) > _MOST:
+            raise InvalidRequest(f"job: {_MOST} at most at once here; POST /v1/jobs/cancel takes filters.")
+        view = str(form.get("view", ""))
+        for job in jobs:
+            try:
+                await self._cancel.cancel(request, job, CancelBody(str(form.get("reason", ""))[:1000]))
+            except Forbidden:
+                raise
+            except Problem:  # it has ended meanwhile: the table shows so
+                continue
+        return to(request, f"jobs{view if view.startswith('?') else ''}")
+
+    @operation("POST", "/jobs/{uid}/cancel", scope="submit", body=CancelBody, answers=_SEEN, errors=_ERRORS)
+    async def cancel(self, request: web.Request, job: int, body: CancelBody) -> web.Response:
+        """Cancel a job."""
+        await self._cancel.cancel(request, job, body)
+        return to(request, f"jobs/{_plain(fluid.f58(job))}?said=cancelled")
+
+    @operation("POST", "/jobs/{uid}/signal", scope="submit", body=SignalBody, answers=_SEEN, errors=_ERRORS)
+    async def signal(self, request: web.Request, job: int, body: SignalBody) -> web.Response:
+        """Send a signal to a job."""
+        await self._control.signal(request, job, body)
+        return to(request, f"jobs/{_plain(fluid.f58(job))}?said=signalled")
+
+    @operation(
+        "GET",
+        "/jobs/{uid}/output",
+        answers=(Answer("What the job has written, as a file", media=("text/plain",)),),
+        errors=(400, 404, 503),
+    )
+    async def download(self, request: web.Request, job: int) -> web.Response:
+        """Download what a job has written so far, byte by byte."""
+        data = await self._output.written(job)
+        named = f'attachment; filename="{_plain(fluid.f58(job))}.txt"'
+        return web.Response(body=data, content_type="text/plain", headers={"Content-Disposition": named})
+
+    # -------------------------------------------------------------------------------------- nodes, and the end
+
+    @operation("POST", "/nodes/{name}/drain", scope="admin", body=DrainBody, answers=_SEEN, errors=_ERRORS)
+    async def drain(self, request: web.Request, name: str, body: DrainBody) -> web.Response:
+        """Drain a node."""
+        await self._nodes.drain(request, name, body)
+        return to(request, "nodes?said=drained")
+
+    @operation("POST", "/nodes/{name}/undrain", scope="admin", body=NoParameters, answers=_SEEN, errors=_ERRORS)
+    async def undrain(self, request: web.Request, name: str, body: NoParameters) -> web.Response:
+        """Undrain a node."""
+        await self._nodes.undrain(request, name, body)
+        return to(request, "nodes?said=undrained")
+
+    @operation("POST", "/stop", scope="admin", body=StopForm, answers=_SEEN, errors=(400, 409, 413, 415))
+    async def stop(self, request: web.Request, body: StopForm) -> web.Response:
+        """Stop the instance."""
+        await self._service.stop(request, StopBody(mode=body.mode, reason=body.reason))
+        return to(request, "stop")
+
+
+_FIELDS = frozenset(SubmitBody.__struct_fields__)
+
+
+def _job_id(text: str) -> int:
+    try:
+        return fluid.parse(text)
+    except ValueError as exc:
+        raise InvalidRequest(f"{exc}.") from None
+
+
+def _plain(f58: str) -> str:
+    """Return an id as every address can hold it."""
+    return f58.replace("ƒ", "f")
+
+
+def _as_typed(job: Job) -> dict[str, str]:
+    """Return what a person would have typed into the form for a job."""
+    typed = {}
+    for name, value in request_of(job).items():
+        if isinstance(value, list):
+            typed[name] = shlex.join(value)
+        else:
+            typed[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return typed

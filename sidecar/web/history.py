@@ -1,0 +1,56 @@
+"""How many jobs waited and ran in the last hour, for the plot: a look at the tally every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from sidecar.feed import Feed
+
+_EVERY = 10.0  # seconds
+_KEPT = 360
+_PENDING = frozenset({"NEW", "DEPEND", "PRIORITY", "SCHED"})
+_RUNNING = frozenset({"RUN", "CLEANUP"})
+
+
+class History:
+    """Samples of the last hour, as long as this server has been there.
+
+    Args:
+        feed: has the tally.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._samples: deque[tuple[int, int, int]] = deque(maxlen=_KEPT)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.create_task(self._run(), name="history")
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while True:
+            if self._feed.caught_up:
+                self._samples.append(self._now())
+            await asyncio.sleep(_EVERY)
+
+    def _now(self) -> tuple[int, int, int]:
+        pending = running = 0
+        for kind, number in self._feed.tally.kinds.items():
+            if kind.state in _PENDING:
+                pending += number
+            elif kind.state in _RUNNING:
+                running += number
+        return int(time.time()), pending, running
+
+    def series(self) -> list[list[int]]:
+        """Return times (Unix seconds), pending and running jobs, up to now."""
+        return [list(each) for each in zip(*self._samples, self._now(), strict=True)]

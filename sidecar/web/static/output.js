@@ -1,0 +1,135 @@
+// A job's output as it comes. Lines are kept as text and only those in sight are in the page, so that a hundred
+// megabytes do not freeze it; the stream resumes by itself behind the last line that was read.
+import { root, say, texts } from "./pages.js";
+
+const KEPT = 200000; // lines
+const LONGEST = 4096; // characters of a line that are shown
+const HEIGHT = 18; // px, as in the stylesheet
+const MARGIN = 20; // lines above and below what is in sight
+
+const section = document.getElementById("output");
+const box = section.querySelector("[data-lines]");
+const status = section.querySelector("[data-status]");
+const find = section.querySelector("[data-find]");
+const follow = section.querySelector("[data-follow]");
+const stderr = section.querySelector("[data-stderr]");
+const space = document.createElement("div");
+space.className = "space";
+box.append(space);
+
+let lines = []; // {number, text, error}
+let dropped = 0;
+let shown = lines;
+let planned = false;
+let ended = "";
+
+function visible(line) {
+  return (stderr.checked || !line.error) && (!find.value || line.text.toLowerCase().includes(find.value.toLowerCase()));
+}
+
+function filter() {
+  shown = find.value || !stderr.checked ? lines.filter(visible) : lines;
+  plan();
+}
+
+function plan() {
+  if (planned) return;
+  planned = true;
+  requestAnimationFrame(() => {
+    planned = false;
+    draw();
+  });
+}
+
+function draw() {
+  space.style.height = `${shown.length * HEIGHT}px`;
+  if (follow.checked) box.scrollTop = box.scrollHeight;
+  const first = Math.max(0, Math.floor(box.scrollTop / HEIGHT) - MARGIN);
+  const last = Math.min(shown.length, Math.ceil((box.scrollTop + box.clientHeight) / HEIGHT) + MARGIN);
+  space.replaceChildren(...shown.slice(first, last).map((line, index) => element(line, first + index)));
+  const parts = [];
+  if (find.value) parts.push(say("matches", { count: shown.length }));
+  if (dropped) parts.push(say("shortened", { lines: KEPT }));
+  parts.push(ended || (lines.length ? (follow.checked ? texts.followed : texts.paused) : texts.nothing));
+  const text = parts.join(" ");
+  if (status.textContent !== text) status.textContent = text;
+}
+
+function element(line, index) {
+  const row = document.createElement("div");
+  row.className = `line${line.error ? " stderr" : ""}${find.value ? " found" : ""}`;
+  row.style.top = `${index * HEIGHT}px`;
+  const number = document.createElement("span");
+  number.className = "number";
+  number.textContent = line.number;
+  row.append(number, ...colored(line.text.length > LONGEST ? `${line.text.slice(0, LONGEST)} …` : line.text));
+  return row;
+}
+
+// ANSI: colors and weights become classes, whatever else a terminal would obey is left out.
+function colored(text) {
+  const parts = [];
+  let classes = new Set();
+  // eslint-disable-next-line no-control-regex
+  for (const piece of text.split(/(\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\))/)) {
+    const codes = /^\x1b\[([0-9;]*)m$/.exec(piece);
+    if (codes) {
+      for (const code of codes[1].split(";").map(Number)) {
+        if (code === 0) classes = new Set();
+        else if (code >= 1 && code <= 4) classes.add(`sgr-${code}`);
+        else if ((code >= 30 && code <= 37) || (code >= 90 && code <= 97)) {
+          classes = new Set([...classes].filter((each) => !/^sgr-3\d$/.test(each)));
+          classes.add(`sgr-${code >= 90 ? code - 60 : code}`);
+        } else if (code === 39) classes = new Set([...classes].filter((each) => !/^sgr-3\d$/.test(each)));
+        else if (code === 22) classes.delete("sgr-1");
+      }
+    } else if (piece && !piece.startsWith("\x1b")) {
+      const span = document.createElement("span");
+      span.className = [...classes].join(" ");
+      // eslint-disable-next-line no-control-regex
+      span.textContent = piece.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "");
+      parts.push(span);
+    }
+  }
+  return parts;
+}
+
+function take(event) {
+  const { stream, data } = JSON.parse(event.data);
+  const number = Number(event.lastEventId);
+  if (lines.length && number <= lines[lines.length - 1].number) return; // was read before the connection broke
+  const line = { number, text: data.replace(/\r?\n$/, ""), error: stream === "stderr" };
+  lines.push(line);
+  if (shown !== lines && visible(line)) shown.push(line);
+  if (lines.length > KEPT * 1.1) {
+    dropped += lines.length - KEPT;
+    const all = shown === lines;
+    lines = lines.slice(-KEPT);
+    if (all) shown = lines;
+    else filter();
+  }
+  plan();
+}
+
+const source = new EventSource(new URL(`v1/jobs/${section.dataset.job}/output/stream`, root));
+source.onmessage = take;
+source.addEventListener("end", (event) => {
+  const { reason } = JSON.parse(event.data);
+  if (reason === "ended") {
+    source.close();
+    ended = lines.length ? texts.ended : texts.nothing_ever;
+  }
+  plan();
+});
+
+for (const control of [find, follow, stderr]) control.disabled = false;
+find.addEventListener("input", filter);
+stderr.addEventListener("change", filter);
+follow.addEventListener("change", plan);
+box.addEventListener("scroll", () => {
+  const end = box.scrollTop + box.clientHeight >= box.scrollHeight - HEIGHT;
+  if (follow.checked && !end && !ended) follow.checked = false;
+  plan();
+});
+new ResizeObserver(plan).observe(box);
+plan();

@@ -1,0 +1,261 @@
+"""The pages in a real browser, against a real server: what they show, and what they do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import expect
+
+from tests.access import TokenFile
+from tests.browser.conftest import Tab
+from tests.harness import Server, eventually
+
+Open = Callable[..., Any]
+
+PAGES = ["/", "/jobs", "/jobs/submit", "/nodes", "/stop"]
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>'\"&"
+
+
+def plain(f58: str) -> str:
+    return f58.replace("ƒ", "f")
+
+
+@pytest.fixture
+def filled(server: Server) -> str:
+    """A server with jobs of every kind; the id of one that has ended with output."""
+    job = server.run(["sh", "-c", "echo out; echo err >&2"], name="talks")
+    server.run("false", name="fails")
+    return plain(job["f58id"])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+async def test_every_page_is_accessible(server: Server, filled: str, tab: Open, scheme: str, width: int) -> None:
+    opened: Tab = await tab(server.url, color_scheme=scheme, viewport={"width": width, "height": 800})
+    for path in [*PAGES, f"/jobs/{filled}", "/login"]:
+        page = await opened.open(path)
+        await expect(page.locator("h1")).to_be_visible()
+        assert await opened.accessible() == [], path
+        overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0, f"{path} is wider than {width} px"
+
+
+async def test_pages_without_scripts(server: Server, filled: str, tab: Open) -> None:
+    opened = await tab(server.url, java_script_enabled=False)
+    page = await opened.open("/")
+    await expect(page.locator("#failures")).to_contain_text("fails")
+    page = await opened.open("/jobs?q=talks")
+    await expect(page.locator("tbody tr")).not_to_have_count(0)
+    page = await opened.open("/jobs/submit")
+    await page.get_by_label("Command").fill("echo by form")
+    await page.get_by_label("Name", exact=True).fill("formed")
+    await page.get_by_role("button", name="Submit").click()
+    await expect(page.locator("h1")).to_contain_text("formed")
+    job = page.url.rsplit("/", 1)[1]
+    assert server.ended(job)["result"] == "COMPLETED"
+
+
+async def test_what_was_typed_is_never_lost(server: Server, tab: Open) -> None:
+    opened = await tab(server.url, java_script_enabled=False)
+    page = await opened.open("/jobs/submit")
+    await page.get_by_label("Command").fill("echo 'open quote")
+    await page.get_by_label("Name", exact=True).fill("kept")
+    await page.get_by_role("button", name="Submit").click()
+    await expect(page.locator("#e-command")).to_contain_text("quot")
+    await expect(page.get_by_label("Command")).to_have_value("echo 'open quote")
+    await expect(page.get_by_label("Name", exact=True)).to_have_value("kept")
+    opened.tolerated = ("400",)
+
+
+async def test_a_job_is_checked_as_it_is_typed(server: Server, tab: Open) -> None:
+    opened = await tab(server.url)
+    page = await opened.open("/jobs/submit")
+    await page.get_by_label("Command").fill("echo")
+    await expect(page.locator("[data-valid]")).to_have_text("This job would be accepted.")
+    await page.get_by_label("Dependencies").fill("nonsense")
+    await expect(page.locator("#e-dependencies")).not_to_be_empty()
+    await expect(page.get_by_label("Dependencies")).to_have_attribute("aria-invalid", "true")
+    await page.get_by_label("Dependencies").fill("")
+    await expect(page.locator("#e-dependencies")).to_be_empty()
+    opened.tolerated = ("400",)  # Chromium tells of each answer that is none of success
+
+
+async def test_the_table_follows(server: Server, tab: Open) -> None:
+    opened = await tab(server.url)
+    page = await opened.open("/jobs?state=active&sort=t_submit")
+    job = server.submit("sleep 60", name="appears")
+    row = page.locator(f"#row-{plain(server.job(job)['f58id'])}")
+    await expect(row).to_contain_text("run")
+    await row.get_by_role("checkbox").check()
+    other = server.submit("true", name="passes")
+    server.ended(other)
+    await expect(row.get_by_role("checkbox")).to_be_checked()
+    await page.get_by_role("button", name="Cancel the chosen jobs").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Yes").click()
+    assert server.ended(job)["result"] == "CANCELED"
+    await expect(page).to_have_url(re.compile(r"/jobs\?state=active&sort=t_submit$"))
+    await expect(row).to_have_count(0)
+
+
+async def test_the_address_holds_the_view(server: Server, filled: str, tab: Open) -> None:
+    opened = await tab(server.url)
+    page = await opened.open("/jobs")
+    await page.get_by_label("Search").fill("talks")
+    await page.get_by_label("Result").select_option("completed")
+    await expect(page).to_have_url(re.compile(r"\?q=talks&result=completed$"))
+    await expect(page.locator("tbody tr").first).to_contain_text("talks")
+    await page.reload()
+    await expect(page.get_by_label("Search")).to_have_value("talks")
+    await page.get_by_role("link", name="Name").click()
+    await expect(page.locator("th[aria-sort]")).to_contain_text("Name")
+    await expect(page).to_have_url(re.compile(r"q=talks.*sort=name"))
+
+
+async def test_live_output_and_cancel(server: Server, tab: Open) -> None:
+    job = server.submit(["sh", "-c", r"printf '\033[31mred\033[0m plain\n'; echo oops >&2; exec sleep 60"], name="live")
+    opened = await tab(server.url)
+    page = await opened.open(f"/jobs/{plain(server.job(job)['f58id'])}")
+    output = page.locator("[data-lines]")
+    await expect(output).to_contain_text("red plain")
+    await expect(output.locator(".sgr-31")).to_have_text("red")
+    await expect(output.locator(".stderr")).to_contain_text("oops")
+    await page.get_by_label("stderr").uncheck()
+    await expect(output.locator(".stderr")).to_have_count(0)
+    await page.get_by_label("Find").fill("PLAIN")
+    await expect(output.locator(".line")).to_have_count(1)
+    await page.get_by_role("button", name="Cancel", exact=True).click()
+    await page.get_by_role("dialog").get_by_role("button", name="Yes").click()
+    await expect(page.locator("h1")).to_contain_text("canceled")
+    await expect(page.locator("#events")).to_contain_text("exception")
+    await page.get_by_role("link", name="Submit again, with changes").click()
+    await expect(page.get_by_label("Name", exact=True)).to_have_value("live")
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_output(
+    own_server: Callable[..., Server], tab: Open, tmp_path: Path
+) -> None:
+    """The reader is cut off as too slow, or the network breaks: the browser comes back behind the last line."""
+    server = own_server()
+    go = tmp_path / "go"
+    script = f"for i in $(seq 500); do echo line $i; done; while [ ! -e {go} ]; do sleep 0.1; done; for i in $(seq 501 1000); do echo line $i; done"
+    job = server.submit(["sh", "-c", script])
+    opened = await tab(server.url)
+    page = await opened.open(f"/jobs/{plain(server.job(job)['f58id'])}")
+    lines = page.locator("[data-lines]")
+    await expect(lines).to_contain_text("line 500")
+    await page.context.set_offline(True)
+    go.touch()
+    server.ended(job)
+    await page.context.set_offline(False)
+    await expect(lines).to_contain_text("line 1000")
+    await page.get_by_label("Find").fill("line ")
+    await expect(page.locator("[data-status]")).to_contain_text("1000 lines match")
+    opened.tolerated = ("ERR_INTERNET_DISCONNECTED", "ERR_NETWORK_CHANGED", "Failed to fetch")
+
+
+async def test_what_a_job_says_is_text(server: Server, tab: Open) -> None:
+    job = server.run(["sh", "-c", "printf '%s\\n' \"$0\"; exit 1", EVIL], name=EVIL)
+    held = server.submit("true", name=EVIL, urgency=0)
+    canceled = server.http.post(f"/v1/jobs/{held}/cancel", json={"reason": EVIL})
+    assert canceled.status_code == 200
+    ended = server.ended(held)
+    opened = await tab(server.url)
+    for path in (
+        "/",
+        "/jobs",
+        f"/jobs/{plain(job['f58id'])}",
+        f"/jobs/{plain(ended['f58id'])}",
+        f"/jobs/submit?like={plain(job['f58id'])}",
+    ):
+        page = await opened.open(path)
+        await expect(page.locator("h1")).to_be_visible()
+        assert await page.locator("main img").count() == 0
+        assert await page.locator("main script:not([type='application/json'])").count() == 0
+    page = await opened.open(f"/jobs/{plain(job['f58id'])}")
+    await expect(page.locator("[data-lines]")).to_contain_text("<img src=x")
+    page = await opened.open(f"/jobs/{plain(ended['f58id'])}")
+    await expect(page.locator("#ending")).to_contain_text("<img src=x")
+
+
+async def test_nodes_are_drained_and_undrained(own_server: Callable[..., Server], tab: Open) -> None:
+    server = own_server()
+    opened = await tab(server.url)
+    page = await opened.open("/nodes")
+    await page.get_by_label("Reason").fill("new disk")
+    await page.get_by_role("button", name="Drain").click()
+    await expect(page.locator(".tile")).to_contain_text("drained")
+    await expect(page.locator(".tile")).to_contain_text("new disk")
+    await page.get_by_role("button", name="Undrain").click()
+    await expect(page.locator(".tile")).to_contain_text("free")
+
+
+async def test_from_login_to_stop(own_server: Callable[..., Server], tab: Open, tmp_path: Path) -> None:
+    tokens = TokenFile(tmp_path, alice="admin")
+    server = own_server(*tokens.options)
+    opened = await tab(server.url)
+    opened.tolerated = (
+        "401",
+        "ERR_CONNECTION_REFUSED",
+        "ERR_INCOMPLETE_CHUNKED_ENCODING",
+        "ERR_EMPTY_RESPONSE",
+        "ERR_CONNECTION_RESET",
+    )
+    page = await opened.open("/jobs")
+    await page.get_by_label("Token").fill(tokens.tokens["alice"])
+    await page.get_by_role("button", name="Log in").click()
+    await expect(page.locator("h1")).to_have_text("Jobs")
+    await page.get_by_role("link", name="Submit", exact=True).click()
+    await page.get_by_label("Command").fill("sh -c 'echo hello from a browser'")
+    await page.get_by_role("button", name="Submit").click()
+    await expect(page.locator("[data-lines]")).to_contain_text("hello from a browser")
+    await page.get_by_role("link", name="Stop", exact=True).click()
+    await page.get_by_label("Now: running jobs are cancelled").check()
+    await page.get_by_role("button", name="Stop", exact=True).click()
+    assert server.wait() == 0
+
+
+async def test_who_may_only_read_sees_nothing_else(
+    own_server: Callable[..., Server], tab: Open, tmp_path: Path
+) -> None:
+    tokens = TokenFile(tmp_path, reader="read", admin="admin")
+    server = own_server(*tokens.options)
+    with tokens.client(server, "admin") as admin:
+        job = plain(admin.post("/v1/jobs/submit", json={"command": "sleep 60"}).json()["f58id"])
+    opened = await tab(server.url)
+    opened.tolerated = ("401", "403")
+    page = await opened.open("/")
+    await page.get_by_label("Token").fill(tokens.tokens["reader"])
+    await page.get_by_role("button", name="Log in").click()
+    await expect(page.locator("h1")).to_have_text("Overview")
+    for text in ("Submit", "Stop"):
+        await expect(page.get_by_role("link", name=text, exact=True)).to_have_count(0)
+    page = await opened.open(f"/jobs/{job}")
+    await expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    page = await opened.open("/stop")
+    await expect(page.locator("h1")).to_have_text("Not allowed")
+
+
+async def test_addresses_of_the_predecessors_pages(server: Server, filled: str, tab: Open) -> None:
+    opened = await tab(server.url)
+    number = server.job(filled)["id"]
+    for path in (f"/job/{number}", f"/job/{number}/cancel"):
+        page = await opened.open(path)
+        await expect(page.locator("h1")).to_contain_text("talks")
+    page = await opened.open("/page/about")
+    await expect(page.locator("h1")).to_have_text("Overview")
+
+
+def test_ten_thousand_jobs_in_the_table(own_server: Callable[..., Server]) -> None:
+    """A page of it takes as long as with few: only what is in sight is read."""
+    server = own_server()
+    lines = "".join('{"command": "true", "urgency": 0, "name": "many"}\n' for _ in range(10000))
+    assert server.http.post("/v1/jobs/bulk", content=lines, timeout=110).status_code == 200
+    eventually(lambda: server.http.get("/v1/jobs/search?length=0").json()["recordsTotal"] == 10000, within=60)
+    answer = server.http.get("/jobs?q=many&page=150&sort=name")
+    assert answer.status_code == 200
+    assert answer.text.count("<tr id=") == 50
+    assert "7,451 to 7,500, of 10,000 jobs in all" in answer.text
