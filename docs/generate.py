@@ -31,7 +31,8 @@ def settings_page() -> str:
 
 def operations() -> list[Operation]:
     """Return the operations of a server that is never started."""
-    return Server(settings.Settings(embedded=True), Path("/nonexistent")).operations
+    found = Server(settings.Settings(embedded=True), Path("/nonexistent")).operations
+    return [op for op in found if not op.page]
 
 
 def api_page() -> str:

@@ -40,9 +40,10 @@ def document(operations: Sequence[Operation], *, open_to_all: bool = False) -> d
     """Return the document that describes ``operations``.
 
     Args:
-        operations: what is served.
+        operations: what is served; pages are left out.
         open_to_all: nobody is asked who they are.
     """
+    operations = [op for op in operations if not op.page]
     types_ = list(dict.fromkeys(_types(operations)))
     schemas, components = msgspec.json.schema_components(types_, ref_template=_REF)
     schema = dict(zip(types_, schemas, strict=True))

@@ -59,6 +59,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller needs; None: nothing, and nobody is asked who they are."""
     stream: bool = False
     """The answer goes on until somebody ends it."""
+    page: bool = False
+    """For people: no part of the API and its document."""
     loose: bool = False
     """Unknown query parameters are let through."""
     answers: tuple[Answer, ...]

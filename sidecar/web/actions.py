@@ -73,6 +73,7 @@ class Actions:
     @operation(
         "GET",
         "/jobs/submit",
+        page=True,
         scope="submit",
         query=SubmitPageQuery,
         answers=(Answer("A page", media=("text/html",)),),
@@ -88,6 +89,7 @@ class Actions:
     @operation(
         "POST",
         "/jobs/submit",
+        page=True,
         scope="submit",
         answers=(*_SEEN, Answer("The form again, and what is wrong", media=("text/html",), status=400)),
         errors=(400, 403, 409, 413, 415, 422, 503),
@@ -118,7 +120,7 @@ class Actions:
 
     # ---------------------------------------------------------------------------------------------------- jobs
 
-    @operation("POST", "/jobs/cancel", scope="submit", answers=_SEEN, errors=_ERRORS)
+    @operation("POST", "/jobs/cancel", page=True, scope="submit", answers=_SEEN, errors=_ERRORS)
     async def cancel_chosen(self, request: web.Request) -> web.Response:
         """Cancel the jobs that were chosen in the table."""
         form = await request.post()
@@ -135,13 +137,13 @@ class Actions:
                 continue
         return to(request, f"jobs{view if view.startswith('?') else ''}")
 
-    @operation("POST", "/jobs/{uid}/cancel", scope="submit", body=CancelBody, answers=_SEEN, errors=_ERRORS)
+    @operation("POST", "/jobs/{uid}/cancel", page=True, scope="submit", body=CancelBody, answers=_SEEN, errors=_ERRORS)
     async def cancel(self, request: web.Request, job: int, body: CancelBody) -> web.Response:
         """Cancel a job."""
         await self._cancel.cancel(request, job, body)
         return to(request, f"jobs/{_plain(fluid.f58(job))}?said=cancelled")
 
-    @operation("POST", "/jobs/{uid}/signal", scope="submit", body=SignalBody, answers=_SEEN, errors=_ERRORS)
+    @operation("POST", "/jobs/{uid}/signal", page=True, scope="submit", body=SignalBody, answers=_SEEN, errors=_ERRORS)
     async def signal(self, request: web.Request, job: int, body: SignalBody) -> web.Response:
         """Send a signal to a job."""
         await self._control.signal(request, job, body)
@@ -150,6 +152,7 @@ class Actions:
     @operation(
         "GET",
         "/jobs/{uid}/output",
+        page=True,
         answers=(Answer("What the job has written, as a file", media=("text/plain",)),),
         errors=(400, 404, 503),
     )
@@ -161,19 +164,21 @@ class Actions:
 
     # -------------------------------------------------------------------------------------- nodes, and the end
 
-    @operation("POST", "/nodes/{name}/drain", scope="admin", body=DrainBody, answers=_SEEN, errors=_ERRORS)
+    @operation("POST", "/nodes/{name}/drain", page=True, scope="admin", body=DrainBody, answers=_SEEN, errors=_ERRORS)
     async def drain(self, request: web.Request, name: str, body: DrainBody) -> web.Response:
         """Drain a node."""
         await self._nodes.drain(request, name, body)
         return to(request, "nodes?said=drained")
 
-    @operation("POST", "/nodes/{name}/undrain", scope="admin", body=NoParameters, answers=_SEEN, errors=_ERRORS)
+    @operation(
+        "POST", "/nodes/{name}/undrain", page=True, scope="admin", body=NoParameters, answers=_SEEN, errors=_ERRORS
+    )
     async def undrain(self, request: web.Request, name: str, body: NoParameters) -> web.Response:
         """Undrain a node."""
         await self._nodes.undrain(request, name, body)
         return to(request, "nodes?said=undrained")
 
-    @operation("POST", "/stop", scope="admin", body=StopForm, answers=_SEEN, errors=(400, 409, 413, 415))
+    @operation("POST", "/stop", page=True, scope="admin", body=StopForm, answers=_SEEN, errors=(400, 409, 413, 415))
     async def stop(self, request: web.Request, body: StopForm) -> web.Response:
         """Stop the instance."""
         await self._service.stop(request, StopBody(mode=body.mode, reason=body.reason))

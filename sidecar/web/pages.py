@@ -97,7 +97,7 @@ class Pages:
 
     # ---------------------------------------------------------------------------------------------- overview
 
-    @operation("GET", "/", answers=_HTML, errors=(400, 503))
+    @operation("GET", "/", page=True, answers=_HTML, errors=(400, 503))
     async def overview(self, request: web.Request) -> web.Response:
         """See the cluster at a glance."""
         around = self.around(request, "overview")
@@ -125,7 +125,7 @@ class Pages:
 
     # -------------------------------------------------------------------------------------------------- jobs
 
-    @operation("GET", "/jobs", query=TableQuery, answers=_HTML, errors=(400, 503))
+    @operation("GET", "/jobs", page=True, query=TableQuery, answers=_HTML, errors=(400, 503))
     async def jobs(self, request: web.Request, query: TableQuery) -> web.Response:
         """See the jobs, a page at a time; the address holds the view."""
         around = self.around(request, "jobs")
@@ -157,7 +157,7 @@ class Pages:
             now=time.time(),
         )
 
-    @operation("GET", "/jobs/{uid}", query=JobQuery, answers=_HTML, errors=(400, 404, 503))
+    @operation("GET", "/jobs/{uid}", page=True, query=JobQuery, answers=_HTML, errors=(400, 404, 503))
     async def job(self, request: web.Request, job: int, query: JobQuery) -> web.Response:
         """See one job: what has happened to it, what it wants and has, and its output as it comes."""
         around = self.around(request, "jobs")
@@ -179,7 +179,7 @@ class Pages:
 
     # ------------------------------------------------------------------------------------------------- nodes
 
-    @operation("GET", "/nodes", query=NodesPageQuery, answers=_HTML, errors=(400, 503))
+    @operation("GET", "/nodes", page=True, query=NodesPageQuery, answers=_HTML, errors=(400, 503))
     async def nodes(self, request: web.Request, query: NodesPageQuery) -> web.Response:
         """See the nodes, and which jobs are on them."""
         around = self.around(request, "nodes")
@@ -199,24 +199,24 @@ class Pages:
             said=texts.SAID.get(query.said, ""),
         )
 
-    @operation("GET", "/stop", scope="admin", answers=_HTML, errors=(400, 503))
+    @operation("GET", "/stop", page=True, scope="admin", answers=_HTML, errors=(400, 503))
     async def stop(self, request: web.Request) -> web.Response:
         """See what a stop would end, and how far one is."""
         return page(request, "stop.html", **self.around(request, "stop"))
 
     # --------------------------------------------------------------- addresses of the predecessor's pages
 
-    @operation("GET", "/job/{uid}", answers=(Answer("Moved", media=(), status=303),), errors=(400,))
+    @operation("GET", "/job/{uid}", page=True, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_job(self, request: web.Request, job: int) -> web.Response:
         """Go on to a job's page."""
         return to(request, f"jobs/{fluid.f58(job).replace('ƒ', 'f')}")
 
-    @operation("GET", "/job/{uid}/cancel", answers=(Answer("Moved", media=(), status=303),), errors=(400,))
+    @operation("GET", "/job/{uid}/cancel", page=True, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_cancel(self, request: web.Request, job: int) -> web.Response:
         """Go on to a job's page, where it can be cancelled: to follow a link changes nothing here."""
         return to(request, f"jobs/{fluid.f58(job).replace('ƒ', 'f')}")
 
-    @operation("GET", "/page/{name}", answers=(Answer("Moved", media=(), status=303),), errors=(400,))
+    @operation("GET", "/page/{name}", page=True, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_page(self, request: web.Request, name: str) -> web.Response:
         """Go on to the overview."""
         return to(request, "")

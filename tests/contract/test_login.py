@@ -228,7 +228,7 @@ def test_a_browser_logs_in_and_out(secured: Server, http: httpx.Client) -> None:
     assert 'role="alert"' in wrong.text
     assert "<b>x" not in wrong.text
     done = http.post("/login", data=form, headers={**PAGE, **origin})
-    assert (done.status_code, done.headers["Location"]) == (303, "/docs")
+    assert (done.status_code, done.headers["Location"]) == (303, "./docs")
     ((name, cookie),) = SimpleCookie(done.headers["Set-Cookie"]).items()
     assert name.startswith("__Host-")
     assert (cookie["secure"], cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, True, "Strict", "/")
@@ -242,14 +242,14 @@ def test_a_browser_logs_in_and_out(secured: Server, http: httpx.Client) -> None:
     submitted = http.post("/v1/jobs/submit", data={"command": "true"}, headers={**session, **origin})
     assert submitted.status_code == 200
     out = http.post("/logout", headers={**session, **origin})
-    assert (out.status_code, out.headers["Location"]) == (303, "/login")
+    assert (out.status_code, out.headers["Location"]) == (303, "./login")
     problem(http.get("/v1/whoami", headers=session), 401)
 
 
 @pytest.mark.parametrize("elsewhere", ["//evil.example", "/\\evil.example", "https://evil.example", "", "/a\nb"])
 def test_a_login_leads_nowhere_else(http: httpx.Client, elsewhere: str) -> None:
     done = http.post("/login", data={"user": USER, "password": PASSWORD, "next": elsewhere})
-    assert (done.status_code, done.headers["Location"]) == (303, "/docs")
+    assert (done.status_code, done.headers["Location"]) == (303, "./")
 
 
 def test_a_revoked_token_ends_its_sessions(own_server: Callable[..., Server], tmp_path: Path) -> None:
