@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
-.PHONY: help venv tools run test lint format bench docs audit lock image e2e e2e-existing clean
+.PHONY: help venv tools run test lint format bench docs screenshots audit lock image e2e e2e-existing clean
 .DEFAULT_GOAL := help
 
 # Also where the environment is empty.
@@ -79,6 +79,9 @@ format: venv ## put the code into its one format
 
 docs: venv ## write the documents that are made from code
 	$(BIN)/python -m docs.generate
+
+screenshots: venv tools ## take pictures of the pages for the README
+	$(BIN)/python -m docs.screenshots
 
 bench: venv ## measure against Flux's own rates (needs Flux)
 	$(BIN)/python -m bench

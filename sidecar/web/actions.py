@@ -178,11 +178,19 @@ class Actions:
         await self._nodes.undrain(request, name, body)
         return to(request, "nodes?said=undrained")
 
-    @operation("POST", "/stop", page=True, scope="admin", body=StopForm, answers=_SEEN, errors=(400, 409, 413, 415))
+    @operation(
+        "POST",
+        "/stop",
+        page=True,
+        scope="admin",
+        body=StopForm,
+        answers=(Answer("How far it is", media=("text/html",)),),
+        errors=(400, 409, 413, 415),
+    )
     async def stop(self, request: web.Request, body: StopForm) -> web.Response:
-        """Stop the instance."""
+        """Stop the instance; the answer is the page itself, for there may be nobody left to ask for another."""
         await self._service.stop(request, StopBody(mode=body.mode, reason=body.reason))
-        return to(request, "stop")
+        return page(request, "stop.html", **self._pages.around(request, "stop"))
 
 
 _FIELDS = frozenset(SubmitBody.__struct_fields__)

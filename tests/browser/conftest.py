@@ -11,7 +11,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_p
 
 from tests import harness
 
-_OPTIONS = (
+OPTIONS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
@@ -65,7 +65,7 @@ class Tab:
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        found = await playwright.chromium.launch(executable_path=harness.CHROMIUM, args=_OPTIONS)
+        found = await playwright.chromium.launch(executable_path=harness.CHROMIUM, args=OPTIONS)
         yield found
         await found.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
+from tests import harness
 from tests.access import TokenFile
 from tests.browser.conftest import Tab
+from tests.browser.prefix import Prefix
 from tests.harness import Server, eventually
 
 Open = Callable[..., Any]
 
 PAGES = ["/", "/jobs", "/jobs/submit", "/nodes", "/stop"]
+_GONE = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE", "ERR_CONNECTION_RESET")
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>'\"&"
 
 
@@ -197,13 +201,7 @@ async def test_from_login_to_stop(own_server: Callable[..., Server], tab: Open, 
     tokens = TokenFile(tmp_path, alice="admin")
     server = own_server(*tokens.options)
     opened = await tab(server.url)
-    opened.tolerated = (
-        "401",
-        "ERR_CONNECTION_REFUSED",
-        "ERR_INCOMPLETE_CHUNKED_ENCODING",
-        "ERR_EMPTY_RESPONSE",
-        "ERR_CONNECTION_RESET",
-    )
+    opened.tolerated = ("401", *_GONE)
     page = await opened.open("/jobs")
     await page.get_by_label("Token").fill(tokens.tokens["alice"])
     await page.get_by_role("button", name="Log in").click()
@@ -215,7 +213,96 @@ async def test_from_login_to_stop(own_server: Callable[..., Server], tab: Open, 
     await page.get_by_role("link", name="Stop", exact=True).click()
     await page.get_by_label("Now: running jobs are cancelled").check()
     await page.get_by_role("button", name="Stop", exact=True).click()
+    await expect(page.locator("#stop")).to_contain_text("stopping")
     assert server.wait() == 0
+    await expect(page.locator("#connection")).to_contain_text("The instance has ended.")
+
+
+async def test_a_drain_shows_how_far_it_is(own_server: Callable[..., Server], tab: Open, tmp_path: Path) -> None:
+    server = own_server()
+    go = tmp_path / "go"
+    job = server.submit(["sh", "-c", f"while [ ! -e {go} ]; do sleep 0.1; done"])
+    server.state(job, "RUN")
+    opened = await tab(server.url)
+    opened.tolerated = _GONE
+    page = await opened.open("/stop")
+    await expect(page.locator("#stop")).to_contain_text("1 jobs have not ended")
+    await page.get_by_role("button", name="Stop", exact=True).click()
+    await expect(page.locator("#stop")).to_contain_text("draining")
+    await expect(page.get_by_role("button", name="Do not wait for them")).to_be_visible()
+    go.touch()
+    assert server.wait() == 0
+    await expect(page.locator("#connection")).to_contain_text("The instance has ended.")
+
+
+async def test_behind_a_prefix(own_server: Callable[..., Server], tab: Open, tmp_path: Path) -> None:
+    """A proxy takes a prefix away: from the login to a job's live output nothing leaves it."""
+    tokens = TokenFile(tmp_path, alice="admin")
+    server = own_server(*tokens.options)
+    with Prefix(server.url, "/clusters/mine") as url:
+        opened = await tab(url)
+        opened.tolerated = ("401",)
+        page = await opened.open("/jobs")
+        await page.get_by_label("Token").fill(tokens.tokens["alice"])
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page.locator("h1")).to_have_text("Jobs")
+        await page.get_by_role("link", name="Submit", exact=True).click()
+        await page.get_by_label("Command").fill("sh -c 'echo hello; exec sleep 60'")
+        await expect(page.locator("[data-valid]")).to_have_text("This job would be accepted.")
+        await page.get_by_role("button", name="Submit").click()
+        await expect(page.locator("[data-lines]")).to_contain_text("hello")
+        await page.get_by_role("button", name="Cancel", exact=True).click()
+        await page.get_by_role("dialog").get_by_role("button", name="Yes").click()
+        await expect(page.locator("h1")).to_contain_text("canceled")
+        for name in ("Overview", "Nodes"):
+            await page.get_by_role("link", name=name, exact=True).click()
+            await expect(page.locator("h1")).to_have_text(name)
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_label("Token")).to_be_visible()
+        assert page.url.startswith(url)
+
+
+async def test_by_keyboard_alone(server: Server, tab: Open) -> None:
+    opened = await tab(server.url)
+    page = await opened.open("/jobs/submit")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_label("Command")).to_be_focused()
+    await page.keyboard.type("echo typed")
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        if await page.evaluate("document.activeElement.textContent") == "Submit":
+            break
+    await page.keyboard.press("Enter")
+    await expect(page.locator("[data-lines]")).to_contain_text("typed")
+
+
+@pytest.mark.timeout(300)
+async def test_a_hundred_megabytes_of_output(started: Callable[[Any], Any], tab: Open, tmp_path: Path) -> None:
+    """The tab answers all the while; what is not kept in it can be downloaded."""
+    server = started(harness.embedded(tmp_path)).ready()
+    job = server.submit(["sh", "-c", "head -c 100000000 /dev/zero | tr '\\0' x | fold -w 199; echo; echo the end"])
+    opened = await tab(server.url)
+    page = await opened.open(f"/jobs/{plain(server.job(job)['f58id'])}")
+    worst = 0.0
+
+    async def at_the_end() -> bool:
+        nonlocal worst
+        begin = time.perf_counter()
+        text = await page.locator("[data-lines]").inner_text()
+        worst = max(worst, time.perf_counter() - begin)
+        return "the end" in text and "all of its output" in await page.locator("[data-status]").inner_text()
+
+    while not await at_the_end():
+        await page.wait_for_timeout(200)
+    assert worst < 5, f"the tab did not answer for {worst:.1f} s"
+    await expect(page.locator("[data-status]")).to_contain_text("last 200000 lines")
+    async with page.expect_download() as downloading:
+        await page.get_by_role("link", name="Download").click()
+    path = await (await downloading.value).path()
+    assert path.stat().st_size > 100_000_000
 
 
 async def test_who_may_only_read_sees_nothing_else(

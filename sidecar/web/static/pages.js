@@ -140,6 +140,20 @@ document.addEventListener("submit", (event) => {
   });
 });
 
+// A stop may be over before another page could be asked for: its answer is put into this one.
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.closest("#stop")) return;
+  event.preventDefault();
+  const body = new URLSearchParams(new FormData(form));
+  const answer = await fetch(form.action, { method: "POST", body, headers: { Accept: "text/html" } });
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (answer.ok) put(page);
+  else tell(page.querySelector("main")?.textContent.trim() ?? answer.statusText);
+  again = false;
+  setInterval(refresh, 500);
+});
+
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-all]")) {
     for (const box of document.querySelectorAll("input[name=job]")) box.checked = event.target.checked;
