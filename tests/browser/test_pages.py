@@ -226,7 +226,7 @@ async def test_a_drain_shows_how_far_it_is(own_server: Callable[..., Server], ta
     opened = await tab(server.url)
     opened.tolerated = _GONE
     page = await opened.open("/stop")
-    await expect(page.locator("#stop")).to_contain_text("1 jobs have not ended")
+    await expect(page.locator("#stop")).to_contain_text("1 job has not ended")
     await page.get_by_role("button", name="Stop", exact=True).click()
     await expect(page.locator("#stop")).to_contain_text("draining")
     await expect(page.get_by_role("button", name="Do not wait for them")).to_be_visible()

@@ -19,7 +19,7 @@ function draw() {
       height: 200,
       series: [{}, line(texts.pending, "--warn"), line(texts.running, "--busy")],
       axes: [axis, { ...axis, size: 56 }],
-      scales: { y: { range: (_, low, high) => [0, Math.max(4, high * 1.1)] } },
+      scales: { x: { range: (_, low, high) => [high - 3600, high] }, y: { range: (_, low, high) => [0, Math.max(4, high * 1.1)] } },
       cursor: { drag: { x: false, y: false } },
     },
     data,
