@@ -31,6 +31,9 @@ PROMTOOL = shutil.which("promtool") if shutil.which("prometheus") else None
 
 #: Variables of whoever runs the tests, in a pod perhaps, that a server under test must not see.
 _OURS = ("FLUX_", "PYTHON", "KUBERNETES_", "JOB_COMPLETION_INDEX")
+#: A broker's `bash -c`, whose standard input is a socket, takes itself for a login over the network and reads ~/.bashrc,
+#: unless it is nested: what stands there (pyenv takes a lock, for one) would make brokers wait for each other.
+_NESTED = {"SHLVL": "2"}
 
 #: In the environment of everything that a test starts: who still has it afterwards was left behind.
 MARK = "FLUX_SIDECAR_TEST_MARK"
@@ -56,7 +59,7 @@ class Process:
         self.mark = uuid.uuid4().hex
         self.log = directory / f"{Path(argv[0]).name}-{self.mark[:8]}.log"
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_OURS) and k != "HOST"}
-        environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", MARK: self.mark, **variables}
+        environment |= _NESTED | {"PATH": f"{BIN}:{os.environ['PATH']}", MARK: self.mark, **variables}
         with self.log.open("wb") as log:
             self.popen = subprocess.Popen(
                 argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=directory,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
+from multidict import MultiMapping
 from yarl import URL
 
 from sidecar import fluid
@@ -249,13 +250,24 @@ async def _sent(request: web.Request) -> tuple[dict[str, Any], bool]:
 
 
 async def _form(request: web.Request) -> dict[str, Any]:
+    return fields.single(await read_form(request))
+
+
+async def read_form(request: web.Request) -> MultiMapping[str]:
+    """Read a form; a name may be there many times.
+
+    Raises:
+        InvalidRequest: it is none, or has files in it.
+        RequestTimeout: it comes too slowly.
+    """
     try:
-        form = await request.post()
+        form = await _in_time(request, request.post())
     except (ValueError, KeyError, AssertionError) as exc:  # all of what aiohttp raises for a malformed one
         raise InvalidRequest(f"The form cannot be read: {exc}.") from None
     if not all(isinstance(value, str) for value in form.values()):
         raise InvalidRequest("A form's fields are text here, not files.")
-    return fields.single(form)
+    found: MultiMapping[str] = form
+    return found
 
 
 def json_object(raw: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sidecar.api.cancel import Cancel, CancelBody
 from sidecar.api.control import JobControl, SignalBody
 from sidecar.api.nodes import DrainBody, Nodes
 from sidecar.api.output import JobOutput
-from sidecar.api.routing import Answer, NoParameters, operation
+from sidecar.api.routing import Answer, NoParameters, operation, read_form
 from sidecar.api.service import ServiceResource, StopBody
 from sidecar.api.submit import Submit, SubmitBody
 from sidecar.errors import Forbidden, InvalidRequest, Problem
@@ -96,8 +96,7 @@ class Actions:
     )
     async def submit(self, request: web.Request) -> web.Response:
         """Submit what was typed; nothing of it is lost when there is something wrong with it."""
-        form = await request.post()
-        typed = {name: value for name, value in form.items() if isinstance(value, str)}
+        typed = fields.single(await read_form(request))
         given = {name: value for name, value in typed.items() if value.strip()}
         try:
             body = fields.decode(SubmitBody, given, text=frozenset(given), message="Invalid submit request", form=True)
@@ -123,19 +122,19 @@ class Actions:
     @operation("POST", "/jobs/cancel", page=True, scope="submit", answers=_SEEN, errors=_ERRORS)
     async def cancel_chosen(self, request: web.Request) -> web.Response:
         """Cancel the jobs that were chosen in the table."""
-        form = await request.post()
-        jobs = [_job_id(str(each)) for each in form.getall("job", [])]
+        form = await read_form(request)
+        jobs = [_job_id(each) for each in form.getall("job", [])]
         if len(jobs) > _MOST:
             raise InvalidRequest(f"job: {_MOST} at most at once here; POST /v1/jobs/cancel takes filters.")
-        view = str(form.get("view", ""))
+        view = form.get("view", "")
         for job in jobs:
             try:
-                await self._cancel.cancel(request, job, CancelBody(str(form.get("reason", ""))[:1000]))
+                await self._cancel.cancel(request, job, CancelBody(form.get("reason", "")[:1000]))
             except Forbidden:
                 raise
             except Problem:  # it has ended meanwhile: the table shows so
                 continue
-        return to(request, f"jobs{view if view.startswith('?') else ''}")
+        return to(request, f"jobs{view if view.startswith('?') and view.isprintable() else ''}")
 
     @operation("POST", "/jobs/{uid}/cancel", page=True, scope="submit", body=CancelBody, answers=_SEEN, errors=_ERRORS)
     async def cancel(self, request: web.Request, job: int, body: CancelBody) -> web.Response:
