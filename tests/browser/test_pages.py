@@ -332,11 +332,12 @@ async def test_addresses_of_the_predecessors_pages(server: Server, filled: str, 
     for path in (f"/job/{number}", f"/job/{number}/cancel"):
         page = await opened.open(path)
         await expect(page.locator("h1")).to_contain_text("talks")
-    page = await opened.open("/page/about")
-    await expect(page.locator("h1")).to_have_text("Overview")
+    for path in ("/page/about", "/logout"):
+        page = await opened.open(path)
+        await expect(page.locator("h1")).to_have_text("Overview")
 
 
-def test_ten_thousand_jobs_in_the_table(own_server: Callable[..., Server]) -> None:
+async def test_ten_thousand_jobs_in_the_table(own_server: Callable[..., Server], tab: Open) -> None:
     """A page of it takes as long as with few: only what is in sight is read."""
     server = own_server()
     lines = "".join('{"command": "true", "urgency": 0, "name": "many"}\n' for _ in range(10000))
@@ -346,3 +347,12 @@ def test_ten_thousand_jobs_in_the_table(own_server: Callable[..., Server]) -> No
     assert answer.status_code == 200
     assert answer.text.count("<tr id=") == 50
     assert "7,451 to 7,500, of 10,000 jobs in all" in answer.text
+    opened = await tab(server.url)
+    page = await opened.open("/jobs?sort=name")
+    await expect(page.locator("tbody tr")).to_have_count(50)
+    await page.get_by_role("link", name="Next").click()
+    await expect(page.locator("#paging")).to_contain_text("51 to 100, of 10,000 jobs in all")
+    await page.get_by_label("Search").fill("no such job")
+    await expect(page.locator("tbody")).to_contain_text("No job matches.")
+    await page.get_by_label("Search").fill("many")
+    await expect(page.locator("tbody tr")).to_have_count(50)
