@@ -118,7 +118,10 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
         return f"SELECT {columns} FROM jobs JOIN documents ON job = id WHERE {matching} ORDER BY {order}", values + more  # noqa: S608
 
     def within(self, where: Filter, columns: str) -> tuple[str, list[Any]]:
-        """Return the statement that reads columns of the jobs that a filter lets through and that match, in order."""
+        """Return the statement that reads columns of the search's window of the jobs that a filter lets through.
+
+        The window is found by ids alone, and only then are its jobs read: to sort whole jobs takes ten times as long.
+        """
         condition, values = where.where()
         if self.text:
             found, more = self._found()
@@ -126,8 +129,14 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
             condition += f" AND (id IN (SELECT rowid FROM jobs_text WHERE {found}){words})"  # noqa: S608 - values are bound
             values += more + others
         terms = [f"{ORDERS[name]} {'DESC' if down else 'ASC'}" for name, down in self.order]
-        order = ", ".join([*terms, "id DESC"])
-        return f"SELECT {columns} FROM jobs JOIN documents ON job = id WHERE {condition} ORDER BY {order}", values  # noqa: S608 - values are bound
+        last = "ASC" if self.order and not self.order[-1][1] else "DESC"  # the same way, so that an index has the order
+        order = ", ".join([*terms, f"id {last}"])
+        window = f"SELECT id AS chosen FROM jobs WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"  # noqa: S608
+        values += [-1 if self.length is None else self.length, self.start]
+        return (
+            f"SELECT {columns} FROM ({window}) CROSS JOIN jobs ON id = chosen CROSS JOIN documents ON job = chosen "  # noqa: S608
+            f"ORDER BY {order}"
+        ), values
 
     def count(self) -> tuple[str, list[Any]]:
         """Return the statement that counts the matching jobs, and its parameters."""

@@ -198,8 +198,7 @@ class Store(Writer):
     async def table(self, search: Search, where: Filter) -> list[bytes]:
         """Return the JSON of the jobs of one page of a table: in the search's window, and let through by a filter."""
         query, values = search.within(where, f"CAST({_FULL_JSON} AS BLOB)")
-        rows = await self._fetch(f"{query} LIMIT ? OFFSET ?", (time.time(), *values, search.length, search.start))
-        return [row[0] for row in rows]
+        return [row[0] for row in await self._fetch(query, (time.time(), *values))]
 
     # ------------------------------------------------------------------------------------------------ events
 
