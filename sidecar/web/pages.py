@@ -216,7 +216,7 @@ class Pages:
         """Go on to a job's page, where it can be cancelled: to follow a link changes nothing here."""
         return to(request, f"jobs/{fluid.f58(job).replace('ƒ', 'f')}")
 
-    @operation("GET", "/logout", page=True, scope=None, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
+    @operation("GET", "/logout", scope=None, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_logout(self, request: web.Request) -> web.Response:
         """Go on to the overview, where the button is: a link of anybody's must not log somebody out."""
         return to(request, "")
