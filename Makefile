@@ -1,11 +1,13 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
-.PHONY: help venv tools run test lint format bench docs screenshots audit lock image e2e e2e-existing clean
+.PHONY: help venv tools packages run test lint format bench docs screenshots audit lock image e2e e2e-existing clean
 .DEFAULT_GOAL := help
 
 # Also where the environment is empty.
 export PATH ?= /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 PYTHON ?= python3
+# Processes that test; tests/conftest.py says what tests keep to for that.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 FLUX := $(shell command -v flux 2>/dev/null)
@@ -21,7 +23,10 @@ GO_INSTALL = GOBIN=$(TOOLS)/bin $(if $(HOME),,GOPATH=$(TOOLS)/go GOCACHE=$(TOOLS
 MISSING := $(foreach tool,helm kind,$(if $(shell command -v $(tool) 2>/dev/null),,$(tool)))
 
 # Debian's packages that tests need, where we may install them.
-PACKAGES := $(if $(shell [ "$$(id -u)" = 0 ] && command -v apt-get),$(foreach tool,prometheus chromium,$(if $(shell command -v $(tool)),,$(tool))))
+PACKAGES := $(if $(shell [ "$$(id -u)" = 0 ] && command -v apt-get),$(strip $(foreach tool,prometheus chromium jq zsh,$(if $(shell command -v $(tool)),,$(tool)))))
+
+# Two recipes use it, side by side in `make test`, and apt-get gives up where another one runs.
+APT_GET := flock $(CURDIR)/Makefile apt-get
 
 BUILDER ?= $(firstword $(foreach tool,podman docker buildah,$(shell command -v $(tool) 2>/dev/null)))
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' < sidecar/__init__.py)
@@ -36,7 +41,7 @@ venv: $(VENV)/.installed ## make .venv and install everything into it
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 venv")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
-	  then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	  then $(APT_GET) update -qq && $(APT_GET) install -y -qq python3-venv; \
 	  else echo "Python's venv module is missing; as root: apt-get install python3-venv" >&2; exit 1; fi
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip setuptools # venv seeds an old one, with a known vulnerability, beside Python 3.11
@@ -44,10 +49,11 @@ $(VENV)/.installed: pyproject.toml
 	$(if $(FLUX_VERSION),$(BIN)/pip install --quiet --editable '.[flux]' 'flux-python==$(FLUX_VERSION)')
 	@touch $@
 
-tools: $(if $(GO),$(MISSING:%=$(TOOLS)/%.installed)) $(PACKAGES:%=debian-%) ## have helm and kind by Go, prometheus and chromium by apt-get
+tools: $(if $(GO),$(MISSING:%=$(TOOLS)/%.installed)) $(if $(PACKAGES),packages) ## have helm and kind by Go, the rest by apt-get
 
-debian-%:
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $*
+packages:
+	$(APT_GET) update -qq
+	DEBIAN_FRONTEND=noninteractive $(APT_GET) install -y -qq --no-install-recommends $(PACKAGES)
 
 $(TOOLS)/helm.installed:
 	$(GO_INSTALL) helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
@@ -57,15 +63,20 @@ $(TOOLS)/kind.installed:
 	$(GO_INSTALL) sigs.k8s.io/kind@$(KIND_VERSION)
 	@touch $@
 
+# Beside the commands of a person at a terminal, a line for each request and job would be too much.
+RUN_FLAGS ?= --log-level warning
+
 run: venv ## serve a new Flux instance, or this machine where there is no Flux
 ifdef FLUX
-	PATH="$(CURDIR)/$(BIN):$$PATH" flux start flux-sidecar serve
+	PATH="$(CURDIR)/$(BIN):$$PATH" flux start flux-sidecar serve $(RUN_FLAGS)
 else
-	$(BIN)/flux-sidecar serve --embedded
+	$(BIN)/flux-sidecar serve --embedded $(RUN_FLAGS)
 endif
 
-test: venv tools lint ## run every test that this machine can run
-	$(BIN)/pytest
+test: ## run every test that this machine can run
+	$(MAKE) --no-print-directory --jobs 4 venv tools # side by side: one waits for the network, the other compiles
+	$(MAKE) --no-print-directory lint
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: venv ## check style, types, layers and generated documents
 	$(BIN)/ruff check .

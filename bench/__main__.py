@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import followers, reads, scrapes, searches, submits, whole
+from bench import followers, outputs, reads, scrapes, searches, slope, submits, whole
 from bench.processes import say
 from bench.row import Row, markdown_table, text_table
 from bench.site import Volume
@@ -39,17 +39,25 @@ ROWS: dict[str, Callable[[Volume, int], list[Row]]] = {
     "scrape": scrapes.scrape,
     "export": whole.export,
     "followers": followers.followers,
+    "outputs": outputs.outputs,
     "latency": submits.latency,
     "submit": submits.submit,
     "bulk": submits.bulk,
+    "slope": slope.slope,
 }
+#: Not measured unless asked for: it takes as long as all the others together.
+_ON_REQUEST = frozenset({"slope"})
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--jobs", type=int, default=100_000, help="jobs in the store (100000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each row (5)")
-    parser.add_argument("--only", default=",".join(ROWS), help=f"rows, separated by commas: {', '.join(ROWS)}")
+    parser.add_argument(
+        "--only",
+        default=",".join(key for key in ROWS if key not in _ON_REQUEST),
+        help=f"rows, separated by commas: {', '.join(ROWS)}",
+    )
     options = parser.parse_args()
     chosen = options.only.split(",")
     if unknown := set(chosen) - set(ROWS):

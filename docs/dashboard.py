@@ -118,6 +118,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Store: transactions", metrics.STORE_WRITE, ((f"histogram_quantile(0.95, sum by (le) (rate({metrics.STORE_WRITE.name}_bucket{{{_WHERE}}}[$__rate_interval])))", "p95"),), "s"),
             Panel("Store: size", metrics.STORE_SIZE, ((_value(metrics.STORE_SIZE), "file"),), "bytes"),
             Panel("Store: failed transactions", metrics.STORE_ERRORS, ((_rate(metrics.STORE_ERRORS), "failed"),), "ops"),
+            Panel("Background tasks that have died", metrics.TASK_DEATHS, ((_rate(metrics.TASK_DEATHS, by="task"), "{{task}}"),), "ops"),
             Panel("Checks", metrics.CHECK, ((f"min by (check) ({metrics.CHECK.name}{{{_WHERE}}})", "{{check}}"),), "bool_yes_no"),
             Panel("Service", metrics.STATE, ((f"max by (state) ({metrics.STATE.name}{{{_WHERE}}})", "{{state}}"), (_value(metrics.ACTIVE_LAUNCHERS), "launchers"))),
             Panel("Memory and processor", metrics.BUILD, ((f"sum(process_resident_memory_bytes{{{_WHERE}}} * on (namespace, job, instance) {metrics.BUILD.name}{{{_WHERE}}})", "memory"),), "bytes"),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from docs import chart, dashboard, metrics
-from sidecar import errors, openapi, settings
+from docs import chart, dashboard, differences, metrics
+from sidecar import errors, model, openapi, settings
 from sidecar.api.routing import Operation
 from sidecar.app import Server
 
@@ -19,14 +19,34 @@ def settings_page() -> str:
     rows = ["# Settings\n", _MADE]
     rows.append(
         "\nEvery option of `flux-sidecar serve`: as a flag, or as a variable (the first one that is set counts).\n"
-        "Variables without `FLUX_SIDECAR_` are those of flux-restful-api and of Flux itself.\n"
+        "A variable of a flag takes `true`, `yes` or `1`, or `false`, `no` or `0`. Variables without `FLUX_SIDECAR_`\n"
+        "are those of flux-restful-api and of Flux itself.\n"
     )
-    rows.append("\n| flag | variables | default | what it is |\n|---|---|---|---|\n")
-    rows += [
-        f"| `{flag}` | {variables} | {f'`{default}`' if default else ''} | {text} |\n"
-        for flag, variables, default, text in settings.table()
-    ]
+    for title, options in settings.table().items():
+        rows.append(f"\n## {title}\n\n| flag | variables | default | what it is |\n|---|---|---|---|\n")
+        rows += [f"| {row.flag} | {row.variables} | {row.default} | {row.text} |\n" for row in options]
     return "".join(rows)
+
+
+_HTTP = """
+## Requests and answers
+
+* **Version**: HTTP/1.1 and HTTP/1.0; others are 505. HTTPS on a plain port, and plain HTTP on one with TLS, get a 400
+  that says so.
+* **Size**: 64 KiB for the request line and for each header, 80 KiB and 256 headers in all; more is 431. A query has
+  1,000 parameters at most.
+* **Bodies**: JSON, a form (URL-encoded or multipart) or the query, under the same names. Text is UTF-8, with or
+  without a byte order mark; another charset, or any `Content-Encoding`, is 415.
+* **`Accept`**, as in RFC 9110: lists, `q`, wildcards, any case. A `GET` below `/v1/` is 406 where none of its types
+  is acceptable. Commands, probes and metrics are answered all the same; errors are always problems.
+* **Charset**: `text/plain` and `text/event-stream` say that they are UTF-8. What a job wrote, whatever it is, is
+  `application/octet-stream`.
+* **`Location` and `Link`** are relative, so that they hold behind a path prefix: resolve them against the request's
+  address.
+* **`If-None-Match`, `If-Match`, `Range` and `If-Range`** are for `/openapi.json` and `/static/`: 304, 412, 206, 416.
+  Lists, jobs and output change all the time: go on by `cursor`, by `position`, and by the ids of a stream.
+* **Seconds** are a number, or as text a duration: `90s`, `1h30m`, `1.5d`.
+"""
 
 
 def operations() -> list[Operation]:
@@ -39,8 +59,10 @@ def api_page() -> str:
     rows = ["# The HTTP API\n", _MADE]
     rows.append(
         "\nTimes are Unix seconds, durations seconds. `{uid}` is a job id in any of Flux's spellings: decimal, `ƒ…`\n"
-        "or `f…`, `0x…`, dothex, KVS, words. The same as OpenAPI 3.1: `/openapi.json`; to try out: `/docs`.\n"
+        "or `f…`, `0x…`, dothex, KVS, words, emoji. The same as OpenAPI 3.1: `/openapi.json`; to try out: `/docs`.\n"
     )
+    rows.append(_HTTP)
+    rows.append(_job())
     for op in operations():
         rows.append(f"\n## `{op.method} {op.path}`\n\n{op.summary}.")
         needs = f"Needs the scope `{op.scope}`." if op.scope else "Anybody may ask this."
@@ -53,7 +75,20 @@ def api_page() -> str:
             rows.append("\n| header | |\n|---|---|\n" + "".join(f"| `{k}` | {v} |\n" for k, v in op.headers.items()))
         answers = [f"{answer.status}: {answer.description.lower()}" for answer in op.answers]
         rows.append(f"\nAnswers {'; '.join(answers)}. Errors: {', '.join(map(str, errors_of(op)))}.\n")
-    rows.append(_errors())
+    rows += [_errors(), differences.section()]
+    return "".join(rows)
+
+
+def _job() -> str:
+    """Return what the fields of a job, its states and its results mean."""
+    rows = [
+        '\n## A job\n\nWhere a value is not known yet, a number is `""`, as flux-restful-api answered; times\n'
+        "and texts that are not known are left out.\n",
+        _parameters(model.Job, "field", ""),
+    ]
+    for title, texts in (("state", model.STATE_TEXTS), ("result", model.RESULT_TEXTS)):
+        rows.append(f"\n| {title} | |\n|---|---|\n")
+        rows += [f"| `{word}` | {text} |\n" for word, text in texts.items()]
     return "".join(rows)
 
 
@@ -61,13 +96,13 @@ def errors_of(op: Operation) -> list[int]:
     return sorted({*op.errors, *openapi.always(op)})
 
 
-def _parameters(struct: type[msgspec.Struct], where: str) -> str:
+def _parameters(struct: type[msgspec.Struct], where: str, required_text: str = "required. ") -> str:
     schema = msgspec.json.schema(struct)["$defs"][struct.__name__]
     if not schema["properties"]:
         return ""
     rows = [f"\n| {where} | type | |\n|---|---|---|\n"]
     for name, field in schema["properties"].items():
-        required = "required. " if name in schema.get("required", ()) else ""
+        required = required_text if name in schema.get("required", ()) else ""
         rows.append(f"| `{name}` | {_type(field)} | {required}{_description(field)} |\n")
     return "".join(rows)
 
@@ -83,7 +118,7 @@ def _type(field: dict[str, object]) -> str:
         kinds = [_type(kind) for kind in field["anyOf"]]  # type: ignore[attr-defined]
         return " or ".join(kind for kind in kinds if kind != "null")
     if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])  # type: ignore[attr-defined]
+        return ", ".join(f"`{value}`" if value else '`""`' for value in field["enum"])  # type: ignore[attr-defined]
     text = str(field.get("type", "any"))
     low, high = field.get("minimum"), field.get("maximum")
     return text + (f" ≥ {low}" if low is not None else "") + (f" ≤ {high}" if high is not None else "")

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import sys
 
-from sidecar import options
+from sidecar import leaving
+
+if sys.argv[1:2] == ["serve"]:
+    leaving.keep_signals()  # before anything else is loaded: SIGTERM is a stop, also in the first second
+
+from sidecar import log_writer, options
 
 
 def main() -> None:
     """Be a follower, or run the command line."""
+    log_writer.write_json(options.early_option(sys.argv[1:], "log_format") == "json")
     role = options.early_role(sys.argv[1:])
     if role is not None:
         from sidecar import follower

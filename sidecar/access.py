@@ -4,15 +4,15 @@ Annotations are evaluated here, not later: Settings inherits them into a module 
 """
 
 import ipaddress
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
-from sidecar.options import SettingsError, is_loopback, option, parse_list
+from sidecar.options import CREDENTIALS, SettingsError, is_loopback, option, parse_list
 
 Scope = Literal["read", "submit", "admin"]
 
-_IN_CLUSTER = "/var/run/secrets/kubernetes.io/serviceaccount"
 _WEAK_SECRET = 14  # bytes; 112 bits, what NIST SP 800-131A asks of an HMAC key
 
 
@@ -30,21 +30,24 @@ class AccessOptions:
     tcp: Annotated[bool, option("tcp", "Listen on a port; without it on --socket alone.")] = True
     socket: Annotated[
         str,
-        option("socket", "Listen on this Unix socket too. Whoever calls is known by their uid; the owner's is admin."),
+        option(
+            "socket",
+            "Listen on this Unix socket too. A caller is identified by its uid; the owner has the scope admin.",
+        ),
     ] = ""
     socket_users: Annotated[
         str,
         option(
             "socket_users",
-            "Who else may call through the socket: user names or uids and their scopes, as in alice=submit,1001=read; "
-            "*=read is everybody.",
+            "Further users of the socket: user names or uids with their scopes, as in alice=submit,1001=read; *=read "
+            "means every user.",
         ),
     ] = ""
     no_auth: Annotated[
         bool,
         option(
             "no_auth",
-            "Let anybody who reaches the port do everything. Needed to listen beyond loopback without any method.",
+            "Accept every request without authentication. Needed to listen beyond loopback without any method.",
         ),
     ] = False
     require_auth: Annotated[
@@ -63,6 +66,14 @@ class AccessOptions:
             "tokens",
             "File of bearer tokens, name:scopes:sha256 a line (`flux-sidecar token new` makes one). It is read again "
             "when it changes.",
+        ),
+    ] = ""
+    tokens_secret: Annotated[
+        str,
+        option(
+            "tokens_secret",
+            "Secret of the server's namespace whose key `tokens` the file of --tokens is mounted from. The API server "
+            "is asked for it every few seconds, so that a change counts before kubelet has written the file again.",
         ),
     ] = ""
     login_user: Annotated[str, option("login_user", "Name of the one user who has a password.", "FLUX_USER")] = (
@@ -112,7 +123,7 @@ class AccessOptions:
     ] = ""
     kubernetes_credentials: Annotated[
         str, option("kubernetes_credentials", "Directory of the server's own token, ca.crt and namespace.")
-    ] = _IN_CLUSTER
+    ] = CREDENTIALS
     minicluster: Annotated[
         str, option("minicluster", "Name of the MiniCluster that RBAC is asked about; empty: any of the namespace.")
     ] = ""
@@ -148,8 +159,11 @@ class AccessOptions:
         str,
         option(
             "allowed_hosts",
-            "Names that the server is called by, beside addresses, localhost, names without a dot and those of the "
-            "cluster (.svc, .cluster.local); *.example.org is every name below. Any other Host is refused.",
+            "Additional host names to accept; *.example.org is every name below. Always accepted: IP addresses, "
+            "localhost, names of the cluster (.svc, .cluster.local, .kubernetes, the pod's own search domain), "
+            "SERVICE.NAMESPACE of the pod's own, and names of a container's host (host.docker.internal). Requests with "
+            "any other Host header are refused with 421. A name without a dot is accepted where a credential is "
+            "required; elsewhere it must be this machine's, or that of a Service of the pod's namespace.",
         ),
     ] = ""
     allowed_origins: Annotated[
@@ -163,8 +177,8 @@ class AccessOptions:
         str,
         option(
             "trusted_proxies",
-            "Addresses or networks of proxies whose X-Forwarded-For is believed, as in 10.0.0.0/8: limits and audit "
-            "are then about who called them.",
+            "Addresses or networks of proxies whose X-Forwarded-For is trusted, as in 10.0.0.0/8: limits and audit "
+            "then apply to the client that it names.",
         ),
     ] = ""
     rate_limit: Annotated[
@@ -179,14 +193,23 @@ class AccessOptions:
         float,
         option(
             "guess_limit",
-            "How many credentials that are nobody's an address may show at once; then one a second. 0: as many as it "
-            "likes.",
+            "How many invalid credentials one address may try in a burst, before it is limited to one a second. 0: "
+            "unlimited.",
         ),
     ] = 20.0
     max_connections: Annotated[
         int, option("max_connections", "How many connections there may be; a quarter of them from one address.")
     ] = 4096
     max_streams: Annotated[int, option("max_streams", "How many streams may be followed at once.")] = 2048
+    max_in_flight: Annotated[
+        int,
+        option(
+            "max_in_flight",
+            "How much of request bodies may be in memory at once, and as much again of answers that are not sent yet; "
+            "a quarter of it for one caller, or one address.",
+            unit="MiB",
+        ),
+    ] = 64
     header_timeout: Annotated[
         float, option("header_timeout", "How long a new connection may take to send its first request.", unit="seconds")
     ] = 10.0
@@ -211,14 +234,20 @@ class AccessOptions:
         """Whether callers on the port have to say who they are."""
         return bool(self.methods)
 
-    def check_access(self) -> None:
+    def check_access(self, host_from: str = "", port_from: str = "") -> None:
         """Refuse what is not safe, or cannot work.
+
+        Args:
+            host_from: where the host comes from, for errors.
+            port_from: where the port comes from.
 
         Raises:
             SettingsError: with a text for the person who typed the command.
         """
-        self._check_methods()
-        self._check_numbers()
+        self._check_methods(host_from)
+        self._check_numbers(port_from)
+        if self.tokens_secret and not self.tokens:
+            raise SettingsError("--tokens-secret: give --tokens too, the file that the Secret is mounted at.")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise SettingsError("--tls-cert and --tls-key belong together: give both.")
         if self.tls_client_ca and not self.tls_cert:
@@ -238,7 +267,7 @@ class AccessOptions:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
                 raise SettingsError(f"--allowed-origins: {origin!r} is none; https://portal.example.org is one.")
 
-    def _check_methods(self) -> None:
+    def _check_methods(self, host_from: str) -> None:
         if self.no_auth and self.methods:
             raise SettingsError(
                 f"--no-auth and a method of authentication ({', '.join(self.methods)}) exclude each other: choose."
@@ -247,15 +276,22 @@ class AccessOptions:
             raise SettingsError(f"--require-auth (FLUX_REQUIRE_AUTH): {_NO_METHOD}")
         if self.tcp and not self.no_auth and not self.methods and not is_loopback(self.host):
             raise SettingsError(
-                f"Listening on {self.host} would let anybody who reaches port {self.port} run programs here. "
-                f"{_NO_METHOD}\n\nOr listen on 127.0.0.1 (kubectl port-forward reaches it), or add --no-auth if that "
-                "is meant."
+                f"Listening on {self.host}{host_from} would let any client that reaches port {self.port} run programs "
+                f"here. {_NO_METHOD}\n\nOr listen on 127.0.0.1 (kubectl port-forward reaches it), or add --no-auth if "
+                "that is meant."
             )
 
-    def _check_numbers(self) -> None:
+    def _check_numbers(self, port_from: str) -> None:
         if not 0 <= self.port <= 65535:
-            raise SettingsError(f"--port {self.port} is not a port: use 0 to 65535.")
-        for name in ("max_connections", "max_streams", "header_timeout", "body_timeout", "login_minutes"):
+            raise SettingsError(f"--port {self.port}{port_from} is not a port: use 0 to 65535.")
+        for name in (
+            "max_connections",
+            "max_streams",
+            "max_in_flight",
+            "header_timeout",
+            "body_timeout",
+            "login_minutes",
+        ):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must be more than 0.")
         if self.rate_limit < 0 or self.guess_limit < 0:
@@ -272,6 +308,16 @@ class AccessOptions:
             found.append(f"FLUX_SECRET_KEY is shorter than {_WEAK_SECRET} bytes: it can be guessed from a login")
         if self.methods and self.tcp and not self.tls_cert and not is_loopback(self.host):
             found.append("credentials are sent in the clear: give --tls-cert, or put the server behind TLS")
+        if self.methods and self.socket:
+            found.append(
+                "--socket with methods of authentication: a job that runs as this server's user, and sees the socket's "
+                "file, is admin through it; keep the socket where jobs do not see it"
+            )
+        if self.tokens and os.access(self.tokens, os.W_OK):
+            found.append(
+                f"--tokens {self.tokens} can be written by this server's user: a job that runs as the same user, and "
+                "sees the file, can add a token to it; let another user own it, or mount it read-only"
+            )
         return found
 
 

@@ -13,12 +13,17 @@ from pathlib import Path
 
 import aiohttp
 
+from sidecar import bodies
 from sidecar.options import SettingsError
 
 TOKEN = re.compile(r"[!-~]{1,16384}")
 """What a bearer token can be; no API server can have issued anything else."""
 
-_AT_ONCE = 8
+AT_ONCE = 8
+"""How many requests one :class:`ApiServer` sends at the same time."""
+MOST = 1 << 20
+"""Bytes that an answer may have, unless more is asked for."""
+
 _LONGEST_WAIT = 30  # seconds that callers are told to wait, whatever the API server asks of us
 _SUCCESS = frozenset({200, 201, 202})
 
@@ -59,7 +64,7 @@ class ApiServer:
         self.url = url.rstrip("/")
         self.account = Account(credentials)
         self._timeout = timeout
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(
@@ -70,11 +75,20 @@ class ApiServer:
         *,
         kind: str = "application/json",
         query: Mapping[str, str] | None = None,
+        most: int = MOST,
     ) -> bytes:
         """Send a request and return the answer's body, which is JSON of a kind that only the caller knows.
 
+        Args:
+            method: of HTTP.
+            path: below the API server's URL.
+            body: of the request.
+            kind: its media type.
+            query: parameters of the URL.
+            most: bytes that the answer may have, success or not.
+
         Raises:
-            ApiError: there is no answer, or it is no success.
+            ApiError: there is no answer, it is too large, or it is no success.
         """
         try:
             async with (
@@ -90,10 +104,12 @@ class ApiServer:
                     allow_redirects=False,  # tokens go to the API server and to nobody else
                 ) as response,
             ):
-                answer = await response.read()
+                answer = await bodies.read(response, most)
                 if response.status not in _SUCCESS:
                     raise self._refused(response, answer)
                 return answer
+        except bodies.TooLarge:
+            why = f"has answered with more than {most} bytes: look whether it is a Kubernetes API server at all"
         except TimeoutError:
             why = f"has not answered within {self._timeout:g} s: look at its load, and at NetworkPolicies on the way"
         except aiohttp.ClientConnectorCertificateError as exc:
@@ -110,7 +126,10 @@ class ApiServer:
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers=bodies.UNCOMPRESSED,
+                auto_decompress=False,
             )
         return self._session
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import structlog
 from aiohttp import web
 
-from sidecar import jobspec
+from sidecar import closing, hidden, leaving, outlook, shelloptions
 from sidecar.api import pieces, routing
 from sidecar.api.around import Around
+from sidecar.api.body import BODIES, Bodies
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
 from sidecar.api.cluster import ClusterResource
@@ -31,6 +33,7 @@ from sidecar.api.service import ServiceResource
 from sidecar.api.stream import Pace
 from sidecar.api.submit import Submit
 from sidecar.apiserver import ApiServer
+from sidecar.budget import Budget
 from sidecar.documents import Documents, static
 from sidecar.feed import Feed
 from sidecar.follow import Followers
@@ -41,23 +44,37 @@ from sidecar.instance import Instance
 from sidecar.instance.embedded import EmbeddedInstance
 from sidecar.kube import Cluster
 from sidecar.launchers import Launchers
-from sidecar.lifecycle import Lifecycle
-from sidecar.listen import Door, allow_many_files
+from sidecar.lifecycle import Lifecycle, ServerFailed
+from sidecar.memory import return_early, trim_now_and_then
 from sidecar.meters import Meters
 from sidecar.options import SettingsError, api_server
+from sidecar.outputlog import OutputLogs
+from sidecar.parts import Parts, close_within
+from sidecar.place import Place
 from sidecar.scaling import Scaler
-from sidecar.settings import Settings, make_run_directory, parse_option_flags, trace_wish
+from sidecar.settings import Settings, hide_secrets, make_run_directory, parse_option_flags, store_path, trace_wish
 from sidecar.sites import Sites, running
-from sidecar.store import Store
+from sidecar.store import Store, StoreError
 from sidecar.submissions import Submissions
 from sidecar.survey import Survey
+from sidecar.tasks import Supervisor
 from sidecar.tracing import Tracing
+from sidecar.watchdog import Watchdog
 from sidecar.web import render
 from sidecar.web.actions import Actions
 from sidecar.web.history import History
 from sidecar.web.pages import Pages
 
 log = structlog.get_logger("server")
+
+USAGE_ERROR, SOFTWARE_ERROR = 2, 70  # exit codes; the second is EX_SOFTWARE of sysexits.h
+
+# Seconds that closing may take.
+_END_JOBS = 2.0
+_STORE, _FEED, _SCALER, _REMOVE, _END_FILE = 3.0, 5.0, 4.0, 2.0, 3.0
+_START_GOES_ON, _START_CANCELLED = 1.0, 2.0
+_AFTER_KILL = 3.0  # from SIGKILL on
+_CLOSE_ALL = 12.0
 
 
 class Server:
@@ -67,23 +84,33 @@ class Server:
         self.settings = settings
         self.gate = Gate(settings)
         self.sites = Sites(settings, self.gate.watch)
-        path = Path(settings.store).expanduser().resolve() if settings.store else directory / "jobs.sqlite"
+        most = settings.max_in_flight << 20
+        self.bodies = Budget(most, "request bodies", "--max-in-flight")
+        self.answers = Budget(most, "answers", "--max-in-flight")
+        path = store_path(settings.store) if settings.store else directory / "jobs.sqlite"
         self.store = Store(path)
         self.meters = Meters(_tracing())
+        self.tasks = Supervisor(self.meters.task_died, self._end)
         self.feed = Feed(self.store, self.meters, log_jobs=settings.log_jobs)
         self.instance = _instance(settings, directory, self.meters)
+        self.feed.begin_again = self.instance.begin_again
         self.survey = Survey(self.instance, self.feed)
-        self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout)
+        self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout, tasks=self.tasks)
         self.no_cluster = settings.no_cluster
         self.cluster = None if self.no_cluster else _cluster(settings)
-        self.scaler = Scaler(self.cluster, self.instance) if self.cluster else None
+        self.scaler = Scaler(self.cluster, self.instance, self.tasks) if self.cluster else None
+        self.place = Place(settings, self.cluster, self.instance)
         self.lifecycle = Lifecycle(
             self.instance,
             self.feed,
             self.launchers,
+            self.tasks,
             stop_on_signal=settings.stop_on_signal,
-            tell=self.cluster.tell if self.cluster else None,
+            start_timeout=settings.start_timeout,
+            place=self.place,
         )
+        self.deadline = leaving.Deadline(settings.kill_timeout + _CLOSE_ALL, self._out_of_time)
+        self.lifecycle.deadline = self.deadline
         self.idle = IdleStop(
             self.lifecycle,
             self.feed,
@@ -93,7 +120,12 @@ class Server:
             text=settings.idle_stop,
         )
         self.health = Health(
-            self.instance, self.feed, self.store, self.lifecycle, min_free=settings.min_free_disk << 20
+            self.instance,
+            self.feed,
+            self.store,
+            self.lifecycle,
+            self.tasks,
+            min_free=settings.min_free_disk << 20,
         )
         self.login = LoginResource(self.gate.guard, self.gate.login, no_auth=settings.no_auth)
         self.history = History(self.feed)
@@ -103,20 +135,21 @@ class Server:
     def _operations(self) -> list[routing.Operation]:
         settings = self.settings
         store, feed, instance, lifecycle = self.store, self.feed, self.instance, self.lifecycle
-        flags = jobspec.parse_flags(dict(parse_option_flags(settings.option_flags)))
+        flags = shelloptions.parse(dict(parse_option_flags(settings.option_flags)))
         submissions = Submissions(instance, feed, store, flags)
         service = ServiceResource(
             lifecycle,
+            feed,
             instance,
             self.health,
             self.idle,
             authenticates=not self.gate.guard.open,
             no_auth=settings.no_auth,
         )
-        pace = Pace(settings.heartbeat, settings.send_timeout, self.meters.dropped)
+        pace = Pace(settings.heartbeat, settings.send_timeout, self.meters.dropped, self.sites.clock)
         submit = Submit(instance, lifecycle, submissions, self.launchers, settings.launcher_names)
         cancel, control, nodes = Cancel(store, feed, instance), JobControl(store, feed, instance), Nodes(instance)
-        output = JobOutput(store, feed, instance, Followers(instance, feed, store), pace)
+        output = JobOutput(store, feed, Followers(OutputLogs(instance), feed, store), pace)
         # The order is that of the routes: /v1/jobs/search must come before /v1/jobs/{uid}.
         parts = (
             JobSearch(store, feed),
@@ -134,7 +167,7 @@ class Server:
             Events(store, feed, pace),
             output,
             nodes,
-            QueueResource(store, instance),
+            QueueResource(store, feed, instance),
             LauncherResource(self.launchers),
             ClusterResource(self.cluster, self.scaler, self.no_cluster, instance, lifecycle),
             service,
@@ -166,9 +199,7 @@ class Server:
 
     def application(self) -> web.Application:
         """Return the aiohttp application; starting it starts the parts."""
-        app = self._served(
-            self.sites.api, lambda op: not (self.settings.metrics_port and op.path.startswith("/metrics"))
-        )
+        app = self._served(lambda op: op.port != "metrics" or not self.settings.metrics_port)
         app.router.add_get("/static/{path:.+}", static)
         app.on_shutdown.append(self._end_streams)
         app.cleanup_ctx.append(self._run_parts)
@@ -176,13 +207,12 @@ class Server:
 
     def metrics_application(self) -> web.Application:
         """Return what is served on the port for metrics alone: metrics and probes."""
-        return self._served(self.sites.metrics, lambda op: op.path.startswith(("/metrics", "/livez", "/readyz")))
+        return self._served(lambda op: op.port != "api")
 
-    def _served(self, door: Door, wanted: Callable[[routing.Operation], bool]) -> web.Application:
+    def _served(self, wanted: Callable[[routing.Operation], bool]) -> web.Application:
         settings = self.settings
         around = Around(
             self.gate.guard,
-            door,
             self.instance,
             self.idle,
             self.login,
@@ -193,37 +223,74 @@ class Server:
         )
         app = web.Application(middlewares=[around.middleware()], client_max_size=settings.max_body)
         app[routing.OPERATIONS] = {}
-        app[routing.BODY_TIMEOUT] = settings.body_timeout
-        app[pieces.SEND_TIMEOUT] = settings.send_timeout
+        app[BODIES] = Bodies(
+            settings.max_body, settings.body_timeout, self.bodies, self.sites.clock, self.gate.guard.share
+        )
+        app[pieces.ANSWERS] = pieces.Answers(self.answers, self.gate.guard.share)
         for op in filter(wanted, self.operations):
             routing.add(app, op)
         return app
 
     async def _run_parts(self, _: web.Application) -> AsyncIterator[None]:
-        self.gate.start()
-        await self.store.open()
-        self.feed.start()
-        await self.instance.start(self.idle)
-        self.idle.start()
-        self.survey.start()
-        self.health.start()
-        self.history.start()
-        yield
-        await self.history.close()
-        await self.health.close()
-        if tracing := self.meters.tracing:
-            await asyncio.to_thread(tracing.close)
-        await self.survey.close()
-        await self.idle.close()
-        await self.launchers.close()
-        if self.cluster and self.scaler:
-            await self.scaler.close()
-            await self.cluster.close()
-        await self.instance.close()
-        await self.feed.close()
-        await self.store.close()
-        await self.gate.close()
+        kill = self.settings.kill_timeout + _AFTER_KILL
+        async with Parts() as parts:
+            parts.add("sites", self._close_sites)
+            parts.add("auth", self.gate.close)
+            self.gate.start(self.tasks)
+            parts.add("store", self.store.close, _STORE)
+            await self.store.open()
+            parts.add("jobs of the instance", self._end_jobs, _END_JOBS + _STORE)
+            parts.add("feed", self.feed.close, _FEED)
+            self.feed.start(self.tasks)
+            parts.add("instance", self.instance.close, kill)
+            await self.instance.start(self.idle, self.tasks)
+            if self.cluster and self.scaler:
+                parts.add("cluster", self.cluster.close)
+                parts.add("scaler", self.scaler.close, _SCALER)
+            self._watch(parts)
+            parts.add("pages", self.tasks.start(render.compile_all, "pages").close)
+            parts.add("memory", self.tasks.start(trim_now_and_then, "memory").close)
+            parts.add("launchers", self.launchers.close, kill)
+            parts.add("idle", self.idle.close)
+            self.idle.start(self.tasks)
+            parts.add("survey", self.survey.close)
+            self.survey.start(self.tasks)
+            if tracing := self.meters.tracing:
+                parts.add("tracing", lambda: asyncio.to_thread(tracing.close))
+            parts.add("health", self.health.close)
+            self.health.start()
+            parts.add("history", self.history.close)
+            self.history.start(self.tasks)
+            self.lifecycle.started()
+            yield
+
+    def _watch(self, parts: Parts) -> None:
+        """Look whether the instance can still run, and whether this server lives; either ends the server."""
+        if outlook_task := self.place.start(self.tasks):
+            parts.add("outlook", outlook_task.close)
+        if seconds := self.settings.end_when_dead:
+            watchdog = self.tasks.start(Watchdog(self.health.live, seconds).run, "watchdog", on_death="end")
+            parts.add("watchdog", watchdog.close)
+
+    async def _close_sites(self) -> None:
         self.sites.close()
+
+    def _out_of_time(self) -> None:
+        """End what still runs: this is not the event loop, which may be blocked."""
+        log.error("the server is not closed in time; the process ends", after=self.settings.kill_timeout + _CLOSE_ALL)
+        self.lifecycle.kill()
+
+    def _end(self, cause: str) -> None:
+        self.lifecycle.fail(cause)
+
+    async def _end_jobs(self) -> None:
+        """End what the instance leaves behind in a store that is kept: nothing will be heard of it any more."""
+        if not (self.settings.store and self.lifecycle.over and self.feed.caught_up):
+            return
+        try:
+            await closing.end_all(self.store, within=_END_JOBS, stopped=True)
+        except StoreError as exc:
+            log.error("jobs of the instance stay in the store as they were seen last", reason=str(exc))
 
     async def _end_streams(self, _: web.Application) -> None:
         self.feed.end_streams("stopping", f"The service is {self.lifecycle.state}.")
@@ -237,28 +304,89 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
         announce: told the addresses once it is listening.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: a file that is needed cannot be read or written.
         StoreError: the store cannot be opened.
-        SettingsError: the instance is somebody else's.
+        SettingsError: the address cannot be listened on, or the instance is another user's.
+        ServerFailed: this pod has ended already, or something has died without which the server cannot go on.
     """
+    return_early()
+    if settings.end_file and (found := outlook.read(Path(settings.end_file))):
+        raise ServerFailed(f"this pod has ended already: {found.reason}")
     directory = make_run_directory(settings)
     server = Server(settings, directory.path)
+    hide_secrets()
+    if settings.authenticates:
+        hidden.forbid_inspection()
+    server.lifecycle.take_signals()
     try:
         async with AsyncExitStack() as stack:
-            runner = await stack.enter_async_context(running(server.application()))
-            metrics = (
-                await stack.enter_async_context(running(server.metrics_application()))
-                if settings.metrics_port
-                else None
-            )
-            allow_many_files()
-            announce(await server.sites.listen(runner, metrics))
-            await server.lifecycle.run()
+            with _leaving(server.deadline):
+                starting = asyncio.create_task(_start(stack, server, settings), name="start")
+                if await _has_started(starting, server.lifecycle):
+                    urls = starting.result()
+                    server.store.lock.note(" and ".join(urls))
+                    announce(urls)
+                await server.lifecycle.run()
+        server.deadline.done()
         if settings.linger:
             await server.lifecycle.linger(settings.linger)
     finally:
         if not directory.lasting and (server.lifecycle.over or not directory.shared):
-            await asyncio.to_thread(shutil.rmtree, directory.path, ignore_errors=True)
+            remove = functools.partial(shutil.rmtree, directory.path, ignore_errors=True)
+            await close_within("run directory", lambda: asyncio.to_thread(remove), _REMOVE)
+        await close_within("end file", server.place.close, _END_FILE)
+
+
+async def report_failure(settings: Settings, text: str) -> None:
+    """Leave an Event that says why the server has not started, where it runs in Kubernetes and may."""
+    if settings.no_cluster or settings.completion_index:
+        return
+    try:
+        cluster = _cluster(settings)
+    except SettingsError:
+        return
+    try:
+        await cluster.tell("StartFailed", text, warning=True)
+    finally:
+        await cluster.close()
+
+
+@contextmanager
+def _leaving(deadline: leaving.Deadline) -> Iterator[None]:
+    """Begin to count where it has not been begun, and note with which code the server leaves."""
+    try:
+        yield
+    except ServerFailed:
+        deadline.code = SOFTWARE_ERROR
+        raise
+    except Exception:
+        deadline.code = USAGE_ERROR
+        raise
+    finally:
+        deadline.begin()
+
+
+async def _has_started(starting: asyncio.Task[list[str]], lifecycle: Lifecycle) -> bool:
+    """Wait until the start has ended, or the server is to leave before; it may hang, in a file system perhaps."""
+    left = asyncio.create_task(lifecycle.left(), name="left")
+    await asyncio.wait([starting, left], return_when=asyncio.FIRST_COMPLETED)
+    left.cancel()
+    if starting.done():
+        return True
+    log.info("the server leaves before it has started")
+    for patience in (_START_GOES_ON, _START_CANCELLED):  # what is half started is harder to close
+        await asyncio.wait([starting], timeout=patience)
+        starting.cancel()
+    return False
+
+
+async def _start(stack: AsyncExitStack, server: Server, settings: Settings) -> list[str]:
+    """Start all parts and listen; return the addresses."""
+    runner = await stack.enter_async_context(running(server.application()))
+    metrics = None
+    if settings.metrics_port:
+        metrics = await stack.enter_async_context(running(server.metrics_application()))
+    return await server.sites.listen(runner, metrics)
 
 
 def _tracing() -> Tracing | None:
@@ -299,4 +427,5 @@ def _instance(settings: Settings, directory: Path, meters: Meters) -> Instance:
         rpc_timeout=settings.rpc_timeout,
         lost_timeout=settings.lost_timeout,
         silence_timeout=settings.silence_timeout,
+        address=settings.address,
     )

@@ -53,7 +53,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Audit:
-    """Writes the events; a flood of attempts by nobody does not become a flood of log lines."""
+    """Writes the events; a flood of attempts by strangers does not become a flood of log lines."""
 
     def __init__(self) -> None:
         self._sparingly = Buckets(_A_SECOND, _AT_ONCE)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-from cyclopts import App, Parameter
+import structlog
+from cyclopts import App, CycloptsError, Parameter
 
 import sidecar
 from sidecar import app as server
-from sidecar import logs
+from sidecar import leaving, log_writer, logs, parts
 from sidecar import openapi as documents
 from sidecar.auth.tokens import append as append_line
 from sidecar.auth.tokens import new as make_token
-from sidecar.options import SettingsError, parse_list
-from sidecar.settings import Settings
+from sidecar.lifecycle import ServerFailed
+from sidecar.options import SettingsError, early_option, in_kubernetes, parse_list
+from sidecar.settings import Settings, heed_environment
 from sidecar.store import StoreError
 
-_USAGE_ERROR = 2
+log = structlog.get_logger("server")
+
+_ALL = ("0.0.0.0", "[::]")  # noqa: S104 - not listened on here
+_noticed: list[str] = []  # in the environment, before there is a log
+_BINDINGS = frozenset({"flux", "_flux", "cffi", "_cffi_backend", "ply", "yaml"})
 
 app = App(
     name="flux-sidecar",
@@ -34,23 +40,52 @@ app = App(
 def serve(settings: Annotated[Settings, Parameter(name="*")] = Settings()) -> None:  # noqa: B008 - frozen
     """Serve a Flux instance until it is stopped.
 
-    As initial program of an instance (`flux start flux-sidecar serve`) it needs no option.
+    As initial program of an instance (`flux start flux-sidecar serve`) it needs no option. Each option can also be
+    given as a variable: FLUX_SIDECAR_PORT for --port.
     """
+    settings = settings.located()
     try:
         settings.check()
         logs.configure(settings)
-        asyncio.run(server.serve(settings, functools.partial(_announce, settings)))
-    except SettingsError as exc:
-        _fail(str(exc))
-    except StoreError as exc:
-        _fail(str(exc))
-    except ImportError as exc:
-        _fail(
+        _say(settings)
+        parts.run(server.serve(settings, functools.partial(_announce, settings)))
+    except ServerFailed as exc:
+        _fail(f"The server has ended with a failure: {exc}.", server.SOFTWARE_ERROR)
+    except (SettingsError, StoreError, ImportError, OSError) as exc:
+        text = _start_failure(exc)
+        parts.run(server.report_failure(settings, text))
+        _fail(text)
+    leaving.end(0)
+
+
+def _say(settings: Settings) -> None:
+    """Log what was noticed in the environment, and where values come from that others set too."""
+    for text in settings.borrowed:
+        log.info(text)
+    for text in _noticed:
+        log.warning(text)
+    _noticed.clear()
+
+
+def _start_failure(exc: Exception) -> str:
+    """Say why the server has not started."""
+    if isinstance(exc, ImportError):
+        return _unloadable(exc)
+    if isinstance(exc, OSError):
+        where = f"{exc.filename}: " if exc.filename else ""
+        return f"The server cannot start: {where}{exc.strerror or exc}."
+    return "\n".join([str(exc), *_noticed])
+
+
+def _unloadable(exc: ImportError) -> str:
+    """Say what to install for a module that cannot be loaded."""
+    if (exc.name or "").partition(".")[0] in _BINDINGS:
+        return (
             f"The Flux bindings cannot be loaded: {exc}.\n"
-            "They need libflux-core where the loader finds it, and: pip install 'flux-sidecar[flux]'"
+            "They need libflux-core where the loader finds it, and the extra flux-sidecar[flux] of its version. In the "
+            "source tree: pip install '.[flux]' flux-python==VERSION (`flux version` shows libflux-core's)."
         )
-    except OSError as exc:
-        _fail(f"Cannot listen on {settings.host} port {settings.port}: {exc.strerror or exc}. Choose another --port.")
+    return f"A module cannot be loaded: {exc}. Install flux-sidecar anew, into an environment of its own."
 
 
 tokens = App(name="token", help="Bearer tokens for --tokens.")
@@ -93,23 +128,54 @@ def _announce(settings: Settings, urls: list[str]) -> None:
     if url.startswith("unix:"):
         curl, base = f"curl --unix-socket {url.removeprefix('unix://')}", "http://localhost"
     else:
-        base = url
+        base = callable_url(url)
         if settings.authenticates:
             curl = 'curl -H "Authorization: Bearer $TOKEN"'
-    print(
+    if settings.log_format == "json":
+        text = f"flux-sidecar {sidecar.__version__} listens on {' and '.join(urls)} (docs: {base}/docs)"
+        log.info(text, version=sidecar.__version__, urls=urls, docs=f"{base}/docs")
+        return
+    log_writer.to(sys.stdout).write(
         f"\nflux-sidecar {sidecar.__version__} listens on {' and '.join(urls)} (docs: {base}/docs)\n\n"
         f"  {curl} -X POST {base}/v1/jobs/submit -d command='echo hello'\n"
         f"  {curl} {base}/v1/jobs\n"
-        f"  {curl} -X POST {base}/v1/service/stop\n",
-        flush=True,
+        f"  {curl} -X POST {base}/v1/service/stop\n"
     )
 
 
-def _fail(text: str) -> NoReturn:
-    print(f"flux-sidecar: {text}", file=sys.stderr)
-    sys.exit(_USAGE_ERROR)
+def callable_url(url: str) -> str:
+    """Return an address by which others can call a server that listens on all of its addresses."""
+    scheme, _, rest = url.partition("://")
+    host, _, port = rest.rpartition(":")
+    return f"{scheme}://{socket.gethostname()}:{port}" if host in _ALL else url
+
+
+def _fail(text: str, code: int = server.USAGE_ERROR) -> NoReturn:
+    if _serves() and _as_json():
+        log_writer.STDERR.write(logs.line("error", "the server has not started or has failed", reason=text, code=code))
+    else:
+        log_writer.STDERR.write(f"flux-sidecar: {text}")
+    if _serves():
+        leaving.note_failure(f"flux-sidecar: {text}")
+    leaving.end(code)
+
+
+def _serves() -> bool:
+    return sys.argv[1:2] == ["serve"]
+
+
+def _as_json() -> bool:
+    return early_option(sys.argv[1:], "log_format") == "json"
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    if _serves():
+        _noticed.extend(heed_environment(sys.argv[2:]))
+    if not (_serves() and (in_kubernetes() or _as_json())):
+        app()
+        return
+    try:  # where nothing reads a terminal, what is wrong with an option has to be where other failures are
+        app(exit_on_error=False, print_error=False)
+    except CycloptsError as exc:
+        _fail(str(exc), server.USAGE_ERROR)

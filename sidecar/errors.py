@@ -6,10 +6,11 @@ A handler raises one of these classes; only :func:`render` turns it into a respo
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -23,10 +24,22 @@ class ProblemBody(msgspec.Struct, omit_defaults=False):
     detail: str
     Message: str
     Errors: list[str]
+    lag: Annotated[
+        float | UnsetType,
+        Meta(description="for how long what was accepted has not been stored (seconds); of journal-lags alone"),
+    ] = UNSET
+
+
+_TEXT = 1000  # characters of a text; what a caller has sent is quoted in some, and must not come back whole
+_FAULTS = 30
+_FAULT = 300  # characters
 
 
 class Problem(Exception):
-    """An error with an HTTP status. ``errors`` names each single fault, ``detail`` says what to change."""
+    """An error with an HTTP status. ``errors`` names each single fault, ``detail`` says what to change.
+
+    An answer never grows with what was sent: texts are shortened, and of many faults the first are named.
+    """
 
     status = 500
     title = "Internal Server Error"
@@ -41,9 +54,11 @@ class Problem(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.detail = detail
-        self.message = message or detail
-        self.errors = errors or [detail]
+        self.detail = shortened(detail, _TEXT)
+        self.message = shortened(message or detail, _TEXT)
+        self.errors = [shortened(fault, _FAULT) for fault in (errors or [detail])[:_FAULTS]]
+        if errors and len(errors) > _FAULTS:
+            self.errors.append(f"There are {len(errors) - _FAULTS} more faults.")
         self.headers = headers or {}
 
     def body(self) -> ProblemBody:
@@ -98,6 +113,12 @@ class MethodNotAllowed(Problem):
     status, title, slug = 405, "Method not allowed", "method-not-allowed"
 
 
+class NotAcceptable(Problem):
+    """The caller takes none of the media types that there are: 406."""
+
+    status, title, slug = 406, "Not acceptable", "not-acceptable"
+
+
 class RequestTimeout(Problem):
     """The body did not come in time: 408."""
 
@@ -108,6 +129,22 @@ class Conflict(Problem):
     """The state of the job or the instance forbids it: 409."""
 
     status, title, slug = 409, "Conflict", "conflict"
+
+
+class Ended(Conflict):
+    """The job has ended already: 409."""
+
+
+class Gone(Problem):
+    """It was there, and is not kept any longer: 410."""
+
+    status, title, slug = 410, "Not kept any longer", "gone"
+
+
+class PreconditionFailed(Problem):
+    """There is another version than the caller wants: 412."""
+
+    status, title, slug = 412, "Precondition failed", "precondition-failed"
 
 
 class TooLarge(Problem):
@@ -122,10 +159,34 @@ class UnsupportedMediaType(Problem):
     status, title, slug = 415, "Unsupported media type", "unsupported-media-type"
 
 
+class HeadTooLarge(Problem):
+    """Request line and headers are over the limit: 431."""
+
+    status, title, slug = 431, "Request header fields too large", "head-too-large"
+
+
+class RangeNotSatisfiable(Problem):
+    """There is no such part: 416."""
+
+    status, title, slug = 416, "Range not satisfiable", "range-not-satisfiable"
+
+
 class ExpectationFailed(Problem):
     """The header Expect asks for something that is not done here: 417."""
 
     status, title, slug = 417, "Expectation failed", "expectation-failed"
+
+
+class NotImplementedHere(Problem):
+    """The method, or the coding of the body, is not known here: 501."""
+
+    status, title, slug = 501, "Not implemented", "not-implemented"
+
+
+class VersionNotSupported(Problem):
+    """The request is of a version of HTTP that is not spoken here: 505."""
+
+    status, title, slug = 505, "HTTP version not supported", "http-version-not-supported"
 
 
 class Misdirected(Problem):
@@ -156,6 +217,32 @@ class Unavailable(Problem):
 
     def __init__(self, detail: str, *, retry_after: int = 1, **kwargs: Any) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)}, **kwargs)
+
+
+class Lagging(Unavailable):
+    """What the instance has accepted is not in the store yet: 503 with ``Retry-After`` and the lag (seconds)."""
+
+    title, slug = "The journal of jobs lags behind", "journal-lags"
+
+    def __init__(self, detail: str, *, lag: float, retry_after: int = 1) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.lag = lag
+
+    def body(self) -> ProblemBody:
+        """Return the body that the caller gets, with the lag."""
+        return msgspec.structs.replace(super().body(), lag=self.lag)
+
+
+class StoreUnavailable(Unavailable):
+    """The store cannot be read just now: 503 with ``Retry-After``."""
+
+    title, slug = "The store of jobs is not available", "store-unavailable"
+
+
+class Overloaded(Unavailable):
+    """The server holds as much for its callers as it may: 503 with ``Retry-After``."""
+
+    title, slug = "The server is at its limit", "overloaded"
 
 
 class CallerUnknown(Unavailable):
@@ -189,11 +276,19 @@ _FROM_HTTP: dict[int, type[Problem]] = {
 }
 
 
-def from_http(exc: web.HTTPException, request: web.Request, max_body: int) -> Problem:
-    """Translate an error that aiohttp raised by itself (unknown path, wrong method, body over the limit)."""
+def from_http(exc: web.HTTPException, request: web.Request, max_body: int, meant: str = "") -> Problem:
+    """Translate an error that aiohttp raised by itself (unknown path, wrong method, body over the limit).
+
+    Args:
+        exc: the error.
+        request: that it is about.
+        max_body: for its text.
+        meant: the path that was probably meant, where there is nothing at the one that was asked for.
+    """
     cls = _FROM_HTTP.get(exc.status)
     if cls is NotFound:
-        return NotFound(f"There is nothing at {request.path}; /openapi.json lists every route.")
+        hint = f"did you mean {meant}?" if meant else "/openapi.json lists every route."
+        return NotFound(f"There is nothing at {request.path}; {hint}")
     if cls is MethodNotAllowed:
         allowed = exc.headers.get("Allow", "")
         return MethodNotAllowed(
@@ -206,11 +301,36 @@ def from_http(exc: web.HTTPException, request: web.Request, max_body: int) -> Pr
     return problem
 
 
+def encode(problem: Problem) -> bytes:
+    """Return the one body that every error of every route has."""
+    return msgspec.json.encode(problem.body()) + b"\n"
+
+
 def render(problem: Problem) -> web.Response:
     """Make the one response shape that every error of every route has."""
     return web.Response(
-        body=msgspec.json.encode(problem.body()) + b"\n",
+        body=encode(problem),
         status=problem.status,
         content_type=CONTENT_TYPE,
         headers=problem.headers,
     )
+
+
+def forgotten(problem: Problem) -> Problem:
+    """Return a problem without its traceback and context.
+
+    Those hold every variable of the calls that it came through, a whole body perhaps; and as they hold the variable of
+    the error itself too, all of it would stay until the garbage collector finds the circle.
+    """
+    problem.__context__ = problem.__cause__ = None
+    return problem.with_traceback(None)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text that has at most so many characters, and no lone surrogate; of a longer one beginning and end."""
+    if not text.isascii():
+        text = text.encode(errors="replace").decode()
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 5]} ... {text[-end:]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sidecar.jobspec import Counts
+from sidecar.counts import Counts
 from sidecar.model import Node
 
 

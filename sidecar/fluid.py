@@ -14,14 +14,28 @@ import mnemonicode
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _DIGIT = {char: value for value, char in enumerate(_ALPHABET)}
+#: RFC 19's digits of base 576.
+_EMOJI = (
+    "😃😄😁😆😅😂😉😊😍😘😚😋😜😝😏😒😌😔😪😷😵😲😳😨😰😥😢😭😱😖😣😞😓😩😫😤😡😠👿💀💩👹👺👻👽👾😺😸"
+    "😹😻😼😽🙀😿😾🙈🙉🙊💌💘💝💖💗💓💞💕💟💔💛💚💙💜💋💯💢💥💫💦💨💬💤👋👌👈👉👆👇👍👎👊👏🙌👐🙏💅💪"
+    "👂👃👀👅👄👶👦👧👱👨👩👴👵🙍🙎🙅🙆💁🙋🙇👮💂👷👸👳👲👰👼🎅💆💇🚶🏃💃👯🏂🏄🏊🛀👫💏💑👪👤👣🐵🐒🐶"
+    "🐩🐺🐱🐯🐴🐎🐮🐷🐗🐽🐑🐫🐘🐭🐹🐰🐻🐨🐼🐾🐔🐣🐤🐥🐦🐧🐸🐢🐍🐲🐳🐬🐟🐠🐡🐙🐚🐌🐛🐜🐝🐞💐🌸💮🌹🌺🌻"
+    "🌼🌷🌱🌴🌵🌾🌿🍀🍁🍂🍃🍄🍇🍈🍉🍊🍌🍍🍎🍏🍑🍒🍓🍅🍆🌽🌰🍞🍖🍗🍔🍟🍕🍳🍲🍱🍘🍙🍚🍛🍜🍝🍠🍢🍣🍤🍥🍡"
+    "🍦🍧🍨🍩🍪🎂🍰🍫🍬🍭🍮🍯🍵🍶🍷🍸🍹🍺🍻🍴🔪🌏🗾🌋🗻🏠🏡🏢🏣🏥🏦🏨🏩🏪🏫🏬🏭🏯🏰💒🗼🗽🌁🌃🌄🌅🌆🌇"
+    "🌉🎠🎡🎢💈🎪🚃🚄🚅🚇🚉🚌🚑🚒🚓🚕🚗🚙🚚🚲🚏🚨🚥🚧🚤🚢💺🚀🕛🕐🕑🕒🕓🕔🕕🕖🕗🕘🕙🕚🌑🌓🌔🌕🌙🌛🌟🌠"
+    "🌌🌀🌈🌂🔥💧🌊🎃🎄🎆🎇🎈🎉🎊🎋🎍🎎🎏🎐🎑🎀🎁🎫🏆🏀🏈🎾🎳🎣🎽🎿🎯🔫🎱🔮🎮🎰🎲🃏🀄🎴🎭🎨👓👔👕👖👗"
+    "👘👙👚👛👜👝🎒👞👟👠👡👢👑👒🎩🎓💄💍💎🔊📢📣🔔🎼🎵🎶🎤🎧📻🎷🎸🎹🎺🎻📱📲📞📟📠🔋🔌💻💽💾💿📀🎥🎬"
+    "📺📷📹📼🔍🔎💡🔦🏮📔📕📖📗📘📙📚📓📒📃📜📄📰📑🔖💰💴💵💸💳💹📧📨📩📤📥📦📫📪📮📝💼📁📂📅📆📇📈📉"
+    "📊📋📌📍📎📏📐🔒🔓🔏🔐🔑🔨💣🔧🔩🔗📡💉💊🚪🚽🚬🗿🏧🚹🚺🚻🚼🚾🚫🚭🔞🔃🔙🔚🔛🔜🔝🔯🔼🔽🎦📶📳📴💱💲"
+    "🔱📛🔰🔟🔠🔡🔢🔣🔤🆎🆑🆒🆓🆔🆕🆖🆗🆘🆙🆚🈁🈶🈯🉐🈹🈚🈲🉑🈸🈴🈳🈺🈵🔴🔵🔶🔷🔸🔹🔺🔻💠🔘🔳🔲🏁🚩🎌"
+)
+_EMOJI_DIGIT = {char: value for value, char in enumerate(_EMOJI)}
+_LONGEST = 200  # characters; words have fewer than 100
 _F58 = re.compile(rf"[ƒf]([{_ALPHABET}]{{1,12}})")
-_DOTHEX = re.compile(r"(?:job\.)?([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})")
-_WORDS = re.compile(r"[a-z]+(?:--?[a-z]+){1,8}")
+_DOTHEX = re.compile(r"([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})")
+_WORDS = re.compile(r"[a-z]+(?:-+[a-z]+){1,8}")
 
 MAX = 2**64 - 1
-
-#: The instant from which the embedded engine counts its ids: 2026-01-01T00:00:00Z, in Unix seconds.
-EMBEDDED_EPOCH = 1767225600
 
 
 @functools.lru_cache(maxsize=4096)
@@ -43,14 +57,14 @@ def kvs(fluid: int) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def parse(text: str) -> int:
-    """Read a FLUID in any spelling: decimal, ``ƒ``/``f`` F58, ``0x`` hex, dothex, KVS or words.
+    """Read a FLUID in any spelling that Flux reads: decimal, ``ƒ``/``f`` F58, ``0x`` hex, dothex, KVS, words or emoji.
 
     Raises:
         ValueError: the text is none of these, or larger than 64 bits.
     """
-    fluid = _parse(text)
+    fluid = _parse(text.removeprefix("job.")) if len(text) <= _LONGEST else None
     if fluid is None or not 0 <= fluid <= MAX:
-        raise ValueError(f"{text!r} is not a job id: use a decimal number, ƒ…, 0x…, dothex, job.… or words")
+        raise ValueError(f"{text!r} is not a job id: use a decimal number, ƒ…, 0x…, dothex, job.…, words or emoji")
     return fluid
 
 
@@ -59,16 +73,22 @@ def _parse(text: str) -> int | None:
         return int(text)
     if match := _DOTHEX.fullmatch(text):
         return int("".join(part.rjust(4, "0") for part in match.groups()), 16)
-    if _WORDS.fullmatch(text):
-        return _parse_words(text)
+    if _WORDS.fullmatch(lower := text.lower()):
+        return _parse_words(lower)
     if match := _F58.fullmatch(text):
-        value = 0
-        for char in match[1]:
-            value = value * 58 + _DIGIT[char]
-        return value
+        return _number(match[1], _DIGIT)
+    if text and _EMOJI_DIGIT.keys() >= set(text):
+        return _number(text, _EMOJI_DIGIT)
     if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", text):
         return int(text, 16)
     return None
+
+
+def _number(text: str, digits: dict[str, int]) -> int:
+    value = 0
+    for char in text:
+        value = value * len(digits) + digits[char]
+    return value
 
 
 def words(fluid: int) -> str:
@@ -77,21 +97,27 @@ def words(fluid: int) -> str:
 
 
 def _parse_words(text: str) -> int | None:
+    first, second = (parts := re.split("-+", text))[:3], parts[3:]
     try:
-        data = bytes(mnemonicode.mnparse(text))
+        data = bytes(mnemonicode.mnparse(f"{'-'.join(first)}--{'-'.join(second)}"))
     except (ValueError, KeyError):
         return None
     return int.from_bytes(data, "little") if len(data) == 8 else None
 
 
 class Generator:
-    """Makes FLUIDs for the embedded engine, unique over its restarts: the time part counts from a fixed epoch."""
+    """Makes FLUIDs for the embedded engine.
 
-    def __init__(self) -> None:
+    Args:
+        epoch: the instant from which the time part of the FLUIDs counts (Unix time in milliseconds).
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
         self._last = 0
 
     def __call__(self) -> int:
         """Return the next FLUID; later calls give larger numbers."""
-        now = int((time.time() - EMBEDDED_EPOCH) * 1000) << 24
+        now = max(0, int(time.time() * 1000) - self._epoch) << 24
         self._last = max(now, self._last + 1)
         return self._last

@@ -9,71 +9,56 @@ from __future__ import annotations
 import functools
 import os
 import pwd
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
-from sidecar import fluid, idset, jobspec
-from sidecar.model import Entry, Event, ExceptionInfo, Job, JobEvents, Result
-from sidecar.tally import Kind
+from sidecar import details, fluid, jobspec, untrusted
+from sidecar.model import Entry, Event, ExceptionInfo, Job, JobEvents, Result, Unset
+from sidecar.record import Record
+from sidecar.untrusted import Faults, Members
 
-_PENDING = ("NEW", "DEPEND", "PRIORITY", "SCHED")
-
-
-class Record(msgspec.Struct):
-    """A job, and what is needed to fold its next event."""
-
-    job: Job
-    jobspec: dict[str, Any]
-    nevents: int = 0
-    R: dict[str, Any] | None = None
-    fatal: bool = False
-    worst: ExceptionInfo | None = None
-    invalid: bool = False
-    counted: Kind | None = None
-    """What it was counted as last; None while it was not."""
-    written: tuple[str, bytes] = ("", b"")
-    """What the store holds of it that seldom changes: the text that is searched, and the jobspec."""
-
-    @property
-    def active(self) -> bool:
-        """Whether the job may still change."""
-        return self.job.state != "INACTIVE"
+_TYPE, _NOTE, _EVENT, _DEPENDENCY = 128, 4096, 256, 1024  # the most bytes of each
+_DEPENDENCIES = 16 * 1024
+_LEAST_SEVERE = 7
+_NO_STATUS = -1
+_HIGHEST_PRIORITY = 2**32 - 1
 
 
 def new(events: JobEvents) -> Record | None:
     """Start a record from a response that holds the submit event; None when it does not."""
     if not events.events or events.events[0].name != "submit":
         return None
-    first, spec = events.events[0], events.jobspec or {}
-    userid = int(first.context.get("userid", -1))
+    faults = Faults()
+    first, spec = Members(events.events[0].context, "submit", faults), events.jobspec or {}
+    userid = first.whole("userid", -1, high=_HIGHEST_PRIORITY)
     job = Job(
         id=events.id,
         f58id=fluid.f58(events.id),
         userid=userid,
         username=username(userid),
-        submitter=jobspec.submitter(spec),
-        urgency=int(first.context.get("urgency", 16)),
+        submitter=untrusted.text(jobspec.submitter(spec), details.NAME),
+        urgency=first.whole("urgency", 16, high=31),
         state="NEW",
         name="",
         command=[],
         cwd="",
         queue="",
-        t_submit=first.timestamp,
+        t_submit=untrusted.seconds(events.events[0].timestamp) or 0.0,
     )
-    record = Record(job, spec)
-    _from_jobspec(record)
+    record = Record(job, untrusted.encode(spec), key=jobspec.key(spec), faults=faults)
+    _guarded(record, "jobspec", lambda: details.from_jobspec(record, spec))
     return record
 
 
-def again(job: Job, spec: dict[str, Any], nevents: int, exceptions: Iterable[Mapping[str, Any]]) -> Record:
+def again(job: Job, spec: bytes, nevents: int, exceptions: Iterable[Mapping[str, Any]]) -> Record:
     """Make the record of a job anew from what the store keeps of it, to go on where it was left.
 
     Args:
         job: the job.
-        spec: its jobspec, with all updates so far.
+        spec: its jobspec as JSON, with all updates so far.
         nevents: how many entries its eventlog has.
         exceptions: the contexts of its exceptions, in their order.
     """
@@ -89,28 +74,44 @@ def extend(record: Record, events: JobEvents) -> list[Entry]:
     Returns:
         The entries of the job's eventlog among its events, each with the state that it led to.
     """
-    if events.R is not None:
-        record.R = events.R
-    return [entry for event in events.events if (entry := apply(record, event))]
+    for kind, detail in events.faults.items():
+        record.faults.note(kind, detail)
+    record.R = events.R or record.R
+    entries = [entry for event in events.events if (entry := apply(record, event))]
+    if record.job.t_run is not UNSET:
+        record.R = None  # it has told what it had to
+    return entries
 
 
 def apply(record: Record, event: Event) -> Entry | None:
-    """Fold one event. Unknown events count, and change nothing (RFC 18 lets anybody add some).
+    """Fold one event, whatever it holds. Unknown events count, and change nothing (RFC 18 allows for more).
 
     Returns:
         The event as an entry of the job's eventlog; None for what only the live journal tells (``annotations``).
     """
+    job = record.job
+    timestamp = untrusted.seconds(event.timestamp)
+    if timestamp is None:
+        record.faults.note("event.timestamp", f"expected seconds; got {untrusted.shown(event.timestamp)}")
+        event = msgspec.structs.replace(event, timestamp=job.t_submit)
     handler = _HANDLERS.get(event.name)
     if handler and (record.active or event.name in _AFTERWARDS):
-        handler(record, event)
+        _guarded(record, event.name, lambda: handler(record, event))
     if event.name == "annotations":
         return None
     record.nevents += 1
-    job = record.job
-    entry = Entry(event.timestamp, event.name, event.context, job.state)
+    entry = Entry(event.timestamp, untrusted.text(event.name, _EVENT), event.context, job.state)
     if not record.active:
         entry.result, entry.returncode = job.result, job.returncode
     return entry
+
+
+def _guarded(record: Record, what: str, work: Callable[[], None]) -> None:
+    """Do a part of the folding; where it fails, all the other parts count."""
+    try:
+        work()
+    except Exception as exc:  # a fault of ours, for some value that was not thought of: it must not cost other jobs
+        record.faults.note(what, f"cannot be folded: {type(exc).__name__}: {untrusted.text(str(exc), 200)}")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -149,7 +150,7 @@ def _to_priority(record: Record, timestamp: float) -> None:
 
 def _priority(record: Record, event: Event) -> None:
     job = record.job
-    job.priority = int(event.context.get("priority", 0))
+    job.priority = _of(record, event).whole("priority", 0, high=_HIGHEST_PRIORITY)
     if job.state == "PRIORITY":
         job.state = "SCHED"
         if job.t_sched is UNSET:
@@ -163,17 +164,17 @@ def _revert(record: Record, event: Event) -> None:
 
 
 def _urgency(record: Record, event: Event) -> None:
-    record.job.urgency = int(event.context.get("urgency", record.job.urgency))
+    record.job.urgency = _of(record, event).whole("urgency", record.job.urgency, high=31)
     _revert(record, event)
 
 
 def _alloc(record: Record, event: Event) -> None:
     record.job.state, record.job.t_run = "RUN", event.timestamp
-    annotations = event.context.get("annotations")
-    if annotations:
-        record.job.annotations = annotations
+    if event.context.get("annotations"):
+        details.annotate(record, event.context["annotations"])
     if record.R:
-        _from_r(record)
+        details.from_r(record, record.R)
+        record.R = None  # it has told what it had to: a second start would undo what was updated since
 
 
 def _exception(record: Record, event: Event) -> None:
@@ -183,9 +184,11 @@ def _exception(record: Record, event: Event) -> None:
 
 
 def _note_exception(record: Record, context: Mapping[str, Any]) -> None:
-    severity = int(context.get("severity", 0))
+    told = Members(context, "exception", record.faults)
+    # One that is no number ends nothing: where Flux saw a fatal one, the end of the job follows.
+    severity = told.whole("severity", 0, high=_LEAST_SEVERE, wrong=_LEAST_SEVERE)
     if record.worst is None or severity < int(record.worst.severity or 0):
-        record.worst = ExceptionInfo(True, severity, str(context.get("type", "")), str(context.get("note", "")))
+        record.worst = ExceptionInfo(True, severity, told.text("type", _TYPE), told.text("note", _NOTE))
     record.fatal = record.fatal or severity == 0
 
 
@@ -197,7 +200,8 @@ def _to_cleanup(record: Record, timestamp: float) -> None:
 
 
 def _finish(record: Record, event: Event) -> None:
-    record.job.waitstatus = int(event.context.get("status", 0))
+    status = _of(record, event).whole("status", 0, wrong=_NO_STATUS)
+    record.job.waitstatus = "" if status == _NO_STATUS else status
     _to_cleanup(record, event.timestamp)
 
 
@@ -223,46 +227,76 @@ def _result(record: Record) -> Result:
     return "CANCELED" if kind == "cancel" else "TIMEOUT" if kind == "timeout" else "FAILED"
 
 
-def _returncode(job: Job) -> int:
-    """As flux-jobs(1): the exit code, or minus the signal; -128 canceled and 1 failed before anything ran."""
+def _returncode(job: Job) -> int | Unset:
+    """As flux-jobs(1): the job's exit code, or minus a signal that ended its shell.
+
+    Before anything ran it is -128 of a job that was canceled, 1 of one that failed, and none of one that timed out.
+    """
     status = job.waitstatus
     if status == "":
-        return -128 if job.result == "CANCELED" else 1
+        return -128 if job.result == "CANCELED" else 1 if job.result == "FAILED" else ""
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 def _annotations(record: Record, event: Event) -> None:
-    record.job.annotations = event.context.get("annotations") or UNSET
+    details.annotate(record, event.context.get("annotations") or {})
 
 
 def _memo(record: Record, event: Event) -> None:
-    annotations = {} if record.job.annotations is UNSET else record.job.annotations
-    user = {**annotations.get("user", {}), **event.context}
-    annotations["user"] = {key: value for key, value in user.items() if value is not None}
-    record.job.annotations = annotations
+    known = {} if record.job.annotations is UNSET else record.job.annotations
+    details.annotate(record, _without_null(_merged(known, {"user": dict(event.context)})))
+
+
+def _merged(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a memo makes of earlier ones (RFC 21): objects are merged, on every level."""
+    merged = dict(known)
+    for name, value in more.items():
+        before = merged.get(name)
+        merged[name] = _merged(before if isinstance(before, dict) else {}, value) if isinstance(value, dict) else value
+    return merged
+
+
+def _without_null(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return annotations as job-list keeps them after a memo: null takes away, also what is left without members."""
+    found = {name: _without_null(value) if isinstance(value, dict) else value for name, value in known.items()}
+    return {name: value for name, value in found.items() if value is not None and value != {}}
 
 
 def _dependency_add(record: Record, event: Event) -> None:
     known = [] if record.job.dependencies is UNSET else record.job.dependencies
-    description = str(event.context.get("description", ""))
-    record.job.dependencies = known if description in known else [*known, description]
+    description = _of(record, event).text("description", _DEPENDENCY)
+    if description not in known:
+        if len(untrusted.encode([*known, description])) <= _DEPENDENCIES:
+            known = [*known, description]
+        else:
+            record.faults.note("dependency-add", f"more than the {_DEPENDENCIES} bytes of dependencies that are kept")
+    record.job.dependencies = known
 
 
 def _dependency_remove(record: Record, event: Event) -> None:
     if record.job.dependencies is not UNSET:
-        description = event.context.get("description")
+        description = _of(record, event).text("description", _DEPENDENCY)
         record.job.dependencies = [d for d in record.job.dependencies if d != description]
 
 
 def _jobspec_update(record: Record, event: Event) -> None:
-    jobspec.update(record.jobspec, event.context)
-    _from_jobspec(record)
+    spec = msgspec.json.decode(record.jobspec)
+    spec = spec if isinstance(spec, dict) else {}
+    for path in jobspec.update(spec, event.context):
+        record.faults.note("jobspec-update", f"{untrusted.shown(path)} has too many parts")
+    record.jobspec = untrusted.encode(spec)
+    details.from_jobspec(record, spec)
     _revert(record, event)
 
 
 def _resource_update(record: Record, event: Event) -> None:
     if "expiration" in event.context:
-        record.job.expiration = float(event.context["expiration"])
+        expiration = _of(record, event).seconds("expiration")
+        record.job.expiration = "" if expiration is None else expiration
+
+
+def _of(record: Record, event: Event) -> Members:
+    return Members(event.context, event.name, record.faults)
 
 
 _HANDLERS = {
@@ -286,45 +320,5 @@ _HANDLERS = {
 }
 
 
-#: What may still be told of a job that has ended.
+#: What may still happen to a job that has ended.
 _AFTERWARDS = frozenset({"annotations", "memo", "jobspec-update", "resource-update"})
-
-
-# --------------------------------------------------------------------------------------- jobspec and R to fields
-
-
-def _from_jobspec(record: Record) -> None:
-    job, spec = record.job, record.jobspec
-    system = jobspec.get(spec, "attributes.system") or {}
-    job.command = jobspec.command(spec)
-    job.name = str(jobspec.get(system, "job.name") or os.path.basename(job.command[0] if job.command else ""))
-    job.cwd = str(system.get("cwd") or "")
-    job.queue = str(system.get("queue") or "")
-    job.project = system.get("project", UNSET)
-    job.bank = system.get("bank", UNSET)
-    job.duration = float(system.get("duration") or 0)
-    want = jobspec.counts(spec)
-    if want:
-        job.ntasks = "" if want.tasks is None else want.tasks
-        job.nnodes = want.nodes or job.nnodes
-        if not want.exclusive and job.t_run is UNSET:
-            job.ncores = want.total_slots * want.cores
-
-
-def _from_r(record: Record) -> None:
-    """Ranks, nodes, cores and the end of the time limit, from R (RFC 20)."""
-    job, execution = record.job, (record.R or {}).get("execution", {})
-    ranks: set[int] = set()
-    cores = 0
-    for entry in execution.get("R_lite", []):
-        ids = idset.parse(str(entry["rank"]))
-        ranks.update(ids)
-        cores += len(ids) * len(idset.parse(str(entry.get("children", {}).get("core", ""))))
-    job.ranks = idset.encode(ranks, brackets=True)
-    job.nnodes, job.ncores = len(ranks), cores
-    job.nodelist = ",".join(execution.get("nodelist", []))
-    job.expiration = float(execution.get("expiration") or 0.0)
-    per_resource = jobspec.get(record.jobspec, "attributes.system.shell.options.per-resource") or {}
-    if job.ntasks == "" and isinstance(per_resource, dict):
-        unit = job.nnodes if per_resource.get("type") == "node" else cores
-        job.ntasks = unit * int(per_resource.get("count", 1))

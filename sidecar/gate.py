@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,14 @@ from sidecar.auth.peer import SocketUsers
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.tokens import TokenFile
 from sidecar.options import SettingsError, api_server, parse_list
+from sidecar.tasks import Supervised, Supervisor
 from sidecar.watch import Watch
 
 if TYPE_CHECKING:  # what is not asked for is not loaded: JWTs alone are ten megabytes
     from sidecar.auth.kubernetes import Kubernetes
     from sidecar.auth.login import Login
     from sidecar.auth.oidc import Oidc
+    from sidecar.auth.secret import TokenSecret
 
 log = structlog.get_logger("auth")
 
@@ -43,8 +45,10 @@ class Gate:
 
     def __init__(self, options: AccessOptions) -> None:
         self.watch = Watch()
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: Supervised | None = None
         self._remote: list[Kubernetes | Oidc] = []
+        self._secret: TokenSecret | None = None
+        self._reading: Supervised | None = None
         self.login = _login(options)
         self.guard = Guard(
             Authenticator(
@@ -52,9 +56,10 @@ class Gate:
             ),
             Sessions(60 * options.login_minutes),
             Origins(
-                hosts=[host.lower() for host in parse_list(options.allowed_hosts)],
+                hosts=[host.lower() for host in (*parse_list(options.allowed_hosts), options.host)],
                 pages=parse_list(options.allowed_origins),
                 proxies=parse_list(options.trusted_proxies),
+                strict=not options.authenticates,
             ),
             SocketUsers(os.getuid(), parse_scopes("--socket-users", options.socket_users)),
             certificate_scope=options.tls_client_scope if options.tls_client_ca else None,
@@ -74,6 +79,8 @@ class Gate:
             )  # before it is read: what is swapped meanwhile counts
             file = TokenFile(path)
             methods.append(file)
+            if options.tokens_secret:
+                self._secret = _secret(options, file, self._look_again)
         if self.login:
             methods.append(self.login)
         if options.oidc_issuer:
@@ -84,21 +91,41 @@ class Gate:
 
     def _tokens_changed(self, file: TokenFile) -> None:
         file.reload()
+        self._look_again()
+
+    def _look_again(self) -> None:
         self.guard.look_again()
 
-    def start(self) -> None:
-        """Begin to look after files, and after streams."""
-        self.watch.start()
-        self._watching = asyncio.create_task(self.guard.watch(), name="guard")
+    def start(self, tasks: Supervisor) -> None:
+        """Begin to watch files, and to check again the callers of requests that go on."""
+        self.watch.start(tasks)
+        self._watching = tasks.start(self.guard.watch, "guard", vital=True)
+        if self._secret:
+            self._reading = tasks.start(self._secret.run, "token secret", vital=True)
 
     async def close(self) -> None:
         """End what was begun."""
         await self.watch.close()
-        if self._watching:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        for task in (self._watching, self._reading):
+            if task:
+                await task.close()
+        if self._secret:
+            await self._secret.close()
         for method in self._remote:
             await method.close()
+
+
+def _secret(options: AccessOptions, file: TokenFile, changed: Callable[[], None]) -> TokenSecret:
+    from sidecar.apiserver import ApiServer
+    from sidecar.auth.secret import TokenSecret
+
+    return TokenSecret(
+        ApiServer(api_server(options.kubernetes_api), Path(options.kubernetes_credentials)),
+        namespace=options.kubernetes_namespace,
+        name=options.tokens_secret,
+        file=file,
+        changed=changed,
+    )
 
 
 def _login(options: AccessOptions) -> Login | None:

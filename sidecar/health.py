@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 import structlog
@@ -19,12 +19,15 @@ from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.lifecycle import Lifecycle
 from sidecar.store import Store, StoreError
+from sidecar.store.workers import Workers
+from sidecar.tasks import Record, Supervised, Supervisor
 
 log = structlog.get_logger("health")
 
 _PERIOD = 5.0  # seconds from the end of one try to the next
 _PATIENCE = 10.0
 _TICK = 0.25
+_LAGGING = 5.0  # seconds: from then on lists lack what is no news any more
 
 
 class Check(NamedTuple):
@@ -37,12 +40,15 @@ class Check(NamedTuple):
     """How long ago this was found out (seconds)."""
     took: float = 0.0
     """How long that took (seconds)."""
+    note: str = ""
+    """What else there is to say of a check that has not failed; empty when there is nothing."""
 
     def __str__(self) -> str:
         """As Kubernetes' own servers write it."""
         if self.problem:
             return f"[-]{self.name} failed ({self.age:.1f} s ago): {self.problem}"
-        return f"[+]{self.name} ok ({self.age:.1f} s ago, took {1000 * self.took:.1f} ms)"
+        note = f": {self.note}" if self.note else ""
+        return f"[+]{self.name} ok ({self.age:.1f} s ago, took {1000 * self.took:.1f} ms){note}"
 
 
 class Periodic:
@@ -117,38 +123,49 @@ class Health:
         feed: works, or not; has read the history, or not.
         store: can be written, or not.
         lifecycle: is stopping, or not.
+        tasks: all background tasks of the server.
         min_free: bytes that have to be free where the store is.
     """
 
-    def __init__(self, instance: Instance, feed: Feed, store: Store, lifecycle: Lifecycle, *, min_free: int) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        feed: Feed,
+        store: Store,
+        lifecycle: Lifecycle,
+        tasks: Supervisor,
+        *,
+        min_free: int,
+    ) -> None:
         self._instance = instance
         self._feed = feed
         self._store = store
         self._lifecycle = lifecycle
+        self._tasks = tasks
         self._min_free = min_free
         self.lag = LoopLag()
+        self._prober = Workers(1, "disk")
         self._periodic = [
             Periodic("store", store.probe, (StoreError,)),
             Periodic("disk", self._disk, (OSError, StoreError)),
         ]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._running: list[Supervised] = []
 
     def start(self) -> None:
-        """Begin to look."""
-        for work in (self.lag.run(), *(each.run() for each in self._periodic)):
-            self._tasks.append(asyncio.create_task(work, name="health"))
+        """Begin to check, in tasks of their own."""
+        for work in (self.lag.run, *(each.run for each in self._periodic)):
+            self._running.append(self._tasks.start(work, "health", vital=True))
 
     async def close(self) -> None:
-        """Look no more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End the tasks."""
+        await asyncio.gather(*(task.close() for task in self._running))
 
     def live(self) -> list[Check]:
         """Return what only a restart would mend."""
         return [
             Check("events", "" if self._feed.running else "Job events are no longer worked on."),
             Check("flux", self._instance.fault),
+            Check("tasks", _sentences(self._tasks.hopeless), note=_sentences(self._tasks)),
         ]
 
     def ready(self) -> list[Check]:
@@ -156,12 +173,16 @@ class Health:
         status, state = self._instance.status, self._lifecycle.state
         connected = status.connection == "ready"
         away = f"The instance is {status.connection}: {status.detail or 'no answer yet'}."
+        lag = self._feed.lag
         read = self._feed.caught_up or not connected  # before there is a connection that alone is to be told
+        *live, tasks = self.live()
         return [
-            *self.live(),
+            *live,
+            tasks._replace(problem=_sentences(self._tasks.dead)),
             Check("instance", "" if connected else away),
             Check("journal", "" if read else "The history of jobs is being read."),
             Check("stored", self._feed.problem),
+            Check("lag", f"What has happened to jobs is stored {lag:.1f} s late." if lag > _LAGGING else ""),
             Check("service", "" if state == "running" else f"The service is {state}."),
             *(each.look() for each in self._periodic),
         ]
@@ -171,9 +192,14 @@ class Health:
             found = os.statvfs(self._store.path.parent)
             return found.f_bavail * found.f_frsize
 
-        left = await asyncio.to_thread(free)
+        left = await self._prober.run(free)
         if left < self._min_free:
             raise StoreError(
                 f"{left >> 20} MiB are free at {self._store.path.parent}, less than {self._min_free >> 20} "
                 "(--min-free-disk)."
             )
+
+
+def _sentences(records: Iterable[Record]) -> str:
+    text = "; ".join(str(record) for record in records)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

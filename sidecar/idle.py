@@ -18,17 +18,11 @@ from sidecar.instance import HistoryBegin, Instance
 from sidecar.launchers import Launchers
 from sidecar.lifecycle import Lifecycle
 from sidecar.model import JobEvents
+from sidecar.tasks import Supervised, Supervisor
 
 log = structlog.get_logger("idle")
 
 _POLL = 0.2
-
-#: Who asks these says nothing of whether the instance is used: machines do, and people who wait for its end.
-NO_CALLS = frozenset(
-    (method, path)
-    for method in ("GET", "HEAD")
-    for path in ("/livez", "/readyz", "/metrics", "/metrics/users", "/v1/service")
-)
 
 
 class IdleStop:
@@ -64,19 +58,17 @@ class IdleStop:
         self._alone.set()
         self._last_use = time.monotonic()
         self._counting = False
-        self._task: asyncio.Task[None] | None = None
+        self._task: Supervised | None = None
 
-    def start(self) -> None:
-        """Begin to watch, where that is wanted."""
+    def start(self, tasks: Supervisor) -> None:
+        """Begin to watch, where that is wanted, in a task of its own."""
         if self.after is not None:
-            self._task = asyncio.create_task(self._watch(), name="idle")
-            self._task.add_done_callback(_report)
+            self._task = tasks.start(self._watch, "idle")
 
     async def close(self) -> None:
-        """Watch no longer."""
+        """End the task."""
         if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._task.close()
 
     @property
     def left(self) -> float | None:
@@ -94,8 +86,12 @@ class IdleStop:
 
     def push(self, item: HistoryBegin | JobEvents) -> None:
         """Take what the instance tells, and pass it on: also a job too short to be seen active was a use."""
-        self._used()
+        self.used()
         self._feed.push(item)
+
+    def interrupted(self) -> None:
+        """Pass on that the instance tells no more for now; see :class:`~sidecar.instance.base.Sink`."""
+        self._feed.interrupted()
 
     def __enter__(self) -> None:
         """Count a call as a use until it ends."""
@@ -104,11 +100,12 @@ class IdleStop:
 
     def __exit__(self, *_: object) -> None:
         self._callers -= 1
-        self._used()
+        self.used()
         if not self._callers:
             self._alone.set()
 
-    def _used(self) -> None:
+    def used(self) -> None:
+        """Count a use that is over already, as the beginning of a stream: a reader that only stays is none."""
         self._last_use = time.monotonic()
 
     def _busy(self) -> bool:
@@ -116,7 +113,7 @@ class IdleStop:
 
     def _stoppable(self) -> bool:
         """Whether a stop may begin: nobody has begun one, and it is known that no job is active."""
-        ready = self._instance.status.connection == "ready" and self._feed.caught_up
+        ready = self._instance.status.connection == "ready" and self._feed.unended.known
         return ready and self._lifecycle.state == "running"
 
     # --------------------------------------------------------------------------------------------- the watch
@@ -127,12 +124,12 @@ class IdleStop:
         if self._instance.ending == "foreign":
             log.warning("--idle-stop does nothing: another initial program runs in this instance")
             return
-        self._used()
+        self.used()
         self._counting = True
         while True:
             if self._busy():
                 await self._unused()
-                self._used()
+                self.used()
             elif left := self.left:
                 await asyncio.sleep(left)
             else:
@@ -146,6 +143,7 @@ class IdleStop:
             await self._alone.wait()
         elif self._stoppable():
             await self._feed.idle()
+            await asyncio.sleep(_POLL)  # whatever was waited for has ended: never a loop without a pause
         else:  # a stop is under way, or the instance is not there: neither tells when that is over
             await asyncio.sleep(_POLL)
 
@@ -154,10 +152,4 @@ class IdleStop:
             self._lifecycle.stop("drain", by="--idle-stop", reason=f"idle for {self._text}")
         except Conflict as exc:  # the broker is another one by now, with an initial program of its own
             log.warning("idle, and not stopped", reason=exc.detail)
-            self._used()
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """Say at once that the watch has failed: nobody waits for it, and somebody pays for what it does not stop."""
-    if not task.cancelled() and (exc := task.exception()):
-        log.error("--idle-stop works no longer", exc_info=exc)
+            self.used()

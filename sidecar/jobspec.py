@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from sidecar import members, shelloptions, untrusted
 from sidecar.errors import InvalidRequest
 from sidecar.model import Environment, JobRequest
 
@@ -25,23 +26,51 @@ STDIN_WRAPPER = ["/bin/sh", "-c", 'exec "$@" <"$FLUX_JOB_TMPDIR/stdin"', "sh"]
 _DEPENDENCY = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*):(.+)")
 _INVALID = "Invalid submit request"
 _OURS = "flux-sidecar"
+_JUDGED = ("queue", "cwd", "duration")  # of attributes.system; what else is, may be large
+_PER_RESOURCE = "shell.options.per-resource"
+LONGEST_KEY = 1024
+"""Characters of an idempotency key, and of the name of the caller whose it is."""
 _LONGEST_TEXT = 64 * 1024  # characters of a text that Python itself reads, word by word, while everybody waits
 
 
-class Counts(msgspec.Struct):
-    """What a jobspec asks for. ``nodes`` 0: any number; ``slots`` is the number in each node, or in all."""
+class Prepared(msgspec.Struct, frozen=True):
+    """A jobspec that is ready to be submitted. A job that waits is kept so: objects take many times as much memory."""
 
-    nodes: int
-    slots: int
-    cores: int
-    gpus: int
-    exclusive: bool
-    tasks: int | None
+    data: bytes
+    """Its JSON."""
+    outline: dict[str, Any]
+    """What is needed to judge whether the instance can run it: all but what may be large."""
 
     @property
-    def total_slots(self) -> int:
-        """Slots over all nodes."""
-        return self.slots * max(self.nodes, 1)
+    def weight(self) -> int:
+        """How many bytes it takes, about; also as objects, where these may be much more than its JSON."""
+        found = members.count(self.data)
+        return members.weight(self.data, found if found > members.MOST else 0)
+
+    def decoded(self) -> dict[str, Any]:
+        """Return the jobspec."""
+        return msgspec.json.decode(self.data, type=dict[str, Any])
+
+
+def prepared(jobspec: Mapping[str, Any]) -> Prepared:
+    """Make a jobspec ready to be submitted."""
+    (first,), system = jobspec["tasks"], jobspec["attributes"]["system"]
+    kept = {name: system[name] for name in _JUDGED if name in system}
+    per_resource = get(system, _PER_RESOURCE)
+    outline = {
+        "resources": jobspec["resources"],
+        "tasks": [{"count": first["count"]}],
+        "attributes": {"system": kept},
+    }
+    if system.get("dependencies"):
+        kept["dependencies"] = system["dependencies"][:1]
+    if per_resource is not None:
+        _set_path(kept, _PER_RESOURCE, per_resource)
+    return Prepared(msgspec.json.encode(jobspec), outline)
+
+
+#: A word that a shell takes for an operator, or that begins with one for a redirection.
+_OPERATOR = re.compile(r"(?<!\S)(?:\|\|?|&&?|;|\d?>>?(?:&\d)?|<<?)(?!\S)")
 
 
 def parse_command(command: str | list[str]) -> list[str]:
@@ -67,6 +96,21 @@ def parse_command(command: str | list[str]) -> list[str]:
     return words
 
 
+def without_shell(command: str | list[str]) -> str:
+    """Return a warning for a command whose words a shell would act on, and that is run without one; else nothing.
+
+    Args:
+        command: one that :func:`parse_command` has split without an error; a list is meant word by word.
+    """
+    if isinstance(command, list) or not _OPERATOR.search(command):
+        return ""
+    words = shlex.split(command)
+    found = next((word for word in words[1:] if _OPERATOR.fullmatch(word)), None)
+    if found is None:  # it is inside quotes
+        return ""
+    return f"command: {found!r} is passed to {words[0]} as an argument: no shell runs the command. Use sh -c '...'."
+
+
 def parse_envars(value: dict[str, str] | str | None) -> dict[str, str]:
     """Read ``envars``: an object, its JSON text, or what the PyPI client puts into a query (Python's ``repr``).
 
@@ -75,6 +119,7 @@ def parse_envars(value: dict[str, str] | str | None) -> dict[str, str]:
     """
     if not value:
         return {}
+    members.check("envars", _members(value), _INVALID)
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -88,42 +133,13 @@ def parse_envars(value: dict[str, str] | str | None) -> dict[str, str]:
     for name in value:
         if not name or "=" in name:
             raise InvalidRequest(f"envars: {name!r} is not a variable's name.", message=_INVALID)
+        if fault := untrusted.unusable(name) or untrusted.unusable(value[name]):  # it may have been text in a text
+            raise InvalidRequest(f"envars: {untrusted.shown(name)}: {fault}.", message=_INVALID)
     return value
 
 
-def parse_flags(value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """Read ``option_flags``: an object, or ``KEY=VALUE,KEY=VALUE``.
-
-    Raises:
-        InvalidRequest: a key with ``-o``, or one without a value.
-    """
-    if not value:
-        return {}
-    if isinstance(value, str):
-        flags: dict[str, Any] = {}
-        for part in filter(None, (part.strip() for part in value.split(","))):
-            key, equals, text = part.partition("=")
-            if not equals:
-                raise InvalidRequest(f"option_flags: {part!r} needs a value: KEY=VALUE.", message=_INVALID)
-            flags[key] = text
-        value = flags
-    errors = [f"Please provide keys without -o, {key} is invalid." for key in value if key.startswith("-o")]
-    errors += [f"option_flags: {key!r} is not the name of a shell option." for key in value if not _is_path(key)]
-    if errors:
-        raise InvalidRequest(" ".join(errors), errors=errors, message=_INVALID)
-    return {key: _scalar(text) if isinstance(text, str) else text for key, text in value.items()}
-
-
-def _is_path(key: str) -> bool:
-    return all(key.split("."))
-
-
-def _scalar(text: str) -> Any:
-    """Read an option's value as flux-submit(1) does: JSON where it is JSON, else the text."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+def _members(value: dict[str, str] | str) -> int:
+    return members.count(value.encode(errors="replace")) if isinstance(value, str) else len(value)
 
 
 def parse_dependencies(value: list[str] | str | None) -> list[dict[str, str]]:
@@ -132,6 +148,7 @@ def parse_dependencies(value: list[str] | str | None) -> list[dict[str, str]]:
     Raises:
         InvalidRequest: one is not of the form SCHEME:VALUE.
     """
+    members.check("dependencies", value.count(",") if isinstance(value, str) else len(value or ()), _INVALID)
     found = []
     for text in value.split(",") if isinstance(value, str) else value or []:
         match = _DEPENDENCY.fullmatch(text.strip())
@@ -156,8 +173,9 @@ def build(request: JobRequest, environment: Environment, default_flags: Mapping[
     options: dict[str, Any] = {}
     # Without this a task that reads its standard input waits for a `flux job attach` that never comes.
     _set_path(options, "input.stdin", {"type": "file", "path": "/dev/null"})
-    for key, value in {**default_flags, **parse_flags(request.option_flags)}.items():
+    for key, value in {**default_flags, **shelloptions.parse(request.option_flags)}.items():
         _set_path(options, key, value)
+    shelloptions.check(options)
     system: dict[str, Any] = {
         "duration": request.runtime or 0,
         "environment": {**environment.variables, **parse_envars(request.envars)},
@@ -213,10 +231,19 @@ def _set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     tree[last] = value
 
 
-def update(jobspec: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Apply the context of a jobspec-update event: dotted paths and their new values (RFC 21)."""
+def update(jobspec: dict[str, Any], changes: Mapping[str, Any]) -> list[str]:
+    """Apply the context of a jobspec-update event: dotted paths and their new values (RFC 21).
+
+    Returns:
+        The paths that were passed over, because they have more parts than any jobspec.
+    """
+    refused = []
     for path, value in changes.items():
-        _set_path(jobspec, path, value)
+        if path.count(".") < shelloptions.LONGEST_PATH:
+            _set_path(jobspec, path, value)
+        else:
+            refused.append(path)
+    return refused
 
 
 def get(jobspec: Mapping[str, Any], path: str, default: Any = None) -> Any:
@@ -230,17 +257,23 @@ def get(jobspec: Mapping[str, Any], path: str, default: Any = None) -> Any:
 
 
 def command(jobspec: Mapping[str, Any]) -> list[str]:
-    """Return the command as the user gave it, without the line that feeds it its stdin."""
-    try:
-        words = [str(word) for word in jobspec["tasks"][0]["command"]]
-    except (KeyError, IndexError, TypeError):
+    """Return the command as the user gave it, without the line that feeds it its stdin; empty where there is none."""
+    words = task(jobspec).get("command")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         return []
     return words[len(STDIN_WRAPPER) :] if words[: len(STDIN_WRAPPER)] == STDIN_WRAPPER else words
 
 
-def mark(jobspec: dict[str, Any], **ours: str) -> None:
+def task(jobspec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a jobspec says of its tasks, of which Flux takes one description; empty without it."""
+    tasks = jobspec.get("tasks")
+    return tasks[0] if isinstance(tasks, list) and tasks and isinstance(tasks[0], dict) else {}
+
+
+def mark(jobspec: dict[str, Any], **ours: str) -> dict[str, Any]:
     """Write what is ours of a job (``submitter``, ``key``, ``request``) where Flux's journal keeps it for us."""
     jobspec["attributes"].setdefault("user", {}).setdefault(_OURS, {}).update(ours)
+    return jobspec
 
 
 def submitter(jobspec: Mapping[str, Any]) -> str:
@@ -258,9 +291,12 @@ def scoped(key: str, submitter: str) -> str:
 def key(jobspec: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the idempotency key, scoped to its submitter, and digest that a jobspec carries; None without one."""
     found = get(jobspec, f"attributes.user.{_OURS}")
-    if not isinstance(found, dict) or not isinstance(found.get("key"), str):
+    if not isinstance(found, dict):
         return None
-    return scoped(found["key"], submitter(jobspec)), str(found.get("request", ""))
+    key, digest, whose = found.get("key"), found.get("request"), submitter(jobspec)
+    if not isinstance(key, str) or not isinstance(digest, str) or max(map(len, (key, digest, whose))) > LONGEST_KEY:
+        return None  # not one of ours
+    return scoped(key, whose), digest
 
 
 def without_environment(jobspec: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,40 +304,3 @@ def without_environment(jobspec: Mapping[str, Any]) -> dict[str, Any]:
     attributes = jobspec["attributes"]
     system = {name: value for name, value in attributes["system"].items() if name not in ("environment", "files")}
     return {**jobspec, "attributes": {**attributes, "system": system}}
-
-
-def counts(jobspec: Mapping[str, Any]) -> Counts | None:
-    """Return what a jobspec asks for, or None when it has a shape that only a scheduler can judge."""
-    nodes, slots, cores, gpus, exclusive = 0, 0, 0, 0, False
-    try:
-        (resource,) = jobspec["resources"]
-        if resource["type"] == "node":
-            nodes, exclusive = resource["count"], bool(resource.get("exclusive"))
-            (resource,) = resource["with"]
-        if resource["type"] != "slot":
-            return None
-        slots = resource["count"]
-        for child in resource["with"]:
-            if child["type"] == "core":
-                cores = child["count"]
-            elif child["type"] == "gpu":
-                gpus = child["count"]
-            else:
-                return None
-    except (KeyError, TypeError, ValueError):
-        return None
-    if not all(isinstance(number, int) for number in (nodes, slots, cores, gpus)):
-        return None
-    return Counts(nodes, slots, cores, gpus, exclusive, _tasks(jobspec, slots * max(nodes, 1), slots * cores, nodes))
-
-
-def _tasks(jobspec: Mapping[str, Any], slots: int, cores: int, nodes: int) -> int | None:
-    """The number of tasks; ``None`` until R says how many nodes or cores there are."""
-    per_resource = get(jobspec, "attributes.system.shell.options.per-resource") or {}
-    if isinstance(per_resource, dict) and (kind := per_resource.get("type")):
-        each = per_resource.get("count", 1)
-        if kind == "node":
-            return nodes * each if nodes else None
-        return cores * each if not nodes else None
-    total = get(jobspec["tasks"][0], "count.total")
-    return total if isinstance(total, int) else slots

@@ -18,13 +18,16 @@ from msgspec import Struct
 from sidecar.apiserver import ApiError, ApiServer
 from sidecar.errors import ClusterRefuses, ClusterUnavailable, Conflict, NotFound
 from sidecar.manifests import INDEX, Job, MiniCluster, Pod, Pods
+from sidecar.tasks import CLOSE_TIMEOUT
 
 T = TypeVar("T")
 log = structlog.get_logger("kubernetes")
 
 FLUX = "flux-framework.org"
 
+_LARGEST = 32 << 20  # bytes of an answer: the pods of a Job have some 10 KiB each, and there is no more than one a node
 _MAX_AGE = 1.0
+_ONE_POD = "Failed"  # of podReplacementPolicy
 _MERGE = "application/merge-patch+json"
 _EVENT_TIMEOUT = 2.0
 _LONGEST_NOTE = 1024  # of an Event's message
@@ -43,12 +46,13 @@ class Rule(NamedTuple):
 
 PODS = Rule("", "pods", "list")
 JOB = Rule("batch", "jobs", "get")
+JOB_CHANGE = Rule("batch", "jobs", "patch")
 MINICLUSTER = Rule(FLUX, "miniclusters", "get")
 SCALE = Rule(FLUX, "miniclusters/scale", "patch")
 EVENT = Rule("", "events", "create")
 
 #: Everything that a Role in the pod's namespace has to allow; each but PODS and JOB only for what it is named after.
-RULES = (PODS, JOB, MINICLUSTER, SCALE, EVENT)
+RULES = (PODS, JOB, JOB_CHANGE, MINICLUSTER, SCALE, EVENT)
 
 
 class View(NamedTuple):
@@ -76,13 +80,14 @@ class Cluster:
         self._job = job
         self._index = index
         self._view: View | None = None
+        self._looked = 0.0  # by the monotonic clock
         self._looking: asyncio.Task[View] | None = None
 
     async def close(self) -> None:
         """Close the connections to the API server."""
         if self._looking and not self._looking.done():
             self._looking.cancel()
-            await asyncio.wait([self._looking])
+            await asyncio.wait([self._looking], timeout=CLOSE_TIMEOUT)
         await self._server.close()
 
     async def look(self, *, again: bool = False) -> View:
@@ -95,7 +100,7 @@ class Cluster:
         """
         if again and self._looking:
             await asyncio.wait([self._looking])
-        elif self._view and time.time() - self._view.updated < _MAX_AGE:
+        elif self._view and time.monotonic() - self._looked < _MAX_AGE:
             return self._view
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
@@ -114,7 +119,7 @@ class Cluster:
             minicluster = await self._get(path, MINICLUSTER, MiniCluster)
         pods = await self._pods(selector)
         pods.sort(key=lambda pod: (pod.index or 0, pod.metadata.creation_timestamp or ""))
-        self._view = View(minicluster, job, pods, time.time())
+        self._view, self._looked = View(minicluster, job, pods, time.time()), time.monotonic()
         return self._view
 
     async def _own_job(self) -> str:
@@ -140,32 +145,46 @@ class Cluster:
         api = f"/apis/{FLUX}/v1alpha2/{self._in()}/miniclusters/{minicluster.metadata.name}/scale"
         await self._ask("PATCH", api, SCALE, {"spec": {"replicas": size}}, kind=_MERGE)
 
-    async def tell(self, reason: str, message: str) -> None:
+    async def wait_for_pods(self) -> None:
+        """Have the Job make another pod when the one before has ended, and not when it is told to go.
+
+        The operator's Job counts a pod that is deleted as failed at once, also one that will end with 0: a lead that is
+        deleted would be there twice, and its Job never Complete.
+
+        Raises:
+            NotFound, Conflict, ClusterRefuses, ClusterUnavailable: as :meth:`look` and :meth:`scale`.
+        """
+        job = (await self.look()).job
+        if job.spec.pod_replacement_policy != _ONE_POD:
+            path = f"/apis/batch/v1/{self._in()}/jobs/{job.metadata.name}"
+            await self._ask("PATCH", path, JOB_CHANGE, {"spec": {"podReplacementPolicy": _ONE_POD}}, kind=_MERGE)
+
+    async def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         """Leave an Event with the MiniCluster or the Job; takes at most two seconds and never fails."""
         try:
             async with asyncio.timeout(_EVENT_TIMEOUT):
-                await self._tell(reason, message)
+                await self._tell(reason, message, "Warning" if warning else "Normal")
         except (NotFound, Conflict, ClusterRefuses, ClusterUnavailable) as exc:
             log.warning("no Event was left", reason=exc.detail)
         except TimeoutError:
             log.warning("no Event was left", reason=f"the API server has not answered within {_EVENT_TIMEOUT:g} s")
 
-    async def _tell(self, reason: str, message: str) -> None:
+    async def _tell(self, reason: str, message: str, kind: str) -> None:
         view = self._view or await self.look()
-        about, kind, version = view.job.metadata, "Job", "batch/v1"
+        about, about_kind, version = view.job.metadata, "Job", "batch/v1"
         if view.minicluster:
-            about, kind, version = view.minicluster.metadata, "MiniCluster", f"{FLUX}/v1alpha2"
+            about, about_kind, version = view.minicluster.metadata, "MiniCluster", f"{FLUX}/v1alpha2"
         namespace, now = self._names(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         event = {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"generateName": f"{about.name}.", "namespace": namespace},
             "involvedObject": {
-                "apiVersion": version, "kind": kind, "name": about.name, "namespace": namespace, "uid": about.uid,
+                "apiVersion": version, "kind": about_kind, "name": about.name, "namespace": namespace, "uid": about.uid,
             },
             "reason": reason,
             "message": message[:_LONGEST_NOTE],
-            "type": "Normal",
+            "type": kind,
             "source": {"component": "flux-sidecar", "host": socket.gethostname()},
             "firstTimestamp": now,
             "lastTimestamp": now,
@@ -201,7 +220,7 @@ class Cluster:
     ) -> bytes:
         raw = None if body is None else msgspec.json.encode(body)
         try:
-            return await self._server.ask(method, path, raw, kind=kind, query=query)
+            return await self._server.ask(method, path, raw, kind=kind, query=query, most=_LARGEST)
         except ApiError as exc:
             self._fail(exc, rule, path)
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import structlog
 from msgspec import Meta, Struct
 
+from sidecar import leaving
 from sidecar.errors import Conflict, Problem, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.launchers import Launchers
 from sidecar.options import SettingsError
+from sidecar.place import Place
+from sidecar.tasks import CLOSE_TIMEOUT, Supervised, Supervisor
 
 log = structlog.get_logger("lifecycle")
 
@@ -29,7 +31,15 @@ State = Literal["running", "waiting", "draining", "stopping", "stopped"]
 
 _POLL = 0.2
 _FINISH_RESPONSES = 0.2
+_ABANDON = 5.0  # seconds: the end file may be on a file system that hangs
 _LAST_GRACE = 1.0  # for launchers, when the broker has gone or told us to
+_SIGNALLED_START = 15.0  # seconds that a stop by a signal waits for the instance to run
+_SECOND_SIGNAL = 1.0  # seconds in which a shutdown that has not been asked for can still be
+_SHUTDOWN_ASKED = 5.0  # seconds in which Flux has to take the request, where a signal has asked for the stop
+
+
+class ServerFailed(Exception):
+    """The server cannot go on, because of an error of its own."""
 
 
 class Service(Struct, omit_defaults=False):
@@ -42,6 +52,12 @@ class Service(Struct, omit_defaults=False):
     active_jobs: int
     held_jobs: Annotated[int, Meta(description="active jobs of urgency 0, which no drain ever sees end")]
     running_launchers: int
+    waits_for: Annotated[
+        str,
+        Meta(
+            description="what keeps the instance from running, such as a pod that cannot be scheduled; empty: nothing"
+        ),
+    ] = ""
 
 
 class Lifecycle:
@@ -51,8 +67,10 @@ class Lifecycle:
         instance: what is served.
         feed: tells how many jobs are active.
         launchers: ended before the instance.
+        tasks: runs the stop.
         stop_on_signal: whether SIGTERM and SIGINT stop the instance too, not the server alone.
-        tell: told the reason and the text when a stop begins; ends soon, and does not fail.
+        start_timeout: how long a stop waits for the instance to run before it ends the broker by a signal, in seconds.
+        place: where a stop is reported, and how a broker is ended that does not run yet.
     """
 
     def __init__(
@@ -60,26 +78,37 @@ class Lifecycle:
         instance: Instance,
         feed: Feed,
         launchers: Launchers,
+        tasks: Supervisor,
         *,
         stop_on_signal: bool,
-        tell: Callable[[str, str], Coroutine[Any, Any, None]] | None = None,
+        start_timeout: float,
+        place: Place,
     ) -> None:
         self._instance = instance
         self._feed = feed
         self._launchers = launchers
+        self._tasks = tasks
         self._stop_on_signal = stop_on_signal
-        self._tell = tell
-        self._telling: asyncio.Task[None] | None = None
+        self._start_timeout = start_timeout
+        self._place = place
+        self._telling: Supervised | None = None
         self.state: State = "running"
         self.over = False
         """Whether the instance ends with the server, or before it: not so when the server alone was told to go."""
         self._mode: Mode | None = None
         self._reason = ""
         self._deadline: float | None = None
+        self._drain_until: float | None = None
+        self._started = asyncio.Event()
+        self._shutdown_asked = asyncio.Event()
         self._now = asyncio.Event()
         self._leave = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._told_to_go = False
+        self._task: Supervised | None = None
+        self._failure = ""
+        self._signalled = False
+        self._hung_up = False
+        self.deadline: leaving.Deadline | None = None
+        """Bounds the whole end, from when this server begins to end what it runs."""
 
     # ------------------------------------------------------------------------------------------------- reading
 
@@ -93,6 +122,7 @@ class Lifecycle:
             active_jobs=self._feed.active,
             held_jobs=self._feed.held(),
             running_launchers=self._launchers.running,
+            waits_for=self._place.waits_for,
         )
 
     def require_running(self) -> None:
@@ -127,56 +157,109 @@ class Lifecycle:
             )
         if self._task is None:
             self._mode, self._reason = mode, reason
-            self._deadline = time.time() + timeout if mode == "drain" and timeout is not None else None
+            if mode == "drain" and timeout is not None:  # what is shown is the clock's time; it may be set meanwhile
+                self._deadline, self._drain_until = time.time() + timeout, time.monotonic() + timeout
             self.state = "draining" if mode == "drain" else "stopping"
             if not connected or self._instance.status.broker_state not in ("", "run"):
                 self.state = "waiting"
             log.info("stop", mode=mode, by=by, timeout=timeout, force=force, reason=reason)
-            if self._tell:
-                text = f"{by} asked to stop the instance (mode {mode}){': ' if reason else ''}{reason}"
-                self._telling = asyncio.create_task(self._tell("Stopping", text), name="event")
-            self._task = asyncio.create_task(self._stop(force), name="stop")
+            text = f"{by} asked to stop the instance (mode {mode}){': ' if reason else ''}{reason}"
+            self._telling = self._tasks.start(lambda: self._place.tell("Stopping", text), "event", on_death="note")
+            self._task = self._tasks.start(lambda: self._stop(force), "stop", on_death="note")
         if mode == "now":
             self._mode = "now"
             self._now.set()
 
     async def _stop(self, force: bool) -> None:
         try:
-            await self._instance_runs()
-            if self._instance.ending == "foreign" and not force:
-                raise Conflict("another initial program runs in this instance")
-            if not self._now.is_set():
-                self.state = "draining"
-                await self._drain()
-            self.state, self._deadline = "stopping", None
-            await self._launchers.close()
-            if self._instance.ending == "exit":
-                await asyncio.sleep(_FINISH_RESPONSES)  # whoever asked gets to read the answer
-            else:
-                await self._shut_down()
+            await self._started.wait()
+            if await self._instance_runs():
+                await self._stop_running(force)
             self.state = "stopped"
             self._end()
         except Problem as exc:
-            log.error("the stop failed; the service goes on", reason=exc.detail)
-            self.state, self._mode, self._reason, self._task = "running", None, exc.detail, None
-            self._now.clear()
+            log.error("the stop failed", reason=exc.detail, then="leave" if self._signalled else "go on")
+            self._stop_failed(exc.detail)
+        except Exception as exc:  # whatever it is, the next stop must be able to begin; the supervisor logs it
+            self._stop_failed(f"The stop failed: {type(exc).__name__}: {exc}")
+            raise
 
-    async def _instance_runs(self) -> None:
-        """Wait until the broker is in RUN: before that no shutdown can begin."""
+    async def _stop_running(self, force: bool) -> None:
+        if self._instance.ending == "foreign" and not force:
+            raise Conflict("another initial program runs in this instance")
+        if not self._now.is_set():
+            self.state = "draining"
+            await self._drain()
+        self.state, self._deadline = "stopping", None
+        if self._instance.ending == "exit":
+            self._begin_end()
+            # At once: one --kill-timeout is for both.
+            await asyncio.gather(self._launchers.close(), self._instance.end_jobs())
+            await asyncio.sleep(_FINISH_RESPONSES)  # for the answer to the request
+        else:
+            await self._launchers.close()
+            await self._shut_down()
+
+    def _begin_end(self) -> None:
+        if self.deadline:
+            self.deadline.begin()
+
+    def _stop_failed(self, reason: str) -> None:
+        self.state, self._mode, self._reason, self._task = "running", None, reason, None
+        self._deadline = self._drain_until = None
+        self._now.clear()
+        if self.deadline:
+            self.deadline.done()
+        if self._signalled:  # the instance cannot be stopped, but the server can
+            self._leave.set()
+
+    async def _instance_runs(self) -> bool:
+        """Wait until the broker is in RUN: before that no shutdown can begin.
+
+        Returns:
+            False when it has not come to run in time, and was ended by a signal.
+        """
+        begin, known = time.monotonic(), ""
         while True:
             try:
-                if await self._instance.broker_state() == "run":
-                    return
+                known = await self._instance.broker_state()
+                if known == "run" and self._instance.status.connection != "connecting":
+                    return True  # how it ends is known only when the connection is: an answer may come before that
             except Unavailable as exc:
                 log.debug("waiting for the instance", reason=exc.detail)
             self.state = "waiting"
+            if self._signalled and self._instance.status.connection == "connecting" and not self._instance.expected:
+                return False  # there is no broker that could be stopped
+            patience = min(self._start_timeout, _SIGNALLED_START) if self._signalled else self._start_timeout
+            if time.monotonic() - begin > patience:
+                await self._give_up_waiting(known, patience)
+                return False
             await asyncio.sleep(_POLL)
 
+    async def _give_up_waiting(self, known: str, waited: float) -> None:
+        """End a broker that does not come to run: the other brokers are not there, and may never come.
+
+        Raises:
+            Problem: it is there, and cannot be ended.
+        """
+        text = (
+            f"The instance has not come to run within {waited:g} s (state {known or 'unknown'}); its broker is ended."
+        )
+        log.warning("the stop does not wait any longer", reason=text)
+        self._telling = self._tasks.start(lambda: self._place.tell("StoppedBeforeRun", text), "event", on_death="note")
+        try:
+            async with asyncio.timeout(_ABANDON):
+                failed = await self._place.abandon(text)
+        except TimeoutError:
+            raise Unavailable(f"The broker could not be ended within {_ABANDON:g} s.") from None
+        if failed:
+            self.fail(text)
+
     async def _drain(self) -> None:
-        """Let launchers and jobs finish, until the deadline or until somebody says now."""
+        """Let launchers and jobs finish, until the deadline or until a stop `now`."""
         work = asyncio.create_task(self._finish_jobs())
         cut = asyncio.create_task(self._now.wait())
-        left = None if self._deadline is None else max(0.0, self._deadline - time.time())
+        left = None if self._drain_until is None else max(0.0, self._drain_until - time.monotonic())
         try:
             await asyncio.wait([work, cut], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -192,10 +275,16 @@ class Lifecycle:
         """Launchers first: until they have ended, the jobs that they submit belong to the work."""
         await self._launchers.idle()
         await self._instance.refuse_submits("the instance is draining")
-        await self._feed.idle()
+        await self._instance.drained()  # and not by the store, which may be stuck
+        await self._feed.stored()
 
     async def _shut_down(self) -> None:
-        await self._instance.shutdown()
+        try:
+            async with asyncio.timeout(_SHUTDOWN_ASKED if self._signalled else None):
+                await self._instance.shutdown()
+        except TimeoutError:
+            raise Unavailable(f"Flux has not taken the shutdown within {_SHUTDOWN_ASKED:g} s.") from None
+        self._shutdown_asked.set()
         gone = asyncio.create_task(self._instance.gone.wait())
         while not gone.done():
             await asyncio.wait([gone], timeout=_POLL)
@@ -209,43 +298,80 @@ class Lifecycle:
 
     # ------------------------------------------------------------------------------------------------- leaving
 
-    async def run(self) -> None:
-        """Return when the server is to leave: stopped, told to by a signal, or left by the broker.
+    def take_signals(self) -> None:
+        """Handle signals from now on, and first those that have arrived before."""
+        leaving.handle_signals(asyncio.get_running_loop(), self._on_signal, self._exit)
 
-        Raises:
-            SettingsError: the instance is somebody else's.
-        """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop_signal, number)
-        # The broker sends SIGHUP to its initial program when it is shut down: what we exit with no longer counts.
-        loop.add_signal_handler(signal.SIGHUP, self._end)
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            # The broker sends it to its initial program when it is shut down: what we exit with no longer counts. A
+            # terminal that closes sends it too, and twice: beside a broker that lives the instance is not over.
+            self._hung_up = True
+            self.over = self.over or self._instance.ending == "exit"
+            self._leave.set()
+        else:
+            self._on_stop_signal(number)
+
+    def started(self) -> None:
+        """Note that all parts of the server have been started: a stop can go on."""
+        self._started.set()
+
+    async def left(self) -> None:
+        """Return when the server is to leave: stopped, signalled, or left by the broker."""
         gone = asyncio.create_task(self._instance.gone.wait())
         leave = asyncio.create_task(self._leave.wait())
-        await asyncio.wait([gone, leave], return_when=asyncio.FIRST_COMPLETED)
-        self.over = self.over or (gone.done() and not self._instance.refusal)
-        log.info("leaving", instance="gone" if gone.done() else self.state)
-        for task in (gone, leave, self._task):
-            if task:
-                task.cancel()
-        self.state = "stopped"
-        await self._launchers.close(_LAST_GRACE)
-        if self._telling:
-            await self._telling
+        try:
+            await asyncio.wait([gone, leave], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            leave.cancel()
+
+    async def run(self) -> None:
+        """Wait until the server is to leave, and prepare for it.
+
+        Raises:
+            SettingsError: the instance belongs to another user.
+            ServerFailed: something has died without which the server cannot go on.
+        """
+        await self.left()
+        gone = self._instance.gone.is_set()
+        self.over = self.over or (gone and not self._instance.refusal)
+        log.info("leaving", instance="gone" if gone else self.state)
+        self._begin_end()
+        await asyncio.gather(self._end_work(), self._told())
+        if self._failure:
+            raise ServerFailed(self._failure)
         if self._instance.refusal:
             raise SettingsError(f"The instance cannot be served: {self._instance.refusal}.")
 
+    async def _end_work(self) -> None:
+        if self._task:
+            await self._task.close()
+        self.state = "stopped"
+        await self._launchers.close(_LAST_GRACE)
+
+    async def _told(self) -> None:
+        """Give what is told of a stop a moment to be sent."""
+        if self._telling:
+            await asyncio.wait([self._telling.task], timeout=CLOSE_TIMEOUT)
+            await self._telling.close()
+
     async def linger(self, seconds: float) -> None:
-        """Stay after a stop, until told to go: nobody is to think that this server has failed."""
-        if self._task is None or self._told_to_go or not self.over:
+        """Stay after a stop, until a signal: kubelet must not take the server for one that has failed."""
+        if self._task is None or self._signalled or not self.over:
             return
-        told = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, told.set)
+        signalled = asyncio.Event()
+        leaving.handle_signals(asyncio.get_running_loop(), lambda _: signalled.set(), self._exit)
         try:
-            await asyncio.wait_for(told.wait(), seconds)
+            await asyncio.wait_for(signalled.wait(), seconds)
         except TimeoutError:
-            log.info("nobody has told this server to go: it leaves")
+            log.info("no signal has come: the server leaves")
+
+    def fail(self, cause: str) -> None:
+        """Leave with a failure: the server cannot go on, and a new one may."""
+        log.error("the server ends", cause=cause)
+        self._failure = self._failure or cause
+        self._leave.set()
 
     def _end(self) -> None:
         self.over = True
@@ -253,10 +379,50 @@ class Lifecycle:
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         log.info("signal", signal=number.name)
-        self._told_to_go = True
+        if self._signalled or self._hung_up:
+            self._end_at_once()
+            return
+        self._signalled = True
+        if not self._started.is_set():  # a start that hangs must not hold up the end
+            asyncio.get_running_loop().call_later(_SIGNALLED_START, self._leave_unless_started)
         again = self._task is not None and self._now.is_set()
-        ready = self._instance.status.connection == "ready"
-        if again or not ready or not self._stop_on_signal or self._instance.ending == "foreign":
-            self._leave.set()  # at once, and the instance goes on
+        connection, ending = self._instance.status.connection, self._instance.ending
+        # Before there is a connection it is not known whether there is another initial program.
+        unknown = connection == "connecting" and ending != "exit" and self._instance.expected
+        stoppable = unknown or (connection == "ready" and ending != "foreign" and self._started.is_set())
+        if again or not stoppable or not self._stop_on_signal:
+            self._leave.set()  # at once, and the instance goes on, unless it ends with its initial program
         else:
             self.stop("now", by=number.name, reason=f"signal {number.name}")
+
+    def _leave_unless_started(self) -> None:
+        if not self._started.is_set():
+            self._leave.set()
+
+    def _end_at_once(self) -> None:
+        """End the process at a second signal, with nothing left of what it has started.
+
+        A shutdown that was begun and has not been sent to Flux yet still is, if Flux takes it within a second.
+        """
+        unsent = self._task is not None and self._instance.ending == "shutdown" and not self._shutdown_asked.is_set()
+        if not unsent or self._leave.is_set():
+            self._exit()
+            return
+        log.warning("a second signal: the process ends when Flux has been asked to shut down", within=_SECOND_SIGNAL)
+        asyncio.get_running_loop().call_later(_SECOND_SIGNAL, self._exit)
+        asked = asyncio.ensure_future(self._shutdown_asked.wait())
+        asked.add_done_callback(lambda _: self._exit())
+
+    def _exit(self) -> None:
+        try:
+            log.warning("the process ends at once", state=self.state)
+            self.kill()
+        finally:
+            leaving.end_now(0)
+
+    def kill(self) -> None:
+        """End at once what runs in this process's care, without waiting for it; in any thread."""
+        try:
+            self._instance.kill()
+        finally:
+            self._launchers.kill()

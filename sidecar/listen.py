@@ -5,28 +5,31 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-import resource
 import socket
-from asyncio.sslproto import SSLProtocol
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
+import structlog
 from aiohttp import web
 
+from sidecar.accept import Acceptor
 from sidecar.auth.limits import place, read_address
 from sidecar.auth.peer import is_unix
+from sidecar.clock import Timer
+from sidecar.connection import Handler, Patience, Plain, Secured, Unsent, bounded, raw_answer
+from sidecar.errors import Overloaded
 from sidecar.options import SettingsError
 from sidecar.tls import Tls
 
-_FULL = (
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n"
-    "Retry-After: 1\r\nConnection: close\r\n\r\n{text}"
-)
-_FULL_TEXT = "Too many connections (--max-connections).\n"
-_SHARE = 4  # one address may have this part of all connections
+log = structlog.get_logger("server")
+
+_FULL = Overloaded("Too many connections (--max-connections).")
+_SHARE = 4  # one address may have this part of all connections, and of all bytes that wait to be sent
+_LOOK = 1.0  # seconds from one look at what waits to be sent to the next
 _PROBE_TIMEOUT = 1.0  # seconds; a server whose backlog is full has not gone
+_LONGEST_PATH = 107  # bytes of a Unix socket's path, as the kernel has it
 
 
 class Door:
@@ -34,18 +37,21 @@ class Door:
 
     Args:
         most: how many connections there may be.
-        timeout: seconds that a new one may take, its handshake included, until the head of its first request is there.
+        patience: how long their peers may take for what.
+        unsent: how many bytes may wait to be sent to all of them.
         proxies: networks of proxies: all their callers come from one address.
     """
 
-    def __init__(self, most: int, timeout: float, proxies: Iterable[str] = ()) -> None:
-        self._most = most
-        self._most_of_one = max(1, most // _SHARE)
-        self._timeout = timeout
+    def __init__(self, most: int, patience: Patience, unsent: int, proxies: Iterable[str] = ()) -> None:
+        self.most = most
+        self._patience = patience
+        self._most_unsent = unsent
         self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies]
         self._server: web.Server | None = None
         self._places: Counter[str] = Counter()
-        self._silent: dict[object, asyncio.TimerHandle] = {}
+        self._silent: dict[object, Timer] = {}
+        self._unsent: dict[Unsent, str] = {}
+        self._relief: Timer | None = None
 
     @property
     def connections(self) -> int:
@@ -60,6 +66,7 @@ class Door:
     def open(self, server: web.Server) -> None:
         """Let connections in, to this server."""
         self._server = server
+        self._relief = self._patience.clock.call_later(_LOOK, self._relieve)
 
     def factory(self, tls: Tls | None = None) -> Callable[[], asyncio.Protocol]:
         """Return what makes the protocol of a new connection (asyncio's protocol factory)."""
@@ -68,22 +75,28 @@ class Door:
     def arrived(self, tls: Tls | None, transport: asyncio.Transport) -> None:
         """Let a connection in, or turn it away."""
         assert self._server is not None  # noqa: S101 - it was opened before anything listens
-        if transport.get_extra_info("peername") is None:  # whoever has broken it off already is nobody's to count
+        if transport.get_extra_info("peername") is None:  # broken off already: there is no address to count it with
             transport.abort()
             return
         where = self._place(transport)
-        if self.connections >= self._most or (where and self._places[where] >= self._most_of_one):
+        if self.connections >= self.most or (where and self._places[where] >= max(1, self.most // _SHARE)):
             if tls is None:
-                transport.write(_FULL.format(length=len(_FULL_TEXT), text=_FULL_TEXT).encode())
+                transport.write(raw_answer(_FULL))
                 transport.close()
             else:
                 transport.abort()  # to say why takes a handshake, and that is what there is no room for
             return
-        handler = self._server()
-        left = functools.partial(self._left, handler, where)
-        protocol = _Plain(handler, left) if tls is None else _Secured(handler, left, tls, self._timeout)
+        bounded(transport)
+        unsent = Unsent(transport, self._patience)
+        left = functools.partial(self._left, unsent, where)
+        protocol: asyncio.Protocol
+        if tls is None:
+            protocol = Plain(self._server, unsent, self._heard, left)
+        else:
+            protocol = Secured(Handler(self._server, unsent, self._heard), left, tls, self._patience)  # type: ignore[assignment] # typeshed: a BufferedProtocol
         self._places[where] += 1
-        self._silent[handler] = asyncio.get_running_loop().call_later(self._timeout, transport.abort)
+        self._unsent[unsent] = where
+        self._silent[unsent] = self._patience.clock.call_later(self._patience.head, transport.abort)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
@@ -100,32 +113,54 @@ class Door:
             return ""
         return place(text)
 
-    def _left(self, handler: object, where: str) -> None:
-        self._forget(handler)
+    def _left(self, unsent: Unsent, where: str) -> None:
+        self._forget(unsent)
+        del self._unsent[unsent]
         self._places[where] -= 1
         if not self._places[where]:
             del self._places[where]
 
-    def _forget(self, handler: object) -> None:
-        if timer := self._silent.pop(handler, None):
+    def _forget(self, unsent: Unsent) -> None:
+        if timer := self._silent.pop(unsent, None):
             timer.cancel()
 
-    def heard(self, request: web.Request) -> None:
+    def _heard(self, handler: Handler) -> None:
         """Note that a connection has sent a request; from then on it is aiohttp that ends it when it says nothing."""
-        self._forget(request.protocol)
+        self._forget(handler.unsent)
+
+    def _relieve(self) -> None:
+        """Cut connections off, those first that wait for most, while too many bytes wait to be sent."""
+        sizes = sorted(((unsent.size, unsent) for unsent in self._unsent), key=lambda each: each[0], reverse=True)
+        total = sum(size for size, _ in sizes)
+        places: Counter[str] = Counter()
+        for size, unsent in sizes:
+            if not size:
+                break
+            places[self._unsent[unsent]] += size
+        for size, unsent in sizes:
+            where = self._unsent[unsent]
+            too_much = where and places[where] > self._most_unsent // _SHARE
+            if not size or not (too_much or total > self._most_unsent):
+                continue
+            total -= size
+            places[where] -= size
+            unsent.cut_off("too much waits to be read")
+        self._relief = self._patience.clock.call_later(_LOOK, self._relieve)
 
     def close(self) -> None:
         """Forget all timers."""
         for timer in self._silent.values():
             timer.cancel()
         self._silent.clear()
+        if self._relief is not None:
+            self._relief.cancel()
 
 
 class _Arrival(asyncio.Protocol):
     """A connection that has just come in: from here on it is known where from.
 
-    TLS is put on behind this, and not by asyncio's server: that one tells the application of a connection when the
-    handshake is done, and never of one that fails in it: who opens connections and says nothing would not be counted.
+    TLS is put on behind this, and not by asyncio's server: that one says nothing of a connection that fails in its
+    handshake, and connections that are opened and say nothing would not be counted.
     """
 
     def __init__(self, arrived: Callable[[asyncio.Transport], None]) -> None:
@@ -135,61 +170,37 @@ class _Arrival(asyncio.Protocol):
         self._arrived(cast(asyncio.Transport, transport))
 
 
-class _Plain(asyncio.Protocol):
-    """A connection without TLS."""
+class _Site(web.BaseSite):
+    """What both kinds of sites have in common."""
 
-    def __init__(self, handler: web.RequestHandler, left: Callable[[], None]) -> None:
-        self._handler = handler
-        self._left = left
+    _acceptor: Acceptor | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._handler.connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._handler.data_received(data)
-
-    def eof_received(self) -> None:
-        self._handler.eof_received()
-
-    def pause_writing(self) -> None:
-        self._handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._handler.resume_writing()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._left()
-        self._handler.connection_lost(exc)
+    async def stop(self) -> None:
+        """Listen no more."""
+        if self._acceptor is not None:
+            self._acceptor.close()
+        await super().stop()
 
 
-class _Secured(SSLProtocol):
-    """A connection with TLS; this, and not the handler, is told of its end also when the handshake was not done."""
+class Port(_Site):
+    """A TCP port, with TLS or without.
 
-    def __init__(self, handler: web.RequestHandler, left: Callable[[], None], tls: Tls, timeout: float) -> None:
-        super().__init__(
-            asyncio.get_running_loop(),
-            handler,
-            tls.context,
-            None,  # type: ignore[arg-type] # nobody waits for the handshake
-            server_side=True,
-            ssl_handshake_timeout=timeout,  # type: ignore[arg-type] # seconds, of any kind
-        )
-        self._left = left
+    Args:
+        runner: of the application.
+        door: lets connections in.
+        address: host and port; port 0 takes a free one.
+        tls: None for plain HTTP.
+        option: which option names the port, for errors.
+    """
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._left()
-        super().connection_lost(exc)
-
-
-class Port(web.BaseSite):
-    """A TCP port, with TLS or without."""
-
-    def __init__(self, runner: web.AppRunner, door: Door, host: str, port: int, tls: Tls | None) -> None:
+    def __init__(
+        self, runner: web.AppRunner, door: Door, address: tuple[str, int], tls: Tls | None, option: str = "--port"
+    ) -> None:
         super().__init__(runner)
         self._door = door
-        self._host = host
-        self._port = port
+        self._host, self._port = address
         self._tls = tls
+        self._option = option
 
     @property
     def name(self) -> str:
@@ -198,15 +209,28 @@ class Port(web.BaseSite):
         return f"{scheme}://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
 
     async def start(self) -> None:
-        """Listen."""
+        """Listen.
+
+        Raises:
+            SettingsError: the address cannot be listened on.
+        """
         await super().start()
-        self._server = await asyncio.get_running_loop().create_server(
-            self._door.factory(self._tls), self._host, self._port, backlog=self._backlog
-        )
-        self._host, self._port = self._server.sockets[0].getsockname()[:2]
+        loop = asyncio.get_running_loop()
+        try:
+            # It binds, by asyncio's rules for names with several addresses; this server accepts by itself.
+            bound = await loop.create_server(asyncio.Protocol, self._host, self._port, start_serving=False)
+        except OSError as exc:
+            raise SettingsError(
+                f"{self._option}: cannot listen on {self._host} port {self._port}: {exc.strerror or exc}. "
+                f"Choose another {self._option}, or another --host."
+            ) from None
+        sockets = [each.dup() for each in bound.sockets]
+        bound.close()
+        self._acceptor = Acceptor(sockets, self._door.factory(self._tls), self._backlog)
+        self._host, self._port = sockets[0].getsockname()[:2]
 
 
-class Socket(web.BaseSite):
+class Socket(_Site):
     """A Unix socket; whether others than its owner reach it is a matter of its mode."""
 
     def __init__(self, runner: web.AppRunner, door: Door, path: Path, mode: int) -> None:
@@ -222,18 +246,30 @@ class Socket(web.BaseSite):
         return f"unix://{self._path}"
 
     async def start(self) -> None:
-        """Listen."""
+        """Listen.
+
+        Raises:
+            SettingsError: the path cannot be a socket's, or another server listens there.
+        """
         await super().start()
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _remove_stale(self._path)
+        if len(bytes(self._path)) > _LONGEST_PATH:
+            raise SettingsError(
+                f"--socket {self._path}: the path has {len(bytes(self._path))} bytes, and a socket's may have "
+                f"{_LONGEST_PATH}. Choose a shorter one."
+            )
         listening = socket.socket(socket.AF_UNIX)
         try:
+            if not self._path.parent.is_dir():
+                log.warning("the directory of --socket did not exist and was made", directory=str(self._path.parent))
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_stale(self._path)
             listening.bind(str(self._path))
-            self._path.chmod(self._mode)  # until it listens nobody comes in, whatever the mode was
+            self._path.chmod(self._mode)  # until it listens no connection comes in, whatever the mode was
             self._file = _file(self._path)
-            self._server = await asyncio.get_running_loop().create_unix_server(
-                self._door.factory(), sock=listening, backlog=self._backlog
-            )
+            self._acceptor = Acceptor([listening], self._door.factory(), self._backlog)
+        except OSError as exc:
+            listening.close()
+            raise SettingsError(f"--socket {self._path}: {exc.strerror or exc}. Choose another path.") from None
         except BaseException:
             listening.close()
             raise
@@ -271,9 +307,3 @@ def _remove_stale(path: Path) -> None:
         except OSError as exc:  # a server too that is too busy to answer; nobody else's socket is taken away
             raise SettingsError(f"--socket {path}: it is there, and cannot be asked who listens: {exc}.") from None
     raise SettingsError(f"--socket {path}: another server listens there.")
-
-
-def allow_many_files() -> None:
-    """Let this process have as many open files as it may: each connection is one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -7,20 +7,39 @@ own, and never a secret: of an address the path alone is written, as it was sent
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import reprlib
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
+from sidecar.auth.limits import place
+from sidecar.errors import shortened
+from sidecar.log_budget import ALL, JOBS, SAME, STRANGER, STRANGERS, LogBudget, Rate
+from sidecar.log_writer import STDERR, LogWriter
 from sidecar.settings import Settings
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+BUDGET = LogBudget()
+"""Of all lines of this process."""
+
+_LEFT_OUT = "lines of the log were left out: there were too many, or they could not be written"
+_KINDS = frozenset({"request", "audit", "job"})
+_HIDDEN = re.compile(r"[^ -~]")
+_REFUSED = frozenset({401, 403, 421, 429})
+_WORSE = frozenset({"warning", "error", "critical", "exception"})
+_EVENT = 100  # characters by which one warning is told from another
+_TEXT = 1000  # characters of a value
+_EXCEPTION = 8000
 
 Fields = MutableMapping[str, Any]
 
@@ -31,6 +50,8 @@ class Origin(NamedTuple):
     request_id: str
     trace_id: str = ""
     span_id: str = ""
+    stranger: str = ""
+    """Address of a request that is not let in yet; empty when it is."""
 
 
 ORIGIN: ContextVar[Origin | None] = ContextVar("origin", default=None)
@@ -52,8 +73,10 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
+            _spend,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _shorten,
             _add_origin,
             *_renderers(settings.log_format),
         ],
@@ -67,31 +90,105 @@ def configure(settings: Settings) -> None:
 def _renderers(form: str) -> list[Any]:
     if form == "json":
         return [structlog.processors.JSONRenderer(serializer=_json)]
-    return [_on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)]
+    return [_without_empty, _on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)]
 
 
 def _json(fields: Fields, **_: Any) -> str:
-    return msgspec.json.encode(fields, enc_hook=repr).decode()
+    try:
+        text = msgspec.json.encode(fields, enc_hook=repr).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError):  # a lone surrogate, a key that is no text, depth
+        text = json.dumps({n: v if isinstance(v, str | int | None) else reprlib.repr(v) for n, v in fields.items()})
+    return text if text.isprintable() else _HIDDEN.sub(_escaped, text)
+
+
+def line(level: str, event: str, **fields: Any) -> str:
+    """Return a line as JSON, where nothing is configured yet."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return _json({**fields, "event": event, "level": level, "timestamp": now})
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Write a character that moves a terminal's cursor, or changes the order of others, as JSON may write each."""
+    return json.dumps(match[0])[1:-1] if not match[0].isprintable() else match[0]
 
 
 def _add_origin(_: Any, __: str, fields: Fields) -> Fields:
-    if found := ORIGIN.get():
+    if (found := ORIGIN.get()) and found.request_id:
         fields.setdefault("request_id", found.request_id)
         if found.trace_id:
             fields["trace_id"], fields["span_id"] = found.trace_id, found.span_id
     return fields
 
 
+def _without_empty(_: Any, __: str, fields: Fields) -> Fields:
+    """Leave out what is empty: to a person ``caller=`` says nothing."""
+    return {name: value for name, value in fields.items() if value != "" or name == "event"}
+
+
 def _on_one_line(_: Any, __: str, fields: Fields) -> Fields:
-    """Show what would begin a new line, or move a terminal's cursor, as Python would; a traceback is ours."""
+    """Show what would begin a new line, or move a terminal's cursor, as Python would; a traceback is indented."""
     for name, value in fields.items():
-        if isinstance(value, str) and name != "exception" and not value.isprintable():
-            fields[name] = repr(value)
+        if isinstance(value, str) and not value.isprintable():
+            lines = value.split("\n") if name == "exception" else ()
+            fields[name] = "\n".join(f"  | {_plain(line)}" for line in lines) if lines else repr(value)
     return fields
 
 
-def _named_logger(*names: str) -> structlog.PrintLogger:
-    return structlog.PrintLogger(sys.stderr)
+def _plain(line: str) -> str:
+    return line if line.isprintable() else repr(line)[1:-1]
+
+
+# ------------------------------------------------------------------------------------------------------- budget
+
+
+def _spend(_: Any, name: str, fields: Fields) -> Fields:
+    """Let a line through for which there is room, and say now and then how many there was no room for.
+
+    Raises:
+        structlog.DropEvent: there is none.
+    """
+    event = str(fields.get("event"))
+    if event == _LEFT_OUT or (event == "audit" and fields.get("outcome") == "done"):
+        return fields
+    report_left_out()
+    limits: tuple[tuple[Rate, str], ...] = ((JOBS if event == "job" else ALL, ""),)
+    found = ORIGIN.get()
+    stranger = found.stranger if found else ""
+    if stranger or fields.get("status") in _REFUSED:
+        limits = (STRANGER, place(stranger or str(fields.get("address", "")))), (STRANGERS, ""), *limits
+    if name in _WORSE:
+        limits = (SAME, str(fields.get("logger", event))[:_EVENT]), *limits
+    if not BUDGET.take(event if event in _KINDS else "other", *limits):
+        raise structlog.DropEvent
+    return fields
+
+
+def report_left_out(*, now: bool = False) -> None:
+    """Write how many lines were left out, when it is time to.
+
+    Args:
+        now: it is time, as at the end.
+    """
+    if lost := STDERR.lost:
+        BUDGET.leave_out("unwritten", lost)
+    if left_out := BUDGET.due(now=now):
+        structlog.get_logger("log").warning(_LEFT_OUT, **left_out)
+
+
+def _shorten(_: Any, __: str, fields: Fields) -> Fields:
+    """Shorten what is long: callers choose paths and names, and a line for each must not make much of them."""
+    for name, value in fields.items():
+        if isinstance(value, str) and len(value) > _TEXT:
+            fields[name] = shortened(value, _EXCEPTION if name == "exception" else _TEXT)
+        elif isinstance(value, dict):
+            fields[name] = {
+                key: shortened(part, _TEXT) if isinstance(part, str) else part for key, part in value.items()
+            }
+    return fields
+
+
+def _named_logger(*names: str) -> LogWriter:
+    return STDERR
 
 
 class _Others(logging.Handler):
@@ -104,4 +201,4 @@ class _Others(logging.Handler):
             # aiohttp would show the line that it could not read, and with it the token that stands there.
             log.debug("a request could not be read", error=type(error).__name__)
         else:
-            log.log(record.levelno, record.getMessage(), exc_info=record.exc_info or False)
+            log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or False)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
+from sidecar.untrusted import digits
+
 INDEX = "batch.kubernetes.io/job-completion-index"
 """Annotation and label of a pod of an Indexed Job."""
 
@@ -46,10 +48,25 @@ class Condition(Object):
     message: str = ""
 
 
+class Waiting(Object):
+    """Why a container does not run yet, or not again."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerState(Object):
+    """What a container does now."""
+
+    waiting: Waiting | None = None
+
+
 class ContainerStatus(Object):
     """What the kubelet says of a container."""
 
+    name: str = ""
     restart_count: int = 0
+    state: ContainerState = field(default_factory=ContainerState)
 
 
 class PodSpec(Object):
@@ -65,6 +82,7 @@ class PodStatus(Object):
     phase: str = "Unknown"
     pod_ip: str = field(name="podIP", default="")
     conditions: list[Condition] = []
+    init_container_statuses: list[ContainerStatus] = []
     container_statuses: list[ContainerStatus] = []
 
 
@@ -79,7 +97,7 @@ class Pod(Object):
     def index(self) -> int | None:
         """Its completion index; None in a Job that is not indexed."""
         text = self.metadata.annotations.get(INDEX) or self.metadata.labels.get(INDEX, "")
-        return int(text) if text.isdecimal() else None
+        return digits(text)
 
 
 class Selector(Object):
@@ -93,16 +111,18 @@ class JobSpec(Object):
 
     completions: int | None = None
     parallelism: int | None = None
+    pod_replacement_policy: str = ""
     selector: Selector = field(default_factory=Selector)
 
 
 class JobStatus(Object):
-    """How many there are."""
+    """How many there are, and which indexes have succeeded (an idset): no pod is made for those again."""
 
     active: int = 0
     ready: int = 0
     succeeded: int = 0
     failed: int = 0
+    completed_indexes: str = ""
     conditions: list[Condition] = []
 
 

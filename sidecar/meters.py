@@ -47,6 +47,7 @@ class Meters:
         self._rpc_errors = self._counter(metrics.RPC_ERRORS)
         self._store_writes = self._histogram(metrics.STORE_WRITE)
         self._store_errors = self._counter(metrics.STORE_ERRORS)
+        self._task_deaths = self._counter(metrics.TASK_DEATHS, metrics.TASKS)
         self._streams = self._gauge(metrics.STREAMS)
         self._in_flight = self._gauge(metrics.IN_FLIGHT)
         self.events = self._counter(metrics.EVENTS)
@@ -96,6 +97,10 @@ class Meters:
     def dropped(self, reason: str) -> None:
         """Note a stream that was cut off."""
         self._dropped.labels(reason).inc()
+
+    def task_died(self, name: str) -> None:
+        """Note that a background task has died."""
+        self._task_deaths.labels(name).inc()
 
     # ------------------------------------------------------------------------------------------ Flux and the store
 

@@ -32,6 +32,10 @@ SEVERITIES = ("fatal", "other")
 SERVICE_STATES = ("running", "waiting", "draining", "stopping", "stopped")
 REFUSALS = ("unauthenticated", "denied", "forbidden", "misdirected", "rate_limited")
 DROPS = ("slow", "unauthenticated")
+TASKS = (
+    "embedded job", "event", "feed", "flux", "guard", "health", "history", "idle", "launcher", "ping", "scaling",
+    "stop", "survey", "watch",
+)  # fmt: skip
 
 
 class Metric(NamedTuple):
@@ -176,6 +180,13 @@ LOOP_LAG = Metric(
     "gauge",
     "server",
     "How late the event loop came to its work, at the worst of the last seconds.",
+)
+TASK_DEATHS = Metric(
+    "flux_sidecar_task_deaths_total",
+    "counter",
+    "server",
+    "Background tasks that have died of an error, which is in the log; most are started again.",
+    ("task",),
 )
 CHECK = Metric("flux_sidecar_health_check", "gauge", "server", "1 while a check of /readyz is good.", ("check",))
 READY = Metric("flux_sidecar_ready", "gauge", "server", "1 while /readyz says so.")

@@ -18,13 +18,14 @@ from sidecar.errors import CONTENT_TYPE, ProblemBody
 _REF = "#/components/schemas/{name}"
 _PATH_PARAMETERS = {
     "uid": {
-        "description": "Job id in any of Flux's spellings: decimal, ƒ… or f…, 0x…, dothex, KVS, words",
+        "description": "Job id in any of Flux's spellings: decimal, ƒ… or f…, 0x…, dothex, KVS, words, emoji",
         "schema": {"type": "string"},
         "example": "f2oUvBnNfh",
     },
     "name": {"description": "Name of the queue; or of the node, or its rank", "schema": {"type": "string"}},
     "number": {"description": "Number of the launcher", "schema": {"type": "integer", "minimum": 0}},
 }
+_BINARY = {"type": "string", "format": "binary"}
 _SECURITY: dict[str, dict[str, Any]] = {
     "bearer": {
         "type": "http",
@@ -33,7 +34,6 @@ _SECURITY: dict[str, dict[str, Any]] = {
     },
     "basic": {"type": "http", "scheme": "basic", "description": "User and password, where there are some"},
 }
-_FORMS = ("application/json", "application/x-www-form-urlencoded")
 
 
 def document(operations: Sequence[Operation], *, open_to_all: bool = False) -> dict[str, Any]:
@@ -56,7 +56,9 @@ def document(operations: Sequence[Operation], *, open_to_all: bool = False) -> d
             "title": "flux-sidecar",
             "version": sidecar.__version__,
             "summary": "Jobs of a Flux instance over HTTP",
-            "description": "Times are Unix seconds, durations seconds. Every error is a ProblemBody (RFC 9457).",
+            "description": "Times are Unix seconds, durations seconds. Every error is a ProblemBody (RFC 9457). "
+            "Parameters of a JSON body may as well be sent as a form, under the same names, or in the query; not "
+            "passwords and tokens, which are never read from the query.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -98,13 +100,13 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
     if parameters:
         found["parameters"] = parameters
     if op.lines:
-        # What a line is stands in the description: OpenAPI 3.1 has no word for a sequence of JSON texts.
-        lines = {"schema": {"type": "string", "description": f"a line each: {op.lines.__name__}"}}
-        found["requestBody"] = {"content": {"application/x-ndjson": lines}, "required": False}
+        # OpenAPI 3.1 has no word for a sequence of JSON texts, and generated clients encode what has json in its name.
+        lines = {**_BINARY, "description": f"NDJSON (application/x-ndjson): a line each: {op.lines.__name__}"}
+        found["requestBody"] = {"content": {"application/octet-stream": {"schema": lines}}, "required": True}
     if op.body:
         required = any(field.required for field in msgspec.structs.fields(op.body))
-        content = {media: {"schema": schema[op.body]} for media in _FORMS}
-        found["requestBody"] = {"content": content, "required": required}
+        # Of a form with the same schema generated clients would send both, or neither.
+        found["requestBody"] = {"content": {"application/json": {"schema": schema[op.body]}}, "required": required}
     problem = {CONTENT_TYPE: {"schema": schema[ProblemBody]}}
     found["responses"] = {
         **{str(answer.status): _answer(answer, schema) for answer in op.answers},
@@ -123,6 +125,8 @@ def always(op: Operation) -> set[int]:
         found |= {401, 403, 429, 503}
     if op.body is not None:
         found.add(408)
+    if op.negotiated:
+        found.add(406)
     return found
 
 
@@ -134,9 +138,12 @@ def _answer(answer: Answer, schema: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _content(media: str, json: Any) -> dict[str, Any]:
-    if media == "text/event-stream":  # what its events hold stands in the description: JSON Schema has no word for it
-        return {}
-    return {"schema": json if media == "application/json" else {"type": "string"}}
+    """Return what an answer of a media type holds; JSON Schema has no words for what lines and events hold."""
+    if media == "application/json":
+        return {"schema": json}
+    if media.startswith("text/event-stream"):
+        return {"schema": {}}  # tools differ in what they hold against it: the text, or each event
+    return {"schema": {"type": "string"} if media.startswith("text/") else dict(_BINARY)}
 
 
 def _alternatives(answer: Answer) -> tuple[Any, ...]:

@@ -15,16 +15,20 @@ if TYPE_CHECKING:
 
 PREFIX = "FLUX_SIDECAR_"
 LOCAL = "local://"
+OPERATOR = "/mnt/flux/config"
+"""Where the Flux Operator has a broker's files, in every container of a MiniCluster's pod."""
 
 #: Name and further variables of the options that :func:`early_role` reads.
 URI = ("uri", "FLUX_URI")
 COMPLETION_INDEX = ("completion_index", "JOB_COMPLETION_INDEX")
 FOLLOWER_WAIT = ("follower_wait",)
 LINGER = ("linger",)
+END_FILE = ("end_file",)
+CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
 DEFAULT_FOLLOWER_WAIT = 30.0  # seconds; the Flux Operator starts a follower's broker again 15 s after a failure
 
-_DURATION = r"(\d{1,9}(?:\.\d*)?|\.\d+)(ms|s|m|h|d)?"
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+_SHOWN = {"seconds": "seconds, or as in 1h30m"}
 
 
 class SettingsError(Exception):
@@ -36,26 +40,37 @@ def option(name: str, text: str, *aliases: str, unit: str = "", **details: objec
     variables = (PREFIX + name.upper(), *aliases)
     from cyclopts import Parameter
 
-    # "--no-no-auth" would be a riddle, not an option.
-    negative = () if name.startswith("no_") else None
-    return Parameter(help=f"{text} [{unit}]" if unit else text, env_var=variables, negative=negative, **details)  # type: ignore[arg-type]
+    from sidecar.option_groups import group_of
+
+    if unit == "seconds":
+        details.setdefault("converter", _seconds)
+    return Parameter(
+        help=f"{text} [{_SHOWN.get(unit, unit)}]" if unit else text,
+        env_var=variables,
+        show_env_var=False,  # docs/settings.md lists them; here they would push the help aside
+        negative=() if name.startswith("no_") else None,  # there is no "--no-no-auth"
+        group=group_of(name),
+        **details,  # type: ignore[arg-type]
+    )
 
 
 class Follower:
-    """A server in a pod whose broker is not the lead.
+    """A process that waits for this pod's broker and serves nothing: in the pod of a follower, or before a server.
 
     Args:
-        index: the pod's completion index.
+        index: the pod's completion index; 0: it waits until the instance runs, and a server takes over.
         socket: path of its own broker's socket.
         wait: how long another broker is waited for when one has crashed, in seconds.
         linger: how long to stay when the instance has ended, in seconds.
+        end_file: where to write that this pod has nothing to wait for; empty: nowhere, and that is not looked for.
     """
 
-    def __init__(self, index: int, socket: str, wait: float, linger: float) -> None:
+    def __init__(self, index: int, socket: str, wait: float, linger: float, end_file: str = "") -> None:
         self.linger = linger
         self.index = index
         self.socket = socket
         self.wait = wait
+        self.end_file = end_file
 
 
 def api_server(given: str) -> str:
@@ -71,22 +86,50 @@ def in_kubernetes() -> bool:
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
 
 
+def service_names() -> frozenset[str]:
+    """Return the Services of this pod's namespace, spelled as Kubernetes spells them in names of variables."""
+    suffix = "_SERVICE_HOST"
+    return frozenset(name.removesuffix(suffix) for name in os.environ if name.endswith(suffix))
+
+
+def operator_uri() -> str:
+    """Return where the broker of a MiniCluster's pod is, in a container beside it; empty anywhere else."""
+    if "FLUX_URI" in os.environ or not any(map(os.environ.get, COMPLETION_INDEX[1:])) or not os.path.isdir(OPERATOR):
+        return ""
+    return f"{LOCAL}{OPERATOR}/run/flux/local"
+
+
 def early_role(arguments: Sequence[str]) -> Follower | None:
     """Find out, without the command line's parser, whether this process is to be a follower.
 
     Whatever is not plain is left to the parser, which says what is wrong: then this returns None.
     """
-    if arguments[:1] != ["serve"] or "--embedded" in arguments or "--help" in arguments or "-h" in arguments:
+    if "--embedded" in arguments or "--help" in arguments or "-h" in arguments:
         return None
-    index, uri = _early(arguments, *COMPLETION_INDEX), _early(arguments, *URI)
+    command, index, uri = arguments[:1], _early(arguments, *COMPLETION_INDEX), _early(arguments, *URI)
+    uri = uri or operator_uri()
     wait = _early(arguments, *FOLLOWER_WAIT) or str(DEFAULT_FOLLOWER_WAIT)
-    if not index.isdecimal() or int(index) == 0 or not uri.startswith(LOCAL):
+    if not index.isdecimal() or len(index) > 9 or not uri.startswith(LOCAL):
+        return None
+    if command != ["attend"] and (command != ["serve"] or int(index) == 0):
         return None
     try:
-        seconds, linger = float(wait), float(_early(arguments, *LINGER) or 0)
+        seconds, linger = read_seconds(wait), read_seconds(_early(arguments, *LINGER) or "0")
     except ValueError:
         return None
-    return Follower(int(index), uri.removeprefix(LOCAL), seconds, linger) if min(seconds, linger) >= 0 else None
+    if min(seconds, linger) < 0:
+        return None
+    return Follower(int(index), uri.removeprefix(LOCAL), seconds, linger, _early(arguments, *END_FILE))
+
+
+def early_option(arguments: Sequence[str], name: str) -> str:
+    """Return the value of an option where the command line cannot be parsed, or has not been; empty: not given."""
+    return _early(arguments, name)
+
+
+def early_value(name: str, default: str = "") -> str:
+    """Return what the variable of an option says, where there is no command line to parse."""
+    return _early((), name) or default
 
 
 def _early(arguments: Sequence[str], name: str, *aliases: str) -> str:
@@ -101,18 +144,39 @@ def _early(arguments: Sequence[str], name: str, *aliases: str) -> str:
 
 
 def parse_duration(name: str, text: str) -> float:
-    """Read a Flux Standard Duration (RFC 23), such as ``1.5h``, as seconds; it must be more than 0.
+    """Read a duration, such as ``1h30m``, as seconds; it must be more than 0.
 
     Raises:
         SettingsError: it is none.
     """
-    import re
+    from sidecar import durations
 
-    match = re.fullmatch(_DURATION, text.strip())
-    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
+    try:
+        seconds = durations.parse(text)
+    except ValueError:
+        seconds = 0.0
     if seconds <= 0:
-        raise SettingsError(f"{name} {text!r} is no duration: use seconds, or a number with ms, s, m, h or d.")
+        raise SettingsError(f"{name} {text!r} is no duration: {durations.FORMS}.")
     return seconds
+
+
+def _seconds(_: object, tokens: Sequence[object]) -> float:
+    """Read the value of an option that is a number of seconds; negative ones are refused later, by name."""
+    return read_seconds(tokens[0].value)  # type: ignore[attr-defined] # cyclopts' Token
+
+
+def read_seconds(text: str) -> float:
+    """Read a number of seconds, or a duration.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        from sidecar import durations
+
+        return durations.parse(text)
 
 
 def parse_list(text: str) -> tuple[str, ...]:

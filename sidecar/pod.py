@@ -11,6 +11,7 @@ from sidecar.access import AccessOptions
 from sidecar.options import (
     COMPLETION_INDEX,
     DEFAULT_FOLLOWER_WAIT,
+    END_FILE,
     FOLLOWER_WAIT,
     LINGER,
     LOCAL,
@@ -45,8 +46,30 @@ class PodOptions(AccessOptions):
         float,
         option(
             LINGER[0],
-            "How long to stay when the instance has ended, unless told to go. For native sidecars: kubelet ends them, "
-            "and starts one again that has left before.",
+            "How long to stay after the end of the instance, unless a signal comes. For native sidecars, which the "
+            "kubelet restarts if they exit first.",
+            unit="seconds",
+        ),
+    ] = 0.0
+    end_file: Annotated[
+        str,
+        option(
+            END_FILE[0],
+            "Where to write the exit code and the reason when this pod cannot go on, or has nothing left to do: the "
+            "lead comes back and followers have completed, or the other way round. What runs the broker has to read it "
+            "(the chart's scripts do). Empty: that is not looked for.",
+        ),
+    ] = ""
+    quorum: Annotated[
+        int,
+        option("quorum", "How many brokers the instance needs to run; 0: one for each index of the Job."),
+    ] = 0
+    end_when_dead: Annotated[
+        float,
+        option(
+            "end_when_dead",
+            "End with a failure when /livez has failed, or nothing has been done, for so long: for where no liveness "
+            "probe does that, as in a MiniCluster. 0: never.",
             unit="seconds",
         ),
     ] = 0.0
@@ -77,7 +100,7 @@ class PodOptions(AccessOptions):
         Raises:
             SettingsError: with a text for the person who typed the command.
         """
-        for name in ("completion_index", "follower_wait", "linger"):
+        for name in ("completion_index", "follower_wait", "linger", "quorum", "end_when_dead"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must not be negative.")
         if self.completion_index and not embedded and not uri.startswith(LOCAL):

@@ -21,6 +21,7 @@ from sidecar.instance import Instance
 from sidecar.kube import Cluster, View
 from sidecar.manifests import MiniCluster
 from sidecar.model import Node
+from sidecar.tasks import CLOSE_TIMEOUT, Supervised, Supervisor
 
 log = structlog.get_logger("scaling")
 
@@ -58,21 +59,22 @@ class Scaler:
     Args:
         cluster: is given another size.
         instance: whose nodes are drained and undrained.
+        tasks: runs each change.
     """
 
-    def __init__(self, cluster: Cluster, instance: Instance) -> None:
+    def __init__(self, cluster: Cluster, instance: Instance, tasks: Supervisor) -> None:
         self._cluster = cluster
         self._instance = instance
+        self._tasks = tasks
         self._beginning = False
-        self._task: asyncio.Task[None] | None = None
+        self._task: Supervised | None = None
         self.scaling: Scaling | None = None
         """The last change, under way or over."""
 
     async def close(self) -> None:
         """Give up what is under way: nodes that were drained for it are undrained, where the instance still answers."""
         if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await self._task.close(_UNDO + CLOSE_TIMEOUT)
 
     async def scale(self, size: int, patience: float, by: str) -> Scaling:
         """Begin to give the cluster another size.
@@ -116,7 +118,9 @@ class Scaler:
                 raise Conflict(f"Jobs run on ranks {_ranks(busy)}, and no time was given to wait for them (timeout).")
         self.scaling = scaling
         log.info("scale", was=was, size=size, ranks=scaling.ranks, timeout=patience, by=by)
-        self._task = asyncio.create_task(self._run(view, minicluster, scaling, drained), name="scale")
+        self._task = self._tasks.start(
+            lambda: self._run(view, minicluster, scaling, drained), "scaling", on_death="note", size=size
+        )
         return scaling
 
     async def _run(self, view: View, minicluster: MiniCluster, scaling: Scaling, drained: Sequence[int]) -> None:
@@ -143,25 +147,27 @@ class Scaler:
             Conflict: the deadline has passed.
         """
         assert scaling.deadline is not None  # noqa: S101 - a shrink has one
+        patience = scaling.deadline - scaling.since
+        deadline = time.monotonic() + patience
         while busy := await self._busy(view, scaling):
             scaling.busy = _ranks(busy)
-            if time.time() >= scaling.deadline:
+            if time.monotonic() >= deadline:
                 raise Conflict(
-                    f"Jobs still ran on ranks {scaling.busy} after {scaling.deadline - scaling.since:g} s: the size is "
+                    f"Jobs still ran on ranks {scaling.busy} after {patience:g} s: the size is "
                     "as it was, and the nodes are no longer drained."
                 )
             await asyncio.sleep(_POLL)
 
     async def _settle(self, view: View, scaling: Scaling) -> None:
         """Undrain what has gone and what comes back: whoever scales up next, by whichever way, gets nodes that work."""
-        deadline = time.time() + _SETTLE
+        deadline = time.monotonic() + _SETTLE
         staying = {node.rank for node in await self._nodes(view, 0, scaling.size)}
         while ours := [node for node in await self._nodes(view, 0, max(scaling.was, scaling.size)) if is_ours(node)]:
             dying = {pod.spec.hostname for pod in (await self._cluster.look()).pods if pod.metadata.deletion_timestamp}
             back = [node.rank for node in ours if node.rank in staying and node.name not in dying]
             if ready := [node.rank for node in ours if not node.up or node.rank in back]:
                 await self._instance.undrain(ready)
-            elif time.time() > deadline:
+            elif time.monotonic() > deadline:
                 scaling.detail = f"The brokers {_ranks(ours)} are still there, and drained."
                 return
             else:

@@ -7,20 +7,29 @@ The command line, the ``FLUX_SIDECAR_*`` variables and the table in ``docs/setti
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
+import re
 import shlex
 import tempfile
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from sidecar.options import LOCAL, PREFIX, URI, SettingsError, option, parse_duration, parse_list
+import structlog
+
+from sidecar import foreign, hidden
+from sidecar.option_groups import GROUPS
+from sidecar.options import LOCAL, PREFIX, URI, SettingsError, operator_uri, option, parse_duration, parse_list
 from sidecar.pod import PodOptions
 
+log = structlog.get_logger("settings")
+
 #: Variables that configure the server or hold its secrets; no job ever inherits one.
+#: Of the environment this process was started with; what they hold is read before the server starts.
+SECRET_VARIABLES = ("FLUX_TOKEN", "FLUX_SECRET_KEY", f"{PREFIX}LOGIN_PASSWORD", f"{PREFIX}LOGIN_SECRET")
+_OTEL_HEADERS = "OTEL_EXPORTER_OTLP(_[A-Z]+)?_HEADERS"  # hold the credential of a collector
 PRIVATE_VARIABLES = frozenset(
     {
         "FLUX_USER",
@@ -42,7 +51,15 @@ PRIVATE_VARIABLES = frozenset(
 class Settings(PodOptions):
     """How one server runs. Field metadata is the single source of flags, variables, help and documentation."""
 
-    uri: Annotated[str, option(URI[0], "The Flux instance to serve, as flux-uri(1) gives it.", *URI[1:])] = ""
+    uri: Annotated[
+        str,
+        option(
+            URI[0],
+            "The Flux instance to serve, as flux-uri(1) gives it. In a pod of the Flux Operator it is that pod's "
+            "broker where nothing is given.",
+            *URI[1:],
+        ),
+    ] = ""
     embedded: Annotated[
         bool,
         option("embedded", "Run jobs on this machine, without Flux. For trying out and for client development."),
@@ -52,7 +69,8 @@ class Settings(PodOptions):
         option(
             "store",
             "SQLite file that holds the job history. Empty: a file beside the instance's socket, which ends with "
-            "the instance; a path on a volume keeps the history when the cluster is gone.",
+            "the instance; a path on a volume keeps the history when the cluster is gone. One file is for one server: "
+            "a second one ends with 2 and names the first.",
         ),
     ] = ""
     max_body: Annotated[int, option("max_body", "Largest request body.", unit="bytes")] = 1024 * 1024
@@ -84,11 +102,15 @@ class Settings(PodOptions):
         option("silence_timeout", "How long the broker may say nothing before commands get 503.", unit="seconds"),
     ] = 1.5
     heartbeat: Annotated[
-        float, option("heartbeat", "How often a quiet event stream says that it lives.", unit="seconds")
+        float, option("heartbeat", "Interval between keep-alive comments on an idle event stream.", unit="seconds")
     ] = 15.0
     send_timeout: Annotated[
         float,
-        option("send_timeout", "How long a stream's reader may take nothing before it is cut off.", unit="seconds"),
+        option(
+            "send_timeout",
+            "How long the reader of an answer may take nothing of it before it is cut off.",
+            unit="seconds",
+        ),
     ] = 30.0
     bulk_window: Annotated[
         int,
@@ -97,6 +119,15 @@ class Settings(PodOptions):
             "How many lines of a bulk submit are on their way at once, at most: fewer where Flux takes its time.",
         ),
     ] = 4096
+    start_timeout: Annotated[
+        float,
+        option(
+            "start_timeout",
+            "How long a stop waits for an instance that does not run yet, because brokers are missing; then its broker "
+            "is ended by SIGTERM.",
+            unit="seconds",
+        ),
+    ] = 60.0
     stop_on_signal: Annotated[
         bool,
         option(
@@ -108,25 +139,21 @@ class Settings(PodOptions):
         str,
         option(
             "idle_stop",
-            "Stop the instance, like a drain, when for so long no job was active, no launcher ran and nobody called. "
-            "`90`, `90s`, `30m`, `1.5h` or `1d`; empty: never. Probes, `GET /metrics` and `GET /v1/service` are no "
-            "calls.",
+            "Drain and stop the instance after this long without an active job, a running launcher or an API call: "
+            "`90`, `90s`, `30m`, `1.5h` or `1d`; empty: never. Probes, `GET /metrics` and `GET /v1/service` do not "
+            "count.",
         ),
     ] = ""
     min_free_disk: Annotated[
         int,
-        option("min_free_disk", "Not ready while less is free where the store is; 0: however little.", unit="MiB"),
+        option("min_free_disk", "Report not ready while less disk space is free for the store; 0: never.", unit="MiB"),
     ] = 16
-    metrics_open: Annotated[
-        bool, option("metrics_open", "Let anybody read metrics, who reaches the port, without a credential.")
-    ] = False
+    metrics_open: Annotated[bool, option("metrics_open", "Serve metrics without authentication.")] = False
     metrics_port: Annotated[
         int,
         option("metrics_port", "Serve metrics, and probes too, on a port of their own, and metrics only there. 0: no."),
     ] = 0
-    metrics_users: Annotated[
-        bool, option("metrics_users", "Tell figures of each user, at /metrics/users; there is a series for each.")
-    ] = False
+    metrics_users: Annotated[bool, option("metrics_users", "Serve metrics of each user at /metrics/users.")] = False
     cores: Annotated[int, option("cores", "Cores that --embedded gives to jobs; 0: all of this machine's.")] = 0
     kill_timeout: Annotated[
         float,
@@ -157,11 +184,11 @@ class Settings(PodOptions):
                 "    flux-sidecar serve --embedded"
             )
         self.check_pod(self.uri, embedded=self.embedded)
-        self.check_access()
+        self.check_access(*(f" (from the variable {name})" if name else "" for name in self._borrowed))
         for name in ("max_body", "rpc_timeout", "silence_timeout", "heartbeat", "send_timeout", "bulk_window"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must be more than 0.")
-        for name in ("cores", "kill_timeout", "lost_timeout", "min_free_disk"):
+        for name in ("cores", "kill_timeout", "lost_timeout", "min_free_disk", "start_timeout"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must not be negative.")
         if not 0 <= self.metrics_port <= 65535 or (self.metrics_port and self.metrics_port == self.port):
@@ -170,8 +197,32 @@ class Settings(PodOptions):
         if self.idle_stop:
             parse_duration("--idle-stop", self.idle_stop)
 
+    def located(self) -> Settings:
+        """Return the same for the place that this process is in: beside an operator's broker the instance is known."""
+        return self if self.uri or self.embedded else dataclasses.replace(self, uri=operator_uri())
+
     def _explicit_uri(self) -> bool:
         return bool(self.uri) and self.uri != os.environ.get("FLUX_URI")
+
+    @property
+    def _borrowed(self) -> tuple[str, str]:
+        return variable_of("host", self.host), variable_of("port", self.port)
+
+    @property
+    def borrowed(self) -> list[str]:
+        """What is to be said of values that come from variables which others set too."""
+        return [
+            f"--{flag} {value} is taken from the variable {name}"
+            for flag, value, name in zip(("host", "port"), (self.host, self.port), self._borrowed, strict=True)
+            if name
+        ]
+
+    @property
+    def address(self) -> str:
+        """Where the server is told to listen; empty where it takes any port."""
+        if self.tcp and self.port:
+            return f"{self.host} port {self.port}"
+        return "" if self.tcp else self.socket
 
     @property
     def idle_stop_seconds(self) -> float | None:
@@ -227,6 +278,15 @@ def trace_wish() -> TraceWish | None:
     return TraceWish(exporter or "otlp", named)
 
 
+def hide_secrets() -> None:
+    """Take secrets out of this process's environment, once they have been read: jobs run as the same user."""
+    names = {name for name in os.environ if name in SECRET_VARIABLES or re.fullmatch(_OTEL_HEADERS, name)}
+    if names:
+        hidden.hide(names)
+    for name in names:
+        del os.environ[name]
+
+
 def in_flux_job() -> bool:
     """Whether this process is (part of) a Flux job rather than an initial program."""
     return "FLUX_JOB_ID" in os.environ
@@ -235,7 +295,9 @@ def in_flux_job() -> bool:
 def job_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return ``environ`` less the server's settings and secrets: what a job may inherit."""
     return {
-        name: value for name, value in environ.items() if not name.startswith(PREFIX) and name not in PRIVATE_VARIABLES
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(PREFIX) and name not in PRIVATE_VARIABLES and not re.fullmatch(_OTEL_HEADERS, name)
     }
 
 
@@ -259,8 +321,10 @@ def make_run_directory(settings: Settings) -> RunDirectory:
         SettingsError: the directory of ``--store`` cannot be made.
     """
     if settings.store:
-        directory = Path(settings.store).expanduser().resolve().parent
+        directory = store_path(settings.store).parent
         try:
+            if not directory.is_dir():
+                log.warning("the directory of --store did not exist and was made", directory=str(directory))
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise SettingsError(f"--store {settings.store}: {exc.strerror}: {directory}") from None
@@ -268,38 +332,99 @@ def make_run_directory(settings: Settings) -> RunDirectory:
     if settings.uri.startswith(LOCAL) and not settings.embedded:
         socket = Path(settings.uri.removeprefix(LOCAL))
         directory = socket.with_name(f"{socket.name}.flux-sidecar")
-        if _claim(directory):
+        if _make(directory):
             return RunDirectory(directory, lasting=False, shared=True)
     return RunDirectory(Path(tempfile.mkdtemp(prefix="flux-sidecar-")), lasting=False, shared=False)
 
 
-def _claim(directory: Path) -> bool:
-    """Take a directory for this process alone; false when another server has it, or it cannot be written."""
+def store_path(text: str) -> Path:
+    """Return the path of ``--store``, with all symbolic links followed.
+
+    Raises:
+        SettingsError: it leads nowhere.
+    """
+    try:
+        return Path(text).expanduser().resolve()
+    except (RuntimeError, OSError) as exc:  # links in a circle, no such user, a component that cannot be looked at
+        raise SettingsError(f"--store {text}: {str(exc).rstrip('.')}. Name the path of a file.") from None
+
+
+def _make(directory: Path) -> bool:
+    """Make a directory, and say whether it can be written: the store's lock in it keeps a second server away."""
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # held until the process ends
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return os.access(directory, os.W_OK)
 
 
-def table() -> list[tuple[str, str, str, str]]:
-    """Flag, variables, default and help of every option, for the documentation."""
-    rows = []
-    for field in dataclasses.fields(Settings):
-        parameter: Any = _annotations()[field.name].__metadata__[0]
-        flag = "--" + field.name.replace("_", "-")
-        variables = ", ".join(f"`{name}`" for name in env_names(field.name))
-        default = "" if field.default == "" or field.default is False else str(field.default)
-        rows.append((flag, variables, default, parameter.help))
-    return rows
+class OptionRow(NamedTuple):
+    """An option as the documentation shows it."""
+
+    flag: str
+    """As it is typed; both forms of a flag that can be negated."""
+    variables: str
+    default: str
+    text: str
+    """Its help, with the values to choose from."""
+
+
+def table() -> dict[str, list[OptionRow]]:
+    """Return every option by the title of its group, for the documentation."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    return {title: [_row(name, defaults[name]) for name in names] for title, names in GROUPS.items()}
+
+
+def _row(name: str, default: object) -> OptionRow:
+    annotation = _annotations()[name]
+    kind, parameter = annotation.__origin__, annotation.__metadata__[0]
+    dashed = name.replace("_", "-")
+    flag = f"`--{dashed}`"
+    if kind is bool and parameter.negative is None:
+        flag += f", `--no-{dashed}`"
+    choices = ", ".join(f"`{value}`" for value in typing.get_args(kind)) if typing.get_origin(kind) is Literal else ""
+    shown = {"": "", "True": "yes", "False": ""}.get(str(default), f"`{default}`")
+    return OptionRow(
+        flag,
+        ", ".join(f"`{variable}`" for variable in env_names(name)),
+        shown,
+        f"{parameter.help} One of {choices}." if choices else parameter.help,
+    )
 
 
 def env_names(field: str) -> tuple[str, ...]:
     """The environment variables of a field, in order of precedence."""
     parameter: Any = _annotations()[field].__metadata__[0]
     return tuple(parameter.env_var)
+
+
+def heed_environment(arguments: Sequence[str]) -> list[str]:
+    """Take variables out of the environment that were not meant for this server; return what is to be said of them.
+
+    Args:
+        arguments: of the command line; where a flag is given, its variables make no difference.
+    """
+    given = {flag for argument in arguments if (flag := argument.partition("=")[0]).startswith("--")}
+    variables = {
+        name: f"--{field.name.replace('_', '-')}"
+        for field in dataclasses.fields(Settings)
+        for name in env_names(field.name)
+    }
+    found = foreign.find(os.environ, variables)
+    said = list(found.unknown)
+    for name, text in found.ignored.items():
+        del os.environ[name]
+        if variables[name] not in given and env_names(variables[name][2:].replace("-", "_"))[0] not in os.environ:
+            said.append(text)
+    return said
+
+
+def variable_of(field: str, value: object) -> str:
+    """Return which variable that others set too has given an option its value; empty when none has."""
+    ours, *others = env_names(field)
+    if ours in os.environ:
+        return ""
+    return next((name for name in others if name in foreign.GENERAL and os.environ.get(name) == str(value)), "")
 
 
 def _annotations() -> dict[str, Any]:

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sidecar.api import expect
+from sidecar import logs
+from sidecar.accept import connections_allowed
+from sidecar.api import head
+from sidecar.clock import LoopClock, Timer
+from sidecar.connection import Patience, counted
 from sidecar.listen import Door, Port, Socket
 from sidecar.options import parse_list
 from sidecar.settings import Settings
@@ -16,8 +20,9 @@ from sidecar.tls import Tls
 from sidecar.watch import Watch
 
 _SHUTDOWN_TIMEOUT = 2.0
-_FOR_OWNER, _FOR_ALL = 0o600, 0o666  # who is not meant to call is told so by their uid
-_KEEP_ALIVE = 75.0  # longer than any usual proxy keeps a connection that is not used
+_FOR_OWNER, _FOR_ALL = 0o600, 0o666  # other users are refused by their uid
+_REPORT = 1.0  # seconds
+_OF_METRICS = 8  # the port for metrics alone has this part of all connections
 
 
 class Sites:
@@ -31,9 +36,13 @@ class Sites:
     def __init__(self, settings: Settings, watch: Watch) -> None:
         self._settings = settings
         self._watch = watch
+        self.clock = LoopClock()
+        self._reporting: Timer | None = None
         proxies = parse_list(settings.trusted_proxies)
-        self.api = Door(settings.max_connections, settings.header_timeout, proxies)
-        self.metrics = Door(settings.max_connections, settings.header_timeout, proxies)
+        patience = Patience(self.clock, settings.header_timeout, settings.send_timeout)
+        unsent = settings.max_in_flight << 20
+        self.api = Door(settings.max_connections, patience, unsent, proxies)
+        self.metrics = Door(settings.max_connections, patience, unsent, proxies)
 
     @property
     def connections(self) -> int:
@@ -47,23 +56,40 @@ class Sites:
             Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca, self._watch) if settings.tls_cert else None
         )
         sites: list[Port | Socket] = []
+        self.clock.start()
+        self._report()
+        most = connections_allowed(settings.max_connections)
+        if metrics:
+            self.metrics.most = max(1, most // _OF_METRICS)
+            most -= self.metrics.most
+        self.api.most = most
         _open(self.api, api)
         if settings.tcp:
-            sites.append(Port(api, self.api, settings.host, settings.port, tls))
+            sites.append(Port(api, self.api, (settings.host, settings.port), tls))
         if settings.socket:
             mode = _FOR_ALL if settings.socket_users else _FOR_OWNER
             sites.append(Socket(api, self.api, Path(settings.socket), mode))
         if metrics:
             _open(self.metrics, metrics)
-            await Port(metrics, self.metrics, settings.host, settings.metrics_port, tls).start()
+            address = settings.host, settings.metrics_port
+            await Port(metrics, self.metrics, address, tls, "--metrics-port").start()
         for site in sites:
             await site.start()
         return [site.name for site in sites]
 
+    def _report(self) -> None:
+        """Say now and then how many lines of the log were left out, also when no line follows them."""
+        logs.report_left_out()
+        self._reporting = self.clock.call_later(_REPORT, self._report)
+
     def close(self) -> None:
-        """Forget who has not said anything yet."""
+        """Forget all timers."""
+        if self._reporting is not None:
+            self._reporting.cancel()
+        logs.report_left_out(now=True)
         self.api.close()
         self.metrics.close()
+        self.clock.close()
 
 
 @asynccontextmanager
@@ -73,8 +99,6 @@ async def running(app: web.Application) -> AsyncIterator[web.AppRunner]:
         app,
         handle_signals=False,
         handler_cancellation=True,  # a reader that goes leaves nothing behind; commands are finished all the same
-        access_log=None,
-        keepalive_timeout=_KEEP_ALIVE,
         shutdown_timeout=_SHUTDOWN_TIMEOUT,
     )
     try:
@@ -86,5 +110,5 @@ async def running(app: web.Application) -> AsyncIterator[web.AppRunner]:
 
 def _open(door: Door, runner: web.AppRunner) -> None:
     assert runner.server is not None  # noqa: S101 - it has been set up
-    runner.server.request_handler = expect.only_known(runner.server.request_handler)
+    runner.server.request_handler = counted(head.understood(runner.server.request_handler))
     door.open(runner.server)

@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
 from sidecar import fluid, jobspec
 from sidecar.auth.caller import Caller
+from sidecar.budget import Budget
 from sidecar.errors import Conflict, InvalidRequest, KeyReused, Unanswered, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
-from sidecar.model import JobRequest
+from sidecar.model import ANONYMOUS, JobRequest
 from sidecar.store import Store
 
 log = structlog.get_logger("submit")
@@ -27,7 +31,15 @@ log = structlog.get_logger("submit")
 _DEFAULT_URGENCY = 16
 _LONGEST_KEY = 255
 _RETRY_AFTER = 1
+_SENT = 8 * 1024 * 1024  # bytes of jobs that the instance has not answered yet: a broker does nothing else meanwhile
 _LOOKED_AT = 8  # more than are added, so the keys that are kept become fewer
+_KEPT = 3600.0  # seconds that a key is remembered of which the store hears nothing: Flux has purged its job, say
+
+
+class _Noted(NamedTuple):
+    job: int
+    request: str
+    since: float
 
 
 class Accepted(msgspec.Struct):
@@ -53,8 +65,9 @@ class Submissions:
         self._feed = feed
         self._store = store
         self._option_flags = option_flags
+        self._sent = Budget(_SENT, "jobs that Flux has not taken up", "")
         self._in_flight: set[str] = set()
-        self._accepted: dict[str, tuple[int, str]] = {}
+        self._accepted: dict[str, _Noted] = {}
         self._generation = feed.tail.generation
 
     async def build(self, request: JobRequest, caller: Caller) -> dict[str, Any]:
@@ -65,6 +78,8 @@ class Submissions:
             InvalidRequest: the request contradicts itself.
         """
         caller.require_urgency(request.urgency)
+        if request.queue == ANONYMOUS and (await self._instance.queues()).anonymous:
+            request = msgspec.structs.replace(request, queue=None)  # it is called so, and Flux knows no name of it
         spec = jobspec.build(request, await self._instance.environment(), self._option_flags)
         if caller.name:
             jobspec.mark(spec, submitter=caller.name)
@@ -79,19 +94,40 @@ class Submissions:
             KeyReused: the key was used for another request.
             Conflict: a submit with this key is under way.
             Rejected: the instance refused the job.
-            Unavailable: the instance is not there; with a key it is safe to ask again.
+            Unavailable: the instance is not there, or what was accepted before is not stored in time; with a key it is
+                safe to ask again.
         """
-        spec = await self.build(request, caller)
         urgency = _DEFAULT_URGENCY if request.urgency is None else request.urgency
         if key is None:
-            job = await self._instance.submit(spec, urgency)
-            self._feed.expect(job)
+            prepared = jobspec.prepared(await self.build(request, caller))
+            size = prepared.weight
+            async with self._feed.room(size), self._turn(size):
+                job = await self._instance.submit(prepared, urgency)
+                self._feed.expect(job, caller.name, size)
             return Accepted(job, fluid.f58(job))
         check_key(key)
-        jobspec.mark(spec, key=key, request=digest(request))
-        return await self._once(spec, urgency, jobspec.scoped(key, caller.name), digest(request))
+        if len(caller.name) > jobspec.LONGEST_KEY:
+            raise InvalidRequest(
+                f"Idempotency-Key: the name of this caller has more than {jobspec.LONGEST_KEY} characters, with which "
+                "no key can be kept; leave the key out."
+            )
+        asked = digest(request)
+        prepared = jobspec.prepared(jobspec.mark(await self.build(request, caller), key=key, request=asked))
+        return await self._once(prepared, urgency, jobspec.scoped(key, caller.name), asked, caller.name)
 
-    async def _once(self, spec: dict[str, Any], urgency: int, key: str, request: str) -> Accepted:
+    @asynccontextmanager
+    async def _turn(self, size: int) -> AsyncIterator[None]:
+        """Wait until the instance has answered so much of what was sent before that it takes up the next job soon."""
+        with self._sent.hold("") as held:
+            await held.room(size)
+            held.grow(size)
+            yield
+
+    async def ease(self, pending: Callable[[], int]) -> None:
+        """Wait until a bulk may go on; see :meth:`sidecar.barrier.Barrier.ease`."""
+        await self._feed.ease(pending)
+
+    async def _once(self, prepared: jobspec.Prepared, urgency: int, key: str, request: str, caller: str) -> Accepted:
         if key in self._in_flight:
             raise Conflict(
                 f"A submit with the idempotency key {_plain(key)!r} is under way; ask again for its result.",
@@ -102,13 +138,15 @@ class Submissions:
         try:
             if found := await self._known(key):
                 return _again(key, found, request)
-            job = await self._instance.submit(spec, urgency)
-            self._note(key, job, request)
+            size = prepared.weight
+            async with self._feed.room(size), self._turn(size):
+                job = await self._instance.submit(prepared, urgency)
+                self._note(key, job, request, caller, size)
             return Accepted(job, fluid.f58(job))
         except Unanswered as exc:
             # It may be accepted yet. Until that is known the key stays in flight, whoever still waits for it.
             unanswered = exc.result
-            unanswered.add_done_callback(lambda result: self._late(key, request, result))
+            unanswered.add_done_callback(lambda result: self._late(key, request, caller, result))
             raise
         finally:
             if unanswered is None:
@@ -121,25 +159,31 @@ class Submissions:
             self._generation = self._feed.tail.generation
             self._accepted.clear()  # another instance, with other jobs
         await self._forget_stored()
-        return self._accepted.get(key) or await self._store.key(key)
+        if noted := self._accepted.get(key):
+            return noted.job, noted.request
+        return await self._store.key(key)
 
     async def _forget_stored(self) -> None:
-        """Remember a key until the store does, however long that takes."""
-        for known, (job, _) in list(itertools.islice(self._accepted.items(), _LOOKED_AT)):
-            if self._feed.expects(job) or await self._store.key(known) is None:
-                return  # in their order: those behind it are newer
-            self._accepted.pop(known, None)
+        """Remember a key until the store does, however long that takes while its job is expected."""
+        for known, noted in list(itertools.islice(self._accepted.items(), _LOOKED_AT)):
+            expected = self._feed.expects(noted.job)
+            stored = not expected and await self._store.key(known) is not None
+            if self._accepted.get(known) is not noted:
+                continue
+            del self._accepted[known]
+            if expected or not (stored or time.monotonic() - noted.since > _KEPT):
+                self._accepted[known] = noted  # behind the others, which it does not hold up
 
-    def _note(self, key: str, job: int, request: str) -> None:
-        self._feed.expect(job)
-        self._accepted[key] = job, request
+    def _note(self, key: str, job: int, request: str, caller: str, size: int = 0) -> None:
+        self._feed.expect(job, caller, size)
+        self._accepted[key] = _Noted(job, request, time.monotonic())
 
-    def _late(self, key: str, request: str, result: asyncio.Future[int]) -> None:
+    def _late(self, key: str, request: str, caller: str, result: asyncio.Future[int]) -> None:
         self._in_flight.discard(key)
         # With the connection lost the history will tell, which is read before another submit with a key is taken.
         if not result.cancelled() and result.exception() is None:
             log.info("accepted late", job=fluid.f58(result.result()))
-            self._note(key, result.result(), request)
+            self._note(key, result.result(), request, caller)
 
 
 def digest(request: JobRequest) -> str:

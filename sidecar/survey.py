@@ -14,6 +14,7 @@ from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.model import Queues, Resources
 from sidecar.tail import Closed
+from sidecar.tasks import Supervised, Supervisor
 
 _QUIET = 5.0  # seconds
 _SETTLED = 1.0  # after an event, and what the instance may remember instead of asking anew
@@ -32,19 +33,18 @@ class Survey:
     def __init__(self, instance: Instance, feed: Feed) -> None:
         self._instance = instance
         self._feed = feed
-        self._task: asyncio.Task[None] | None = None
+        self._task: Supervised | None = None
         self.resources = Resources([])
         self.queues = Queues([])
 
-    def start(self) -> None:
-        """Begin to ask."""
-        self._task = asyncio.create_task(self._run(), name="survey")
+    def start(self, tasks: Supervisor) -> None:
+        """Begin to ask, in a task of its own."""
+        self._task = tasks.start(self._run, "survey")
 
     async def close(self) -> None:
-        """Ask no more."""
+        """End the task."""
         if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await self._task.close()
 
     async def _run(self) -> None:
         while True:

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 from sidecar.store import Store, Told
 
-_KEPT = 4096
-_CHUNK = 100  # also what a reader that takes nothing keeps from being freed
+_KEPT, _KEPT_SIZE = 4096, 16 * 1024 * 1024  # at least so many of what was told last, unless they are of more bytes
+_CHUNK, _CHUNK_SIZE = 100, 64 * 1024  # also what a reader that takes nothing keeps from being freed
+_EVENT = 256  # bytes that a rendered event takes beside its JSON
 _WAKE = 100  # readers that are woken in one turn of the loop, which has other callers to serve
 
 
@@ -70,6 +71,7 @@ class Tail:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._recent: list[Told] = []
+        self._size = 0
         self._wakeups = Wakeups()
         self.closed: Closed | None = None
         """Why there will be no more events; None while there will."""
@@ -79,13 +81,24 @@ class Tail:
     def publish(self, told: Sequence[Told]) -> None:
         """Take what was told and is in the store now."""
         self._recent += told
-        if len(self._recent) > 2 * _KEPT:
-            del self._recent[:-_KEPT]
+        self._size += sum(map(_size, told))
+        if len(self._recent) > 2 * _KEPT or self._size > 2 * _KEPT_SIZE:
+            self._drop()
         self._wakeups.wake()
+
+    def _drop(self) -> None:
+        """Keep the last ones: by number, and by bytes."""
+        first = max(0, len(self._recent) - _KEPT)
+        self._size -= sum(map(_size, self._recent[:first]))
+        while first < len(self._recent) - 1 and self._size > _KEPT_SIZE:
+            self._size -= _size(self._recent[first])
+            first += 1
+        del self._recent[:first]
 
     def restart(self) -> None:
         """Begin anew: the store is another one."""
         self._recent.clear()
+        self._size = 0
         self.generation += 1
         self._wakeups.wake()
 
@@ -122,9 +135,26 @@ class Tail:
         recent, last = self._recent, self._store.position
         if recent and after >= recent[0].position - recent[0].count:
             first = bisect_right(recent, after, key=lambda told: told.position)
-            told: Sequence[Told] = recent[first : first + _CHUNK]
+            told = _slice(recent, first)
             last = told[-1].position if told else after
             return [each for each in told if job in (None, each.job)], last
         # No further than that: what is written while this is read comes next time, and would come twice.
         told = await self._store.told(after, last, _CHUNK, job)
-        return told, told[-1].position if len(told) == _CHUNK else max(after, last)
+        return told, told[-1].position if told else max(after, last)
+
+
+def _size(told: Told) -> int:
+    """Return how many bytes a row takes once it is rendered for subscribers."""
+    return 2 * len(told.json) + _EVENT * told.count
+
+
+def _slice(recent: Sequence[Told], first: int) -> list[Told]:
+    """Return some of what was told, from one on: by number, and by bytes."""
+    found: list[Told] = []
+    size = 0
+    for told in recent[first : first + _CHUNK]:
+        found.append(told)
+        size += len(told.json)
+        if size > _CHUNK_SIZE:
+            break
+    return found

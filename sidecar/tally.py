@@ -62,12 +62,18 @@ class Tally:
         """Take what the store holds; totals that an earlier version had other buckets of begin anew."""
         self.kinds = Counter()
         for queue, state, held, nodes, cores, number in kinds:
-            self.kinds[Kind(queue or ANONYMOUS, state, bool(held), nodes, cores)] += number
+            self.kinds[Kind(str(queue or ANONYMOUS), str(state), bool(held), int(nodes or 0), int(cores or 0))] += (
+                number
+            )
         self.totals = {}
         for name, labels, values in totals:
-            cell = msgspec.json.decode(values, type=Values)
-            if len(cell) == _LENGTHS.get(name):
-                self.totals[name, tuple(msgspec.json.decode(labels, type=list[str]))] = cell
+            try:
+                cell = msgspec.json.decode(values, type=Values)
+                key = name, tuple(msgspec.json.decode(labels, type=list[str]))
+            except (ValueError, TypeError):  # a row that is damaged
+                continue
+            if len(cell) == _LENGTHS.get(name) and len(key[1]) == _LABELS[name]:
+                self.totals[key] = cell
 
     def with_more(self, happened: Mapping[Cell, Values]) -> dict[Cell, Values]:
         """Return what the cells hold that change, with what has happened added."""
@@ -139,6 +145,7 @@ _COUNTERS = {
 }
 
 
+_LABELS = {metric.name: len(metric.labels) for metric in metrics.TABLE}
 _LENGTHS = {metric.name: len(metric.buckets) + 2 if metric.buckets else 1 for metric in metrics.TABLE}
 
 

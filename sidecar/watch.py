@@ -13,6 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from sidecar.tasks import Supervised, Supervisor
+
 log = structlog.get_logger("watch")
 
 _EVERY = 1.0
@@ -48,7 +50,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._watched: list[_Watched] = []
-        self._task: asyncio.Task[None] | None = None
+        self._task: Supervised | None = None
 
     def add(self, changed: Callable[[], None], *paths: Path) -> None:
         """Watch files that are about to be read: of what happens to them from now on somebody is told.
@@ -59,15 +61,14 @@ class Watch:
         """
         self._watched.append(_Watched(changed, paths))
 
-    def start(self) -> None:
-        """Begin to look."""
-        self._task = asyncio.create_task(self._run(), name="watch")
+    def start(self, tasks: Supervisor) -> None:
+        """Begin to look, once a second, in a task of its own."""
+        self._task = tasks.start(self._run, "watch", vital=True)
 
     async def close(self) -> None:
-        """Look no more."""
+        """End the task."""
         if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await self._task.close()
 
     async def _run(self) -> None:
         while True:

@@ -40,7 +40,7 @@ class TokenFile:
 
     def client(self, server: Server, name: str) -> httpx.Client:
         """A client that calls as one of them."""
-        return httpx.Client(base_url=server.url, timeout=30, headers=self.headers(name))
+        return httpx.Client(base_url=server.url, timeout=60, headers=self.headers(name), verify=server.verify)
 
 
 def audit(server: Server) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ make it; what becomes of the brokers is the test's to do.
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import uuid
@@ -19,8 +20,8 @@ from tests.kubernetes_api import Canned, KubernetesAPI, Refusal, status
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 ALL = frozenset({
-    "list pods", "get jobs.batch", "get miniclusters.flux-framework.org", "create events",
-    "patch miniclusters/scale.flux-framework.org",
+    "list pods", "get jobs.batch", "patch jobs.batch", "get miniclusters.flux-framework.org", "create events",
+    "patch miniclusters/scale.flux-framework.org", "get secrets",
 })  # fmt: skip
 
 
@@ -63,6 +64,8 @@ class ClusterAPI(KubernetesAPI):
             "status": {"active": size, "ready": 0},
         }  # fmt: skip
         self.pods = [self.pod(index) for index in range(size)]
+        self.secrets: dict[str, dict[str, str]] = {}
+        """By name: their texts by key."""
 
     def pod(self, index: int, hostname: str = "") -> dict[str, Any]:
         """A pod of the Job as the Job controller makes it; the name ends at random, the host name does not."""
@@ -105,8 +108,10 @@ class ClusterAPI(KubernetesAPI):
         core = "/api/v1/namespaces/{namespace}"
         routes = [
             ("GET", f"{core}/pods", "list pods", self._list_pods),
+            ("GET", f"{core}/secrets/{{name}}", "get secrets", self._get_secret),
             ("POST", f"{core}/events", "create events", self._create_event),
             ("GET", f"{batch}/jobs/{{name}}", "get jobs.batch", self._get_job),
+            ("PATCH", f"{batch}/jobs/{{name}}", "patch jobs.batch", self._patch_job),
             ("GET", f"{flux}/miniclusters/{{name}}", "get miniclusters.flux-framework.org", self._get_minicluster),
             ("PATCH", f"{flux}/miniclusters/{{name}}/scale", "patch miniclusters/scale.flux-framework.org", self._patch_scale),
         ]  # fmt: skip
@@ -139,8 +144,22 @@ class ClusterAPI(KubernetesAPI):
         items = [pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()]
         return {"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}
 
+    async def _get_secret(self, request: web.Request) -> dict[str, Any]:
+        name = request.match_info["name"]
+        if name not in self.secrets:
+            raise Refusal(404, f'secrets "{name}" not found')
+        data = {key: base64.b64encode(text.encode()).decode() for key, text in self.secrets[name].items()}
+        return {"kind": "Secret", "apiVersion": "v1", "metadata": self._metadata(name), "type": "Opaque", "data": data}
+
     async def _get_job(self, request: web.Request) -> dict[str, Any]:
         return self._found(request, self.job, "jobs.batch")
+
+    async def _patch_job(self, request: web.Request) -> dict[str, Any]:
+        if request.content_type != "application/merge-patch+json":
+            raise Refusal(415, "the body of the request was in an unknown format")
+        known = self._found(request, self.job, "jobs.batch")
+        known["spec"] |= (await request.json())["spec"]
+        return known
 
     async def _get_minicluster(self, request: web.Request) -> dict[str, Any]:
         return self._found(request, self.minicluster, "miniclusters.flux-framework.org")

@@ -1,16 +1,34 @@
-"""Fixtures: every contract test runs on both instances; what needs Flux is counted where there is none."""
+"""Fixtures: every contract test runs on both instances; what needs Flux is counted where there is none.
+
+`make test` runs the suite in three worker processes (pytest-xdist): many tests wait. What a test has to keep to for that:
+
+* A test gets its directories from ``tmp_path``, its ports from the system (``--port 0``) and its processes from
+  ``started``, ``own_server`` or ``server``: nothing of it has a name that another worker's tests could use too.
+* A fixture of a session or a module is made once in each worker.
+* All workers have to collect the same tests in the same order: parametrize with lists and tuples, never with a set.
+* A test asserts nothing that a busy machine makes false. A bound on a time is the bound that is promised to users, or
+  a ratio of two times measured in the same test. Where a time is only waited for, use ``eventually`` and its default.
+* ``@pytest.mark.alone``: no worker runs another test meanwhile. It is for tests that measure a latency or a rate,
+  and for those that load both cores so much that others would be measured wrongly. Each costs the time of one idle
+  core, so most tests do without: memory, descriptors and exactly-once do not depend on a neighbour.
+* The time-outs are for a machine whose cores are busy with something else. ``@pytest.mark.long`` gives a test that takes
+  minutes on an idle one a longer time-out: the number for all of them is here.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests import harness
+from tests.cluster_api import ClusterAPI
 from tests.harness import Process, Server
 
 _KINDS = ("embedded", pytest.param("flux", marks=pytest.mark.flux))
@@ -27,15 +45,23 @@ _NEEDS = {
     ),
     "prometheus": (bool(harness.PROMTOOL), "they need Debian's prometheus, which make installs for root"),
     "chromium": (bool(harness.CHROMIUM), "they need Debian's chromium, which make installs for root"),
+    "jq": (bool(harness.JQ), "they need jq, which make installs for root"),
+    "zsh": (bool(harness.ZSH), "they need zsh, which make installs for root"),
     "helm": (bool(harness.HELM), "they need helm, which make installs where there is Go"),
     "kind": (bool(harness.KIND), "they need kind, which make installs where there is Go"),
 }
 _left_out: Counter[str] = Counter()
+#: For properties that are held now and then by more examples than each run has time for.
+settings.register_profile("hostile", max_examples=20_000)
+#: Seconds that a test marked ``long`` may take; the number for the others is in pyproject.toml.
+_LONG = 900
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     without = []
     for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(_LONG))
         missing = [why for name, (there, why) in _NEEDS.items() if not there and item.get_closest_marker(name)]
         if missing:
             _left_out[missing[0]] += 1
@@ -43,6 +69,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if without:
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the numbers of a worker to the process that writes the summary; remove what killed brokers have left."""
+    harness.TEMPORARY.cleanup()  # a worker ends without what Python does at exit
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = dict(_left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take a worker's numbers; each has collected all tests, so they are the same of each."""
+    _left_out.update(Counter(getattr(node, "workeroutput", {}).get("left_out", {})) - _left_out)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that is marked ``alone`` wait for the other workers' tests, and hold back the next ones."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    alone = item.get_closest_marker("alone")
+    turn, room = (os.open(path, os.O_RDONLY) for path in (Path(__file__), Path(harness.__file__)))
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # so that one who waits to be alone is not overtaken for ever
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(turn, fcntl.LOCK_UN)
+        return (yield)
+    finally:
+        os.close(room)
+        os.close(turn)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -76,6 +135,13 @@ def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
 def _start(kind: str, directory: Path, *options: str, **variables: str) -> Server:
     start = harness.flux_start if kind == "flux" else harness.embedded
     return start(directory, *options, **variables)
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ClusterAPI]:
+    """A stand-in for the Kubernetes API server, with a Job, its pods and a MiniCluster."""
+    with ClusterAPI(tmp_path / "kubernetes") as running:
+        yield running
 
 
 @pytest.fixture

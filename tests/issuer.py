@@ -23,6 +23,8 @@ from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64encode
 
+from tests.loops import accept_all
+
 ALGORITHMS = "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"
 CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "ES256K": "secp256k1"}
 LARGE = 1024 * 1024 + 1
@@ -118,11 +120,11 @@ class Issuer:
 
     def asked(self) -> None:
         """Wait until somebody asks anything, from the first time on."""
-        assert self._asked.wait(30), "nobody asks"
+        assert self._asked.wait(60), "nobody asks"
 
     def __enter__(self) -> Issuer:
         self._thread.start()
-        assert self._ready.wait(10), "the issuer does not listen"
+        assert self._ready.wait(60), "the issuer does not listen"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,9 +144,7 @@ class Issuer:
         self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
         self._ready.set()
         await self._stop.wait()
-        await site.stop()
-        for _ in range(3):  # turns in which connections that were just accepted become the runner's to close
-            await asyncio.sleep(0)
+        await accept_all()
         await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

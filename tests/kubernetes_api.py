@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -27,6 +28,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.loops import accept_all, turns
 
 T = TypeVar("T")
 
@@ -72,6 +75,7 @@ BUSY = Canned(429, b"Too many requests, please try again later.\n", {"Retry-Afte
 GARBAGE = Canned(201, b"<html>It works!</html>", {"Content-Type": "application/json"})
 HANG = "hang"
 CLOSE = "close"
+ENDLESS = "endless"
 
 
 class Refusal(Exception):
@@ -278,7 +282,7 @@ class KubernetesAPI:
         self.url = f"https://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _stop(self) -> None:
-        await _turns(4)  # who is at the door comes in first: asyncio loses their sockets when it closes between the two
+        await accept_all()
         await self._runner.cleanup()
         await cut()
 
@@ -310,6 +314,8 @@ class KubernetesAPI:
             return trouble.response()
         if trouble == HANG:
             await asyncio.Event().wait()
+        if trouble == ENDLESS:
+            await _write_on_and_on(request)
         assert request.transport
         request.transport.abort()
         return web.Response()
@@ -371,12 +377,17 @@ async def cut() -> None:
     """Cut what connections this loop still has: TLS takes its time for a good-bye, which a closed loop cannot say."""
     for transport in list(asyncio.get_running_loop()._transports.values()):
         transport.abort()
-    await _turns(2)  # the socket's end, then that of TLS on it
+    await turns(2)  # the socket's end, then that of TLS on it
 
 
-async def _turns(number: int) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
+async def _write_on_and_on(request: web.Request) -> None:
+    """Answer for as long as it is read."""
+    response = web.StreamResponse(status=201, headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):
+        while request.transport is not None and not request.transport.is_closing():
+            await response.write(b" " * 65536)
+            await asyncio.sleep(0)  # a connection that is lost is told of by the loop
 
 
 async def _read(request: web.Request, resource: str) -> dict[str, Any]:

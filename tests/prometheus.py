@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import socket
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.harness import Process, eventually
+from tests.harness import PLAIN, Process, eventually
 
 _CONFIG = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
@@ -32,20 +32,23 @@ class Prometheus(Process):
         directory.mkdir(parents=True)
         config = directory / "prometheus.yaml"
         config.write_text(_CONFIG.format(rules=[str(path) for path in rules], jobs=jobs))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        self._client = httpx.Client(base_url=f"http://{address}", timeout=30)
         super().__init__(
             [
                 "prometheus",
                 f"--config.file={config}",
                 f"--storage.tsdb.path={directory / 'data'}",
-                f"--web.listen-address={address}",
+                "--web.listen-address=127.0.0.1:0",
             ],
             directory,
         )
+        address = eventually(self._address, what="Prometheus's address")
+        self._client = httpx.Client(base_url=f"http://{address}", timeout=60, verify=PLAIN)
         eventually(self._ready, what="Prometheus")
+
+    def _address(self) -> str:
+        assert self.popen.poll() is None, self.text()
+        found = re.search(r"Listening on.* address=(\S+)", self.text())
+        return found[1] if found else ""
 
     def _ready(self) -> bool:
         assert self.popen.poll() is None, self.text()

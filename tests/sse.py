@@ -193,5 +193,5 @@ class Reader(threading.Thread):
         """Read no more."""
         self._leave.set()
         self.break_off()
-        self.join(30)
+        self.join(60)
         assert not self.is_alive()

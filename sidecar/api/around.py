@@ -6,51 +6,49 @@ One function for all of it: each middleware, and each signal, costs every reques
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import istr
 
 from sidecar import errors
-from sidecar.api import begun
+from sidecar.api import begun, hints
+from sidecar.api.body import check_head
 from sidecar.api.html import root
 from sidecar.api.login import LoginResource
+from sidecar.api.pieces import in_pieces
 from sidecar.api.routing import COMMAND, OPERATIONS, Operation
 from sidecar.audit import DETAILS, Audit, AuditEvent, Outcome, note, request_id
 from sidecar.auth.guard import CALLER, NOBODY, Guard
 from sidecar.auth.origins import SAFE
-from sidecar.errors import Denied, Problem, Unauthenticated
-from sidecar.idle import NO_CALLS, IdleStop
+from sidecar.errors import Denied, Overloaded, Problem, StoreUnavailable, Unauthenticated, forgotten
+from sidecar.headers import HEADERS
+from sidecar.idle import IdleStop
 from sidecar.instance import Instance
-from sidecar.listen import Door
 from sidecar.logs import ORIGIN, origin
 from sidecar.meters import Meters
+from sidecar.negotiation import prefers_html, takes_html
+from sidecar.store import StoreError
 
 log = structlog.get_logger("server")
 access = structlog.get_logger("access")
 
+_REFRESH = istr("Flux-Refresh")  # what a page's script says when it brings the page up to date
 _STATE = istr("Flux-Instance-State")
 _REQUEST_ID = istr("X-Request-Id")
 _TRACEPARENT = istr("traceparent")
-_UNREMARKABLE = frozenset({"/livez", "/readyz", "/metrics", "/metrics/users"})
 _GONE = 499  # what nginx logs when a caller does not wait for the answer
 _REFUSALS = frozenset({401, 403, 421, 429})
 _SAID = {"uid": "job"}  # what a variable of a path is in the audit
 _SHOWN = 100  # characters
-
-#: On every answer that does not say otherwise: nothing here is to be framed, guessed at, or kept by others.
-HEADERS: dict[str, str] = {
-    istr("X-Content-Type-Options"): "nosniff",
-    istr("X-Frame-Options"): "DENY",
-    istr("Content-Security-Policy"): "default-src 'none'; frame-ancestors 'none'",
-    istr("Referrer-Policy"): "same-origin",  # with less a browser says of our own forms that they come from nowhere
-    istr("Cache-Control"): "no-store",
-}
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class Around:
@@ -58,7 +56,6 @@ class Around:
 
     Args:
         guard: lets requests through.
-        door: is told of each request.
         instance: says whether it is connected.
         idle: is told of calls.
         login: has the page for a person whom nobody knows yet.
@@ -71,7 +68,6 @@ class Around:
     def __init__(
         self,
         guard: Guard,
-        door: Door,
         instance: Instance,
         idle: IdleStop,
         login: LoginResource,
@@ -85,7 +81,6 @@ class Around:
         self._log_requests = log_requests
         self._meters = meters
         self._tracing = meters.tracing
-        self._door = door
         self._guard = guard
         self._login = login
         self._instance = instance
@@ -98,7 +93,6 @@ class Around:
 
         @web.middleware
         async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._door.heard(request)
             op = request.app[OPERATIONS].get(request.match_info.handler)
             if self._tracing is None:
                 return await self._handled(request, handler, op, request.headers.get(_TRACEPARENT))
@@ -113,8 +107,9 @@ class Around:
     async def _handled(
         self, request: web.Request, handler: Handler, op: Operation | None, traceparent: str | None
     ) -> web.StreamResponse:
+        address = self._guard.origins.address(request)
         found = origin(request_id(request), traceparent)
-        ORIGIN.set(found)
+        ORIGIN.set(found._replace(stranger=address))
         request[begun.HEADERS] = self._headers(request, found.request_id)
         began, status, sent = time.perf_counter(), _GONE, 0
         route, stream = (op.path, op.stream) if op else ("", False)
@@ -135,19 +130,19 @@ class Around:
             seconds = time.perf_counter() - began
             self._meters.end(request.method, route, status, seconds, stream=stream)
             if self._log_requests:
-                self._log(request, route, status, seconds, sent)
+                self._log(request, op, status, seconds, sent)
             ORIGIN.set(None)  # the next request of this connection is another one
 
-    def _log(self, request: web.Request, route: str, status: int, seconds: float, sent: int) -> None:
+    def _log(self, request: web.Request, op: Operation | None, status: int, seconds: float, sent: int) -> None:
         """Write the one line that every request has; of what machines ask all the time only what fails."""
-        if status < 400 and route in _UNREMARKABLE:
+        if status < 400 and op is not None and op.quiet:
             return
         level = logging.ERROR if status >= 500 and status != 503 else logging.INFO
         access.log(
             level,
             "request",
             method=request.method,
-            route=route,
+            route=op.path if op else "",
             path=request.rel_url.raw_path,
             status=status,
             seconds=round(seconds, 6),
@@ -171,20 +166,19 @@ class Around:
         try:
             return await self._admitted(request, handler, op), None
         except Problem as exc:
-            problem = exc
+            problem = forgotten(exc)
         except web.HTTPException as exc:
             if exc.status < 400:
                 raise
-            problem = errors.from_http(exc, request, self._max_body)
-        except ConnectionError:  # the caller has gone: there is nobody to answer
-            return _cut_off(request) or web.Response(status=_GONE), None
-        except Exception:
-            log.exception(
-                "a request failed",
-                method=request.method,
-                path=request.rel_url.raw_path,
-            )
-            problem = Problem("The server failed; its log says how.")
+            paths = (each.path for each in request.app[OPERATIONS].values())
+            meant = hints.path(request.path, paths) if exc.status == 404 else ""
+            problem = errors.from_http(exc, request, self._max_body, meant)
+        except StoreError as exc:
+            problem = StoreUnavailable(str(exc))
+        except Exception as exc:
+            if isinstance(exc, OSError) and begun.is_lost(request, exc):  # there is no caller to answer
+                return _cut_off(request) or web.Response(status=_GONE), None
+            problem = _failure(request, exc)
         return _cut_off(request) or self._rendered(request, problem), problem
 
     async def _admitted(self, request: web.Request, handler: Handler, op: Operation | None) -> web.StreamResponse:
@@ -193,13 +187,21 @@ class Around:
         # Before anything is said of the path: what there is here is nobody's business who is not let in.
         scope, stream = (op.scope, op.stream) if op else ("read", False)
         request[CALLER] = await self._guard.admit(request, scope)
-        if scope is None or (request.method, request.path) in NO_CALLS:
-            return await handler(request)
-        # Only who is let in uses the instance: scanners must not keep it alive.
-        with self._idle, self._guard.hold(request, scope, stream=stream):
-            return await handler(request)
+        if scope is not None and (admitted := ORIGIN.get()):
+            ORIGIN.set(admitted._replace(stranger=""))
+        check_head(request)
+        if scope is None:
+            return await in_pieces(request, await handler(request))
+        # Only admitted requests count as use: scanners must not keep the instance alive, nor a page that was left open.
+        use = (op is None or op.use) and not (request.method in SAFE and _REFRESH in request.headers)
+        if use and stream:
+            self._idle.used()
+        with self._idle if use and not stream else nullcontext(), self._guard.hold(request, scope, stream=stream):
+            return await in_pieces(request, await handler(request))
 
     def _rendered(self, request: web.Request, problem: Problem) -> web.Response:
+        if _asks_whether_it_is_there(request, problem):
+            return self._login.page(root=root(request.path))
         if not _by_a_person(request):
             return errors.render(problem)
         if isinstance(problem, Unauthenticated) and request.method == "GET":
@@ -251,6 +253,19 @@ class Around:
         )
 
 
+def _failure(request: web.Request, exc: Exception) -> Problem:
+    """Return the error that a caller gets for one of the server's own, which is logged."""
+    path = request.rel_url.raw_path
+    if isinstance(exc, MemoryError):
+        log.error("a request failed: there is no memory left for it", path=path)
+        return Overloaded("There is not enough memory for this just now.")
+    if isinstance(exc, OSError) and exc.errno in _NO_DESCRIPTORS:
+        log.error("a request failed: the server may open no more files (ulimit -n)", path=path)
+        return Overloaded("The server has as many open files as it may have just now (ulimit -n).")
+    log.error("a request failed", method=request.method, path=path, exc_info=exc)
+    return Problem("The server failed; its log says how.")
+
+
 def _size(response: web.StreamResponse) -> int:
     """How many bytes an answer has, which may not be sent yet."""
     return response.body_length if response.prepared else response.content_length or 0
@@ -268,6 +283,21 @@ def _cut_off(request: web.Request) -> web.StreamResponse | None:
     return under_way
 
 
+def _asks_whether_it_is_there(request: web.Request, problem: Problem) -> bool:
+    """Whether ``GET /`` shows no credential: the login page is its answer, and no error.
+
+    The Flux Operator's SDK and flux-cloud wait for 200 there until they take the server for started.
+    """
+    return (
+        isinstance(problem, Unauthenticated)
+        and request.path == "/"
+        and request.method in ("GET", "HEAD")
+        and hdrs.AUTHORIZATION not in request.headers
+        and _REFRESH not in request.headers  # or a page would be replaced by it
+        and takes_html(request)
+    )
+
+
 def _by_a_person(request: web.Request) -> bool:
     """Whether a browser has asked for a page, to show it; what the API answers is for programs."""
-    return "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/v1/")
+    return not request.path.startswith("/v1/") and prefers_html(request)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
@@ -14,36 +13,40 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar.api import fields
-from sidecar.api.begun import begin
+from sidecar.api.begun import begin, is_closed
+from sidecar.api.body import BODIES, Bodies, check_charset
+from sidecar.api.bulkline import INVALID, BulkLine, check_beginning, decode
+from sidecar.api.incoming import Line, Lines
 from sidecar.api.jobs import NDJSON
-from sidecar.api.pieces import send
-from sidecar.api.routing import Answer, json_object, operation
+from sidecar.api.pieces import ANSWERS, send
+from sidecar.api.routing import Answer, operation
 from sidecar.api.submit import KEY
 from sidecar.api.window import Window
 from sidecar.audit import note
 from sidecar.auth.caller import Caller
 from sidecar.auth.guard import PLACE, caller_of
-from sidecar.errors import InvalidRequest, Problem, ProblemBody, TooLarge, UnsupportedMediaType
+from sidecar.errors import InvalidRequest, Problem, ProblemBody, UnsupportedMediaType
 from sidecar.instance import Instance
 from sidecar.lifecycle import Lifecycle
-from sidecar.model import JobRequest
 from sidecar.submissions import Submissions, check_key
 
 log = structlog.get_logger("server")
 
-_INVALID = "Invalid submit request"
-_MEDIA = (NDJSON, "application/jsonl", "application/json", "text/plain", "application/octet-stream")
+_MEDIA = (
+    NDJSON,
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonlines",
+    "application/json",
+    "text/plain",
+    "application/octet-stream",
+)
 _CURL = "application/x-www-form-urlencoded"  # what `curl --data-binary` says of everything
+_GONE = 30.0  # seconds that submits in flight may take after the client has disconnected; the audit counts them
 _UNSENT = 8 * 1024 * 1024  # bytes of results that wait for a client to read them
-
-
-class BulkLine(JobRequest, kw_only=True, forbid_unknown_fields=True):
-    """One job of many."""
-
-    idempotency_key: Annotated[
-        str | None,
-        Meta(description="makes it safe to repeat this line; default: the header's key, and the line number"),
-    ] = None
+_STRETCH = 64 * 1024  # bytes of lines that are begun before other requests get their turn
+_LINE = 4 * 1024  # bytes that take as long as a line takes, however short it is
+_FEW = 64 * 1024  # of these, as the connection has anyway
 
 
 class BulkResult(msgspec.Struct, omit_defaults=True):
@@ -100,52 +103,88 @@ class Bulk:
         The answer has a line for each line, in their order, with its number: id and f58id, or a problem. A line that
         is wrong does not stop the others; empty lines are passed over. Results come as they are known, while more
         lines are still read. What was accepted stays accepted when a caller goes away midway; with an
-        Idempotency-Key the whole request can be repeated then.
+        Idempotency-Key the whole request can be repeated then. A request that sends nothing for --body-timeout ends
+        with the problem 408 in the result of its next line; an empty line now and then keeps it open. It counts as a
+        stream of its caller.
         """
         self._lifecycle.require_running()
         self._instance.status.require()
         if request.content_type not in (*_MEDIA, _CURL):
-            raise UnsupportedMediaType(f"A body of type {request.content_type} is not read here; send {NDJSON}.")
+            raise UnsupportedMediaType(
+                f"A body of type {fields.shown(request.content_type)} is not read here; send {NDJSON}."
+            )
+        check_charset(request)
         if (key := request.headers.get(KEY)) is not None:
             check_key(key)
+        with request[PLACE].as_stream(), Lines(request, self._longest_line) as lines:
+            if request.content_length is not None:  # a client that sends chunks may wait for the answer
+                check_beginning(await lines.begin())
+            return await self._carry_out(request, lines)
+
+    async def _carry_out(self, request: web.Request, lines: Lines) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await begin(request, response)
         results = _Results(request, response)
         sending = asyncio.create_task(results.send())
         try:
             async with request[PLACE].held():
-                await self._read(request, results)
-        finally:
-            # A caller who has gone gets no results, and what is on its way into Flux arrives there all the same.
+                await self._read(request, lines, results)
+        except BaseException:  # disconnected, or no longer authorized: no results are sent
             results.close()
-            await asyncio.wait([sending])
+            await asyncio.wait([sending], timeout=_GONE)
+            raise
+        else:
+            results.close()
+            await self._rest(sending)
+        finally:
+            # What is on its way into Flux arrives there all the same.
+            sending.cancel()
             note(request, **results.tally)
         await response.write_eof()
         return response
 
-    async def _read(self, request: web.Request, results: _Results) -> None:
+    async def _rest(self, sending: asyncio.Task[None]) -> None:
+        """Wait until the last result has been sent; each line has its own time-outs, and so has a slow reader."""
+        try:
+            await asyncio.wait([sending])
+        except asyncio.CancelledError:
+            await asyncio.wait([sending], timeout=_GONE)
+            raise
+
+    async def _read(self, request: web.Request, lines: Lines, results: _Results) -> None:
         """Submit line after line, many at once; the results are awaited in the lines' order."""
         window = Window(self._in_flight)
         key, caller = request.headers.get(KEY), caller_of(request)
-        async for number, raw in _lines(request, self._longest_line):
+        bodies, stretch = request.app[BODIES], 0
+
+        async def submit(line: Line) -> BulkResult:
+            begun = time.monotonic()
+            try:
+                return await self._line(bodies, line, key, caller)
+            finally:
+                window.leave(time.monotonic() - begun, line.weight)
+                lines.done(line)
+
+        async for line in lines:
+            if is_closed(request):
+                return  # of what was not begun nothing is: the request can be repeated
             await results.room()
-            await window.enter()
-            results.add(asyncio.create_task(self._within(window, number, raw, key, caller)))
+            await self._submissions.ease(lambda: window.inside)
+            await lines.weigh(line, BulkLine, INVALID)
+            await window.enter(line.weight)
+            results.add(asyncio.create_task(submit(line)))
+            stretch += _LINE + line.weight
+            if stretch > _STRETCH:
+                stretch = 0
+                await bodies.give_way()
 
-    async def _within(
-        self, window: Window, number: int, raw: bytes | None, key: str | None, caller: Caller
-    ) -> BulkResult:
-        begun = time.monotonic()
+    async def _line(self, bodies: Bodies, line: Line, key: str | None, caller: Caller) -> BulkResult:
+        number = line.number
         try:
-            return await self._line(number, raw, key, caller)
-        finally:
-            window.leave(time.monotonic() - begun)
-
-    async def _line(self, number: int, raw: bytes | None, key: str | None, caller: Caller) -> BulkResult:
-        try:
-            if raw is None:
-                raise TooLarge(f"The line is longer than the limit of {self._longest_line} bytes (--max-body).")
-            request = _decode(raw)
+            if line.problem is not None:
+                raise line.problem
+            async with bodies.decoding(line.weight):
+                request = decode(line)
             if request.is_launcher:
                 raise InvalidRequest("is_launcher: a launcher is no job; use POST /v1/jobs/submit.")
             self._lifecycle.require_running()
@@ -165,14 +204,21 @@ class _Results:
     """Results in the lines' order, sent as they are known.
 
     Sending does not hold up reading: a client that sends its whole request before it reads anything must not be waited
-    for by a server that wants it to read first. That ends where what is kept for it becomes much.
+    for by a server that wants it to read first. That ends where what is kept for it becomes much, or what is kept for
+    all callers.
+
+    Args:
+        request: whose results they are.
+        response: takes them.
     """
 
     def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
-        self._request = request
         self._response = response
+        answers = request.app[ANSWERS]
+        self._held = answers.budget.hold(answers.name(request))
         self._tasks: deque[asyncio.Task[BulkResult]] = deque()
         self._unsent = bytearray()
+        self._sending = 0
         self._more = asyncio.Event()
         self._room = asyncio.Event()
         self._gone = self._closed = False
@@ -183,9 +229,13 @@ class _Results:
         self._tasks.append(task)
         task.add_done_callback(self._collect)
 
+    @property
+    def _size(self) -> int:
+        return len(self._unsent) + self._sending
+
     async def room(self) -> None:
         """Wait until less is kept than is too much."""
-        while len(self._unsent) > _UNSENT:
+        while self._size > _UNSENT or (self._size > _FEW and self._held.over):
             self._room.clear()
             await self._room.wait()
 
@@ -200,6 +250,7 @@ class _Results:
             line = self._tell(self._tasks.popleft().result())
             if not self._gone:
                 self._unsent += line
+        self._held.count(self._size)
         self._more.set()
 
     def _tell(self, result: BulkResult) -> bytes:
@@ -212,46 +263,22 @@ class _Results:
         return msgspec.json.encode(result) + b"\n"
 
     async def send(self) -> None:
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            while self._unsent:
-                data = bytes(self._unsent)
-                self._unsent.clear()
-                try:
-                    await send(self._request, self._response, data)
-                except ConnectionError:
-                    self._gone = True  # the jobs are submitted all the same
-                    self._unsent.clear()
-                self._room.set()
-            if self._closed and not self._tasks:
-                return
+        """Send results until there are no more."""
+        with self._held:
+            while not self._closed or self._tasks:
+                await self._more.wait()
+                self._more.clear()
+                while self._unsent:
+                    await self._send()
 
-
-def _decode(raw: bytes) -> BulkLine:
-    found = fields.decode_json(BulkLine, raw)
-    if found is None:
-        found = fields.decode(BulkLine, json_object(raw), text=frozenset(), message=_INVALID)
-    return found
-
-
-async def _lines(request: web.Request, longest: int) -> AsyncIterator[tuple[int, bytes | None]]:
-    """Yield number and text of each line that is not empty; None for one that is too long, which is passed over."""
-    number, rest = 0, bytearray()
-    too_long = False
-    async for data in request.content.iter_any():
-        rest += data
-        *lines, tail = rest.split(b"\n")
-        for line in lines:
-            number += 1
-            if too_long or len(line) > longest:
-                yield number, None
-            elif line.strip():
-                yield number, bytes(line)
-            too_long = False
-        rest = bytearray(tail)
-        if len(rest) > longest:
-            too_long = True
-            rest.clear()
-    if too_long or rest.strip():
-        yield number + 1, None if too_long else bytes(rest)
+    async def _send(self) -> None:
+        data, self._unsent = self._unsent, bytearray()
+        self._sending = len(data)
+        try:
+            await send(self._response, data)
+        except ConnectionError:
+            self._gone = True  # the jobs are submitted all the same
+            self._unsent.clear()
+        self._sending = 0
+        self._held.count(self._size)
+        self._room.set()

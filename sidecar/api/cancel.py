@@ -16,7 +16,7 @@ from sidecar.api.jobs import require_own
 from sidecar.api.routing import Answer, operation
 from sidecar.audit import note
 from sidecar.auth.guard import caller_of
-from sidecar.errors import Conflict, Forbidden, InvalidRequest, Problem
+from sidecar.errors import Conflict, Ended, Forbidden, InvalidRequest, NotFound, Problem, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.store import Store
@@ -39,7 +39,7 @@ class Cancelled(msgspec.Struct):
     f58id: str
 
 
-class CancelMany(Which, kw_only=True, forbid_unknown_fields=True):
+class CancelMany(Which, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Which active jobs to cancel: at least one filter."""
 
     reason: Annotated[str, Meta(max_length=1000, description="kept with each job as its exception's note")] = ""
@@ -55,12 +55,14 @@ class NotCancelled(msgspec.Struct):
 
 
 class CancelledMany(msgspec.Struct):
-    """The answer to a cancel by filter; ``failed`` shows a hundred at most."""
+    """The answer to a cancel by filter."""
 
     Message: str
     matched: int
     cancelled: int
-    failed: list[NotCancelled]
+    already_ended: Annotated[int, Meta(description="jobs that ended by themselves before the cancel reached them")] = 0
+    failed_total: Annotated[int, Meta(description="jobs that could not be cancelled")] = 0
+    failed: Annotated[list[NotCancelled], Meta(description="the first 100 of them, each with the reason")] = []
 
 
 class Cancel:
@@ -89,6 +91,7 @@ class Cancel:
         if await require_own(self._store, self._feed, job, caller_of(request)) == "INACTIVE":
             raise Conflict(f"Job cannot be cancelled: {fluid.f58(job)} has ended already.")
         await self._instance.cancel(job, body.reason)
+        self._feed.commanded(job, caller_of(request).name)
         return Cancelled("Job is requested to cancel.", job, fluid.f58(job))
 
     @operation(
@@ -116,27 +119,43 @@ class Cancel:
                 raise Forbidden(f"submitter: jobs of others than {caller.name} need the scope admin.")
             where = msgspec.structs.replace(where, submitter=caller.name)
         self._instance.status.require()
-        await self._feed.settle()
+        if not self._feed.caught_up:
+            raise Unavailable("The history of jobs is being read: which jobs match is not known yet.")
+        await self._feed.settle(where.submitter if "admin" not in caller.scopes else None)
         states = tuple(state for state in where.states or filters.ACTIVE if state != "INACTIVE")
         jobs = await self._store.ids(msgspec.structs.replace(where, states=states)) if states else []
         if body.dry_run:
-            return CancelledMany(f"{len(jobs)} jobs match; none was cancelled (dry_run).", len(jobs), 0, [])
-        failed = await self._all(jobs, body.reason)
-        done = len(jobs) - len(failed)
+            return CancelledMany(f"{len(jobs)} jobs match; none was cancelled (dry_run).", len(jobs), 0)
+        ended, failed = await self._all(jobs, body.reason, caller.name)
+        done = len(jobs) - ended - len(failed)
         note(request, matched=len(jobs), cancelled=done)
-        return CancelledMany(f"{done} jobs are requested to cancel.", len(jobs), done, failed[:_SHOWN])
+        text = f"{done} jobs are requested to cancel."
+        if ended:
+            text += f" {ended} had ended before."
+        if failed:
+            text += f" {len(failed)} could not be cancelled."
+        return CancelledMany(text, len(jobs), done, ended, len(failed), failed[:_SHOWN])
 
-    async def _all(self, jobs: list[int], reason: str) -> list[NotCancelled]:
-        """Ask for the end of each, many at once; return those that could not be cancelled."""
+    async def _all(self, jobs: list[int], reason: str, caller: str) -> tuple[int, list[NotCancelled]]:
+        """Ask for the end of each, many at once.
+
+        Returns:
+            How many had ended already, and those that could not be cancelled.
+        """
+        ended = 0
         failed: list[NotCancelled] = []
         left = iter(jobs)
 
         async def work() -> None:
+            nonlocal ended
             for job in left:
                 try:
                     await self._instance.cancel(job, reason)
+                    self._feed.commanded(job, caller)
+                except (Ended, NotFound):  # Flux has purged a job that it does not know any more
+                    ended += 1
                 except Problem as exc:
                     failed.append(NotCancelled(job, fluid.f58(job), exc.detail))
 
         await asyncio.gather(*(work() for _ in range(min(_AT_ONCE, len(jobs)))))
-        return failed
+        return ended, failed

@@ -17,7 +17,7 @@ from sidecar.errors import Conflict, NotFound
 from sidecar.instance import Instance
 from sidecar.kube import Cluster, View
 from sidecar.lifecycle import Lifecycle
-from sidecar.model import Node
+from sidecar.model import AS_TEXT, Node
 from sidecar.scaling import Scaler, Scaling
 
 
@@ -98,7 +98,8 @@ class ScaleBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=7 * 86400,
-            description="seconds that jobs on nodes which go are waited for; 0: only where none run",
+            description=f"seconds, {AS_TEXT}, that jobs on nodes which go are waited for; 0: only where none run",
+            extra={"duration": True},
         ),
     ] = 600.0
 

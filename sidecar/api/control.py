@@ -9,7 +9,8 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import fluid
+from sidecar import fluid, untrusted
+from sidecar.api import fields
 from sidecar.api.jobs import require_own
 from sidecar.api.routing import Answer, operation
 from sidecar.audit import note
@@ -17,6 +18,7 @@ from sidecar.auth.guard import caller_of
 from sidecar.errors import Conflict, InvalidRequest
 from sidecar.feed import Feed
 from sidecar.instance import Instance
+from sidecar.model import HIGHEST_URGENCY, URGENCIES
 from sidecar.store import Store
 
 _ERRORS = (400, 404, 409, 413, 415, 503)
@@ -26,10 +28,6 @@ _NAMED = {name: int(number) for name, number in signal.Signals.__members__.items
 _REAL_TIME = {f"SIGRTMIN+{n - signal.SIGRTMIN}": n for n in range(signal.SIGRTMIN + 1, signal.SIGRTMAX)}
 _SIGNALS = _NAMED | _REAL_TIME
 _NAMES = {number: name for name, number in _REAL_TIME.items()} | {int(n): n.name for n in signal.Signals}
-
-#: flux-job-urgency(1)'s words.
-_URGENCIES = {"hold": 0, "default": 16, "expedite": 31}
-_HIGHEST_URGENCY = 31
 
 
 class SignalBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,7 +52,7 @@ class UrgencyBody(msgspec.Struct, forbid_unknown_fields=True):
     """How urgent the job is from now on."""
 
     urgency: Annotated[
-        Annotated[int, Meta(ge=0, le=_HIGHEST_URGENCY)] | str,
+        Annotated[int, Meta(ge=0, le=HIGHEST_URGENCY)] | str,
         Meta(description="0 to 31, or hold (0), default (16), expedite (31)"),
     ]
 
@@ -96,6 +94,7 @@ class JobControl:
         await self._require_active(request, job, "signalled")
         note(request, signal=_NAMES.get(number, str(number)))
         await self._instance.send_signal(job, number)
+        self._feed.commanded(job, caller_of(request).name)
         return Signalled("Job is sent the signal.", job, fluid.f58(job), _NAMES.get(number, str(number)))
 
     @operation(
@@ -113,6 +112,7 @@ class JobControl:
         await self._require_active(request, job, "reprioritized")
         note(request, urgency=urgency)
         old = await self._instance.set_urgency(job, urgency)
+        self._feed.commanded(job, caller_of(request).name)
         return Reprioritized("Job has the new urgency.", job, fluid.f58(job), old, urgency)
 
     async def _require_active(self, request: web.Request, job: int, what: str) -> None:
@@ -125,13 +125,13 @@ def _signal_number(value: int | str) -> int:
     if isinstance(value, int):
         return value
     name = value.strip().upper()
-    if (number := _whole(name)) is not None and 1 <= number <= _LAST_SIGNAL:
+    if (number := untrusted.digits(name)) is not None and 1 <= number <= _LAST_SIGNAL:
         return number
     found = _SIGNALS.get(name) or _SIGNALS.get(f"SIG{name}")
     if found is None:
         raise InvalidRequest(
-            f"signal: {value!r} is none; use 1 to {_LAST_SIGNAL}, SIGRTMIN+1 to SIGRTMIN+{len(_REAL_TIME)}, or "
-            f"{', '.join(_NAMED)} (with or without SIG)."
+            f"signal: {fields.shown(value)} is not a signal; use 1 to {_LAST_SIGNAL}, SIGRTMIN+1 to "
+            f"SIGRTMIN+{len(_REAL_TIME)}, or {', '.join(_NAMED)} (with or without SIG)."
         )
     return found
 
@@ -140,13 +140,10 @@ def _urgency_number(value: int | str) -> int:
     if isinstance(value, int):
         return value
     word = value.strip().lower()
-    number = _URGENCIES.get(word, _whole(word))
-    if number is None or number > _HIGHEST_URGENCY:
-        words = ", ".join(f"{word} ({number})" for word, number in _URGENCIES.items())
-        raise InvalidRequest(f"urgency: {value!r} is none; use 0 to {_HIGHEST_URGENCY}, or {words}.")
+    number = URGENCIES.get(word, untrusted.digits(word))
+    if number is None or number > HIGHEST_URGENCY:
+        words = ", ".join(f"{word} ({number})" for word, number in URGENCIES.items())
+        raise InvalidRequest(
+            f"urgency: {fields.shown(value)} is not an urgency; use 0 to {HIGHEST_URGENCY}, or {words}."
+        )
     return number
-
-
-def _whole(text: str) -> int | None:
-    """Read a number that came as text, as in a form or query."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None

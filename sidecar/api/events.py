@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
-from sidecar.api import filters, position
+from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
 from sidecar.api.jobs import require
+from sidecar.api.pieces import hold
 from sidecar.api.routing import Answer, operation
-from sidecar.api.stream import AFTER, EVENT_STREAM, EventStream, Pace
+from sidecar.api.stream import AFTER, EVENT_STREAM, EVENT_STREAM_TYPE, EventStream, Pace
 from sidecar.feed import Feed
 from sidecar.model import Job
 from sidecar.store import Filter, Store, Stored, Told
@@ -21,13 +23,13 @@ _RESUME = {"Last-Event-ID": "the id of the last event that was read: go on behin
 _SKIPPED = 500  # events that a filter may leave out before the reader is given a newer id to come back with
 
 
-class EventsQuery(JobFilter, kw_only=True):
+class EventsQuery(JobFilter, kw_only=True, frozen=True):
     """Which jobs' events, and from where on; without after from now on."""
 
     after: Annotated[str | None, AFTER] = None
 
 
-class JobEventsQuery(msgspec.Struct, kw_only=True):
+class JobEventsQuery(msgspec.Struct, kw_only=True, frozen=True):
     """From where on; without after from the job's first event on."""
 
     after: Annotated[str | None, AFTER] = None
@@ -62,10 +64,11 @@ class Events:
         where = filters.read(query)
         after = position.requested(request, self._store, query.after)
         if after is None:
+            await fresh.settle(request, self._feed)
             after = self._store.position
-        stream = EventStream(self._pace)
+        stream = EventStream(self._pace, functools.partial(hold, request))
         if request.method == "HEAD":
-            return web.Response(content_type=EVENT_STREAM)
+            return web.Response(headers={"Content-Type": EVENT_STREAM_TYPE})
         generation = self._feed.tail.generation
         await stream.begin(request, position.show(self._store, after))
         return await stream.run(self._follow(stream, where, after, generation))
@@ -74,15 +77,22 @@ class Events:
         tail, shown = self._feed.tail, after
         while True:
             await tail.wait(after, generation)
-            told, upto = await tail.read(after)
-            data = b"".join(self._render(told, where, after))
-            after = upto
+            data, after = await self._next(where, after)
             if data:
                 shown = after
             elif after - shown > _SKIPPED:
                 data, shown = b"id: %b\n\n" % position.show(self._store, after).encode(), after
             if data:
                 await stream.push(data)
+            del data  # a reader that waits holds nothing
+
+    async def _next(self, where: Filter, after: int, job: int | None = None) -> tuple[bytes, int]:
+        """Return the events that come next, as they are sent, and up to where was looked.
+
+        A reader that takes nothing keeps these bytes, and not also what they were made from.
+        """
+        told, upto = await self._feed.tail.read(after, job)
+        return b"".join(self._render(told, where, after)), upto
 
     def _render(self, told: Sequence[Told], where: Filter, after: int) -> list[bytes]:
         return [
@@ -127,9 +137,9 @@ class Events:
         """
         await require(self._store, self._feed, job)
         after = position.requested(request, self._store, query.after) or 0
-        stream = EventStream(self._pace)
+        stream = EventStream(self._pace, functools.partial(hold, request))
         if request.method == "HEAD":
-            return web.Response(content_type=EVENT_STREAM)
+            return web.Response(headers={"Content-Type": EVENT_STREAM_TYPE})
         await stream.begin(request, position.show(self._store, after))
         return await stream.run(self._follow_job(stream, job, after))
 
@@ -140,10 +150,10 @@ class Events:
             with self._feed.change(job) as change:  # before the look, so that nothing comes between the two
                 state, last = await self._store.last(job)
                 while after < min(last, self._store.position):
-                    told, upto = await tail.read(after, job)
-                    if data := b"".join(self._render(told, filters.EVERYTHING, after)):
+                    data, after = await self._next(filters.EVERYTHING, after, job)
+                    if data:
                         await stream.push(data)
-                    after = upto
+                    del data
                 # What was committed this very moment is in the file and not told yet: the change is still to come.
                 if state == "INACTIVE" and last <= self._store.position:
                     await stream.end(reason="ended", **await ending(self._store, job))

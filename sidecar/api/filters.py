@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sidecar.api import fields
 from sidecar.errors import InvalidRequest
 from sidecar.model import RESULTS, STATES
 from sidecar.store import Filter
@@ -22,7 +23,7 @@ _STATE_GROUPS = {
 }
 
 
-class Which(msgspec.Struct, kw_only=True):
+class Which(msgspec.Struct, kw_only=True, frozen=True):
     """Which jobs, by what they are from their submit on, and by their state."""
 
     state: Annotated[
@@ -37,7 +38,7 @@ class Which(msgspec.Struct, kw_only=True):
     until: Annotated[float | None, Meta(description="submitted before, Unix seconds")] = None
 
 
-class JobFilter(Which, kw_only=True):
+class JobFilter(Which, kw_only=True, frozen=True):
     """Which jobs, ended ones too."""
 
     result: Annotated[str | None, Meta(description="results, separated by commas")] = None
@@ -64,9 +65,10 @@ def read(query: Which) -> Filter:
 def _words(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
     found: list[str] = []
     for word in (text or "").upper().split(",") if text is not None else ():
+        word = word.strip()
         words = _STATE_GROUPS.get(word, (word,)) if name == "state" else (word,)
         if not set(words) <= set(known):
             choices = [*known, *_STATE_GROUPS] if name == "state" else known
-            raise InvalidRequest(f"{name}: {word!r} is none; use {', '.join(choices)}.")
+            raise InvalidRequest(f"{name}: {fields.shown(word)} is not a {name}; use {', '.join(choices)}.")
         found += words
     return tuple(dict.fromkeys(found))

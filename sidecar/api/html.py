@@ -21,7 +21,7 @@ NO_AUTH = (
 
 
 def root(path: str) -> str:
-    """Return the way from a page to the server's own root, which a proxy may have put below another."""
+    """Return the way from a path to the server's own root, which a proxy may have put below another."""
     return "../" * (path.count("/") - 1) or "./"
 
 

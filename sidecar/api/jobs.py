@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import Hashable
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
@@ -12,24 +12,27 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import fluid, jobspec
-from sidecar.api import filters, position
+from sidecar import fluid, jobspec, untrusted
+from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
+from sidecar.api.html import root
 from sidecar.api.pages import Pages
-from sidecar.api.pieces import stream_pieces
-from sidecar.api.routing import Answer, json_response, operation
+from sidecar.api.pieces import framed, stream_pieces, whole_or_pieces
+from sidecar.api.routing import Answer, operation
 from sidecar.auth.caller import Caller
 from sidecar.auth.guard import PLACE, caller_of
 from sidecar.errors import InvalidRequest, NotFound, Problem, Unavailable
 from sidecar.feed import Feed
 from sidecar.instance import Instance
-from sidecar.model import Brief, Entry, Job
-from sidecar.store import Filter, Store
+from sidecar.model import AS_TEXT, Brief, Entry, Job
+from sidecar.negotiation import WANTED
+from sidecar.store import Filter, Store, Told
 
 NDJSON = "application/x-ndjson"
 
 _RUNNING = b'"state":"RUN","result":"","returncode"'  # in a job with all its fields
 _ONE_PIECE = 200  # jobs that are sent in one piece
+_UNKNOWN = object()
 
 
 class _Shape(NamedTuple):
@@ -54,7 +57,7 @@ _REACHED = {
 }
 
 
-class ListQuery(JobFilter, kw_only=True):
+class ListQuery(JobFilter, kw_only=True, frozen=True):
     """Which jobs to list, and how."""
 
     details: Annotated[bool | None, Meta(description="all fields of each job, as an object by id")] = None
@@ -72,11 +75,19 @@ class JobList(msgspec.Struct, omit_defaults=True):
     cursor: str | None = None
 
 
-class GetQuery(msgspec.Struct, kw_only=True):
+class GetQuery(msgspec.Struct, kw_only=True, frozen=True):
     """Whether to wait for something."""
 
     wait: (
-        Annotated[float, Meta(ge=0, le=3600, description="answer when it has come so far, or after so many seconds")]
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                le=3600,
+                description=f"answer when it has come so far, or after so many seconds, {AS_TEXT}",
+                extra={"duration": True},
+            ),
+        ]
         | None
     ) = None
     until: Annotated[
@@ -84,7 +95,7 @@ class GetQuery(msgspec.Struct, kw_only=True):
     ] = "inactive"
 
 
-class JobspecQuery(msgspec.Struct, kw_only=True):
+class JobspecQuery(msgspec.Struct, kw_only=True, frozen=True):
     """How much of the jobspec."""
 
     environment: Annotated[bool | None, Meta(description="with the job's environment, which is hidden otherwise")] = (
@@ -127,8 +138,8 @@ class Jobs:
         in the plain list, is where /v1/events?after= goes on.
         """
         where = _filter(query)
-        await self._feed.settle()
-        export = _accepts(request, NDJSON)
+        await fresh.settle(request, self._feed)
+        export = request[WANTED] == NDJSON
         key = (request.rel_url.raw_query_string, export)
         revision = self._store.revision
         if page := self._pages.get(revision, key):
@@ -136,30 +147,47 @@ class Jobs:
         if not export and not (query.details or query.detail):
             return self._kept(revision, key, await self._plain(request, where, query.limit))
         shape = _EXPORT if export else _LISTING if query.listing else _OBJECT
-        if query.limit is not None and query.limit <= _ONE_PIECE:
-            return self._kept(revision, key, await self._one_piece(request, where, query.limit, shape))
+        if (
+            query.limit is not None
+            and query.limit <= _ONE_PIECE
+            and (whole := await self._one_piece(request, where, query.limit, shape))
+        ):
+            return self._kept(revision, key, whole)
         headers = {"Content-Type": shape.media, position.HEADER: position.show(self._store, self._store.position)}
         if query.limit is not None:
-            headers |= _next(request, (await self._store.page(where, query.limit)).last)
+            headers |= _next(request, await self._store.last_of(where, query.limit))
         pieces = self._store.pieces(where, query.limit, shape.what, shape.separator)
-        return await stream_pieces(request, _framed(pieces, shape), headers)
+        framed_ = framed(pieces, shape.separator.encode(), shape.opening, shape.closing)
+        return await stream_pieces(request, framed_, headers)
 
-    def _kept(self, revision: int, key: Hashable, response: web.Response) -> web.Response:
+    def _kept(self, revision: int, key: Hashable, response: web.StreamResponse) -> web.StreamResponse:
         """Keep a page for who asks for the same before anything has happened; the runtime of a job grows by itself."""
-        body = response.body
+        body = response.body if isinstance(response, web.Response) else None
         if isinstance(body, bytes) and _RUNNING not in body:
             self._pages.put(revision, key, body, response.headers)
         return response
 
-    async def _plain(self, request: web.Request, where: Filter, limit: int | None) -> web.Response:
+    async def _plain(self, request: web.Request, where: Filter, limit: int | None) -> web.StreamResponse:
         page = await self._store.page(where, limit)
         shown = position.show(self._store, page.position)
-        cursor = b',"cursor":"%b"' % _plain_f58(page.last).encode() if page.last is not None else b""
-        body = b'{"jobs":[%b],"position":"%b"%b}' % (page.json, shown.encode(), cursor)
-        return json_response(body, headers={position.HEADER: shown, **_next(request, page.last)})
+        cut = page.last is not None and page.number != limit  # the page is large, and not all that is asked for
+        last = page.last
+        if cut:
+            last = None if limit is None else await self._store.last_of(where, limit)
+        cursor = b',"cursor":"%b"' % _plain_f58(last).encode() if last is not None else b""
+        closing = b'],"position":"%b"%b}\n' % (shown.encode(), cursor)
+        headers = {"Content-Type": "application/json", position.HEADER: shown, **_next(request, last)}
+        if not cut:
+            return web.Response(body=b'{"jobs":[' + page.json + closing, headers=headers)
+        del page
+        pieces = self._store.pieces(where, limit, "brief")
+        return await stream_pieces(request, framed(pieces, b",", b'{"jobs":[', closing), headers)
 
-    async def _one_piece(self, request: web.Request, where: Filter, limit: int, shape: _Shape) -> web.Response:
+    async def _one_piece(self, request: web.Request, where: Filter, limit: int, shape: _Shape) -> web.Response | None:
+        """Return a short list as one piece; None where its jobs are too large for that."""
         page = await self._store.page(where, limit, shape.what, shape.separator)
+        if page.last is not None and page.number < limit:
+            return None
         shown = position.show(self._store, page.position)
         headers = {"Content-Type": shape.media, position.HEADER: shown, **_next(request, page.last)}
         body = shape.opening + page.json + shape.closing if page.json or shape.opening else b""
@@ -171,7 +199,7 @@ class Jobs:
 
         The answer is always the job as it is then: whether it came so far in time is in its state.
         """
-        await self._feed.settle(job)
+        await self._feed.settle_job(job)
         if query.wait:
             async with request[PLACE].held():
                 await self._wait(job, _REACHED[query.until], query.wait)
@@ -193,11 +221,18 @@ class Jobs:
     @operation(
         "GET", "/v1/jobs/{uid}/eventlog", answers=(Answer("The entries so far", Eventlog),), errors=(400, 404, 503)
     )
-    async def eventlog(self, request: web.Request, job: int) -> bytes:
-        """Read a job's eventlog."""
+    async def eventlog(self, request: web.Request, job: int) -> web.StreamResponse:
+        """Read a job's eventlog.
+
+        Of a context over 16 KiB, longer texts end with …, and larger members are left out for a …. A long eventlog is
+        sent as it is read: an error in the middle breaks the connection off.
+        """
         await require(self._store, self._feed, job)
-        events = await self._store.eventlog(job)
-        return msgspec.json.encode({"id": job, "f58id": fluid.f58(job), "events": events})
+        opening = b'{"id":%d,"f58id":"%b","events":[' % (job, fluid.f58(job).encode())
+        rows = (each async for told in self._store.eventlog(job) if (each := _entries(told)))
+        return await whole_or_pieces(
+            request, framed(rows, b",", opening, b"]}\n"), {"Content-Type": "application/json"}
+        )
 
     @operation(
         "GET",
@@ -216,10 +251,12 @@ class Jobs:
         else:
             await require_own(self._store, self._feed, job, caller_of(request))
             spec = await self._instance.jobspec(job)
-            for entry in await self._store.eventlog(job):
-                if entry.name == "jobspec-update":
-                    jobspec.update(spec, msgspec.json.decode(entry.context))
-            return msgspec.json.encode(spec)
+            known = untrusted.decoded(await self._store.jobspec(job) or b"{}")
+            async for told in self._store.eventlog(job):
+                for path in _updates(told):  # of an update that is large the eventlog does not hold all
+                    if (value := jobspec.get(known, path, _UNKNOWN)) is not _UNKNOWN:
+                        jobspec.update(spec, {path: value})
+            return untrusted.encode(spec)
         return await self._store.jobspec(job) or b"{}"
 
 
@@ -230,7 +267,7 @@ async def require(store: Store, feed: Feed, job: int) -> str:
         NotFound: there is no such job.
         Unavailable: it may be in the part of the history that is not read yet.
     """
-    await feed.settle(job)
+    await feed.settle_job(job)
     state = await store.state(job)
     if state is None:
         raise unknown(feed, job)
@@ -258,6 +295,17 @@ def unknown(feed: Feed, job: int) -> Problem:
     return NotFound(f"There is no job {fluid.f58(job)} ({job}).")
 
 
+def _entries(told: Told) -> bytes:
+    """Return entries as JSON with commas between them, and all members of each."""
+    return msgspec.json.encode([entry for _, entry in told.entries(0)])[1:-1]
+
+
+def _updates(told: Told) -> list[str]:
+    """Return which places in the jobspec were updated."""
+    updates = (entry for _, entry in told.entries(0) if entry.name == "jobspec-update")
+    return [path for entry in updates for path in untrusted.decoded(entry.context)]
+
+
 def _filter(query: ListQuery) -> Filter:
     where = filters.read(query)
     if query.cursor is None:
@@ -269,30 +317,14 @@ def _filter(query: ListQuery) -> Filter:
     return msgspec.structs.replace(where, before_id=min(before, 2**63 - 1))
 
 
-def _accepts(request: web.Request, media: str) -> bool:
-    return request.headers.get("Accept", "").split(";")[0].strip() == media
-
-
 def _next(request: web.Request, last: int | None) -> dict[str, str]:
     """Return the Link header that leads to the next page, when there is one."""
     if last is None:
         return {}
     following = urlencode({**request.query, "cursor": _plain_f58(last)})
-    return {"Link": f'<{request.path}?{following}>; rel="next"'}
+    return {"Link": f'<{root(request.path)}{request.path[1:]}?{following}>; rel="next"'}
 
 
 def _plain_f58(job: int) -> str:
     """Spell an id in ASCII, for addresses and headers."""
     return fluid.f58(job).replace("ƒ", "f")
-
-
-async def _framed(pieces: AsyncIterator[bytes], shape: _Shape) -> AsyncIterator[bytes]:
-    """Put a list together from pieces."""
-    before = shape.opening
-    async for piece in pieces:
-        yield before + piece
-        before = shape.separator.encode()
-    if before == shape.separator.encode():
-        yield shape.closing
-    elif shape.opening:
-        yield shape.opening + shape.closing

@@ -48,7 +48,7 @@ class LauncherResource:
         "GET",
         "/v1/launchers/{number}/output",
         answers=(Answer("The last lines that it wrote, both streams", OutputBody),),
-        errors=(400, 404),
+        errors=(400, 404, 503),
     )
     async def output(self, request: web.Request, number: int) -> OutputBody:
         """Read the end of a launcher's output."""

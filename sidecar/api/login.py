@@ -16,8 +16,9 @@ from sidecar.access import Scope
 from sidecar.api import html
 from sidecar.api.routing import Answer, NoParameters, operation
 from sidecar.audit import note
+from sidecar.auth.authorization import read_authorization
 from sidecar.auth.caller import SCOPES, Caller, Credential
-from sidecar.auth.guard import Guard, caller_of, read_authorization
+from sidecar.auth.guard import Guard, caller_of
 from sidecar.auth.sessions import cookie_name
 from sidecar.errors import Denied, InvalidRequest, Problem, TooMany, Unauthenticated, Unavailable
 
@@ -235,7 +236,7 @@ class LoginResource:
 
 def _in_the_body(request: web.Request) -> None:
     """Refuse what proxies and browsers would write down."""
-    if request.query_string:
+    if request.rel_url.raw_query_string:
         raise InvalidRequest("A password or token belongs in the body: addresses are logged.", message=_DENIED)
 
 

@@ -35,11 +35,12 @@ from sidecar.store import Store
 from sidecar.survey import Survey
 from sidecar.tally import Kind
 
+_QUEUES = 100
 _MEDIA = ("text/plain", "application/openmetrics-text")
 _BUCKETS = {metric.name: (*map(str, metric.buckets), "+Inf") for metric in metrics.TABLE if metric.buckets}
 
 
-class MetricsQuery(msgspec.Struct, forbid_unknown_fields=True):
+class MetricsQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Which metrics."""
 
     names: Annotated[str, Meta(description="only the family of this name; may be given many times")] = msgspec.field(
@@ -47,7 +48,7 @@ class MetricsQuery(msgspec.Struct, forbid_unknown_fields=True):
     )
 
 
-class UsersQuery(MetricsQuery):
+class UsersQuery(MetricsQuery, frozen=True):
     """The same of the figures of users."""
 
 
@@ -99,7 +100,8 @@ class InstanceMetrics(Collector):
         seen = {kind.queue for kind in tally.kinds} | {
             labels[0] for name, labels in tally.totals if name == metrics.SUBMITS.name
         }
-        return sorted(told | seen) or [ANONYMOUS]
+        # What jobs name may be anything, and each is some hundred series: those that Flux has, and some of the others.
+        return sorted(told | set(sorted(seen - told)[:_QUEUES])) or [ANONYMOUS]
 
     def _jobs(self, queues: Sequence[str]) -> Iterator[Family]:
         jobs: Counter[tuple[str, str]] = Counter()
@@ -111,11 +113,11 @@ class InstanceMetrics(Collector):
             if kind.held:
                 held[kind.queue] += number
             elif kind.state == "SCHED":
-                wanted[kind.queue] = max(wanted[kind.queue], _nodes(kind, cores))
+                wanted[kind.queue] = max(wanted.get(kind.queue, 0), _nodes(kind, cores))
         states = [(queue, state) for queue in queues for state in metrics.JOB_STATES]
         yield _gauge(metrics.JOBS, ((key, jobs[key]) for key in states))
         yield _gauge(metrics.HELD, (((queue,), held[queue]) for queue in queues))
-        yield _gauge(metrics.PENDING_NODES, (((queue,), number) for queue, number in wanted.items()))
+        yield _gauge(metrics.PENDING_NODES, (((queue,), wanted[queue]) for queue in queues))
 
     def _totals(self, queues: Sequence[str]) -> Iterator[Family]:
         each = [(queue,) for queue in queues]
@@ -240,6 +242,9 @@ class MetricsResource:
     @operation(
         "GET",
         "/metrics",
+        use=False,
+        quiet=True,
+        port="metrics",
         query=MetricsQuery,
         loose=True,
         answers=(Answer("Metrics, as OpenMetrics or in Prometheus' own format", media=_MEDIA),),
@@ -253,6 +258,9 @@ class MetricsResource:
     @operation(
         "GET",
         "/metrics/users",
+        use=False,
+        quiet=True,
+        port="metrics",
         query=UsersQuery,
         loose=True,
         answers=(Answer("Metrics, as OpenMetrics or in Prometheus' own format", media=_MEDIA),),

@@ -18,7 +18,7 @@ _ERRORS = (400, 404, 409, 413, 415, 503)
 _SHOWN = 10
 
 
-class NodesQuery(msgspec.Struct, kw_only=True):
+class NodesQuery(msgspec.Struct, kw_only=True, frozen=True):
     """How to list nodes."""
 
     details: Annotated[bool | None, Meta(description="state, cores and gpus of each node, not its name alone")] = None

@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
+from sidecar import restored
 from sidecar.api.events import ending
 from sidecar.api.jobs import require
+from sidecar.api.lines import Written, beginning, body_of, bytes_of, chained, events_of
+from sidecar.api.pieces import stream_pieces
 from sidecar.api.routing import Answer, operation
 from sidecar.api.stream import AFTER, EVENT_STREAM, EventStream, Pace, TextStream
-from sidecar.errors import InvalidRequest
+from sidecar.errors import Gone
 from sidecar.feed import Feed
-from sidecar.follow import Follower, Followers
-from sidecar.instance import Instance
-from sidecar.output import Line, Output, Stream
+from sidecar.follow import Followers
+from sidecar.model import Job
+from sidecar.negotiation import WANTED
+from sidecar.output import Stream
+from sidecar.outputlog import Cursor, OutputLog, resume
+from sidecar.outputtail import IN_VAIN, tail
+from sidecar.shelllog import Redirected, Said
 from sidecar.store import Store
 
-_RAW = ("text/plain", "application/octet-stream")
-_MANY = 1000
+#: What a job's bytes are sent as. Without a charset clients take text for ISO 8859-1, as RFC 2616 had it.
+RAW = {"text/plain": "text/plain; charset=utf-8", "application/octet-stream": "application/octet-stream"}
+_Sink = EventStream | TextStream
+_NOT_YET = "The output does not exist yet"
+_FEWER = (
+    f"Only the last {IN_VAIN >> 20} MiB of the job's log were searched: this begins with fewer lines than asked for. "
+    "Use after=0 to read all of them."
+)
 
 
-class OutputQuery(msgspec.Struct, kw_only=True):
+class OutputQuery(msgspec.Struct, kw_only=True, frozen=True):
     """Which output."""
 
-    stream: Annotated[Literal["stdout", "stderr", "both"], Meta(description="which stream")] = "both"
+    stream: Annotated[
+        Literal["stdout", "stderr", "both", "log"],
+        Meta(description="which stream; log: what the job's shell says, such as warnings, as lines of text"),
+    ] = "both"
 
 
-class StreamQuery(OutputQuery, kw_only=True):
+class StreamQuery(OutputQuery, kw_only=True, frozen=True):
     """Which output, and how long."""
 
     follow: Annotated[bool, Meta(description="go on until the job has ended; false: what there is so far")] = True
@@ -39,17 +54,15 @@ class StreamQuery(OutputQuery, kw_only=True):
     after: Annotated[str | None, AFTER] = None
 
 
-class OutputBody(msgspec.Struct, omit_defaults=False):
+class OutputBody(msgspec.Struct, omit_defaults=True):
     """Lines with their newline; bytes that are not UTF-8 are shown as U+FFFD (ask for text/plain to get them)."""
 
     Output: list[str]
-
-
-class NoOutput(msgspec.Struct):
-    """There is no output, and why."""
-
-    Output: list[str]
-    Message: str
+    Message: Annotated[str | None, Meta(description="why there are no lines")] = None
+    Log: Annotated[
+        list[Said], Meta(description="what the job's shell says, such as how much of the output was cut")
+    ] = []
+    Redirected: Annotated[list[Redirected], Meta(description="streams that go to files instead")] = []
 
 
 class JobOutput:
@@ -57,10 +70,9 @@ class JobOutput:
 
     tag = "jobs"
 
-    def __init__(self, store: Store, feed: Feed, instance: Instance, followers: Followers, pace: Pace) -> None:
+    def __init__(self, store: Store, feed: Feed, followers: Followers, pace: Pace) -> None:
         self._store = store
         self._feed = feed
-        self._instance = instance
         self._followers = followers
         self._pace = pace
 
@@ -71,38 +83,69 @@ class JobOutput:
         answers=(
             Answer(
                 "The lines so far; as they are for Accept: text/plain",
-                OutputBody | NoOutput,
-                ("application/json", *_RAW),
+                OutputBody,
+                ("application/json", *RAW),
             ),
         ),
-        errors=(400, 404, 503),
+        errors=(400, 404, 410, 503),
     )
-    async def output(self, request: web.Request, job: int, query: OutputQuery) -> web.Response | NoOutput | OutputBody:
+    async def output(self, request: web.Request, job: int, query: OutputQuery) -> web.StreamResponse:
         """Read a job's output so far.
 
         Answers at once, whether the job runs or not. For Accept: text/plain or application/octet-stream the body is
-        what the job wrote, byte by byte.
+        what the job wrote, byte by byte; there stream=log tells what its shell says. Where there is no line, Message
+        says why; 410: Flux has purged the output, with the job. A long output is sent as it is read: an error in the
+        middle breaks the connection off. A line of more than 1 MiB comes in parts, and only the last of them ends with
+        a newline.
         """
-        await require(self._store, self._feed, job)
-        output = await self._instance.output(job)
-        lines = output.data(query.stream)
-        if (wanted := _wanted(request)) in _RAW:
-            return web.Response(body=b"".join(lines), content_type=wanted)
-        if not lines:
-            return NoOutput([], _why_empty(output))
-        if len(lines) > _MANY:  # a long output is decoded beside the loop
-            body = await asyncio.to_thread(lambda: msgspec.json.encode(_body(lines)))
-            return web.Response(body=body, content_type="application/json")
-        return _body(lines)
+        cursor, end, _ = await self._open(job)
+        wanted = request[WANTED]
 
-    async def written(self, job: int) -> bytes:
-        """Return what a job has written so far, byte by byte.
+        async def why() -> str:
+            return await self._why_empty(job, query.stream, cursor.redirected)
+
+        raw = wanted in RAW
+        pieces = bytes_of(cursor, end, query.stream) if raw else body_of(cursor, end, query.stream, why)
+        headers = {"Content-Type": RAW.get(wanted, wanted)}
+        first, whole = await beginning(pieces)
+        if not whole:
+            return await stream_pieces(request, chained(first, pieces), headers)
+        return web.Response(body=first, headers=headers)
+
+    async def written(self, request: web.Request, job: int, headers: dict[str, str]) -> web.StreamResponse:
+        """Answer with what a job has written so far, byte by byte.
 
         Raises:
             NotFound: there is no such job.
         """
-        await require(self._store, self._feed, job)
-        return b"".join((await self._instance.output(job)).data("both"))
+        cursor, end, _ = await self._open(job)
+        return await stream_pieces(request, bytes_of(cursor, end, "both"), headers)
+
+    async def _open(self, job: int) -> tuple[Cursor, int, bool]:
+        """Return the first place of a job's log as it is now, how many pieces it has, and whether that is all."""
+        state = await require(self._store, self._feed, job)
+        output = self._followers.logs.open(job)
+        try:
+            await output.refresh()
+        except Gone:
+            if output.count == 0 and (await self._job(job)).t_run is not UNSET:
+                raise
+        return Cursor(output), output.count, state == "INACTIVE"
+
+    async def _job(self, job: int) -> Job:
+        return restored.job(await self._store.job(job) or b"", job)
+
+    async def _why_empty(self, job: int, stream: Stream, redirected: dict[str, str]) -> str:
+        """Say why there is no line of a stream."""
+        found = await self._job(job)
+        ended = found.state == "INACTIVE"
+        if found.t_run is UNSET:
+            return "There is no output: the job never ran." if ended else f"{_NOT_YET}: the job has not started."
+        if places := [f"{each} to {path}" for each, path in redirected.items() if stream in ("both", each)]:
+            return f"The output does not exist here: the job writes {', '.join(places)}."
+        to = "" if stream == "both" else f" to {stream}"
+        what = "the job's shell has said nothing" if stream == "log" else f"the job has written nothing{to}"
+        return f"There is no output: {what}." if ended else f"{_NOT_YET}: {what} so far."
 
     @operation(
         "GET",
@@ -111,113 +154,91 @@ class JobOutput:
         query=StreamQuery,
         headers={"Last-Event-ID": "the id of the last line that was read: go on behind it"},
         answers=(
-            Answer("Server-sent events, one for each line; or the lines as they are", media=(EVENT_STREAM, *_RAW)),
+            Answer("Server-sent events, one for each line; or the lines as they are", media=(EVENT_STREAM, *RAW)),
         ),
-        errors=(400, 404, 503),
+        errors=(400, 404, 410, 503),
     )
     async def stream(self, request: web.Request, job: int, query: StreamQuery) -> web.StreamResponse:
         """Follow a job's output, to its end.
 
         data is {"stream", "rank", "data"}, the id is the number of lines so far, and resumes the stream, over a
-        restart of the server too. An event named end comes last; the reason ended comes with the job's result and
-        returncode. For Accept: text/plain or application/octet-stream the body is what the job writes, byte by byte:
-        there its end may be the job's or the connection's.
+        restart of the server too. An event named log is what the job's shell says, {"level", "message", "rank"}, and
+        one named redirect tells of a stream that goes to a file, {"stream", "rank", "path"}; both count as lines. With
+        tail only the end of a long output is read: then an id is PLACE-NUMBER,
+        the lines behind a place in the log, and resumes in the same way. It is looked for within a bound (256
+        MiB of what other streams write): where that ends it, an event named notice says that there may be fewer
+        lines than asked for. A line of more than 1 MiB comes in parts, each with an id of its own; only the
+        last ends with a newline. An event named end comes last; the reason ended comes with the job's result
+        and returncode. For Accept: text/plain or application/octet-stream the body is what the job writes, byte
+        by byte: there its end may be the job's or the connection's.
         """
-        state = await require(self._store, self._feed, job)
-        known: list[Line] = []
-        if not query.follow or _asks_for_a_part(request, query):  # who follows all of it is given it by the follower
-            output = await self._instance.output(job)
-            known = [*output.lines, *output.rest] if state == "INACTIVE" else output.lines
-        begin = _begin(request, query, known)
-        wanted = _wanted(request)
-        sink = TextStream(self._pace, wanted) if wanted in _RAW else EventStream(self._pace)
+        _, end, ended = await self._open(job)
+        output = self._followers.logs.open(job)
+        cursor = await _place(request, query, output, end, rest=ended)
+        wanted = request[WANTED]
+        sink = TextStream(self._pace, RAW[wanted], Written(query.stream)) if wanted in RAW else EventStream(self._pace)
         if request.method == "HEAD":
-            return web.Response(content_type=sink.content_type)
-        await sink.begin(request, str(begin))
-        if query.follow:
-            del known  # a reader may stay for days
-            return await sink.run(self._follow(sink, job, begin, query.stream))
-        reason = "ended" if state == "INACTIVE" else "so far"
-        return await sink.run(self._send(sink, job, known[begin:], begin, query.stream, reason))
+            return web.Response(headers={"Content-Type": sink.headers["Content-Type"]})
+        await sink.begin(request, cursor.place if cursor else None)
+        return await sink.run(self._send(sink, job, query, output, cursor, end, ended))
 
     async def _send(
-        self, sink: EventStream | TextStream, job: int, lines: Sequence[Line], after: int, stream: Stream, reason: str
+        self, sink: _Sink, job: int, query: StreamQuery, output: OutputLog, cursor: Cursor | None, end: int, ended: bool
     ) -> None:
-        for first in range(0, len(lines), _MANY):
-            some = lines[first : first + _MANY]
-            await sink.push(_render(some, after + first, stream, text=isinstance(sink, TextStream)))
-        await sink.end(reason=reason, **await ending(self._store, job))
+        """Send what is asked for; without a cursor from the last lines on, which may take a while to find."""
+        stream = _stream_of(sink, query)
+        if cursor is None:
+            cursor, enough = await tail(output, query.tail or 0, stream, end, rest=ended)
+            await sink.start(cursor.place)
+            if not enough:
+                await sink.notice(_FEWER)
+        if query.follow:
+            await self._follow(sink, job, cursor, stream)
+            return
+        while await self._push(sink, cursor, stream, end, rest=ended):
+            pass
+        await sink.end(reason="ended" if ended else "so far", **await ending(self._store, job))
 
-    async def _follow(self, sink: EventStream | TextStream, job: int, number: int, stream: Stream) -> None:
+    async def _follow(self, sink: _Sink, job: int, cursor: Cursor, stream: Stream) -> None:
+        """Send what there is, and what comes."""
         follower = self._followers.join(job)
-        text = isinstance(sink, TextStream)
         try:
             while True:
-                await follower.wait(number)
-                count = min(follower.count, number + _MANY)
-                if count > number:
-                    await sink.push(await self._rendered(follower, number, count, stream, text))
-                    number = count
-                elif follower.ended:
+                ended, end = follower.ended, follower.count
+                if await self._push(sink, cursor, stream, end, rest=ended):
+                    continue
+                if ended:
                     await sink.end(reason="ended", **await ending(self._store, job))
                     return
+                await follower.wait(end)
         finally:
             self._followers.leave(job)
 
-    async def _rendered(self, follower: Follower, after: int, count: int, stream: Stream, text: bool) -> bytes:
-        """Make the bytes of some lines, once for all readers who are equally far."""
-        key = (after, count, stream, text)
-        data = follower.rendered.get(key)
-        if data is None:
-            data = _render(await follower.read(after, count), after, stream, text=text)
-            follower.remember(key, data)
-        return data
+    async def _push(self, sink: _Sink, cursor: Cursor, stream: Stream, end: int, *, rest: bool) -> bool:
+        """Send some lines; return whether there were any. They are made once for all readers at the same place."""
+        first, runs = await cursor.read(end, rest=rest)
+        if not runs:
+            if isinstance(sink, TextStream) and not rest and (data := sink.written.begun(cursor.begun)):
+                await sink.push(data)
+            return False
+        if isinstance(sink, TextStream):
+            data = sink.written.lines(runs)
+        else:
+            data = await events_of(cursor, first, runs, stream)
+        del runs  # a reader that takes nothing keeps what is sent to it, and no more
+        await sink.push(data)
+        await asyncio.sleep(0)
+        return True
 
 
-def _asks_for_a_part(request: web.Request, query: StreamQuery) -> bool:
-    return "Last-Event-ID" in request.headers or query.after is not None or query.tail is not None
-
-
-def _begin(request: web.Request, query: StreamQuery, known: Sequence[Line]) -> int:
-    """Return how many lines to leave out."""
+async def _place(request: web.Request, query: StreamQuery, output: OutputLog, end: int, *, rest: bool) -> Cursor | None:
+    """Return where a stream begins; None: with the last lines."""
     for name, text in (("Last-Event-ID", request.headers.get("Last-Event-ID")), ("after", query.after)):
         if text:
-            if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) <= len(known)):
-                raise InvalidRequest(
-                    f"{name}: {text[:80]!r} is no line of this output; use 0 (from the first line) to {len(known)}."
-                )
-            return int(text)
-    if query.tail is None:
-        return 0
-    matching = [number for number, line in enumerate(known) if query.stream in ("both", line.stream)]
-    return matching[-query.tail] if 0 < query.tail <= len(matching) else 0 if query.tail else len(known)
+            return await resume(output, text, name, end, rest=rest)
+    return Cursor(output) if query.tail is None else None
 
 
-def _render(lines: Sequence[Line], after: int, stream: Stream, *, text: bool) -> bytes:
-    if text:
-        return b"".join(line.data for line in lines if stream in ("both", line.stream))
-    return b"".join(
-        b"id: %d\ndata: %b\n\n" % (number, _line(line))
-        for number, line in enumerate(lines, after + 1)
-        if stream in ("both", line.stream)
-    )
-
-
-def _line(line: Line) -> bytes:
-    shown: dict[str, Any] = {"stream": line.stream, "rank": line.rank, "data": line.data.decode(errors="replace")}
-    return msgspec.json.encode(shown)
-
-
-def _wanted(request: web.Request) -> str:
-    return request.headers.get("Accept", "").split(";")[0].strip()
-
-
-def _body(lines: list[bytes]) -> OutputBody:
-    return OutputBody([line.decode(errors="replace") for line in lines])
-
-
-def _why_empty(output: Output) -> str:
-    if output.redirected:
-        places = ", ".join(f"{stream} to {path}" for stream, path in output.redirected.items())
-        return f"The output does not exist here: the job writes {places}."
-    return "The output does not exist yet, or the job has written none."
+def _stream_of(sink: _Sink, query: StreamQuery) -> Stream:
+    """Return what is sent of an eventlog: as events also what the job's shell says, each under a name of its own."""
+    return "all" if query.stream == "both" and isinstance(sink, EventStream) else query.stream

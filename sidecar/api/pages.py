@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 _SIZE = 8 * 1024 * 1024
+_LONGEST_KEY = 512  # characters of what is asked for; beside it a page has some hundred bytes of headers
 
 
 class Page(NamedTuple):
@@ -32,6 +33,7 @@ class Pages:
 
     def put(self, revision: int, key: Hashable, body: bytes, headers: Mapping[str, str]) -> None:
         """Keep a page that was read at a revision, unless that is past by now."""
-        if revision == self._revision and self._size + len(body) <= _SIZE:
-            self._size += len(body)
+        size = len(body) + 2 * _LONGEST_KEY
+        if revision == self._revision and self._size + size <= _SIZE and len(repr(key)) <= _LONGEST_KEY:
+            self._size += size
             self._pages[key] = Page(body, dict(headers))  # what is added to one answer belongs to no other

@@ -8,8 +8,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from sidecar.api import fresh
 from sidecar.api.routing import Answer, NoParameters, operation
 from sidecar.errors import NotFound
+from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.model import Queue, Queues
 from sidecar.store import Store
@@ -54,8 +56,9 @@ class QueueResource:
 
     tag = "queues"
 
-    def __init__(self, store: Store, instance: Instance) -> None:
+    def __init__(self, store: Store, feed: Feed, instance: Instance) -> None:
         self._store = store
+        self._feed = feed
         self._instance = instance
 
     @operation("GET", "/v1/queues", answers=(Answer("All queues", QueueList),), errors=(400,))
@@ -64,6 +67,7 @@ class QueueResource:
 
         An instance without named queues has one, which is called default here.
         """
+        await fresh.settle(request, self._feed)
         known = await self._instance.queues()
         return QueueList([*await self._bodies(known)], known.updated)
 

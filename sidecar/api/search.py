@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from sidecar import untrusted
+from sidecar.api import fresh
 from sidecar.api.pages import Pages
-from sidecar.api.pieces import stream_pieces
+from sidecar.api.pieces import framed, whole_or_pieces
 from sidecar.api.routing import Answer, operation
 from sidecar.errors import InvalidRequest
 from sidecar.feed import Feed
@@ -20,10 +22,11 @@ from sidecar.store import Search, Store
 from sidecar.store.query import ORDERS
 
 _ONE_PIECE = 200  # matches that are sent in one piece
-_ORDER = re.compile(r"order\[(\d+)\]\[column\]")
+_COMPUTED = ("", "function")  # columns[n][data] of a column that shows no member of a job
+_ORDER = re.compile(r"order\[([0-9]{1,4})\]\[column\]")
 
 
-class SearchQuery(msgspec.Struct, kw_only=True):
+class SearchQuery(msgspec.Struct, kw_only=True, frozen=True):
     """A window of the jobs that hold a text; DataTables' own names (search[value], order[0][column]) work too."""
 
     query: Annotated[str | None, Meta(description="text anywhere in a job; case does not matter")] = None
@@ -65,53 +68,53 @@ class JobSearch:
     async def search(self, request: web.Request, query: SearchQuery) -> web.StreamResponse:
         """Search jobs, as DataTables' server-side processing asks.
 
-        recordsFiltered counts what is left after query, start and length; recordsMatched what matches the query.
+        recordsFiltered counts what is left after query, start and length; recordsMatched what matches the query. Of
+        each field the beginning is searched: 2,048 bytes of a command or a list of nodes, 1,024 of any other. A job's
+        id is found in every spelling. order[0][column], order[0][dir] and columns[0][data] sort by any member of a job
+        that is a number or text, and by those of its exception, such as exception.type.
         """
         parameters = request.query
         text = query.query or parameters.get("search[value]") or query.search or ""
         if "\0" in text:
             raise InvalidRequest("query: a NUL byte cannot be part of it.")
         length = None if query.length in (None, -1) else query.length
-        await self._feed.settle()
+        await fresh.settle(request, self._feed)
         revision = self._store.revision
         search = Search(text=text, start=query.start, length=length, order=_order(parameters))
+        draw = b"%d}\n" % query.draw
         if page := self._pages.get(revision, search):
-            return web.Response(body=page.body % query.draw, headers=page.headers)
+            return web.Response(body=page.body + draw, headers=page.headers)
         total, matched = await self._store.count(), await self._store.count(text)
         left = max(0, matched - query.start)
         window = left if length is None else min(left, length)
         # Jobs may be added while the answer is on its way: the window has the size that the counts say.
-        chunks = self._store.search(msgspec.structs.replace(search, length=window))
-        closing = b'],"draw":%%d,"recordsTotal":%d,"recordsFiltered":%d,"recordsMatched":%d}\n' % (
-            total,
-            window,
-            matched,
+        jobs = self._store.search(msgspec.structs.replace(search, length=window))
+        closing = b'],"recordsTotal":%d,"recordsFiltered":%d,"recordsMatched":%d,"draw":' % (total, window, matched)
+        pieces = framed(jobs, b",", b'{"data":[', closing + draw)
+        response = await whole_or_pieces(
+            request, pieces, {"Content-Type": "application/json"}, short=window <= _ONE_PIECE
         )
-        headers = {"Content-Type": "application/json"}
-        if window > _ONE_PIECE:
-            return await stream_pieces(request, _pieces(chunks, closing % query.draw), headers)
-        rows = b",".join([row async for chunk in chunks for row in chunk])
-        body = b'{"data":[' + rows.replace(b"%", b"%%") + closing
-        if b'"state":"RUN"' not in rows:  # the runtime of a job grows by itself
-            self._pages.put(revision, search, body, headers)
-        return web.Response(body=body % query.draw, headers=headers)
+        body = response.body if isinstance(response, web.Response) else None
+        grows = any(name == "runtime" for name, _ in search.order)  # by itself, as long as a job runs
+        if isinstance(body, bytes) and b'"state":"RUN"' not in body and not grows:
+            self._pages.put(revision, search, body.removesuffix(draw), response.headers)
+        return response
 
 
 def _order(parameters: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
-    """Read order[i][column], order[i][dir] and columns[n][data]; unknown columns are passed over."""
+    """Read order[i][column], order[i][dir] and columns[n][data].
+
+    Raises:
+        InvalidRequest: a column that jobs are not sorted by.
+    """
     found: list[tuple[int, str, bool]] = []
     for name, value in parameters.items():
         if match := _ORDER.fullmatch(name):
             column = parameters.get(f"columns[{value}][data]", value)
-            down = parameters.get(f"order[{match[1]}][dir]", "asc") == "desc"
-            if column in ORDERS:
-                found.append((int(match[1]), column, down))
+            if column in _COMPUTED:  # the table itself makes what it shows there
+                continue
+            if column not in ORDERS:
+                known = ", ".join(sorted(ORDERS))
+                raise InvalidRequest(f"{name}: {untrusted.shown(column)} is no column to sort by; use one of {known}.")
+            found.append((int(match[1]), column, parameters.get(f"order[{match[1]}][dir]", "asc").lower() == "desc"))
     return tuple((column, down) for _, column, down in sorted(found))
-
-
-async def _pieces(chunks: AsyncIterator[list[bytes]], closing: bytes) -> AsyncIterator[bytes]:
-    before = b'{"data":['
-    async for chunk in chunks:
-        yield before + b",".join(chunk)
-        before = b","
-    yield (b"" if before == b"," else before) + closing

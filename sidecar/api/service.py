@@ -10,17 +10,20 @@ from aiohttp import web
 from msgspec import Meta
 
 import sidecar
+from sidecar.api import fresh
 from sidecar.api.routing import Answer, json_response, operation
 from sidecar.audit import note
 from sidecar.auth.guard import CALLER
 from sidecar.errors import Unavailable
+from sidecar.feed import Feed
 from sidecar.health import Check, Health
 from sidecar.idle import IdleStop
 from sidecar.instance import Instance, Status
 from sidecar.lifecycle import Lifecycle, Mode, Service
+from sidecar.model import AS_TEXT
 
 _MESSAGES = {
-    "waiting": "The service will stop as soon as the instance runs.",
+    "waiting": "The service will stop as soon as the instance runs, or when --start-timeout is over.",
     "draining": "The service stops when the jobs that there are have finished; no new ones are accepted.",
     "stopping": "The service is stopping.",
     "stopped": "The service has stopped.",
@@ -32,7 +35,15 @@ class StopBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     mode: Annotated[Mode, Meta(description="now: running jobs are cancelled; drain: they finish first")] = "now"
     timeout: (
-        Annotated[float, Meta(ge=0, description="seconds after which a drain becomes now; absent: never")] | None
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                description=f"seconds, {AS_TEXT}, after which a drain becomes now; absent: never",
+                extra={"duration": True},
+            ),
+        ]
+        | None
     ) = None
     force: Annotated[bool, Meta(description="shut down although another initial program runs")] = False
     reason: Annotated[str, Meta(max_length=1000)] = ""
@@ -59,13 +70,13 @@ class Stopping(msgspec.Struct):
     active_jobs: int
 
 
-class LivezQuery(msgspec.Struct, forbid_unknown_fields=True):
+class LivezQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How much to say."""
 
     verbose: Annotated[str | None, Meta(description="tell each check, with its age; needs no value")] = None
 
 
-class ReadyzQuery(LivezQuery):
+class ReadyzQuery(LivezQuery, frozen=True):
     """The same of readiness."""
 
 
@@ -77,6 +88,7 @@ class ServiceResource:
     def __init__(
         self,
         lifecycle: Lifecycle,
+        feed: Feed,
         instance: Instance,
         health: Health,
         idle: IdleStop,
@@ -87,16 +99,19 @@ class ServiceResource:
         self._authenticates = authenticates
         self._no_auth = no_auth
         self._lifecycle = lifecycle
+        self._feed = feed
         self._instance = instance
         self._health = health
         self._idle = idle
 
-    @operation("GET", "/v1/service", answers=(Answer("The service", ServiceBody),), errors=(400,))
+    @operation("GET", "/v1/service", use=False, answers=(Answer("The service", ServiceBody),), errors=(400,))
     async def get(self, request: web.Request) -> ServiceBody:
         """Read the state of the service: of the instance, and of a stop under way.
 
-        To ask this is no use of the instance: idle_left goes on while somebody watches it.
+        This request does not reset --idle-stop: idle_left counts down meanwhile. It is answered also while nothing can
+        be stored; the counts then come from the job events that have arrived.
         """
+        await fresh.settle_for_a_moment(request, self._feed)
         return ServiceBody(
             **msgspec.structs.asdict(self._lifecycle.service()),
             version=sidecar.__version__,
@@ -122,16 +137,22 @@ class ServiceResource:
         A second stop is answered like the first; now cuts a drain short.
         """
         note(request, mode=body.mode, force=body.force)
-        by = request[CALLER].name or "somebody"
+        by = request[CALLER].name or "anonymous"
         self._lifecycle.stop(body.mode, by=by, timeout=body.timeout, force=body.force, reason=body.reason)
         service = self._lifecycle.service()
-        answer = Stopping(_MESSAGES[service.state], service.state, service.mode or body.mode, service.active_jobs)
+        message = _MESSAGES[service.state]
+        if service.state == "waiting" and service.waits_for:
+            message += f" It does not run yet: {service.waits_for}"
+        answer = Stopping(message, service.state, service.mode or body.mode, service.active_jobs)
         return json_response(answer, status=202)
 
     @operation(
         "GET",
         "/livez",
         scope=None,
+        use=False,
+        quiet=True,
+        port="both",
         query=LivezQuery,
         answers=(Answer("The server works", media=("text/plain",)),),
         errors=(400, 503),
@@ -144,6 +165,9 @@ class ServiceResource:
         "GET",
         "/readyz",
         scope=None,
+        use=False,
+        quiet=True,
+        port="both",
         query=ReadyzQuery,
         answers=(Answer("The server is ready", media=("text/plain",)),),
         errors=(400, 503),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -14,14 +14,19 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from msgspec import Meta, Struct
 
-from sidecar.api.begun import begin
+from sidecar.api.begun import begin, is_lost
+from sidecar.api.lines import Written
 from sidecar.auth.guard import PLACE
+from sidecar.clock import LoopClock
 from sidecar.errors import Problem, Unauthenticated
+from sidecar.store import StoreError
 from sidecar.tail import Closed
 
 log = structlog.get_logger("stream")
 
 EVENT_STREAM = "text/event-stream"
+EVENT_STREAM_TYPE = f"{EVENT_STREAM}; charset=utf-8"
+"""Without a charset clients that follow RFC 2616 take it for ISO 8859-1."""
 _PIECE = 64 * 1024
 _KERNEL = 128 * 1024
 _RETRY = 1000  # milliseconds after which a browser comes back
@@ -29,14 +34,15 @@ _LAST_CHANCE = 5.0  # for a reader that is cut off to read what is on its way to
 
 
 class Pace(Struct, frozen=True):
-    """How often a quiet stream says that it lives, and how long a reader may take nothing (seconds).
+    """How often a quiet stream says that it lives, and how long a reader may take nothing (seconds of ``clock``).
 
-    ``dropped`` is told why a reader was cut off.
+    ``dropped`` is called with the reason why a reader was cut off.
     """
 
     heartbeat: float
     send_timeout: float
     dropped: Callable[[str], None]
+    clock: LoopClock
 
 
 class TooSlow(Exception):
@@ -59,7 +65,7 @@ class _Sink(web.StreamResponse):
         """
         try:
             for piece in _pieces(data, self._separator):
-                async with asyncio.timeout(self._pace.send_timeout):
+                async with self._pace.clock.timeout(self._pace.send_timeout):
                     await self.write(piece)
         except TimeoutError:
             assert self._req is not None  # noqa: S101 - it was prepared
@@ -76,10 +82,16 @@ class _Sink(web.StreamResponse):
         """Say that there is no more, and why."""
         raise NotImplementedError
 
+    async def start(self, last_id: str) -> None:
+        """Send the id to come back with, where it was not known when the stream began."""
+
+    async def notice(self, detail: str) -> None:
+        """Say something about what the stream holds."""
+
     async def _feed(self, work: Awaitable[None]) -> None:
         """Do what feeds the stream, and end it as that ends."""
-        with contextlib.suppress(TooSlow, ConnectionError):  # it was told why, or is not there any more
-            assert self._req is not None  # noqa: S101 - it was prepared
+        assert self._req is not None  # noqa: S101 - it was prepared
+        try:
             try:
                 async with self._req[PLACE].held():
                     await work
@@ -90,6 +102,13 @@ class _Sink(web.StreamResponse):
                 await self.end(reason="unauthenticated", detail=exc.detail)
             except Problem as exc:
                 await self.end(reason="unavailable", detail=exc.detail)
+            except StoreError as exc:  # no problem of an answer that has not begun: this one has
+                await self.end(reason="unavailable", detail=str(exc))
+        except TooSlow:
+            return  # it was told why
+        except ConnectionError as exc:
+            if not is_lost(self._req, exc):
+                raise
 
 
 class EventStream(EventSourceResponse, _Sink):
@@ -97,21 +116,32 @@ class EventStream(EventSourceResponse, _Sink):
 
     Args:
         pace: heartbeat and patience.
+        hold: takes bytes that this reader alone has from a budget, while they are sent.
     """
 
     _separator = b"\n\n"
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, hold: Callable[[int], AbstractContextManager[object]] | None = None) -> None:
         # Longer than our own patience: the kernel would break the connection off, and the reader never hear why.
         last = pace.send_timeout + 2 * _LAST_CHANCE
         super().__init__(ping_interval=pace.heartbeat, send_timeout=last, sep="\n")
+        self.headers["Content-Type"] = EVENT_STREAM_TYPE
         self._pace = pace
+        self._hold = hold
 
-    async def begin(self, request: web.Request, last_id: str) -> None:
-        """Send the headers, and the id to come back with before anything has happened."""
+    async def begin(self, request: web.Request, last_id: str | None) -> None:
+        """Send the headers, and, where it is known, the id to come back with before anything has happened."""
         _keep_little(request)
         await begin(request, self)
-        await self.push(b"retry: %d\nid: %b\n\n" % (_RETRY, last_id.encode()))
+        await self.push(b"retry: %d\n%b\n" % (_RETRY, b"id: %b\n" % last_id.encode() if last_id else b""))
+
+    async def start(self, last_id: str) -> None:
+        """Send the id to come back with, before anything else."""
+        await self.push(b"id: %b\n\n" % last_id.encode())
+
+    async def notice(self, detail: str) -> None:
+        """Send an event that says something about the others."""
+        await self.push(_event("notice", {"detail": detail}))
 
     async def run(self, work: Awaitable[None]) -> EventStream:
         """Do what feeds the stream, to its end; cancelled when the reader goes."""
@@ -119,29 +149,46 @@ class EventStream(EventSourceResponse, _Sink):
             await self._feed(work)
         return self
 
+    async def push(self, data: bytes) -> None:
+        """Send what is ready-made.
+
+        Raises:
+            TooSlow, ConnectionError: see above.
+            TooMany, Overloaded: too much waits to be read by this caller, or by all.
+        """
+        with self._hold(len(data)) if self._hold else nullcontext():
+            await super().push(data)
+
     async def end(self, **details: Any) -> None:
         """Send the last event: why there are no more, and how to go on."""
-        await self.push(_end(details))
+        await self.push(_event("end", details))
 
     def _cut_off(self, transport: asyncio.Transport) -> None:
         """Say why behind what waits to be read already, then close: nothing more is kept for such a reader."""
         detail = f"Nothing was read for {self._pace.send_timeout:g} s; come back with the last id."
-        chunk = _end({"reason": "slow", "detail": detail})
+        chunk = _event("end", {"reason": "slow", "detail": detail})
         transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(chunk), chunk))
         transport.close()
         asyncio.get_running_loop().call_later(_LAST_CHANCE, transport.abort)
 
 
 class TextStream(_Sink):
-    """The same for who wants no events but the bytes themselves."""
+    """The same for a client that reads bytes instead of events.
+
+    Args:
+        pace: patience.
+        content_type: of the body.
+        written: knows what was sent.
+    """
 
     _separator = b"\n"
 
-    def __init__(self, pace: Pace, content_type: str) -> None:
+    def __init__(self, pace: Pace, content_type: str, written: Written) -> None:
         super().__init__(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
         self._pace = pace
+        self.written = written
 
-    async def begin(self, request: web.Request, last_id: str) -> None:
+    async def begin(self, request: web.Request, last_id: str | None) -> None:
         """Send the headers."""
         _keep_little(request)
         await begin(request, self)
@@ -158,7 +205,12 @@ class TextStream(_Sink):
 
 
 def _keep_little(request: web.Request) -> None:
-    """Let the kernel keep little for one reader: it would take megabytes, and a reader that never reads look well."""
+    """Let the kernel keep little for one reader: it would take megabytes, and a reader that never reads look well.
+
+    From here on it is the stream's own time-out that ends it, which says why.
+    """
+    connection: Any = request.protocol
+    connection.unsent.lenient = True
     sock = request.transport.get_extra_info("socket") if request.transport else None
     if sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL)
@@ -178,8 +230,8 @@ def _pieces(data: bytes, separator: bytes) -> Iterator[bytes]:
         yield data[begin:] if begin else data
 
 
-def _end(details: dict[str, Any]) -> bytes:
-    return b"event: end\ndata: %b\n\n" % msgspec.json.encode(details)
+def _event(name: str, details: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(details))
 
 
 #: What every stream's query may say about where it begins.

@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar import jobspec
+from sidecar.api.html import root
 from sidecar.api.routing import Answer, json_response, operation
 from sidecar.audit import note
 from sidecar.auth.caller import Caller
@@ -44,12 +45,13 @@ class SubmitBody(JobRequest, kw_only=True, forbid_unknown_fields=True):
     dry_run: Annotated[bool | None, Meta(description="check the job, and submit nothing")] = None
 
 
-class Submitted(msgspec.Struct):
-    """The job was accepted, and is in every list from now on."""
+class Submitted(msgspec.Struct, omit_defaults=True):
+    """The job was accepted, and every later read of this server knows of it."""
 
     Message: str
     id: int
     f58id: str
+    warnings: Annotated[list[str], Meta(description="what may not be meant, such as a pipe without a shell")] = []
 
 
 class Launched(msgspec.Struct):
@@ -60,11 +62,12 @@ class Launched(msgspec.Struct):
     launcher: int
 
 
-class Checked(msgspec.Struct):
+class Checked(msgspec.Struct, omit_defaults=True):
     """The job was checked and not submitted; the jobspec is shown without its environment."""
 
     Message: str
     jobspec: dict[str, Any]
+    warnings: Annotated[list[str], Meta(description="as of a submit; Message holds them too")] = []
 
 
 class Submit:
@@ -100,10 +103,12 @@ class Submit:
         """Submit a job.
 
         The parameters may come as a JSON body, as a form or in the query string, under the same names. Answers once
-        Flux has accepted the job, with its address in Location; from then on the job is in every list. With an
-        Idempotency-Key the job is submitted once, however often the request is repeated, and over a crash of the
-        server too; an answer with the first job has the header Idempotent-Replayed. With dry_run=true nothing is
-        submitted: the answer is the jobspec, or the error that a submit would get.
+        Flux has accepted the job, with its address in Location; from then on each read of this server finds the job,
+        or answers 503 with the lag. With an Idempotency-Key the job is submitted once, however often the request is
+        repeated, and over a crash of the server too; an answer with the first job has the header Idempotent-Replayed.
+        With dry_run=true nothing is submitted: the answer is the jobspec, or what is wrong with its shape, its queue,
+        the limits of that queue, or its resources. Dependencies, and what plugins of the job manager decide, only a
+        submit finds out.
         """
         self._lifecycle.require_running()
         self._instance.status.require()
@@ -114,17 +119,21 @@ class Submit:
             return await self._check(body, key, caller)
         job = await self._submissions.submit(body, key, caller)
         note(request, job=job.f58id, replayed=job.replayed)
-        headers = {"Location": f"/v1/jobs/{job.f58id.replace('ƒ', 'f')}"}
+        headers = {"Location": f"{root(request.path)}v1/jobs/{job.f58id.replace('ƒ', 'f')}"}
         if job.replayed:
             headers["Idempotent-Replayed"] = "true"
-        return json_response(Submitted("Job submit.", job.id, job.f58id), headers=headers)
+        return json_response(Submitted("Job submit.", job.id, job.f58id, _warnings(body)), headers=headers)
 
     async def _check(self, body: SubmitBody, key: str | None, caller: Caller) -> Checked:
         if key is not None:
             check_key(key)
         spec = await self._submissions.build(body, caller)
-        await self._instance.check(spec)
-        return Checked("The job would be accepted.", jobspec.without_environment(spec))
+        await self._instance.check(jobspec.prepared(spec))
+        text = "The job would be accepted."
+        if body.dependencies:
+            text += " Whether its dependencies are, only a submit finds out."
+        warnings = _warnings(body)
+        return Checked(" ".join([text, *warnings]), jobspec.without_environment(spec), warnings)
 
     async def _launch(self, request: web.Request, body: SubmitBody, key: str | None) -> web.Response:
         # It runs beside the server, and can do whatever the server can.
@@ -149,4 +158,8 @@ class Submit:
         )
         note(request, launcher=launcher.id, program=words[0])
         answer = Launched("Job submit, see jobs table for spawned jobs.", "MANY", launcher.id)
-        return json_response(answer, headers={"Location": f"/v1/launchers/{launcher.id}"})
+        return json_response(answer, headers={"Location": f"{root(request.path)}v1/launchers/{launcher.id}"})
+
+
+def _warnings(body: SubmitBody) -> list[str]:
+    return [text] if (text := jobspec.without_shell(body.command)) else []

@@ -18,27 +18,33 @@ class Window:
 
     Args:
         most: how many at most.
+        bytes_: how many bytes they may have together; one that is larger is let in alone.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, bytes_: int = 4 * 1024 * 1024) -> None:
         self._most = most
+        self._most_bytes = bytes_
+        self._bytes = 0
         self.size = min(most, _FIRST)
-        self._inside = 0
+        self.inside = 0
+        """How many are in."""
         self._free = asyncio.Event()
 
-    async def enter(self) -> None:
-        """Wait for a place."""
-        while self._inside >= self.size:
+    async def enter(self, size: int = 0) -> None:
+        """Wait for a place, and for room for so many bytes."""
+        while self.inside >= self.size or (self.inside and self._bytes + size > self._most_bytes):
             self._free.clear()
             await self._free.wait()
-        self._inside += 1
+        self.inside += 1
+        self._bytes += size
 
-    def leave(self, seconds: float) -> None:
-        """Give a place back, and tell how long it was taken."""
-        self._inside -= 1
+    def leave(self, seconds: float, size: int = 0) -> None:
+        """Give a place back, and say how long it was taken."""
+        self.inside -= 1
+        self._bytes -= size
         if seconds < _QUICK:
             self.size = min(self._most, self.size + 1)
         elif seconds > _SLOW:
             self.size = max(min(self._most, _LEAST), self.size - 1)
-        if self._inside < self.size:
+        if self.inside < self.size:
             self._free.set()

@@ -6,6 +6,7 @@ Of passwords nothing is kept: whoever guesses could try them against what is kep
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from sidecar.auth.caller import Caller, Credential, Method
 from sidecar.auth.limits import Buckets, place
+from sidecar.auth.turns import NoTurn, Turns
 from sidecar.errors import TooMany, Unavailable
 
 _MOST = 10_000
@@ -41,6 +43,7 @@ class Authenticator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.methods = methods
+        self._turns = {method.name: Turns(method.at_once) for method in methods if method.at_once}
         self._guesses = guesses
         self._now = now
         self._clock = clock
@@ -53,30 +56,31 @@ class Authenticator:
         self._kept.clear()
         self._asking.clear()  # what is being asked was asked of the old ones
 
-    async def caller(self, credential: Credential, address: str | None) -> Caller | None:
+    async def caller(self, credential: Credential, address: str) -> Caller | None:
         """Return who has a credential; None when nobody has.
 
         Args:
             credential: what was shown.
-            address: where from; None when it was let in before and is only looked at again, which is no guess.
+            address: where from.
 
         Raises:
             TooMany: this address has shown too many that are nobody's.
             Unavailable: who would know cannot be asked just now.
         """
         digest = credential.digest()
-        kept = self._kept.get(digest)
-        if kept is not None and kept.until > self._clock() and not self._expired(kept.caller):
-            return kept.caller
+        if kept := self._still_known(digest):
+            return kept
         if asking := self._asking.get(digest):  # whoever shows the same at the same time has paid for it
             return await asyncio.shield(asking)
         # Before it is looked at, and given back when it was good: who guesses must not learn that a guess was right.
         # What was good a while ago is no guess: others who guess from behind the same ingress must not lock it out.
-        guess = place(address) if address is not None and digest not in self._good else None
+        guess = None if digest in self._good else place(address)
         if guess is not None and (wait := self._guesses.take(guess)):
             raise TooMany("Too many credentials that are nobody's came from this address.", retry_after=int(wait) + 1)
         try:
-            found = await asyncio.shield(self._ask(digest, credential))
+            found = await asyncio.shield(self._ask(digest, credential, self.methods, guess))
+        except NoTurn:  # not given back: addresses that send more than can be checked would never be told to stop
+            raise
         except Unavailable:
             self._give_back(guess)
             raise
@@ -91,38 +95,70 @@ class Authenticator:
                     self._good.popitem(last=False)
         return found
 
-    def _expired(self, caller: Caller) -> bool:
-        return caller.expires is not None and caller.expires <= self._now()
+    async def again(self, credential: Credential, method: str) -> Caller | None:
+        """Return who has a credential that was let in before, which is no guess; None when nobody has any more.
+
+        Only the method that has let it in is asked: where it says no, it does not matter that another one cannot say.
+
+        Args:
+            credential: what was shown.
+            method: the name of the method.
+
+        Raises:
+            Unavailable: it cannot be asked just now.
+        """
+        digest = credential.digest()
+        if (kept := self._still_known(digest)) and kept.method == method:
+            return kept
+        methods = [each for each in self.methods if each.name == method]
+        key = digest + method.encode()
+        found = await asyncio.shield(self._asking.get(key) or self._ask(key, credential, methods, None))
+        if found is None:
+            self._good.pop(digest, None)
+        return found
+
+    def _still_known(self, digest: bytes) -> Caller | None:
+        """Return what was said of a credential a short while ago."""
+        kept = self._kept.get(digest)
+        if kept is None or kept.until <= self._clock():
+            return None
+        expires = kept.caller.expires
+        return None if expires is not None and expires <= self._now() else kept.caller
 
     def _give_back(self, guess: str | None) -> None:
         if guess is not None:
             self._guesses.give_back(guess)
 
-    def _ask(self, digest: bytes, credential: Credential) -> asyncio.Task[Caller | None]:
-        task = self._asking[digest] = asyncio.create_task(self._identify(digest, credential))
-        task.add_done_callback(lambda done: self._asked(digest, done))
+    def _ask(
+        self, key: bytes, credential: Credential, methods: Sequence[Method], stranger: str | None
+    ) -> asyncio.Task[Caller | None]:
+        task = self._asking[key] = asyncio.create_task(self._identify(key, credential, methods, stranger))
+        task.add_done_callback(lambda done: self._asked(key, done))
         return task
 
-    def _asked(self, digest: bytes, task: asyncio.Task[Caller | None]) -> None:
-        if self._asking.get(digest) is task:
-            del self._asking[digest]
+    def _asked(self, key: bytes, task: asyncio.Task[Caller | None]) -> None:
+        if self._asking.get(key) is task:
+            del self._asking[key]
         if not task.cancelled():
             task.exception()  # who asked has been told, if they are still there
 
-    async def _identify(self, digest: bytes, credential: Credential) -> Caller | None:
+    async def _identify(
+        self, key: bytes, credential: Credential, methods: Sequence[Method], stranger: str | None
+    ) -> Caller | None:
         task = asyncio.current_task()
         unavailable: Unavailable | None = None
-        for method in self.methods:
+        for method in methods:
             if credential.kind not in method.kinds:
                 continue
             try:
-                caller = await method.identify(credential)
+                async with self._turns[method.name].turn(stranger) if method.at_once else contextlib.nullcontext():
+                    caller = await method.identify(credential)
             except Unavailable as exc:
                 unavailable = exc  # another method may know the credential all the same
                 continue
             if caller is not None:
-                if self._asking.get(digest) is task and credential.kind == "bearer":
-                    self._keep(digest, caller, method.keeps)
+                if self._asking.get(key) is task and credential.kind == "bearer":
+                    self._keep(credential.digest(), caller, method.keeps)
                 return caller
         if unavailable:
             raise unavailable

@@ -93,6 +93,8 @@ class Method(Protocol):
     """Which kinds of credentials it reads."""
     keeps: float
     """For how many seconds its answer may be kept; it ends with the credential all the same."""
+    at_once: int
+    """About how many credentials it may be asked at the same time; 0: any number, since it asks no remote server."""
 
     async def identify(self, credential: Credential) -> Caller | None:
         """Return who has this credential; None when it is nobody's here.

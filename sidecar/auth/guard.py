@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import structlog
 from aiohttp import hdrs, web
 
 from sidecar.access import Scope
+from sidecar.auth.again import Again
 from sidecar.auth.authenticator import Authenticator
+from sidecar.auth.authorization import read_authorization, unauthenticated
 from sidecar.auth.caller import SCOPES, Caller, Credential
-from sidecar.auth.limits import Buckets, place
+from sidecar.auth.limits import Buckets, place, read_address
 from sidecar.auth.origins import SAFE, Origins
 from sidecar.auth.peer import SocketUsers, certificate_caller, is_unix
 from sidecar.auth.sessions import Sessions, cookie_name
@@ -30,9 +29,6 @@ CALLER = web.RequestKey("caller", Caller)
 ANYBODY = Caller(name="", scopes=frozenset(SCOPES), method="none")
 NOBODY = Caller(name="", scopes=frozenset(), method="none")
 
-_LOOK_AGAIN = 10.0  # seconds
-_CHALLENGE = 'Bearer realm="flux-sidecar"'
-
 
 class Place:
     """The place of one request while it is worked on: what takes long there is done in it.
@@ -41,27 +37,50 @@ class Place:
         guard: whose place it is.
         request: that asked for it.
         scope: that it needs.
-        stream: who follows the stream that it is; empty when it is none.
+        stream: whose share the stream takes that it is; None when it is none.
     """
 
     __slots__ = ("_guard", "_stream", "_timer", "request", "scope")
 
-    def __init__(self, guard: Guard, request: web.Request, scope: Scope, stream: str) -> None:
+    def __init__(self, guard: Guard, request: web.Request, scope: Scope, stream: str | None) -> None:
         self.request = request
         self.scope = scope
         self._guard = guard
         self._stream = stream
         self._timer: asyncio.Timeout | None = None
 
+    @property
+    def caller(self) -> Caller:
+        """Who has sent the request."""
+        return self.request[CALLER]
+
     def __enter__(self) -> None:
         self._guard.places.add(self)
-        if self._stream:
+        if self._stream is not None:
             self._guard.streams[self._stream] += 1
 
     def __exit__(self, *_: object) -> None:
         self._guard.places.discard(self)
-        if self._stream:
+        if self._stream is not None:
             self._guard.streams -= Counter((self._stream,))
+
+    @contextlib.contextmanager
+    def as_stream(self) -> Iterator[None]:
+        """Count as a stream, too, in this context: an answer that takes as long as its reader likes.
+
+        Raises:
+            TooMany: there is no place for another stream.
+        """
+        if self._stream is not None:
+            yield
+            return
+        key = self._guard.share(self.request)
+        self._guard.check_streams(key)
+        self._guard.streams[key] += 1
+        try:
+            yield
+        finally:
+            self._guard.streams -= Counter((key,))
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -75,7 +94,7 @@ class Place:
                 yield
         except TimeoutError:
             if self._timer is not None and self._timer.expired():
-                raise _unauthenticated("The credential has expired, or was revoked.") from None
+                raise unauthenticated("The credential has expired, or was revoked.") from None
             raise
 
     def take_away(self) -> None:
@@ -122,7 +141,8 @@ class Guard:
         """How many streams each caller follows."""
         self.places: set[Place] = set()
         """Of all requests that are being worked on."""
-        self._changed = asyncio.Event()
+        self._asked = frozenset(method.name for method in authenticator.methods)
+        self._again = Again(self.places, self._stays, self._asked)
 
     @property
     def open(self) -> bool:
@@ -156,19 +176,22 @@ class Guard:
         caller = await self._caller(request, unix, self.origins.address(request))
         if caller is None:
             self._check_rate(place(self.origins.address(request)))
-            raise _unauthenticated("Say who you are: Authorization: Bearer TOKEN.")
+            raise unauthenticated("Say who you are: Authorization: Bearer TOKEN.")
         self._check_rate(caller.name or place(self.origins.address(request)))
         caller.require(scope)
         return caller
 
-    async def _caller(self, request: web.Request, unix: bool, address: str | None) -> Caller | None:
-        """Return who has sent a request; None when they show nothing. Without an address it is no guess."""
+    async def _caller(self, request: web.Request, unix: bool, address: str) -> Caller | None:
+        """Return who has sent a request; None when they show nothing."""
         credential = self.credential(request) if self.authenticator.methods else None
-        if credential is not None:
-            caller = await self.authenticator.caller(credential, address)
-            if caller is not None:
-                return caller
-            raise _unauthenticated("This credential is nobody's here, or has expired.", ', error="invalid_token"')
+        if credential is None:
+            return self._by_connection(request, unix)
+        if caller := await self.authenticator.caller(credential, address):
+            return caller
+        raise unauthenticated("This credential is nobody's here, or has expired.", ', error="invalid_token"')
+
+    def _by_connection(self, request: web.Request, unix: bool) -> Caller | None:
+        """Return who is at the other end of a connection; None when it tells nothing."""
         transport = request.transport
         if transport is not None and unix:
             if caller := self._socket_users.caller(transport):
@@ -204,81 +227,64 @@ class Guard:
         Raises:
             TooMany: there is no place for another stream.
         """
-        who = (request[CALLER].name or place(self.origins.address(request))) if stream else ""
-        if stream and self.streams.total() >= self._max_streams:
-            raise TooMany("Too many streams are followed (--max-streams).", retry_after=5)
-        if stream and not self.open and self.streams[who] >= max(1, self._max_streams // 4):
-            raise TooMany("You follow too many streams (a quarter of --max-streams).", retry_after=5)
-        held = request[PLACE] = Place(self, request, scope, who)
+        key = self.share(request) if stream else None
+        if key is not None:
+            self.check_streams(key)
+        held = request[PLACE] = Place(self, request, scope, key)
         return held
+
+    def check_streams(self, key: str) -> None:
+        """Let another stream through.
+
+        Args:
+            key: of the caller, from :meth:`share`.
+
+        Raises:
+            TooMany: there is no place for it.
+        """
+        if self.streams.total() >= self._max_streams:
+            raise TooMany("Too many streams are followed (--max-streams).", retry_after=5)
+        if key and self.streams[key] >= max(1, self._max_streams // 4):
+            raise TooMany("You follow too many streams (a quarter of --max-streams).", retry_after=5)
+
+    def share(self, request: web.Request) -> str:
+        """Return whose share of streams and bytes a request takes: its caller's, else its address's.
+
+        It is empty where that may be many callers': a port-forward, a tunnel or an unknown proxy on this machine.
+        """
+        caller: Caller = request.get(CALLER, NOBODY)
+        if caller.name:
+            return caller.name
+        address = self.origins.address(request)
+        found = read_address(address)
+        return "" if found is None or found.is_loopback else place(address)
 
     def look_again(self) -> None:
         """See to it that whoever is no longer let in, since something has changed, does not stay."""
         self.authenticator.forget()
-        self._changed.set()
+        self._again.now()
 
     async def watch(self) -> None:
         """End what is done for callers who are no longer let in: a stream may go on for days after it was admitted."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
-            self._changed.clear()
-            for held in list(self.places):
-                try:
-                    if not await self._stays(held):
-                        held.take_away()
-                except Exception:  # one place that cannot be looked at must not keep all the others from it
-                    log.exception("a caller could not be looked at again", path=held.request.path)
-                    held.take_away()
+        await self._again.run()
 
     async def _stays(self, held: Place) -> bool:
+        """Whether a caller is still let in, by what has let them in, with the name and all scopes that they had."""
         request = held.request
-        expires = request[CALLER].expires
-        if expires is not None and expires <= time.time():
-            return False
+        was = held.caller
         try:
-            caller = await self._caller(request, is_unix(request.transport), None)
-            if caller is None:
-                return False
-            caller.require(held.scope)
+            if was.method in self._asked:
+                credential = self.credential(request)
+                caller = await self.authenticator.again(credential, was.method) if credential else None
+            else:
+                caller = self._by_connection(request, is_unix(request.transport))
         except (Unauthenticated, Forbidden):
             return False
         except Unavailable:  # who was let in stays until somebody says otherwise, or their time is up
             return True
-        return True
+        return caller is not None and caller.name == was.name and was.scopes <= caller.scopes
 
 
 def caller_of(request: web.Request) -> Caller:
     """Return who has sent a request."""
     return request[CALLER]
-
-
-def read_authorization(request: web.Request) -> Credential | None:
-    """Read the header Authorization.
-
-    Raises:
-        Unauthenticated: it is of a kind that is not read here.
-    """
-    headers = request.headers.getall(hdrs.AUTHORIZATION, ())
-    if not headers:
-        return None
-    if len(headers) > 1:  # a proxy might have looked at the other one
-        raise _unauthenticated("Authorization: send it once.")
-    header = headers[0]
-    scheme, _, value = header.partition(" ")
-    value = value.strip()
-    if scheme.lower() == "bearer" and value:
-        return Credential("bearer", value)
-    if scheme.lower() == "basic":
-        try:
-            name, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
-        except (binascii.Error, ValueError):
-            colon = ""
-        if colon:
-            return Credential("password", password, name)
-    raise _unauthenticated("Authorization: send Bearer TOKEN (or Basic, where there is a password).")
-
-
-def _unauthenticated(detail: str, error: str = "") -> Unauthenticated:
-    # Bearer alone: for Basic a browser would open a dialog of its own.
-    return Unauthenticated(detail, headers={hdrs.WWW_AUTHENTICATE: _CHALLENGE + error})

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 from yarl import URL
 
+from sidecar import bodies
 from sidecar.auth.keys import LARGEST, Header, Key, fitting_keys, read_keys
 from sidecar.errors import CallerUnknown
 from sidecar.watch import Signature, signature
@@ -155,8 +156,8 @@ class WebKeys:
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self._trust),
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            auto_decompress=False,  # a small answer stays small
+            headers={"Accept": "application/json", **bodies.UNCOMPRESSED},
+            auto_decompress=False,
         )
 
     async def _discover(self, session: aiohttp.ClientSession) -> URL:
@@ -184,7 +185,7 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> bytes:
     for _ in range(_REDIRECTS + 1):
         async with session.get(url, allow_redirects=False) as response:
             if response.status == 200:
-                return await _body(response)
+                return await bodies.read(response, LARGEST)
             if response.status not in (301, 302, 303, 307, 308):
                 raise ValueError(f"{url} answers {response.status}")
             target = url.join(URL(response.headers.get("Location", "")))
@@ -192,15 +193,6 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> bytes:
                 raise ValueError(f"{url} leads elsewhere, to {target}")
             url = target
     raise ValueError(f"{url} leads on and on")
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > LARGEST:
-            raise ValueError(f"{response.url} is larger than {LARGEST} bytes")
-    return bytes(body)
 
 
 def safe_url(text: str) -> URL:

@@ -24,7 +24,9 @@ ALGORITHMS["EdDSA"] = ALGORITHMS["Ed25519"]  # the older name, which most issuer
 #: Bytes that a JWKS, or anything else of an issuer, may have.
 LARGEST = 1024 * 1024
 
+_MOST_KEYS = 100  # each costs the event loop some tenths of a millisecond; issuers publish two to twenty
 _SHORTEST_RSA = 2048  # bits, as RFC 7518 has it
+_LONGEST = 2731  # characters of a number: 16,384 bits, OpenSSL's limit. A number of millions of bits takes seconds
 _PUBLIC = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 
 
@@ -74,7 +76,10 @@ def read_keys(body: bytes) -> list[Key]:
     if len(body) > LARGEST:
         raise ValueError(f"it is larger than {LARGEST} bytes")
     keys = []
-    for number, data in enumerate(msgspec.json.decode(body, type=_Jwks).keys):
+    found = msgspec.json.decode(body, type=_Jwks).keys
+    if len(found) > _MOST_KEYS:
+        raise ValueError(f"it has {len(found)} keys, more than {_MOST_KEYS}")
+    for number, data in enumerate(found):
         try:
             key = _read_key(data)
         except Exception as exc:  # a library's word on a broken key: there are too many kinds of both
@@ -92,6 +97,8 @@ def _read_key(data: dict[str, Any]) -> Key:
     if described.kty not in _PUBLIC or described.use not in (None, "sig") or not (ops is None or "verify" in ops):
         raise ValueError("it is not for checking signatures")
     public = {"kty": described.kty} | {name: data[name] for name in _PUBLIC[described.kty]}
+    if any(len(value) > _LONGEST for value in public.values()):
+        raise ValueError(f"a number of it has more than {_LONGEST} characters")
     if described.kty == "RSA" and int.from_bytes(decode(data["n"])).bit_length() < _SHORTEST_RSA:
         raise ValueError(f"it has less than {_SHORTEST_RSA} bits")
     key = jwk.import_key(public)

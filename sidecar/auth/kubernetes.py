@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from sidecar.apiserver import TOKEN, ApiError, ApiServer
+from sidecar.apiserver import AT_ONCE, TOKEN, ApiError, ApiServer
 from sidecar.auth.caller import Caller, Credential, Scope, implied
 from sidecar.errors import CallerUnknown
 
@@ -67,6 +67,7 @@ class Kubernetes:
 
     name = "kubernetes"
     kinds = frozenset({"bearer"})
+    at_once = AT_ONCE
 
     def __init__(
         self,

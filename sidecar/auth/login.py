@@ -39,6 +39,7 @@ class Login:
     name = "login"
     kinds = frozenset({"bearer", "password"})
     keeps = 3600.0
+    at_once = 0
 
     def __init__(
         self, user: str, password: str, secret: str, lifetime: float, now: Callable[[], float] = time.time

@@ -73,6 +73,7 @@ class Oidc:
 
     name = "oidc"
     kinds = frozenset({"bearer"})
+    at_once = 0  # keys are fetched once for all waiters
 
     def __init__(
         self,

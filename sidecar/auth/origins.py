@@ -11,12 +11,27 @@ from collections.abc import Iterable
 
 from aiohttp import hdrs, web
 
+from sidecar import names
 from sidecar.auth.limits import read_address
 from sidecar.errors import Forbidden, Misdirected
+from sidecar.options import in_kubernetes, service_names
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
-_CLUSTER = (".svc", ".svc.cluster.local", ".cluster.local")
+#: No page from elsewhere can have a name that ends so: these are no domains of the public DNS.
+_CLUSTER = (
+    ".svc",
+    ".cluster.local",
+    ".kubernetes",  # by which clients of the API server call a pod through a port-forward, flux-operator's SDK too
+    ".localhost",
+    ".docker.internal",  # by which containers call their host, as the next ones
+    ".containers.internal",
+    ".minikube.internal",
+    ".k3d.internal",
+    ".lima.internal",
+)
+_LONGEST_NAME = 262  # characters: of a name in DNS, a colon and a port
+_HOPS = 16  # proxies in a row that are looked at
 _LONGEST_ADDRESS = 45  # characters, of an IPv6 address
 _ELSEWHERE = "A page from elsewhere may not call here; see --allowed-origins."
 
@@ -28,12 +43,19 @@ class Origins:
         hosts: names that the server is called by, beside those that no page from elsewhere can take.
         pages: origins of other web pages that may call.
         proxies: networks of proxies that say truly who has called them.
+        strict: names without a dot are let in only where they are known to be this server's. Such a name can be
+            anything on a network that resolves it, and where no credential is asked for Host is all that tells a page
+            of this server from one whose name was made to point here.
     """
 
-    def __init__(self, hosts: Iterable[str], pages: Iterable[str], proxies: Iterable[str]) -> None:
+    def __init__(
+        self, hosts: Iterable[str], pages: Iterable[str], proxies: Iterable[str], *, strict: bool = False
+    ) -> None:
         self.pages = frozenset(pages)
         self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies]
-        self._host_known = functools.lru_cache(maxsize=256)(functools.partial(_host_known, frozenset(hosts)))
+        self._host_known = functools.lru_cache(maxsize=256)(
+            functools.partial(_host_known, _Names(frozenset(hosts), strict))
+        )
 
     def check_host(self, request: web.Request) -> None:
         """Let a request through that is meant for this server.
@@ -41,11 +63,17 @@ class Origins:
         A page whose name was made to point here (DNS rebinding) still sends its own name as Host.
 
         Raises:
-            Misdirected: it names another host.
+            Misdirected: it names another host, or none.
         """
         host = request.headers.get(hdrs.HOST, "")
-        if not self._host_known(host):
-            raise Misdirected(f"This server is not called {host[:100]!r}; add the name to --allowed-hosts if it is.")
+        if not host:
+            raise Misdirected("The request names no host: send the header Host, with a name of --allowed-hosts.")
+        # A whole address in the request line, as it is sent to a proxy, counts more than Host (RFC 9112, 3.2.2).
+        for name in (host, request.host):
+            if len(name) > _LONGEST_NAME or not self._host_known(name):
+                raise Misdirected(
+                    f"This server is not called {name[:100]!r}; add the name to --allowed-hosts if it is."
+                )
 
     def check_page(self, request: web.Request) -> None:
         """Let a request through that no page from elsewhere has sent.
@@ -72,11 +100,9 @@ class Origins:
         remote = request.remote or "socket"
         if not self._proxies:
             return remote
-        # Each proxy adds who has called it: the last one that is no proxy of ours is the caller.
-        hops = [
-            *(hop.strip() for line in request.headers.getall("X-Forwarded-For", ()) for hop in line.split(",")),
-            remote,
-        ]
+        # Each proxy adds the address that has called it: the last one that is no proxy of ours is the caller's.
+        lines = request.headers.getall("X-Forwarded-For", ())[-_HOPS:]
+        hops = [*(hop.strip() for line in lines for hop in line.rsplit(",", _HOPS)[-_HOPS:]), remote][-_HOPS:]
         for hop in reversed(hops):
             found = read_address(hop)  # some write the port too
             if found is None:
@@ -120,7 +146,41 @@ def _is_ours(request: web.Request) -> bool:
     return origin is None or origin.partition("://")[2] == request.headers.get(hdrs.HOST)
 
 
-def _host_known(hosts: frozenset[str], host: str) -> bool:
+class _Names:
+    """The names that are known to be this server's.
+
+    Args:
+        hosts: those that were configured; ``*.example.org`` is every name below.
+        strict: whether a name without a dot has to be one of them, of this machine, or of a Service of its namespace.
+    """
+
+    def __init__(self, hosts: frozenset[str], strict: bool) -> None:
+        self.hosts = hosts
+        self._machine = names.own_names()
+        self._services = service_names()
+        self._strict = strict
+        pod = names.cluster() if in_kubernetes() else names.Cluster("", "")
+        self._namespace = pod.namespace
+        self._suffixes = (*_CLUSTER, f".svc.{pod.domain}") if pod.domain else _CLUSTER
+
+    def without_dot(self, name: str) -> bool:
+        """Whether a name without a dot is let in."""
+        return not self._strict or name == "localhost" or name in self.hosts or self._is_own(name)
+
+    def with_dots(self, name: str) -> bool:
+        """Whether another name is let in; ``SERVICE.NAMESPACE`` is one where both are this pod's."""
+        if name in self.hosts or name in self._machine or name.endswith(self._suffixes):
+            return True
+        first, _, rest = name.partition(".")
+        if rest == self._namespace and self._is_own(first):
+            return True
+        return any(known.startswith("*.") and name.endswith(known[1:]) for known in self.hosts)
+
+    def _is_own(self, name: str) -> bool:
+        return name in self._machine or names.as_variable(name) in self._services
+
+
+def _host_known(names_: _Names, host: str) -> bool:
     """Whether a Host is one that no page from elsewhere can have, or one of ours."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     name = name.lower().rstrip(".")
@@ -130,6 +190,4 @@ def _host_known(hosts: frozenset[str], host: str) -> bool:
     except ValueError:
         if not name or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in name.split(".")):
             return False
-    if "." not in name or name.endswith(_CLUSTER) or name.endswith(".localhost") or name in hosts:
-        return True
-    return any(known.startswith("*.") and name.endswith(known[1:]) for known in hosts)
+    return names_.with_dots(name) if "." in name else names_.without_dot(name)

@@ -29,12 +29,13 @@ class Sessions:
 
     Args:
         lifetime: in seconds.
-        now: Unix time.
+        clock: the time that they are counted by, in seconds: not the wall clock, by which sessions would last longer
+            when it is set back.
     """
 
-    def __init__(self, lifetime: float, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, lifetime: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.lifetime = lifetime
-        self._now = now
+        self._clock = clock
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
 
     def begin(self, credential: Credential) -> str:
@@ -43,7 +44,7 @@ class Sessions:
         for digest in own[: max(0, len(own) + 1 - _MOST_EACH)]:
             del self._sessions[digest]
         cookie = secrets.token_urlsafe(32)
-        self._sessions[_digest(cookie)] = _Session(credential, self._now() + self.lifetime)
+        self._sessions[_digest(cookie)] = _Session(credential, self._clock() + self.lifetime)
         if len(self._sessions) > _MOST:
             self._sessions.popitem(last=False)
         return cookie
@@ -51,7 +52,7 @@ class Sessions:
     def credential(self, cookie: str) -> Credential | None:
         """Return what the owner of a cookie has logged in with; None when the session has ended."""
         session = self._sessions.get(_digest(cookie))
-        if session is None or session.until <= self._now():
+        if session is None or session.until <= self._clock():
             return None
         return session.credential
 

@@ -43,25 +43,61 @@ class TokenFile:
     name = "token"
     kinds = frozenset({"bearer"})
     keeps = 3600.0  # a change of the file ends it earlier
+    at_once = 0
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._taken: str | None = None
         try:
             self._entries, wrong = _read(path)
         except (OSError, UnicodeDecodeError) as exc:
             raise SettingsError(f"--tokens {path}: {exc}.") from None
         if wrong:
             raise SettingsError(f"--tokens {path}: {' '.join(wrong)}")
+        self._warn_of_none()
 
     def reload(self) -> None:
         """Read the file again. Lines that are wrong, and a file that is gone, let nobody in."""
+        if self._taken is not None:
+            return  # the file comes later than what was taken
         try:
             self._entries, wrong = _read(self.path)
         except (OSError, UnicodeDecodeError) as exc:
             self._entries, wrong = (), [f"{exc}."]
+        self._tell(wrong, str(self.path))
+
+    def take(self, text: str, *, source: str) -> bool:
+        """Let this text count, and the file no longer.
+
+        Args:
+            text: what a file would hold.
+            source: where it is from, for the log.
+
+        Returns:
+            Whether the tokens are others than before.
+        """
+        if text == self._taken:
+            return False
+        self._taken, before = text, self._entries
+        self._entries, wrong = _parse_lines(text)
+        if wrong or self._entries != before:
+            self._tell(wrong, source)
+        return self._entries != before
+
+    def release(self) -> None:
+        """Let a change of the file count again, from now on; until then what was taken does."""
+        self._taken = None
+
+    def _tell(self, wrong: Sequence[str], source: str) -> None:
         for text in wrong:
-            log.error("a line of the token file is left out", file=str(self.path), reason=text)
-        log.info("tokens read", file=str(self.path), tokens=len(self._entries))
+            log.error("a line of the token file is left out", file=source, reason=text)
+        log.info("tokens read", file=source, tokens=len(self._entries))
+        self._warn_of_none()
+
+    def _warn_of_none(self) -> None:
+        if not self._entries:
+            hint = "add a line with: flux-sidecar token new NAME --file FILE"
+            log.warning("the token file has no token: no caller can log in by it", file=str(self.path), hint=hint)
 
     async def identify(self, credential: Credential) -> Caller | None:
         """Return whose token it is."""
@@ -106,8 +142,12 @@ def _digest(token: str) -> str:
 
 def _read(path: Path) -> tuple[Sequence[_Entry], list[str]]:
     """Return the entries, and what is wrong with the other lines."""
+    return _parse_lines(path.read_text(encoding="utf-8"))
+
+
+def _parse_lines(text: str) -> tuple[Sequence[_Entry], list[str]]:
     entries, wrong = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
 from sidecar.errors import Unavailable
+from sidecar.jobspec import Prepared
 from sidecar.model import Environment, JobEvents, Queues, Resources
-from sidecar.output import Output
+from sidecar.tasks import Supervisor
 
 Connection = Literal["connecting", "ready", "lost", "gone"]
 
@@ -65,9 +66,30 @@ class Sink(Protocol):
     def push(self, item: HistoryBegin | JobEvents) -> None:
         """Take one item; never blocks, called on the event loop."""
 
+    def interrupted(self) -> None:
+        """Note that what happens from now on is told with the next history, and not before."""
+
     @property
     def backlog(self) -> int:
         """How many items wait to be worked on; read from any thread."""
+
+
+class Pieces(Protocol):
+    """The pieces of a job's output eventlog: whole entries each, and never another than before."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, number: int) -> int:
+        """Return what a piece is called, also by another server."""
+
+    def find(self, name: int) -> int | None:
+        """Return the number of the piece that is called so."""
+
+    def extent(self, number: int) -> tuple[int, int]:
+        """Return what tells a piece from any other of the same number, in this list or in one that is made later."""
+
+    def stable(self, number: int) -> int:
+        """Return the last piece up to ``number`` that begins where one begins for every other server too."""
 
 
 class Instance(Protocol):
@@ -84,11 +106,18 @@ class Instance(Protocol):
         """Why only a restart of the server would help; empty while it works."""
 
     @property
+    def expected(self) -> bool:
+        """Whether the first connection may come at any moment: there is something to connect to."""
+
+    @property
     def ending(self) -> Ending:
         """How this instance ends; known once it is ready."""
 
-    async def start(self, sink: Sink) -> None:
-        """Begin to connect; events go to ``sink`` from then on."""
+    async def start(self, sink: Sink, tasks: Supervisor) -> None:
+        """Begin to connect; events go to ``sink`` from then on, and ``tasks`` runs what goes on in the background."""
+
+    def begin_again(self) -> None:
+        """Tell the whole history again, where there is one; events that were told before may have been lost."""
 
     async def close(self) -> None:
         """Let go of the instance; the embedded engine ends its jobs."""
@@ -96,7 +125,7 @@ class Instance(Protocol):
     async def environment(self) -> Environment:
         """Return what a job inherits."""
 
-    async def submit(self, jobspec: Mapping[str, Any], urgency: int) -> int:
+    async def submit(self, jobspec: Prepared, urgency: int) -> int:
         """Submit a job and return its FLUID once it was accepted.
 
         Raises:
@@ -131,14 +160,33 @@ class Instance(Protocol):
             Unavailable: the instance is not there.
         """
 
-    async def output(self, fluid: int) -> Output:
-        """Return what a job has written so far; empty when nothing yet."""
+    async def output_pieces(self, fluid: int, before: Pieces | None) -> Pieces:
+        """Return the pieces of a job's output eventlog, as many as there are now; none when there is no log.
 
-    async def watch_output(self, fluid: int, take: Callable[[str], None]) -> None:
-        """Hand entries of a job's output eventlog to ``take``, from the first one on, until there are no more.
+        Args:
+            fluid: the job.
+            before: what was returned last; a piece keeps its number.
 
         Raises:
-            Unavailable: the instance is not there; what was handed out will be handed out again.
+            Gone: the instance no longer has the job's output.
+            Unavailable: the instance is not there.
+        """
+
+    async def output_piece(self, fluid: int, pieces: Pieces, number: int) -> bytes:
+        """Read one piece; raises as :meth:`output_pieces` does."""
+
+    async def output_change(self, fluid: int, version: int) -> int | None:
+        """Wait until the log of a running job may have more pieces.
+
+        Args:
+            fluid: the job.
+            version: what was returned last; −1: answer at once.
+
+        Returns:
+            The version that it has now; None: nothing writes to it now, so there is nothing to wait for.
+
+        Raises:
+            Unavailable: the instance is not there.
         """
 
     async def jobspec(self, fluid: int) -> dict[str, Any]:
@@ -149,8 +197,10 @@ class Instance(Protocol):
             Unavailable: the instance is not there.
         """
 
-    async def check(self, jobspec: Mapping[str, Any]) -> None:
-        """Find out whether a job would be accepted and could ever run, without submitting it.
+    async def check(self, jobspec: Prepared) -> None:
+        """Find out whether a queue would take a job, by its limits, and whether it could ever run; submit nothing.
+
+        What only the submit can tell is not found out: dependencies, and what plugins of the job manager decide.
 
         Raises:
             Rejected: it would not, in the instance's own words.
@@ -188,8 +238,25 @@ class Instance(Protocol):
     async def refuse_submits(self, reason: str) -> None:
         """Let nobody submit any more, whichever way they come."""
 
+    async def drained(self) -> None:
+        """Wait until no job is active, by the instance's own word, for as long as that takes."""
+
+    async def end_jobs(self) -> None:
+        """End the jobs that end with this server, and wait for them; on Flux none do."""
+
     async def shutdown(self) -> None:
         """Ask Flux to shut the instance down, without waiting for it."""
+
+    async def end_broker(self) -> None:
+        """End by a signal a broker that no shutdown can end, since it has not come to run.
+
+        Raises:
+            Conflict: it cannot be signalled.
+            Unavailable: the instance is not there.
+        """
+
+    def kill(self) -> None:
+        """End at once what runs in this process's care; for the last moment of the process."""
 
     async def broker_state(self) -> str:
         """Return the broker's state (``run``, ``cleanup`` …), asked for anew."""

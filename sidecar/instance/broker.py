@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
+import re
 import time
 import uuid
 from typing import Any
 
 import flux.constants
-import flux.kvs
 import msgspec
 
+from sidecar.instance import keys, lease
 from sidecar.model import Environment
 from sidecar.options import LOCAL
 
-_IDENTITY_KEY = "flux-sidecar.instance"
+_IDENTITY = re.compile(r"[0-9a-f]{32}")
 _STARTING = ("none", "join", "config-sync", "init")
 _CONNECTOR_TURNS = 200  # more messages than a socket buffer holds
 _INGEST_BATCH = 0.01  # seconds; src/modules/job-ingest/job-ingest.c
@@ -37,15 +39,17 @@ class Broker(msgspec.Struct):
     inherited: Environment | None
 
 
-def introduce(handle: Any, broker_above: int | None) -> Broker:
+def introduce(handle: Any, broker_above: int | None, address: str) -> Broker:
     """Ask a broker who it is.
 
     Args:
         handle: a connection to it.
         broker_above: the broker whose initial program this process is; from any other the environment that jobs
             inherit is asked for.
+        address: where this server listens, for another one that is refused because of it.
 
     Raises:
+        PermissionError: it belongs to another user, or another server has it.
         OSError: it does not answer, or not to a guest; the text says so.
     """
     owner = _attribute(handle, "security.owner")
@@ -55,11 +59,14 @@ def introduce(handle: Any, broker_above: int | None) -> Broker:
     if state in _STARTING:  # rc1 is loading what we would ask, and must not find anything written before it has
         raise OSError(errno.EAGAIN, f"the broker is starting (state {state})")
     try:
+        lease.take(handle, address)
         identity = _identity(handle)
+    except lease.Taken:
+        raise
     except PermissionError as exc:
         raise PermissionError(exc.errno, guest(owner)) from exc
     if state == "run":  # before that nobody can have submitted
-        settle_submits(handle)
+        settle_submits(handle, identity)
     pid = int(_attribute(handle, "broker.pid") or 0)
     return Broker(
         version=_attribute(handle, "version"),
@@ -73,13 +80,17 @@ def introduce(handle: Any, broker_above: int | None) -> Broker:
     )
 
 
-def settle_submits(handle: Any) -> None:
+def settle_submits(handle: Any, identity: str) -> None:
     """Return when every job that an earlier connection has sent is in the job manager's hands, and so in its history.
 
     A server that was killed, or a connection that broke, leaves submits on their way into Flux; who asks for such a
     job by its idempotency key must not be told that there is none. Each step passes behind them: through the
     connector, which takes a message from every client in turn; the validators; the batch that waits for its commit;
     the commit; and the job manager, which will answer our request for its journal after all that came before.
+
+    Args:
+        handle: the connection.
+        identity: of the instance; to write it again is the commit that passes behind those of the jobs.
 
     Raises:
         OSError: the broker does not answer.
@@ -90,8 +101,7 @@ def settle_submits(handle: Any) -> None:
     while _validating(handle) and time.monotonic() < deadline:
         time.sleep(_INGEST_BATCH)
     time.sleep(2 * _INGEST_BATCH)
-    flux.kvs.put(handle, _IDENTITY_KEY, flux.kvs.get(handle, _IDENTITY_KEY))
-    flux.kvs.commit(handle)
+    keys.write(handle, keys.INSTANCE, identity)
     _ping(handle)
 
 
@@ -138,31 +148,37 @@ def _identity(handle: Any) -> str:
     Job ids start anew in every instance, and a broker that restarts from its state directory goes on with the old
     ones; only the KVS knows which of the two has happened.
     """
-    try:
-        return str(flux.kvs.get(handle, _IDENTITY_KEY))
-    except FileNotFoundError:
-        identity = uuid.uuid4().hex
-        flux.kvs.put(handle, _IDENTITY_KEY, identity)
-        flux.kvs.commit(handle)
-        return identity
+    known = keys.read(handle, keys.INSTANCE)
+    if isinstance(known, str) and _IDENTITY.fullmatch(known):
+        return known
+    identity = uuid.uuid4().hex
+    keys.write(handle, keys.INSTANCE, identity)
+    return identity
 
 
 def _remote_environment(handle: Any) -> Environment | None:
-    """Ask rank 0 for the broker's environment and working directory; None when it does not tell."""
-    # No cwd: the command then runs in the broker's own.
-    command = {"cmdline": ["/bin/sh", "-c", "pwd -P && exec env -0"], "env": {}, "opts": {}, "channels": []}
-    request = {"cmd": command, "flags": _REXEC_STDOUT}
-    rpc = handle.rpc("rexec.exec", request, 0, flux.constants.FLUX_RPC_STREAMING)
-    text = ""
+    """Ask rank 0 for the broker's environment and working directory; None when it does not tell.
+
+    No shell is between: it would drop variables whose names it cannot have, such as exported functions.
+    """
+    cwd, variables = _run(handle, ["pwd", "-P"]), _run(handle, ["env", "-0"])
+    if not cwd or not variables:
+        return None
+    pairs = (os.fsdecode(entry).partition("=") for entry in variables.split(b"\0") if entry)
+    return Environment({name: value for name, _, value in pairs}, os.fsdecode(cwd.removesuffix(b"\n")))
+
+
+def _run(handle: Any, words: list[str]) -> bytes:
+    """Run a command beside the broker, in its working directory, and return what it writes; nothing where it fails."""
+    command = {"cmdline": words, "env": {}, "opts": {}, "channels": []}
+    rpc = handle.rpc("rexec.exec", {"cmd": command, "flags": _REXEC_STDOUT}, 0, flux.constants.FLUX_RPC_STREAMING)
+    found = b""
     try:
         while True:
             answer = json.loads(rpc.wait_for(5.0).get_str())
             if answer["type"] == "output":
-                text += answer["io"].get("data", "")
+                data = answer["io"].get("data", "")
+                found += base64.b64decode(data) if answer["io"].get("encoding") == "base64" else data.encode()
             rpc.reset()
     except OSError as exc:
-        if exc.errno != errno.ENODATA or "\n" not in text:  # that is how the stream ends
-            return None
-    cwd, _, variables = text.partition("\n")
-    pairs = (entry.partition("=") for entry in variables.split("\0") if entry)
-    return Environment({name: value for name, _, value in pairs}, cwd)
+        return found if exc.errno == errno.ENODATA else b""  # that is how the stream ends

@@ -10,20 +10,31 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidecar import feasibility, fluid, idset, jobspec, settings
-from sidecar.errors import Conflict, NotFound, Rejected
-from sidecar.instance.base import Ending, HistoryBegin, Sink, Status
+import structlog
+
+from sidecar import counts, feasibility, fluid, idset, jobspec, settings
+from sidecar.counts import Counts
+from sidecar.errors import Conflict, Ended, NotFound, Rejected
+from sidecar.instance import embedded_epoch, embedded_output, orphans
+from sidecar.instance.base import Ending, HistoryBegin, Pieces, Sink, Status
 from sidecar.instance.embedded_job import ExecError, Processes, output_path
 from sidecar.instance.embedded_queue import Job, Queue, priority
-from sidecar.jobspec import Counts
+from sidecar.jobspec import Prepared
 from sidecar.model import ANONYMOUS, Environment, Event, JobEvents, Node, Queues, Resources
 from sidecar.model import Queue as QueueStatus
-from sidecar.output import Output, parse
+from sidecar.tasks import Supervisor
+
+log = structlog.get_logger("embedded")
+
+_TASKS = 1000  # processes of one job
+_FAILED = 1 << 8
+_LAST_LOOK = 0.5  # seconds
 
 
 class EmbeddedInstance:
@@ -45,10 +56,13 @@ class EmbeddedInstance:
         self._kill_timeout = kill_timeout
         self._queue = Queue(count)
         self._active: dict[int, Job] = {}
-        self._next_id = fluid.Generator()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._refusing = ""
         self._closing = False
         self._sink: Sink
+        self._tasks: Supervisor
+        self._next_id: fluid.Generator
 
     @property
     def fault(self) -> str:
@@ -56,28 +70,45 @@ class EmbeddedInstance:
         return ""
 
     @property
+    def expected(self) -> bool:
+        """It is there from the start."""
+        return False
+
+    @property
     def ending(self) -> Ending:
         """It ends with this server."""
         return "exit"
 
-    async def start(self, sink: Sink) -> None:
+    async def start(self, sink: Sink, tasks: Supervisor) -> None:
         """Begin to take jobs; there is no history, a job does not outlive its engine."""
-        self._sink = sink
+        self._sink, self._tasks = sink, tasks
         self._directory.mkdir(parents=True, exist_ok=True)
+        if left := await asyncio.to_thread(orphans.end, self._directory):
+            log.warning("processes of a killed server's jobs were ended", processes=left)
+        self._next_id = fluid.Generator(await asyncio.to_thread(embedded_epoch.read, self._directory))
         self.status.change("ready")
         self.status.broker_state = "run"
         sink.push(HistoryBegin("embedded"))
         sink.push(JobEvents(-1, []))
 
+    def begin_again(self) -> None:
+        """Do nothing but end the wait for a history: none is kept."""
+        self._sink.push(JobEvents(-1, []))
+
     async def close(self) -> None:
-        """Cancel what is left and wait until every process has ended."""
+        """End what is left, also what has left the jobs' sessions."""
+        await self.end_jobs()
+        await asyncio.to_thread(orphans.end, self._directory)
+        self.gone.set()
+
+    async def end_jobs(self) -> None:
+        """Cancel all jobs and wait until every process has ended, or is left behind."""
         self._refusing, self._closing = "the server is stopping", True
         for job in list(self._active.values()):
             self._end_early(job, "cancel", self._refusing, signal.SIGTERM)
         tasks = [job.task for job in self._active.values() if job.task]
         if tasks:
             await asyncio.wait(tasks)
-        self.gone.set()
 
     # ------------------------------------------------------------------------------------------------ commands
 
@@ -85,12 +116,13 @@ class EmbeddedInstance:
         """Jobs inherit the server's environment and directory, less its settings."""
         return Environment(settings.process_environment(), os.getcwd())
 
-    async def submit(self, spec: Mapping[str, Any], urgency: int) -> int:
+    async def submit(self, spec: Prepared, urgency: int) -> int:
         """Take a job; see :class:`~sidecar.instance.base.Instance`."""
-        want = self._check(spec)
-        job = Job(self._next_id(), spec, want, urgency)
+        want = self._check(spec.outline)
+        job = Job(self._next_id(), spec.data, want, urgency)
         self._active[job.id] = job
-        redacted = jobspec.without_environment(spec)
+        self._idle.clear()
+        redacted = jobspec.without_environment(spec.decoded())
         submit = Event(time.time(), "submit", {"userid": os.getuid(), "urgency": urgency, "flags": 0, "version": 1})
         self._sink.push(JobEvents(job.id, [submit], jobspec=redacted))
         for name in ("validate", "depend"):
@@ -109,37 +141,42 @@ class EmbeddedInstance:
                 raise Rejected(f"{name}: the embedded engine has none; leave it out, or serve a Flux instance.")
         if not os.path.isdir(system["cwd"]):
             raise Rejected(f"workdir: {system['cwd']} is not a directory on this machine.")
-        want = jobspec.counts(spec)
+        want = counts.read(spec)
         if want is None:
             raise Rejected("The embedded engine cannot run a job of this shape; serve a Flux instance.")
         if missing := feasibility.shortage(want, self._nodes()):
             raise Rejected(f"{missing} (the embedded engine is one node without gpus).", errors=[missing])
+        if (want.tasks or 1) > _TASKS:
+            raise Rejected(
+                f"option_flags: per-resource: {want.tasks} tasks; the embedded engine starts {_TASKS} at most."
+            )
         return want
 
     async def cancel(self, fluid_: int, reason: str) -> None:
         """Cancel a job; see :class:`~sidecar.instance.base.Instance`."""
         job = self._active.get(fluid_)
         if job is None:
-            raise Conflict("Job cannot be cancelled: job is inactive.")
+            raise Ended("Job cannot be cancelled: job is inactive.")
         self._end_early(job, "cancel", reason, signal.SIGTERM)
 
-    async def check(self, spec: Mapping[str, Any]) -> None:
+    async def check(self, spec: Prepared) -> None:
         """Refuse what a submit would be refused for."""
-        self._check(spec)
+        self._check(spec.outline)
 
     async def jobspec(self, fluid_: int) -> dict[str, Any]:
         """Return the jobspec of a job that has not ended; nothing keeps the environment of one that has."""
         job = self._active.get(fluid_)
         if job is None:
             raise NotFound("The embedded engine keeps a job's environment only until the job has ended.")
-        return {**job.spec}
+        return job.decoded()
 
     async def send_signal(self, fluid_: int, number: int) -> None:
         """Signal a running job; see :class:`~sidecar.instance.base.Instance`."""
         job = self._active.get(fluid_)
         if job is None or job.processes is None:
             raise Conflict(f"Job cannot be signalled: job is {'not running' if job else 'inactive'}.")
-        job.processes.signal(number)
+        if not job.processes.signal(number):
+            raise Conflict("Job cannot be signalled: a task of it runs as another user.")
 
     async def set_urgency(self, fluid_: int, urgency: int) -> int:
         """Change a pending job's urgency; see :class:`~sidecar.instance.base.Instance`."""
@@ -155,22 +192,23 @@ class EmbeddedInstance:
         self._schedule()
         return old
 
-    async def output(self, fluid_: int) -> Output:
-        """Read the output eventlog as it is now."""
-        return parse(await asyncio.to_thread(_read_output, output_path(self._directory, fluid.f58(fluid_))))
+    async def output_pieces(self, fluid_: int, before: Pieces | None) -> Pieces:
+        """Find the pieces of the output eventlog as it is now."""
+        return await asyncio.to_thread(embedded_output.pieces, self._output_path(fluid_), before)
 
-    async def watch_output(self, fluid_: int, take: Callable[[str], None]) -> None:
-        """Hand out the output eventlog of a running job, and what its tasks add to it."""
+    async def output_piece(self, fluid_: int, pieces: Pieces, number: int) -> bytes:
+        """Read a piece of the output eventlog."""
+        return await asyncio.to_thread(embedded_output.piece, self._output_path(fluid_), pieces, number)
+
+    async def output_change(self, fluid_: int, version: int) -> int | None:
+        """Wait for what a running job writes next; see :class:`~sidecar.instance.base.Instance`."""
         job = self._active.get(fluid_)
-        if job is None or job.processes is None or job.task is None:
-            return
-        # Both in one turn of the loop: nothing is written between what is read and what is told.
-        take(_read_output(output_path(self._directory, fluid.f58(fluid_))))
-        job.processes.watchers.append(take)
-        try:
-            await asyncio.wait([job.task])
-        finally:
-            job.processes.watchers.remove(take)
+        if job is None or job.processes is None:
+            return None
+        return await job.processes.written(version)
+
+    def _output_path(self, fluid_: int) -> Path:
+        return output_path(self._directory, fluid.f58(fluid_))
 
     async def resources(self) -> Resources:
         """Return this machine as the only node."""
@@ -220,9 +258,26 @@ class EmbeddedInstance:
         """Take no more jobs."""
         self._refusing = reason
 
+    async def drained(self) -> None:
+        """Wait until no job is active."""
+        await self._idle.wait()
+
     async def shutdown(self) -> None:
         """Never asked for: the engine ends with the server."""
         raise Conflict("The embedded engine ends with the server.")
+
+    async def end_broker(self) -> None:
+        """Never asked for: there is no broker."""
+        raise Conflict("The embedded engine has no broker.")
+
+    def kill(self) -> None:
+        """Kill all processes of all jobs; a look for those in other sessions holds up nothing."""
+        for job in self._active.values():
+            if job.processes:
+                job.processes.signal(signal.SIGKILL)
+        looking = threading.Thread(target=orphans.end, args=(self._directory,), daemon=True)
+        looking.start()
+        looking.join(_LAST_LOOK)
 
     async def broker_state(self) -> str:
         """Return ``run``: there is nothing else to be in."""
@@ -232,11 +287,15 @@ class EmbeddedInstance:
 
     def _schedule(self) -> None:
         while not self._closing and (job := self._queue.take()):
-            job.processes = Processes(job.id, job.spec, job.want.tasks or 1, self._hostname, self._directory)
-            job.task = asyncio.create_task(self._run(job, job.processes))
+            job.processes = Processes(job.id, job.decoded(), job.want.tasks or 1, self._hostname, self._directory)
+            job.task = self._start(job, job.processes)
+
+    def _start(self, job: Job, processes: Processes) -> asyncio.Task[None]:
+        name = fluid.f58(job.id)
+        return self._tasks.start(lambda: self._run(job, processes), "embedded job", on_death="note", job=name).task
 
     async def _run(self, job: Job, processes: Processes) -> None:
-        duration = float(job.spec["attributes"]["system"].get("duration") or 0)
+        duration = processes.duration
         now = time.time()
         children = {"core": idset.encode(job.cores)}
         execution = {
@@ -259,6 +318,10 @@ class EmbeddedInstance:
         except ExecError as exc:
             self._tell(job, "exception", _exception("exec", exc.note))
             status = exc.status
+        except Exception:  # a fault of the engine's own: the job has ended all the same, and its cores are free
+            log.exception("a job could not be run", job=fluid.f58(job.id))
+            self._tell(job, "exception", _exception("exec", "the embedded engine failed; its log says how"))
+            status = _FAILED
         finally:
             if limit:
                 limit.cancel()
@@ -283,11 +346,13 @@ class EmbeddedInstance:
 
     def _kill(self, job: Job) -> None:
         if job.id in self._active and job.processes:
-            job.processes.signal(signal.SIGKILL)
+            job.processes.kill()
 
     def _finish(self, job: Job) -> None:
         self._tell(job, "clean")
         del self._active[job.id]
+        if not self._active:
+            self._idle.set()
 
     def _tell(self, job: Job, name: str, context: dict[str, Any] | None = None) -> None:
         self._sink.push(JobEvents(job.id, [Event(time.time(), name, context or {})]))
@@ -295,10 +360,3 @@ class EmbeddedInstance:
 
 def _exception(kind: str, note: str) -> dict[str, Any]:
     return {"type": kind, "severity": 0, "note": note, "userid": os.getuid()}
-
-
-def _read_output(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""

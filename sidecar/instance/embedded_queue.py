@@ -7,13 +7,12 @@ simple scheduler.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from sidecar.counts import Counts
 from sidecar.instance.embedded_job import Processes
-from sidecar.jobspec import Counts
 
 HOLD, EXPEDITE = 0, 31
 _HIGHEST_PRIORITY = 2**32 - 1
@@ -23,13 +22,18 @@ class Job(msgspec.Struct, eq=False):
     """A job that has not ended."""
 
     id: int
-    spec: Mapping[str, Any]
+    spec: bytes
+    """Its jobspec as JSON: thousands of jobs may wait, and as objects it takes many times as much memory."""
     want: Counts
     urgency: int
     cores: list[int] = []
     processes: Processes | None = None
     task: asyncio.Task[None] | None = None
     ended: bool = False
+
+    def decoded(self) -> dict[str, Any]:
+        """Return the jobspec."""
+        return msgspec.json.decode(self.spec, type=dict[str, Any])
 
 
 def priority(urgency: int) -> int:

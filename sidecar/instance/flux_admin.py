@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sidecar import fluid, idset, jobspec
-from sidecar.errors import Conflict, NotFound
+from sidecar.errors import Conflict, Ended, NotFound
 from sidecar.instance.base import Status
 from sidecar.instance.inventory import nodes
 from sidecar.instance.recent import Recent
@@ -64,7 +64,8 @@ class FluxAdmin(ABC):
 
     async def _ask_resources(self) -> Resources:
         sched, status = await asyncio.gather(self._rpc("resource.sched-status"), self._rpc("resource.status"))
-        return Resources(nodes(sched, status), time.time())
+        found = nodes(sched, status)
+        return Resources(found.nodes, time.time(), found.lost)
 
     async def drain(self, ranks: Sequence[int], reason: str) -> None:
         """Drain nodes; see :class:`~sidecar.instance.base.Instance`."""
@@ -134,4 +135,5 @@ def refused(exc: OSError, fluid_: int, what: str) -> NotFound | Conflict:
     """Tell an unknown job from one in the wrong state: Flux has one number for both, and differs in its words."""
     if "unknown job" in str(exc.strerror):
         return NotFound(f"Flux knows no job {fluid.f58(fluid_)}: {exc.strerror}.")
-    return Conflict(f"Job cannot be {what}: {exc.strerror}.")
+    kind = Ended if "inactive" in str(exc.strerror) else Conflict
+    return kind(f"Job cannot be {what}: {exc.strerror}.")

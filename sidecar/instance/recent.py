@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from sidecar import untrusted
 from sidecar.errors import Unavailable
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class Recent(Generic[T]):
         self._ask = ask
         self._nothing = nothing
         self._answered = -_MAX_AGE
+        self._problem = ""
         self._asking: asyncio.Task[T] | None = None
         self.known = nothing
         """The last answer, however old."""
@@ -59,6 +61,11 @@ class Recent(Generic[T]):
         try:
             self.known = await self._ask()
             self._answered = time.monotonic()
-        except (OSError, Unavailable) as exc:
-            log.warning("Flux does not tell", what=self._what, reason=str(exc))
+            self._problem = ""
+        except (OSError, Unavailable, ValueError, TypeError, KeyError, AttributeError) as exc:
+            # Not there, or not as its protocol says: what is known stays, and its age tells.
+            problem = untrusted.text(f"{type(exc).__name__}: {exc}", 500)
+            if problem != self._problem:
+                log.warning("Flux does not tell", what=self._what, reason=problem)
+            self._problem = problem
         return self.known

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import time
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from sidecar.model import RESULTS, STATES
+from sidecar import fluid
+from sidecar.model import ANONYMOUS, RESULTS, STATES, ExceptionInfo, Job
 
-#: What a search may be ordered by: the caller's name for it, and its column.
-ORDERS = {
+#: What a search may be ordered by without a look at each job's document: the caller's name for it, and its column.
+_COLUMNS = {
     "id": "id",
     "f58id": "id",
     "t_submit": "t_submit",
@@ -18,11 +23,31 @@ ORDERS = {
     "name": "name",
     "queue": "queue",
     "username": "username",
+    "submitter": "submitter",
     "userid": "userid",
     "nnodes": "nnodes",
     "ntasks": "ntasks",
-    "runtime": "runtime",
 }
+#: Every member of a job that has one value, and of its exception.
+ORDERS = frozenset(Job.__struct_fields__) - {"command", "dependencies", "annotations", "exception"} | {
+    f"exception.{name}" for name in ExceptionInfo.__struct_fields__
+}
+_F58 = re.compile("[fƒ][1-9A-HJ-NP-Za-km-z]+")
+_SHORTEST = 3  # characters that the index helps with
+
+
+def _order(order: Sequence[tuple[str, bool]], last: str) -> str:
+    """Return the terms of an order, which is always total; what has no value comes first where it ascends."""
+    terms = [f"{_expression(name)} {'DESC' if down else 'ASC'}" for name, down in order]
+    return ", ".join([*terms, f"id {last}"])
+
+
+def _expression(name: str) -> str:
+    if name in _COLUMNS:
+        return _COLUMNS[name]
+    if name == "runtime":  # so far, of jobs that run
+        return f"iif(state = 'RUN', {time.time():.3f} - t_run, coalesce(runtime, 0))"
+    return f"nullif(iif(json_valid(json), json_extract(json, '$.{name}'), NULL), '')"
 
 
 class Filter(msgspec.Struct, kw_only=True, frozen=True):
@@ -48,7 +73,7 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
         return (
             (self.user is None or self.user in (username, str(userid)))
             and (self.submitter is None or self.submitter == submitter)
-            and (self.queue is None or self.queue == queue)
+            and (self.queue is None or self.queue == queue or (self.queue == ANONYMOUS and not queue))
             and (self.name is None or self.name == name)
             and (self.since is None or t_submit >= self.since)
             and (self.until is None or t_submit < self.until)
@@ -73,7 +98,8 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
             # The index holds only jobs that have one.
             term("submitter = ? AND submitter != ''" if self.submitter else "submitter = ?", self.submitter)
         if self.queue is not None:
-            term("queue = ?", self.queue)
+            # Jobs of a queue without a name have none; lists of queues, and metrics, call it by one.
+            term("queue IN (?, '')" if self.queue == ANONYMOUS else "queue = ?", self.queue)
         if self.name is not None:
             term("name = ?", self.name)
         if self.since is not None:
@@ -102,13 +128,12 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
 
     def select(self, columns: str) -> tuple[str, list[Any]]:
         """Return the statement that reads columns of the matching jobs in order, and its parameters."""
-        terms = [f"{ORDERS[name]} {'DESC' if down else 'ASC'}" for name, down in self.order]
-        order = ", ".join([*terms, "id DESC"])  # newest first unless asked otherwise, and always total
+        order = _order(self.order, "DESC")  # newest first unless asked otherwise
         if not self.text:
             return f"SELECT {columns} FROM jobs JOIN documents ON job = id ORDER BY {order}", []  # noqa: S608 - fixed words
         found, values = self._found()
         words, more = self._words()
-        if not words and not terms:
+        if not words and not self.order:
             # The index gives its matches newest first, one by one: how many there are costs nothing.
             newest = (
                 f"jobs_text CROSS JOIN documents ON job = jobs_text.rowid WHERE {found} ORDER BY jobs_text.rowid DESC"
@@ -128,10 +153,11 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
             words, others = self._words()
             condition += f" AND (id IN (SELECT rowid FROM jobs_text WHERE {found}){words})"  # noqa: S608 - values are bound
             values += more + others
-        terms = [f"{ORDERS[name]} {'DESC' if down else 'ASC'}" for name, down in self.order]
         last = "ASC" if self.order and not self.order[-1][1] else "DESC"  # the same way, so that an index has the order
-        order = ", ".join([*terms, f"id {last}"])
-        window = f"SELECT id AS chosen FROM jobs WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"  # noqa: S608
+        order = _order(self.order, last)
+        simple = all(name in _COLUMNS or name == "runtime" for name, _ in self.order)
+        source = "jobs" if simple else "jobs JOIN documents ON job = id"
+        window = f"SELECT id AS chosen FROM {source} WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"  # noqa: S608
         values += [-1 if self.length is None else self.length, self.start]
         return (
             f"SELECT {columns} FROM ({window}) CROSS JOIN jobs ON id = chosen CROSS JOIN documents ON job = chosen "  # noqa: S608
@@ -149,23 +175,51 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
         matching = f"id IN (SELECT rowid FROM jobs_text WHERE {found}){words}"  # noqa: S608
         return f"SELECT count(*) FROM jobs WHERE {matching}", values + more  # noqa: S608
 
+    @property
+    def _spellings(self) -> list[str]:
+        """The text in each spelling that means the same: of an id as Flux writes it and as addresses have it."""
+        text = plain(self.text)
+        found = [text]
+        if _F58.fullmatch(text):
+            found = [first + text[1:] for first in "ƒf"]
+        if len(text) < _SHORTEST:  # what the index does by itself
+            found += [text.lower(), text.upper()]
+        return list(dict.fromkeys(found))
+
     def _found(self) -> tuple[str, list[Any]]:
         """The condition on the text of a job."""
-        if len(self.text) >= 3:
-            return "jobs_text MATCH ?", ['"' + self.text.replace('"', '""') + '"']
+        if len(plain(self.text)) >= _SHORTEST:
+            return "jobs_text MATCH ?", [" OR ".join('"' + each.replace('"', '""') + '"' for each in self._spellings)]
         # Shorter than a trigram: the index cannot help.
-        escaped = self.text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        return "text LIKE ? ESCAPE '\\'", [f"%{escaped}%"]
+        escaped = [each.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") for each in self._spellings]
+        return " OR ".join(["text LIKE ? ESCAPE '\\'"] * len(escaped)), [f"%{each}%" for each in escaped]
 
     def _words(self) -> tuple[str, list[Any]]:
-        """The condition on states and results that the text is a part of; empty when it is of none."""
-        sql, values = "", []
+        """The condition on what the text is a part of, or another spelling of, and no text of a job has."""
+        sql = ""
+        values: list[Any] = []
         for column, words in (("state", STATES), ("result", RESULTS)):
             hits = [word for word in words if self.text.upper() in word]
             if hits:
                 sql += f" OR {column} IN ({_marks(hits)})"
                 values += hits
+        if (job := _id(self.text)) is not None:
+            sql, values = f"{sql} OR id = ?", [*values, job]
         return sql, values
+
+
+def _id(text: str) -> int | None:
+    """Return the id that a text is a spelling of which is not searched for as it is; None where it is none."""
+    try:
+        job = fluid.parse(text)
+    except ValueError:
+        return None
+    return None if text.isdecimal() or _F58.fullmatch(text) or job >= 2**63 else job
+
+
+def plain(text: str) -> str:
+    """Return a text in the one form in which texts are searched: accents are typed in two ways."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _marks(values: Any) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from sidecar.model import Result, State, Unset
+
+LARGEST_CONTEXT = 16 * 1024
+"""Bytes of one entry's context as JSON, at most."""
+LARGEST_ROW = 64 * 1024
+"""Bytes of the entries that are written as one row, about: a reader holds some rows, and takes them one by one."""
 
 
 class Row(NamedTuple):
@@ -47,7 +52,7 @@ class Stored(msgspec.Struct):
 
 
 class Told(msgspec.Struct):
-    """What one answer of the journal told of one job.
+    """What one answer of the journal told of one job, or a part of it where that is large.
 
     ``position`` is that of its last entry, ``count`` the number of entries, ``json`` a JSON array of them. The rest
     is what a filter looks at.
@@ -84,6 +89,22 @@ class Page(NamedTuple):
     """The last job's id, when there are more behind it."""
     position: int
     """Position of the last event that the list knows of, or an earlier one."""
+    number: int
+    """How many jobs there are in ``json``."""
 
 
 _decode = msgspec.json.Decoder(list[Stored]).decode
+
+
+def together(entries: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Put entries together to rows: yield the number of entries of each, and their JSON array."""
+    found: list[bytes] = []
+    size = 0
+    for entry in entries:
+        found.append(entry)
+        size += len(entry)
+        if size > LARGEST_ROW:
+            yield len(found), b"[%b]" % b",".join(found)
+            found, size = [], 0
+    if found:
+        yield len(found), b"[%b]" % b",".join(found)

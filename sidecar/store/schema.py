@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import sqlite3
+import stat
+import time
 from contextlib import closing
 from pathlib import Path
 
 SCHEMA_VERSION = 4
+_APPLICATION = 0x666C7363  # "flsc", in the header of the file; files of before have 0
+_BUSY_TIMEOUT = 1.0
+_CHECK_SECONDS, _CHECK_STEPS = 2.0, 100_000
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE jobs (
@@ -40,27 +46,96 @@ class StoreError(Exception):
     """The store cannot be used; the text says why and what to do."""
 
 
-def open_file(path: Path) -> sqlite3.Connection:
-    """Open a connection, for reading too."""
-    db = sqlite3.connect(path, check_same_thread=False)
+def open_file(path: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> sqlite3.Connection:
+    """Open a connection, for reading too.
+
+    Args:
+        path: the file.
+        busy_timeout: how long a statement waits for the lock of another program (seconds).
+    """
+    db = sqlite3.connect(path, timeout=busy_timeout, check_same_thread=False)
+    db.text_factory = _text
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     return db
 
 
+def _text(raw: bytes) -> str:
+    """Return a text; one that is damaged must not cost the rows beside it."""
+    return raw.decode(errors="replace")
+
+
+def inspect(path: Path) -> None:
+    """Look whether a file is a store of this version, or may become one, without a change to it.
+
+    Raises:
+        StoreError: it is another version's, or another program's file.
+        OSError, sqlite3.Error: it cannot be read, or is no database.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
+    if not path.stat().st_size:
+        return  # a store that another server has just begun with, perhaps
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT)) as db:
+        [application] = db.execute("PRAGMA application_id").fetchone()
+        [version] = db.execute("PRAGMA user_version").fetchone()
+        [tables] = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application not in (0, _APPLICATION) or (tables and version == 0):
+            raise StoreError(f"The store {path} is another program's database. Name another with --store.")
+        if tables or version:
+            _require(db, path, version)
+
+
+def _require(db: sqlite3.Connection, path: Path, version: int) -> None:
+    """Check that a file is a store of this version."""
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"The store {path} is of version {version}, this server needs {SCHEMA_VERSION}. Name another with --store."
+        )
+    try:
+        named = db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        named = None  # there is no such table
+    if named is None:
+        raise StoreError(f"The store {path} is no store of this server: it has no name. Name another with --store.")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open for writing; make the schema in a new file, refuse another version's."""
+    inspect(path)
     db = open_file(path)
     # The writer keeps the indexes' pages at hand, and folds the log into the file less often.
     db.execute("PRAGMA cache_size = -4096")
     db.execute("PRAGMA wal_autocheckpoint = 8192")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
+    if db.execute("PRAGMA user_version").fetchone()[0] == 0:
         # Positions are only good in the file that gave them out: each file has a name of its own.
         name = f"INSERT INTO meta VALUES ('id', '{secrets.token_hex(4)}');"  # noqa: S608 - hexadecimal digits
+        marks = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA_VERSION};"
         with closing(db.cursor()) as cursor:
-            cursor.executescript(f"BEGIN; {_SCHEMA} {name} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version != SCHEMA_VERSION:
-        db.close()
-        raise StoreError(f"The store {path} is of version {version}, this server needs {SCHEMA_VERSION}.")
+            cursor.executescript(f"BEGIN; {_SCHEMA} {name} {marks} COMMIT;")
     return db
+
+
+def check(path: Path) -> None:
+    """Look through the file for damage, for as long as a start may take; what is not reached shows when it is read.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged.
+    """
+    deadline = time.monotonic() + _CHECK_SECONDS
+    with closing(open_file(path)) as db:
+        db.set_progress_handler(lambda: time.monotonic() > deadline, _CHECK_STEPS)
+        try:
+            [found] = db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                return
+            raise
+    if found != "ok":
+        raise sqlite3.DatabaseError(f"it is damaged: {found}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -16,22 +16,23 @@ from sidecar.api import fields
 from sidecar.api.cancel import Cancel, CancelBody
 from sidecar.api.control import JobControl, SignalBody
 from sidecar.api.nodes import DrainBody, Nodes
-from sidecar.api.output import JobOutput
+from sidecar.api.output import RAW, JobOutput
 from sidecar.api.routing import Answer, NoParameters, operation, read_form
 from sidecar.api.service import ServiceResource, StopBody
 from sidecar.api.submit import Submit, SubmitBody
+from sidecar.audit import note
 from sidecar.errors import Forbidden, InvalidRequest, Problem
-from sidecar.model import Job
-from sidecar.web.pages import Pages, request_of
+from sidecar.web.pages import Pages
 from sidecar.web.render import page, to
 
 _SEEN = (Answer("On to the page that shows it", media=(), status=303),)
 _ERRORS = (400, 404, 409, 413, 415, 503)
 _MOST = 500  # jobs that are cancelled by one form
+_REASON = 1000  # characters
 _NAMED = re.compile(r"([a-z_]+): ")
 
 
-class SubmitPageQuery(msgspec.Struct, kw_only=True):
+class SubmitPageQuery(msgspec.Struct, kw_only=True, frozen=True):
     """What the form begins with."""
 
     like: Annotated[str | None, Meta(description="id of a job that is to be submitted again, with changes")] = None
@@ -41,7 +42,7 @@ class StopForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How to stop."""
 
     mode: Literal["now", "drain"] = "drain"
-    reason: Annotated[str, Meta(max_length=1000)] = ""
+    reason: Annotated[str, Meta(max_length=_REASON)] = ""
 
 
 class Actions:
@@ -83,7 +84,7 @@ class Actions:
         """See the form for a job."""
         values: dict[str, str] = {}
         if query.like:
-            values = _as_typed(await self._pages.read(_job_id(query.like)))
+            values = _as_typed(await self._pages.request_of(await self._pages.read(_job_id(query.like))))
         return self._form(request, values, [])
 
     @operation(
@@ -96,15 +97,20 @@ class Actions:
     )
     async def submit(self, request: web.Request) -> web.Response:
         """Submit what was typed; nothing of it is lost when there is something wrong with it."""
-        typed = fields.single(await read_form(request))
-        given = {name: value for name, value in typed.items() if value.strip()}
-        try:
-            body = fields.decode(SubmitBody, given, text=frozenset(given), message="Invalid submit request", form=True)
-            answer = await self._submit.submit(request, body)
-        except Problem as exc:
-            return self._form(request, typed, exc.errors, status=exc.status)
+        async with read_form(request) as form:
+            typed = fields.single(form)
+            given = {name: value for name, value in typed.items() if value.strip()}
+            try:
+                body = fields.decode(
+                    SubmitBody, given, text=frozenset(given), message="Invalid submit request", form=True
+                )
+                answer = await self._submit.submit(request, body)
+            except Problem as exc:
+                return self._form(request, typed, exc.errors, status=exc.status)
         if not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
             raise InvalidRequest("dry_run: this form submits.")
+        if body.is_launcher:  # it is no job: those that it submits appear in the table
+            return to(request, "jobs?said=launched")
         return to(request, f"jobs/{_plain(msgspec.json.decode(answer.body)['f58id'])}")
 
     def _form(
@@ -122,18 +128,21 @@ class Actions:
     @operation("POST", "/jobs/cancel", page=True, scope="submit", answers=_SEEN, errors=_ERRORS)
     async def cancel_chosen(self, request: web.Request) -> web.Response:
         """Cancel the jobs that were chosen in the table."""
-        form = await read_form(request)
-        jobs = [_job_id(each) for each in form.getall("job", [])]
+        async with read_form(request) as form:
+            jobs = [_job_id(each) for each in form.getall("job", [])]
+            view, reason = form.get("view", ""), form.get("reason", "")[:_REASON]
         if len(jobs) > _MOST:
             raise InvalidRequest(f"job: {_MOST} at most at once here; POST /v1/jobs/cancel takes filters.")
-        view = form.get("view", "")
+        cancelled: list[str] = []
+        note(request, jobs=cancelled)  # the same list: also of what is refused midway the audit has the first part
         for job in jobs:
             try:
-                await self._cancel.cancel(request, job, CancelBody(form.get("reason", "")[:1000]))
+                await self._cancel.cancel(request, job, CancelBody(reason))
             except Forbidden:
                 raise
             except Problem:  # it has ended meanwhile: the table shows so
                 continue
+            cancelled.append(fluid.f58(job))
         return to(request, f"jobs{view if view.startswith('?') and view.isprintable() else ''}")
 
     @operation("POST", "/jobs/{uid}/cancel", page=True, scope="submit", body=CancelBody, answers=_SEEN, errors=_ERRORS)
@@ -155,11 +164,12 @@ class Actions:
         answers=(Answer("What the job has written, as a file", media=("text/plain",)),),
         errors=(400, 404, 503),
     )
-    async def download(self, request: web.Request, job: int) -> web.Response:
+    async def download(self, request: web.Request, job: int) -> web.StreamResponse:
         """Download what a job has written so far, byte by byte."""
-        data = await self._output.written(job)
         named = f'attachment; filename="{_plain(fluid.f58(job))}.txt"'
-        return web.Response(body=data, content_type="text/plain", headers={"Content-Disposition": named})
+        return await self._output.written(
+            request, job, {"Content-Type": RAW["text/plain"], "Content-Disposition": named}
+        )
 
     # -------------------------------------------------------------------------------------- nodes, and the end
 
@@ -207,10 +217,10 @@ def _plain(f58: str) -> str:
     return f58.replace("ƒ", "f")
 
 
-def _as_typed(job: Job) -> dict[str, str]:
+def _as_typed(asked: dict[str, Any]) -> dict[str, str]:
     """Return what a person would have typed into the form for a job."""
     typed = {}
-    for name, value in request_of(job).items():
+    for name, value in asked.items():
         if isinstance(value, list):
             typed[name] = shlex.join(value)
         else:

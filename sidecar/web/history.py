@@ -7,6 +7,7 @@ import time
 from collections import deque
 
 from sidecar.feed import Feed
+from sidecar.tasks import Supervised, Supervisor
 
 _EVERY = 10.0  # seconds
 _KEPT = 360
@@ -24,17 +25,16 @@ class History:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._samples: deque[tuple[int, int, int]] = deque(maxlen=_KEPT)
-        self._task: asyncio.Task[None] | None = None
+        self._task: Supervised | None = None
 
-    def start(self) -> None:
-        """Begin to look."""
-        self._task = asyncio.create_task(self._run(), name="history")
+    def start(self, tasks: Supervisor) -> None:
+        """Begin to take samples, in a task of its own."""
+        self._task = tasks.start(self._run, "history")
 
     async def close(self) -> None:
-        """Look no more."""
+        """End the task."""
         if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await self._task.close()
 
     async def _run(self) -> None:
         while True:

@@ -6,15 +6,15 @@ import math
 import shlex
 import time
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta
 
-from sidecar import fluid, idset, jobspec
-from sidecar.api import filters, position
+from sidecar import fluid, idset, jobspec, restored, untrusted
+from sidecar.api import filters, fresh, position
 from sidecar.api.jobs import require
 from sidecar.api.routing import Answer, operation
 from sidecar.auth.guard import caller_of
@@ -23,7 +23,7 @@ from sidecar.instance import Instance
 from sidecar.lifecycle import Lifecycle
 from sidecar.metrics import NODE_STATES
 from sidecar.model import RESULTS, STATES, Job
-from sidecar.store import Filter, Search, Store
+from sidecar.store import Filter, Search, Store, Stored
 from sidecar.web import texts
 from sidecar.web.history import History
 from sidecar.web.render import page, to
@@ -32,12 +32,14 @@ _PAGE = 50
 _WAITING, _FAILURES, _ON_NODES = 10, 8, 2000
 _HTML = (Answer("A page", media=("text/html",)),)
 _PENDING = ("NEW", "DEPEND", "PRIORITY", "SCHED")
-_decode = msgspec.json.Decoder(Job).decode
+_EVENTS = 100  # the first and the last of a job that its page shows
+_LONGEST_CONTEXT = 2048
+_LONGEST_COMMAND = 16 * 1024
 
 Column = Literal["id", "name", "state", "queue", "username", "nnodes", "ntasks", "runtime", "t_submit"]
 
 
-class TableQuery(msgspec.Struct, kw_only=True):
+class TableQuery(msgspec.Struct, kw_only=True, frozen=True):
     """What the table shows."""
 
     q: Annotated[str, Meta(description="text to look for")] = ""
@@ -47,16 +49,31 @@ class TableQuery(msgspec.Struct, kw_only=True):
     sort: Annotated[Column, Meta(description="column")] = "id"
     up: Annotated[bool | None, Meta(description="smallest first")] = None
     page: Annotated[int, Meta(ge=1, le=10**6)] = 1
+    said: Annotated[str, Meta(description="what has just been done")] = ""
 
 
-class JobQuery(msgspec.Struct, kw_only=True):
+class JobQuery(msgspec.Struct, kw_only=True, frozen=True):
     """What has just been done."""
 
     said: Annotated[str, Meta(description="to show")] = ""
 
 
-class NodesPageQuery(JobQuery):
+class NodesPageQuery(JobQuery, frozen=True):
     """The same of nodes."""
+
+
+class _Running(NamedTuple):
+    """A job as the nodes show it."""
+
+    f58id: str
+    name: str
+    ranks: list[int]
+
+    @classmethod
+    def read(cls, raw: bytes, last: int) -> _Running:
+        """Return it from its JSON, with its ranks up to the last one that there is."""
+        job = restored.job(raw)
+        return cls(job.f58id, job.name, list(idset.upto(job.ranks, last)))
 
 
 class Pages:
@@ -93,7 +110,11 @@ class Pages:
         await require(self._store, self._feed, job)
         raw = await self._store.job(job)
         assert raw is not None  # noqa: S101 - it is there
-        return _decode(raw)
+        return restored.job(raw, job)
+
+    async def request_of(self, job: Job) -> dict[str, Any]:
+        """Return what was asked for, as far as the job itself tells, to ask for it again."""
+        return request_of(job, await self._store.jobspec(job.id) or b"{}")
 
     # ---------------------------------------------------------------------------------------------- overview
 
@@ -101,9 +122,10 @@ class Pages:
     async def overview(self, request: web.Request) -> web.Response:
         """See the cluster at a glance."""
         around = self.around(request, "overview")
+        await fresh.settle(request, self._feed)
         resources, queues = await self._instance.resources(), await self._instance.queues()
-        waiting = await self._store.table(Search(length=_WAITING), Filter(states=_PENDING))
-        failures = await self._store.table(Search(length=_FAILURES), Filter(results=("FAILED", "TIMEOUT")))
+        waiting = await self._store.table(Search(length=_WAITING), Filter(states=_PENDING), restored.job)
+        failures = await self._store.table(Search(length=_FAILURES), Filter(results=("FAILED", "TIMEOUT")), _line)
         stopped = {queue.name for queue in queues.queues if not queue.started}
         states: Counter[str] = Counter()
         for kind, number in self._feed.tally.kinds.items():
@@ -118,8 +140,8 @@ class Pages:
             cores=_use((node.cores_allocated, node.cores) for node in resources.nodes if node.up),
             gpus=_use((node.gpus_allocated, node.gpus) for node in resources.nodes if node.up),
             queues=queues.queues,
-            waiting=[(job, _why(job, stopped)) for job in map(_decode, waiting)],
-            failures=[_decode(job) for job in failures],
+            waiting=[(job, _why(job, stopped)) for job in waiting],
+            failures=failures,
             history=self._history.series(),
         )
 
@@ -129,7 +151,7 @@ class Pages:
     async def jobs(self, request: web.Request, query: TableQuery) -> web.Response:
         """See the jobs, a page at a time; the address holds the view."""
         around = self.around(request, "jobs")
-        await self._feed.settle()
+        await fresh.settle(request, self._feed)
         where = filters.read(
             filters.JobFilter(state=query.state or None, result=query.result or None, queue=query.queue or None)
         )
@@ -139,7 +161,7 @@ class Pages:
             length=_PAGE + 1,
             order=((query.sort, not query.up),) if query.sort != "id" or query.up else (),
         )
-        found = [_decode(job) for job in await self._store.table(search, where)]
+        found = await self._store.table(search, where, _line)
         queues = await self._instance.queues()
         return page(
             request,
@@ -154,6 +176,7 @@ class Pages:
             queues=[] if queues.anonymous else [queue.name for queue in queues.queues],
             total=sum(self._feed.tally.kinds.values()),
             link=lambda **changes: _link(query, **changes),
+            said=texts.SAID.get(query.said, ""),
             now=time.time(),
         )
 
@@ -162,7 +185,8 @@ class Pages:
         """See one job: what has happened to it, what it wants and has, and its output as it comes."""
         around = self.around(request, "jobs")
         found = await self.read(job)
-        events = await self._store.eventlog(job)
+        first, between, last = await self._store.ends(job, _EVENTS)
+        begun = first[0].timestamp if first else 0.0
         caller = caller_of(request)
         own = "admin" in caller.scopes or ("submit" in caller.scopes and found.submitter == caller.name)
         return page(
@@ -171,9 +195,11 @@ class Pages:
             **around,
             job=found,
             said=texts.SAID.get(query.said, ""),
-            events=[(entry, entry.timestamp - events[0].timestamp, _context(entry)) for entry in events],
+            first=[(entry, entry.timestamp - begun, _context(entry)) for entry in first],
+            between=between,
+            last=[(entry, entry.timestamp - begun, _context(entry)) for entry in last],
             own=own and found.state != "INACTIVE",
-            curl=_curl(found),
+            curl=_curl(await self.request_of(found)),
             now=time.time(),
         )
 
@@ -183,11 +209,15 @@ class Pages:
     async def nodes(self, request: web.Request, query: NodesPageQuery) -> web.Response:
         """See the nodes, and which jobs are on them."""
         around = self.around(request, "nodes")
+        await fresh.settle(request, self._feed)
         resources = await self._instance.resources()
-        running = await self._store.table(Search(length=_ON_NODES), Filter(states=("RUN", "CLEANUP")))
-        on: dict[int, list[Job]] = {}
-        for job in map(_decode, running):
-            for rank in idset.parse(job.ranks.strip("[]")):
+        last = max((node.rank for node in resources.nodes), default=-1)
+        running = await self._store.table(
+            Search(length=_ON_NODES), Filter(states=("RUN", "CLEANUP")), lambda raw: _Running.read(raw, last)
+        )
+        on: dict[int, list[_Running]] = {}
+        for job in running:
+            for rank in job.ranks:
                 on.setdefault(rank, []).append(job)
         return page(
             request,
@@ -202,6 +232,7 @@ class Pages:
     @operation("GET", "/stop", page=True, scope="admin", answers=_HTML, errors=(400, 503))
     async def stop(self, request: web.Request) -> web.Response:
         """See what a stop would end, and how far one is."""
+        await fresh.settle_for_a_moment(request, self._feed)
         return page(request, "stop.html", **self.around(request, "stop"))
 
     # --------------------------------------------------------------- addresses of the predecessor's pages
@@ -225,6 +256,13 @@ class Pages:
     async def old_page(self, request: web.Request, name: str) -> web.Response:
         """Go on to the overview."""
         return to(request, "")
+
+
+def _line(raw: bytes) -> Job:
+    """Return a job without what is long and in no table."""
+    return msgspec.structs.replace(
+        restored.job(raw), command=[], cwd="", nodelist="", ranks="", annotations=UNSET, dependencies=UNSET
+    )
 
 
 def _use(pairs: Any) -> dict[str, int]:
@@ -251,7 +289,7 @@ def _why(job: Job, stopped: set[str]) -> str:
 
 def _link(query: TableQuery, **changes: Any) -> str:
     """Return the query of another view of the table."""
-    known = msgspec.to_builtins(msgspec.structs.replace(query, **{"page": 1, **changes}))
+    known = msgspec.to_builtins(msgspec.structs.replace(query, **{"page": 1, "said": "", **changes}))
     defaults = msgspec.to_builtins(TableQuery())
     shown = {name: str(value).lower() if value is True else value for name, value in known.items()}
     return "?" + urlencode(
@@ -259,22 +297,22 @@ def _link(query: TableQuery, **changes: Any) -> str:
     )
 
 
-def _context(entry: Any) -> str:
+def _context(entry: Stored) -> str:
     """Return the context of an event, as JSON; nothing when there is none."""
-    text = bytes(entry.context).decode()
+    text = untrusted.text(bytes(entry.context).decode(errors="replace"), _LONGEST_CONTEXT)
     return "" if text == "{}" else text
 
 
-def _curl(job: Job) -> str:
-    """Return the line that submits the same from a shell."""
-    return (
-        f"-X POST -H 'Content-Type: application/json' -d {shlex.quote(msgspec.json.encode(request_of(job)).decode())}"
-    )
+def _curl(asked: dict[str, Any]) -> str:
+    """Return the line that submits the same from a shell; nothing where it is too long for one."""
+    body = untrusted.encode(asked).decode()
+    return f"-X POST -H 'Content-Type: application/json' -d {shlex.quote(body)}" if len(body) < _LONGEST_COMMAND else ""
 
 
-def request_of(job: Job) -> dict[str, Any]:
-    """Return what was asked for, as far as the job itself tells, to ask for it again."""
-    found: dict[str, Any] = {"command": job.command, "name": job.name, "workdir": job.cwd}
+def request_of(job: Job, spec: bytes) -> dict[str, Any]:
+    """Return what was asked for, as far as the job and its jobspec tell, to ask for it again."""
+    whole: dict[str, Any] = untrusted.decoded(spec)
+    found: dict[str, Any] = {"command": jobspec.command(whole) or job.command, "name": job.name, "workdir": job.cwd}
     if job.ntasks and job.ntasks != 1:
         found["num_tasks"] = job.ntasks
     if job.queue:
@@ -283,4 +321,4 @@ def request_of(job: Job) -> dict[str, Any]:
         found["runtime"] = job.duration
     if job.urgency != 16:
         found["urgency"] = job.urgency
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value not in ("", [])}

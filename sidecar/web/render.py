@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
+import re
 from collections.abc import Callable
+from importlib import resources
 from typing import Any
 
 import jinja2
@@ -18,13 +21,17 @@ from sidecar.auth.guard import CALLER, NOBODY
 from sidecar.errors import Problem
 from sidecar.web import texts
 
+_ROOT = resources.files("sidecar.web") / "templates"
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("sidecar.web"),
+    # Read at once: a server that may open no more files goes on to show its pages.
+    loader=jinja2.DictLoader({file.name: file.read_text() for file in _ROOT.iterdir() if file.name.endswith(".html")}),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+_DIRECTIONAL = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 #: A sign beside each word: nothing is told by colour alone.
 SIGNS = {
@@ -32,6 +39,12 @@ SIGNS = {
     "COMPLETED": "✓", "FAILED": "✗", "CANCELED": "⊘", "TIMEOUT": "◷",
     "allocated": "▶", "free": "○", "drained": "⏸", "down": "✗",
 }  # fmt: skip
+
+
+async def compile_all() -> None:
+    """Compile the templates, and so import what only jinja2's compiler needs: later there may be no file for it."""
+    for name in _TEMPLATES.list_templates():
+        await asyncio.to_thread(_TEMPLATES.get_template, name)
 
 
 def page(request: web.Request, name: str, *, status: int = 200, **values: Any) -> web.Response:
@@ -88,9 +101,12 @@ def _ago(seconds: float) -> str:
 
 def _time(stamp: float | None) -> Markup:
     """Show a time; scripts put it into the reader's own time zone."""
+    try:
+        when = datetime.datetime.fromtimestamp(stamp or 0, datetime.UTC)
+    except (OverflowError, ValueError, OSError):  # what a store of an earlier version may hold
+        return Markup("–")
     if not stamp:
         return Markup("–")
-    when = datetime.datetime.fromtimestamp(stamp, datetime.UTC)
     return Markup('<time datetime="{}">{}</time>').format(
         when.isoformat(timespec="milliseconds"), when.strftime("%Y-%m-%d %H:%M:%S UTC")
     )
@@ -111,4 +127,11 @@ def _plain(f58: str) -> str:
     return f58.replace("ƒ", "f")  # as every address can hold it
 
 
-_TEMPLATES.filters |= {"ago": _ago, "time": _time, "badge": _badge, "data": _data, "plain": _plain}
+def _visible(text: object) -> str:
+    """Show directional control characters (Unicode, UAX 9) as escapes: they would reorder the text around them."""
+    return _DIRECTIONAL.sub(lambda match: f"\\u{ord(match[0]):04x}", str(text))
+
+
+_TEMPLATES.filters |= {
+    "ago": _ago, "time": _time, "badge": _badge, "data": _data, "plain": _plain, "visible": _visible,
+}  # fmt: skip

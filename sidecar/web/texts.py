@@ -11,11 +11,12 @@ SCRIPTS = {
     "followed": "Following",
     "paused": "Paused",
     "ended": "The job has ended; this is all of its output.",
+    "ended_here": "The job has ended; this is the end of its output.",
+    "redirected": "{stream} of task {rank} goes to {path}",
     "nothing": "The job has written nothing yet.",
     "nothing_ever": "The job has written nothing.",
     "shortened": "Only the last {lines} lines are kept here; download all of it.",
     "matches": "{count} lines match",
-    "valid": "This job would be accepted.",
     "cancel_one": "Cancel this job?",
     "cancel_many": "Cancel {count} jobs?",
     "pending": "pending",
@@ -24,6 +25,7 @@ SCRIPTS = {
 
 #: What has just been done, by the word that an address has for it.
 SAID = {
+    "launched": "The launcher was started; the jobs that it submits appear in this table.",
     "cancelled": "The job is asked to end.",
     "signalled": "The job is sent the signal.",
     "drained": "The node is drained: nothing more is started there.",

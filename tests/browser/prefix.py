@@ -7,6 +7,8 @@ import threading
 
 from aiohttp import ClientSession, ClientTimeout, web
 
+from tests.loops import accept_all
+
 _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "content-encoding"}
 
 
@@ -24,7 +26,7 @@ class Prefix:
 
     def __enter__(self) -> str:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return f"http://127.0.0.1:{self._port}{self._prefix}"
 
     def __exit__(self, *_: object) -> None:
@@ -42,6 +44,7 @@ class Prefix:
             self._port = runner.addresses[0][1]
             self._ready.set()
             await self._end.wait()
+            await accept_all()
             await runner.cleanup()
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:

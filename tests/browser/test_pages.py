@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from tests import harness
 from tests.access import TokenFile
@@ -79,7 +82,7 @@ async def test_a_job_is_checked_as_it_is_typed(server: Server, tab: Open) -> Non
     opened = await tab(server.url)
     page = await opened.open("/jobs/submit")
     await page.get_by_label("Command").fill("echo")
-    await expect(page.locator("[data-valid]")).to_have_text("This job would be accepted.")
+    await expect(page.locator("[data-valid]")).to_have_text("The job would be accepted.")
     await page.get_by_label("Dependencies").fill("nonsense")
     await expect(page.locator("#e-dependencies")).not_to_be_empty()
     await expect(page.get_by_label("Dependencies")).to_have_attribute("aria-invalid", "true")
@@ -139,6 +142,17 @@ async def test_live_output_and_cancel(server: Server, tab: Open) -> None:
     await expect(page.get_by_label("Name", exact=True)).to_have_value("live")
 
 
+@pytest.mark.parametrize("server", [pytest.param("flux", marks=pytest.mark.flux)], indirect=True)
+async def test_what_the_shell_says_is_among_the_lines(server: Server, tab: Open) -> None:
+    script = "echo out; head -c 3000 /dev/zero | tr '\\0' x"
+    job = server.run(["sh", "-c", script], workdir="/no/such/directory", option_flags={"output.limit": "1K"})
+    page = await (await tab(server.url)).open(f"/jobs/{plain(job['f58id'])}")
+    said = page.locator("[data-lines] .shell")
+    await expect(said.filter(has_text="/no/such/directory")).not_to_have_count(0)
+    await expect(said.filter(has_text="stdout: 1980 of 3004 bytes truncated")).to_have_count(1)
+    await expect(page.locator("[data-lines] .line:not(.shell)")).to_have_text(re.compile("out$"))
+
+
 async def test_a_connection_that_breaks_in_the_middle_of_output(
     own_server: Callable[..., Server], tab: Open, tmp_path: Path
 ) -> None:
@@ -159,6 +173,32 @@ async def test_a_connection_that_breaks_in_the_middle_of_output(
     await page.get_by_label("Find").fill("line ")
     await expect(page.locator("[data-status]")).to_contain_text("1000 lines match")
     opened.tolerated = ("ERR_INTERNET_DISCONNECTED", "ERR_NETWORK_CHANGED", "Failed to fetch")
+
+
+async def test_a_server_that_was_killed_and_comes_back_without_its_store(
+    started: Callable[[Any], Any], tab: Open, tmp_path: Path
+) -> None:
+    """The position that the page has followed from is unknown to the new server: it goes on from the new one's."""
+    first = started(harness.embedded(tmp_path / "1")).ready()
+    first.run("true", name="before")
+    url = first.url
+    opened: Tab = await tab(url)
+    opened.tolerated = (*_GONE, "400")
+    page = await opened.open("/jobs")
+    await expect(page.locator("tbody")).to_contain_text("before")
+    first.signal(signal.SIGKILL)
+    first.close()
+    followed: list[int] = []
+    page.on("response", lambda answer: followed.append(answer.status) if "/v1/events?" in answer.url else None)
+    argv = [harness.SIDECAR, "serve", "--embedded", "--port", url.rpartition(":")[2]]
+    second = started(Server(argv, tmp_path / "2")).ready()
+    await expect(page.locator("tbody")).not_to_contain_text("before", timeout=30_000)
+    deadline = time.monotonic() + 60
+    while 200 not in followed:  # the browser's events arrive while it is waited for
+        assert time.monotonic() < deadline, followed
+        await page.wait_for_timeout(100)
+    second.run("true", name="after")
+    await expect(page.locator("tbody")).to_contain_text("after")
 
 
 async def test_what_a_job_says_is_text(server: Server, tab: Open) -> None:
@@ -183,6 +223,23 @@ async def test_what_a_job_says_is_text(server: Server, tab: Open) -> None:
     await expect(page.locator("[data-lines]")).to_contain_text("<img src=x")
     page = await opened.open(f"/jobs/{plain(ended['f58id'])}")
     await expect(page.locator("#ending")).to_contain_text("<img src=x")
+
+
+async def test_directional_characters_are_shown(server: Server, tab: Open) -> None:
+    """They would turn the rest of a line round: a command that is shown would not be the one that runs."""
+    reversing = "gpj.\u202egnp.exe\u2066"
+    job = server.run(["printf", "%s\\n", reversing], name=reversing, urgency=10)
+    opened = await tab(server.url)
+    await opened.open("/jobs")
+    await expect(opened.page.locator("td.name").first).to_have_text("gpj.\\u202egnp.exe\\u2066")
+    page = await opened.open(f"/jobs/{plain(job['f58id'])}")
+    await expect(page.locator("[data-lines]")).to_contain_text("gpj.\\u202egnp.exe\\u2066")
+    text = await page.locator("main").inner_text()
+    assert not set(text) & set("\u202e\u2066")
+    curl = await page.locator("#curl").inner_text()
+    body = json.loads(shlex.split(curl)[-1])
+    assert body["command"][-1] == reversing, "what is to be copied is the same command"
+    assert body["urgency"] == 10
 
 
 async def test_nodes_are_drained_and_undrained(own_server: Callable[..., Server], tab: Open) -> None:
@@ -248,7 +305,7 @@ async def test_behind_a_prefix(own_server: Callable[..., Server], tab: Open, tmp
         await expect(page.locator("h1")).to_have_text("Jobs")
         await page.get_by_role("link", name="Submit", exact=True).click()
         await page.get_by_label("Command").fill("sh -c 'echo hello; exec sleep 60'")
-        await expect(page.locator("[data-valid]")).to_have_text("This job would be accepted.")
+        await expect(page.locator("[data-valid]")).to_have_text("The job would be accepted.")
         await page.get_by_role("button", name="Submit").click()
         await expect(page.locator("[data-lines]")).to_contain_text("hello")
         await page.get_by_role("button", name="Cancel", exact=True).click()
@@ -279,30 +336,54 @@ async def test_by_keyboard_alone(server: Server, tab: Open) -> None:
     await expect(page.locator("[data-lines]")).to_contain_text("typed")
 
 
-@pytest.mark.timeout(300)
-async def test_a_hundred_megabytes_of_output(started: Callable[[Any], Any], tab: Open, tmp_path: Path) -> None:
-    """The tab answers all the while; what is not kept in it can be downloaded."""
+@pytest.mark.long
+async def test_a_hundred_megabytes_of_output(
+    started: Callable[[Any], Any], browser: Browser, tab: Open, tmp_path: Path
+) -> None:
+    """The tab answers all the while; what is not kept in it can be downloaded.
+
+    What keeps an answer waiting is measured as the tab's own computing time: a busy machine does not lengthen it.
+    """
     server = started(harness.embedded(tmp_path)).ready()
     job = server.submit(["sh", "-c", "head -c 100000000 /dev/zero | tr '\\0' x | fold -w 199; echo; echo the end"])
     opened = await tab(server.url)
     page = await opened.open(f"/jobs/{plain(server.job(job)['f58id'])}")
     worst = 0.0
+    processes = await browser.new_browser_cdp_session()
+
+    async def computed() -> float:
+        found = (await processes.send("SystemInfo.getProcessInfo"))["processInfo"]
+        return sum(float(each["cpuTime"]) for each in found if each["type"] == "renderer")
 
     async def at_the_end() -> bool:
         nonlocal worst
-        begin = time.perf_counter()
-        text = await page.locator("[data-lines]").inner_text()
-        worst = max(worst, time.perf_counter() - begin)
-        return "the end" in text and "all of its output" in await page.locator("[data-status]").inner_text()
+        begin = await computed()
+        # A little of it: to hand over all the lines takes longer than anything that the tab does.
+        text = await page.locator("[data-lines]").evaluate("(lines) => lines.textContent.slice(-1000)")
+        worst = max(worst, await computed() - begin)
+        return "the end" in text and "of its output" in await page.locator("[data-status]").inner_text()
 
     while not await at_the_end():
         await page.wait_for_timeout(200)
-    assert worst < 5, f"the tab did not answer for {worst:.1f} s"
-    await expect(page.locator("[data-status]")).to_contain_text("last 200000 lines")
+    print(f"an answer of the tab waited for {worst:.1f} s of computing")
+    assert 0 < worst < 5
+    await expect(page.locator("[data-status]")).to_contain_text(re.compile(r"last \d{5,6} lines"))
     async with page.expect_download() as downloading:
         await page.get_by_role("link", name="Download").click()
     path = await (await downloading.value).path()
     assert path.stat().st_size > 100_000_000
+
+
+async def test_of_a_long_output_the_end(server: Server, tab: Open) -> None:
+    """It is read without what is before it, and the page says that there is more."""
+    job = server.run(["sh", "-c", "seq -f %0100.0f 60000"])
+    opened = await tab(server.url)
+    page = await opened.open(f"/jobs/{plain(job['f58id'])}")
+    await expect(page.locator("[data-status]")).to_contain_text("Only the last 20000 lines are kept here")
+    await expect(page.locator("[data-status]")).to_contain_text("the end of its output")
+    await expect(page.locator("[data-lines]")).to_contain_text(f"{60000:0100d}")
+    await page.get_by_label("Find").fill(f"{40001:0100d}")
+    await expect(page.locator("[data-lines] .line")).to_have_count(1)
 
 
 async def test_who_may_only_read_sees_nothing_else(
@@ -337,11 +418,11 @@ async def test_addresses_of_the_predecessors_pages(server: Server, filled: str, 
         await expect(page.locator("h1")).to_have_text("Overview")
 
 
-async def test_ten_thousand_jobs_in_the_table(own_server: Callable[..., Server], tab: Open) -> None:
+async def test_ten_thousand_jobs_in_the_table(started: Callable[[Any], Any], tab: Open, tmp_path: Path) -> None:
     """A page of it takes as long as with few: only what is in sight is read."""
-    server = own_server()
+    server = started(harness.embedded(tmp_path)).ready()
     lines = "".join('{"command": "true", "urgency": 0, "name": "many"}\n' for _ in range(10000))
-    assert server.http.post("/v1/jobs/bulk", content=lines, timeout=110).status_code == 200
+    assert server.http.post("/v1/jobs/bulk", content=lines, timeout=200).status_code == 200
     eventually(lambda: server.http.get("/v1/jobs/search?length=0").json()["recordsTotal"] == 10000, within=60)
     answer = server.http.get("/jobs?q=many&page=150&sort=name")
     assert answer.status_code == 200

@@ -6,6 +6,7 @@ import functools
 import json
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,7 +21,7 @@ KUBERNETES = "1.33.0"
 
 #: What `job` and `launcher` refuse of the file in which everything is set.
 FOR_JOB: dict[str, Any] = {"workload": "job", "maxSize": 0, "minSize": 0, "flux": {"view": "", "cores": 4}}
-FOR_LAUNCHER: dict[str, Any] = {"mode": "launcher", "flux": {"view": ""}}
+FOR_LAUNCHER: dict[str, Any] = {"mode": "launcher", "flux": {"view": ""}, "auth": {"kubernetes": False}}
 
 Objects = dict[tuple[str, str], dict[str, Any]]
 
@@ -34,14 +35,14 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def template(values: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+def template(values: Mapping[str, Any], release: str = "flux", chart: Path = CHART) -> subprocess.CompletedProcess[str]:
     """Run `helm template`; the values are a whole file of their own, over the chart's defaults."""
-    return _template(json.dumps(values))
+    return _template(json.dumps(values), release, chart)
 
 
 @functools.cache
-def _template(values: str) -> subprocess.CompletedProcess[str]:
-    argv = [str(HELM), "template", "flux", str(CHART), "--namespace", "lab", "--kube-version", KUBERNETES, "-f", "-"]
+def _template(values: str, release: str, chart: Path) -> subprocess.CompletedProcess[str]:
+    argv = [str(HELM), "template", release, str(chart), "--namespace", "lab", "--kube-version", KUBERNETES, "-f", "-"]
     return subprocess.run(argv, input=values, capture_output=True, text=True, timeout=60)
 
 
@@ -55,9 +56,9 @@ def render(values: Mapping[str, Any]) -> Objects:
     return objects
 
 
-def refused(values: Mapping[str, Any]) -> str:
+def refused(values: Mapping[str, Any], release: str = "flux") -> str:
     """Return what helm says of values that cannot be."""
-    done = template(values)
+    done = template(values, release)
     assert done.returncode != 0, done.stdout
     return done.stderr
 

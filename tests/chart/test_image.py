@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import signal
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from tests.harness import BIN, ROOT, Process, embedded
+from tests.authority import Authority, options
+from tests.harness import BIN, ROOT, Process, embedded, eventually
 
 _LOCKED = re.compile(r"^([a-z0-9._-]+)==(\S+)", re.MULTILINE)
 
@@ -50,6 +53,17 @@ def test_base_and_bindings_are_of_one_version() -> None:
     assert base[1] == locked("flux.lock")["flux-python"]
 
 
+def test_the_build_sees_what_it_copies() -> None:
+    """Everything is hidden from the build but what .dockerignore names."""
+    seen = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copies = re.findall(r"^COPY (?!--from)(?:--\S+ )*(.+) \S+$", (ROOT / "Containerfile").read_text(), re.MULTILINE)
+    sources = [source for line in copies for source in line.split()]
+    assert "flux_sidecar.py" in sources
+    for source in sources:
+        assert source.partition("/")[0] in seen, f"{source} is hidden by .dockerignore"
+        assert list(ROOT.glob(source)), f"{source} is not there"
+
+
 def test_what_the_containerfile_promises() -> None:
     text = (ROOT / "Containerfile").read_text()
     last = text.rpartition("\nFROM ")[2]
@@ -66,7 +80,7 @@ def test_ready_is_what_the_server_says(tmp_path: Path, started: Callable[[Proces
     """The health check of the image, and of the workload `job`."""
 
     def ready(**variables: str) -> int:
-        return subprocess.run([ROOT / "image/ready"], env=os.environ | variables, timeout=30).returncode
+        return subprocess.run([ROOT / "image/ready"], env=os.environ | variables, timeout=60).returncode
 
     server = started(embedded(tmp_path))
     port = server.ready().url.rpartition(":")[2]
@@ -75,6 +89,24 @@ def test_ready_is_what_the_server_says(tmp_path: Path, started: Callable[[Proces
     assert server.wait() == 0
     assert ready(FLUX_SIDECAR_PORT=port) == 1
     assert ready(FLUX_SIDECAR_PORT=port, JOB_COMPLETION_INDEX="1") == 0  # a follower's server does not listen
+
+
+def test_alive_is_what_the_server_says(tmp_path: Path, started: Callable[[Process], Any]) -> None:
+    """The liveness probe of the workload `job`: also in the clear and behind TLS, and while the server is not ready."""
+    files = Authority(tmp_path).serve()
+    for more, tls in (([], ""), (options(files), str(files[0]))):
+        server = started(embedded(tmp_path, *more))
+        port = server.url.rpartition(":")[2]
+
+        def alive(port: str = port, tls: str = tls) -> int:
+            variables = {"FLUX_SIDECAR_PORT": port, "FLUX_SIDECAR_TLS_CERT": tls, "PYTHON": sys.executable}
+            return subprocess.run([ROOT / "image/ready", "/livez"], env=os.environ | variables, timeout=30).returncode
+
+        eventually(lambda a=alive: a() == 0, what="life")
+        server.signal(signal.SIGSTOP)  # its port is open still
+        assert alive() != 0
+        server.signal(signal.SIGCONT)
+        eventually(lambda a=alive: a() == 0, what="life again")
 
 
 @pytest.mark.flux

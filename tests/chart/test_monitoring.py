@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 import yaml
 
 from tests.chart.rendered import EVERYTHING, containers, kinds, merged, refused, render, variables
+from tests.harness import Process, embedded, eventually
+from tests.prometheus import Prometheus
 
 pytestmark = pytest.mark.helm
 
@@ -24,7 +27,6 @@ _SPEC = {
     "ServiceMonitor": {"selector", "endpoints"},
 }
 _ENDPOINT = {"path", "scheme", "interval", "authorization", "relabelings", "tlsConfig"}
-_PORT = {"PodMonitor": "portNumber", "ServiceMonitor": "port"}
 
 
 def monitor(kind: str, **metrics: Any) -> dict[str, Any]:
@@ -42,12 +44,13 @@ def test_a_monitor_of_pod_0_alone(kind: str, more: dict[str, Any]) -> None:
     spec = objects[kind, "flux"]["spec"]
     assert set(spec) == _SPEC[kind]
     (endpoint,) = spec.get("podMetricsEndpoints") or spec["endpoints"]
-    assert set(endpoint) <= {*_ENDPOINT, _PORT[kind]}
+    assert set(endpoint) <= {*_ENDPOINT, "port"}
     labels = spec["selector"]["matchLabels"]
     service = objects["Service", "flux-api"]
     if kind == "PodMonitor":
         assert labels == service["spec"]["selector"]
-        assert endpoint["portNumber"] == more.get("port", 5000)
+        # With a port the Prometheus operator keeps only pods that declare it, and those of a MiniCluster declare none.
+        assert "port" not in endpoint
     else:
         assert labels.items() <= service["metadata"]["labels"].items()
         others = [each for (what, name), each in objects.items() if what == "Service" and name != "flux-api"]
@@ -55,10 +58,67 @@ def test_a_monitor_of_pod_0_alone(kind: str, more: dict[str, Any]) -> None:
         ports = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
         assert ports[endpoint["port"]] == more.get("port", 5000)
     server = variables(containers(objects)["flux-sidecar"])
-    assert server.get("FLUX_SIDECAR_METRICS_PORT", "") == str(more.get("port", ""))
+    assert server["FLUX_SIDECAR_METRICS_PORT"] == str(more.get("port", 0))
     assert ("authorization" in endpoint) != bool(more.get("open"))
     assert server.get("FLUX_SIDECAR_METRICS_OPEN", "") == ("true" if more.get("open") else "")
-    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "flux"}]
+    assert endpoint["relabelings"][-1] == {"targetLabel": "job", "replacement": "flux"}
+
+
+def discovered(values: dict[str, Any], address: str) -> list[dict[str, Any]]:
+    """What Prometheus finds of pod 0: a target for each container, and of one that declares ports for each of these.
+
+    Source: prometheus/prometheus, discovery/kubernetes/pod.go.
+    """
+    shown = f"[{address}]" if ":" in address else address
+    launcher, job = values.get("mode") == "launcher", values.get("workload") == "job"
+    ports: dict[str, list[int]] = {"flux-view": [], "flux": []}
+    if job:
+        ports = {"curve": [], "flux-sidecar": [5000], "flux": [8050]}
+    elif not launcher:
+        ports["flux-sidecar"] = []
+    return [
+        {
+            "targets": [f"{shown}:{port}" if port else address],
+            "labels": {
+                "__meta_kubernetes_pod_ip": address,
+                "__meta_kubernetes_pod_name": "flux-0-abcde",
+                "__meta_kubernetes_pod_container_name": container,
+                "__meta_kubernetes_namespace": "lab",
+            },
+        }
+        for container, declared in ports.items()
+        for port in declared or [0]
+    ]
+
+
+@pytest.mark.prometheus
+@pytest.mark.parametrize("shape", [{}, {"mode": "launcher"}, {"workload": "job"}], ids=str)
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_prometheus_finds_the_server_of_pod_0(
+    tmp_path: Path, started: Callable[[Process], Any], shape: dict[str, Any], address: str
+) -> None:
+    """By the relabelings as they are rendered, a real Prometheus makes one target of all that it discovers, and scrapes it."""
+    server = started(embedded(tmp_path, "--host", address, "--metrics-open", "--no-auth")).ready()
+    port = int(server.url.rpartition(":")[2])
+    objects = render({**shape, **monitor("PodMonitor", open=True), "server": {"port": port}})
+    (endpoint,) = objects["PodMonitor", "flux"]["spec"]["podMetricsEndpoints"]
+    names = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+    relabelings = [{names.get(key, key): value for key, value in each.items()} for each in endpoint["relabelings"]]
+    targets = tmp_path / "targets.json"
+    targets.write_text(json.dumps(discovered(shape, address)))
+    scrape = {
+        "job_name": "podMonitor/lab/flux/0",
+        "metrics_path": endpoint["path"],
+        "scheme": endpoint["scheme"],
+        "file_sd_configs": [{"files": [str(targets)]}],
+        "relabel_configs": relabelings,
+    }
+    prometheus = started(Prometheus(tmp_path / "prometheus", yaml.safe_dump([scrape])))
+    eventually(lambda: prometheus.query("up == 1"), what="a scrape")
+    (up,) = prometheus.query("up")
+    shown = f"[{address}]" if ":" in address else address
+    assert (up["metric"]["job"], up["metric"]["instance"]) == ("flux", f"{shown}:{port}")
+    eventually(lambda: prometheus.query('flux_instance_up{job="flux"} == 1'), what="the server's metrics")
 
 
 def test_prometheus_has_a_token_that_may_only_read() -> None:
@@ -123,7 +183,7 @@ def test_who_may_scrape() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({**monitor("PodMonitor"), "auth": {"token": False}}, "metrics.existingSecret"),
+        ({**monitor("PodMonitor"), "auth": {"token": False, "kubernetes": True}}, "metrics.existingSecret"),
         (monitor("", existingSecret="s"), "metrics.monitor"),
         (monitor("PodMonitor", port=5000), "metrics.port"),
         ({"metrics": {"from": [{"podSelector": {}}]}, "networkPolicy": {"enabled": False}}, "networkPolicy.enabled"),

@@ -9,10 +9,13 @@ import os
 import subprocess
 from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
 from sidecar import kube
+from sidecar.auth import secret
 from tests.chart.rendered import (
     CHART,
     EVERYTHING,
@@ -23,6 +26,7 @@ from tests.chart.rendered import (
     containers,
     kinds,
     merged,
+    refused,
     render,
     variables,
 )
@@ -68,8 +72,6 @@ def test_lint(values: dict[str, Any]) -> None:
 
 @variants
 def test_kubernetes_knows_every_field(values: dict[str, Any]) -> None:
-    import kubernetes_validate
-
     others = {"MiniCluster", "HTTPRoute", "PodMonitor", "ServiceMonitor", "PrometheusRule"}
     for (kind, _), each in render(values).items():
         if kind not in others:
@@ -83,8 +85,6 @@ def test_the_operator_knows_every_field(values: dict[str, Any]) -> None:
     crd = _crd()
     if crd is None:
         pytest.skip("the cluster has no operator")
-    import jsonschema
-
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     for (kind, _), each in render(values).items():
         if kind == "MiniCluster":
@@ -98,7 +98,7 @@ def _crd() -> dict[str, Any] | None:
             return next(each for each in yaml.safe_load_all(text) if each and each["metadata"]["name"] == name)
     if "KUBECONFIG" not in os.environ:
         return None
-    done = subprocess.run(["kubectl", "get", "crd", name, "-o", "json"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["kubectl", "get", "crd", name, "-o", "json"], capture_output=True, text=True, timeout=60)
     return dict(json.loads(done.stdout)) if done.returncode == 0 else None
 
 
@@ -205,18 +205,17 @@ def test_what_the_operator_would_otherwise_do(mode: str) -> None:
     spec = render({"mode": mode, "uid": 1234})["MiniCluster", "flux"]["spec"]
     broker = spec["containers"][0]
     # The code that Flux has ended with is discarded, unless the script ends before its own end.
-    assert broker["commands"]["post"] == "exit $?"
+    assert broker["commands"]["post"].split("\n")[0] == "code=$?"
+    assert broker["commands"]["post"].split("\n")[-2] == "exit $code"
     # A follower that is deleted must not count as one that has succeeded.
     assert """[ "$JOB_COMPLETION_INDEX" = 0 ] || trap 'exit 143' TERM""" in broker["commands"]["pre"]
     # One word that can be executed, and no shell: the script is written before the broker starts.
     assert broker["lifeCycle"]["preStopExec"] == "/mnt/flux/pre-stop"
     lines = broker["commands"]["pre"].rstrip("\n").split("\n")
-    assert lines[0] == "cat > /mnt/flux/pre-stop <<'END'"
-    assert lines[lines.index("END") - 1].startswith("kill -TERM")
+    assert "cat > /mnt/flux/pre-stop <<'END'" in lines
     # With `quiet` the operator appends a redirection: the last line has to be a command, and not END.
-    assert lines[-1] == "chmod 0755 /mnt/flux/pre-stop"
-    # No token without it; and it copies fsGroup alone.
-    assert spec["pod"]["automountServiceAccountToken"] is True
+    assert lines[-1] == "true"
+    # It copies fsGroup alone.
     assert spec["pod"]["securityContext"] == {"fsGroup": 1234}
     # The init container makes directories that the broker has to own.
     assert spec["flux"]["container"]["securityContext"]["runAsUser"] == 1234
@@ -244,6 +243,67 @@ def test_volumes_of_the_server_are_not_those_of_jobs() -> None:
     # The operator names the volume of a ConfigMap after the ConfigMap.
     assert volumes(objects, "flux") == {"inputs": "/in", "shared-memory": "/dev/shm"}
     assert {"callers", "tls", "store"} < set(volumes(objects, "flux-sidecar"))
+
+
+READ_ONLY = {"application": {"securityContext": {"readOnlyRootFilesystem": True}}}
+
+
+def test_jobs_on_a_read_only_root_have_a_tmp() -> None:
+    """The operator's script and Flux itself write to /tmp."""
+    for values in ({}, {"mode": "launcher"}):
+        objects = render(merged(values, READ_ONLY))
+        # The name is that of the operator's own emptyDir; the ConfigMap, which nothing mounts, is in the release.
+        (volume,) = [
+            each
+            for each in objects["MiniCluster", "flux"]["spec"]["containers"][0]["volumes"].items()
+            if each[1]["path"] == "/tmp"
+        ]
+        assert volume == ("spack-software", {"configMapName": "flux-tmp", "path": "/tmp"})
+        assert ("ConfigMap", "flux-tmp") in objects
+        assert "/tmp" not in volumes(render(values), "flux").values()
+    pod = render(merged({"workload": "job"}, READ_ONLY))["Job", "flux"]["spec"]["template"]["spec"]
+    mounts = {
+        c["name"]: {m["mountPath"]: m["name"] for m in c["volumeMounts"]}
+        for c in [*pod["initContainers"], *pod["containers"]]
+    }
+    assert mounts["flux"]["/tmp"] != mounts["flux-sidecar"]["/tmp"]  # jobs do not see what the server writes
+    assert mounts["flux"]["/var/tmp"] == mounts["flux"]["/tmp"]  # Flux's state directory is there
+    assert {"name": mounts["flux"]["/tmp"], "emptyDir": {}} in pod["volumes"]
+
+
+@pytest.mark.parametrize("workload", ["minicluster", "job"])
+def test_a_volume_of_ones_own_at_tmp_counts(workload: str) -> None:
+    own = {"application": {"volumes": [{"name": "scratch", "path": "/tmp", "claimName": "scratch"}]}}
+    objects = render(merged(merged({"workload": workload}, READ_ONLY), own))
+    flux = containers(objects)["flux"]
+    if workload == "job":
+        assert [m["name"] for m in flux["volumeMounts"] if m["mountPath"] == "/tmp"] == ["scratch"]
+    else:
+        assert {name for name, each in flux["volumes"].items() if each["path"] == "/tmp"} == {"scratch"}
+
+
+def test_no_port_is_left_to_variables_of_services() -> None:
+    """In a pod of the operator a Service named flux-sidecar-metrics would set it: the field that prevents it is not the
+    chart's there."""
+    for values in VARIANTS.values():
+        server = containers(render(values))["flux" if values.get("mode") == "launcher" else "flux-sidecar"]
+        assert {"FLUX_SIDECAR_PORT", "FLUX_SIDECAR_METRICS_PORT"} <= set(variables(server))
+
+
+def test_callers_can_be_removed_from_a_release_that_lives() -> None:
+    """What the pods are made from is the same with and without callers: an upgrade revokes what it removes."""
+    line = "ci:submit:" + "a" * 64
+    for values in ({}, {"workload": "job"}, {"mode": "launcher"}):
+        records = set()
+        for auth in ({}, {"callers": [line]}, {"token": False, "callers": [line]}):
+            objects = render(merged(values, {"auth": auth}))
+            records.add(json.dumps(objects["ConfigMap", "flux-record"]["data"]))
+            tokens = base64.b64decode(objects["Secret", "flux-callers"]["data"]["tokens"]).decode()
+            assert ("flux:admin:" in tokens) == auth.get("token", True)
+            assert (line in tokens) == ("callers" in auth)
+        assert len(records) == 1
+    objects = render({"auth": {"token": False, "kubernetes": True}})
+    assert base64.b64decode(objects["Secret", "flux-callers"]["data"]["tokens"]) == b"# no callers"
 
 
 def test_a_job_that_boots_flux_by_itself() -> None:
@@ -290,16 +350,57 @@ def test_the_role_allows_what_the_server_asks_for(workload: str) -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    wanted = {tuple(rule) for rule in kube.RULES if workload == "minicluster" or rule.group != kube.FLUX}
-    assert allowed == wanted
-    # Jobs of a MiniCluster can read the pod's token: it is about their own cluster alone.
+    only = {rule for rule in kube.RULES if rule.group == kube.FLUX} | {kube.JOB_CHANGE}
+    wanted = {tuple(rule) for rule in kube.RULES if workload == "minicluster" or rule not in only}
+    assert allowed == {*wanted, tuple(secret.RULE)}
+    # Jobs of mode launcher can read the pod's token: it is about their own cluster alone.
     for rule in rules:
         if set(rule["resources"]) & {"miniclusters", "miniclusters/scale", "jobs"}:
             assert rule["resourceNames"] == ["flux"]
+        if rule["resources"] == ["secrets"]:  # that with the digests, and no token
+            assert rule["resourceNames"] == ["flux-callers"]
+
+
+@pytest.mark.parametrize("kubernetes", [False, True])
+def test_jobs_beside_a_server_cannot_read_its_token(kubernetes: bool) -> None:
+    """A pod's own token would be in every container; the server's is in a Secret, which its container alone mounts."""
+    objects = render({"auth": {"kubernetes": kubernetes}})
+    pod = objects["MiniCluster", "flux"]["spec"]["pod"]
+    assert pod["automountServiceAccountToken"] is False
+    secret = objects["Secret", "flux-account"]
+    assert secret["type"] == "kubernetes.io/service-account-token"
+    assert secret["metadata"]["annotations"]["kubernetes.io/service-account.name"] == pod["serviceAccountName"]
+    assert "account" not in volumes(objects, "flux")
+    assert volumes(objects, "flux-sidecar")["account"] == "/var/run/secrets/kubernetes.io/serviceaccount"
+    # The volumes of a container are mounted into those after it.
+    assert [c["name"] for c in objects["MiniCluster", "flux"]["spec"]["containers"]] == ["flux", "flux-sidecar"]
+
+
+def test_the_one_container_of_a_launcher_has_the_pods_token_and_never_a_delegators() -> None:
+    objects = render({"mode": "launcher"})
+    assert objects["MiniCluster", "flux"]["spec"]["pod"]["automountServiceAccountToken"] is True
+    assert ("Secret", "flux-account") not in objects
+    assert "jobs can read the token" in refused({"mode": "launcher", "auth": {"kubernetes": True}})
+
+
+def test_a_job_has_a_liveness_probe_that_cannot_stop_the_instance() -> None:
+    server = containers(render({"workload": "job"}))["flux-sidecar"]
+    assert server["livenessProbe"]["exec"]["command"] == ["flux-sidecar-ready", "/livez"]
+    # Kubelet ends the container by a signal then.
+    assert variables(server)["FLUX_SIDECAR_STOP_ON_SIGNAL"] == "false"
+    assert "FLUX_SIDECAR_STOP_ON_SIGNAL" not in variables(containers(render({}))["flux-sidecar"])
+    # A MiniCluster has no probes.
+    assert variables(containers(render({}))["flux-sidecar"])["FLUX_SIDECAR_END_WHEN_DEAD"] == "60"
+
+
+@pytest.mark.parametrize(("values", "quorum"), [({"size": 3}, "3"), ({"size": 3, "minSize": 2, "maxSize": 5}, "2")])
+def test_the_server_knows_how_many_brokers_an_instance_needs(values: dict[str, Any], quorum: str) -> None:
+    assert variables(containers(render(values))["flux-sidecar"])["FLUX_SIDECAR_QUORUM"] == quorum
 
 
 def test_without_rights_there_is_no_token() -> None:
     objects = render({"rbac": {"create": False}})
+    assert ("Secret", "flux-account") not in objects
     assert not kinds(objects) & {"Role", "RoleBinding", "ClusterRoleBinding"}
     assert objects["MiniCluster", "flux"]["spec"]["pod"]["automountServiceAccountToken"] is False
 
@@ -321,6 +422,10 @@ def test_who_may_reach_the_pods() -> None:
 def test_helm_test_runs_a_job(values: dict[str, Any]) -> None:
     pod = render(values)["Pod", f"{name(values)}-test"]
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert (
+        "hook-succeeded" in pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    )  # or it outlives the release
+    assert pod["spec"]["activeDeadlineSeconds"] > values.get("test", {}).get("timeoutSeconds", 240)
     (container,) = pod["spec"]["containers"]
     assert "/v1/jobs/submit" in container["args"][0]
     compile(container["args"][0], "test.py", "exec")

@@ -82,7 +82,12 @@ def lines(values: dict[str, Any]) -> list[str]:
     done = template(values)
     if done.returncode != 0:
         return ["refused"]
-    return [line for line in done.stdout.splitlines() if not line.strip().startswith(_RANDOM)]
+    random = _RANDOM if values.get("auth", {}).get("token", True) else ("seed:",)
+    return [line for line in done.stdout.splitlines() if not line.strip().startswith(random)]
+
+
+def _volume(name: str, path: str) -> dict[str, str]:
+    return {"name": name, "path": path, "claimName": name}
 
 
 @helm
@@ -116,7 +121,7 @@ def test_no_value_does_nothing(path: tuple[str, ...]) -> None:
         ({"application": {"volumes": [{"name": "data", "path": "/data"}]}}, "volumes"),
         ({"application": {"volumes": [{"name": "data", "path": "/data", "hostPath": "/"}]}}, "hostPath"),
         ({"workload": "job", "mode": "launcher"}, "mode launcher needs workload minicluster"),
-        ({"workload": "job", "maxSize": 3}, "nobody scales a plain Job"),
+        ({"workload": "job", "maxSize": 3}, "a plain Job keeps its size"),
         ({"workload": "job", "flux": {"view": "view:1"}}, "flux.view needs workload minicluster and mode sidecar"),
         ({"mode": "launcher", "flux": {"view": "view:1"}}, "flux.view needs workload minicluster and mode sidecar"),
         ({"flux": {"cores": 2}}, "flux.cores needs workload job"),
@@ -124,7 +129,57 @@ def test_no_value_does_nothing(path: tuple[str, ...]) -> None:
         ({"minSize": 2}, "minSize is more than size"),
         ({"auth": {"existingSecret": "mine"}}, "set auth.token to false"),
         ({"rbac": {"create": False}, "auth": {"kubernetes": True}}, "system:auth-delegator"),
+        ({"auth": {"token": False}}, "nothing could call the server"),
+        ({"server": {"environment": {"FLUX_SIDECAR_NO_AUTH": "true"}}}, "exclude each other"),
+        ({"server": {"resources": {"limits": {"cpu": "50m"}}}}, "set server.resources.requests.cpu too"),
+        ({"server": {"resources": {"limits": {"memory": "100M"}}}}, "(128Mi) is more than its limit (100M)"),
+        ({"application": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": 1.5}}}}, "application.resources"),
+        ({"flux": {"resources": {"requests": {"cpu": "1e3"}, "limits": {"cpu": "999"}}}}, "flux.resources"),
+        ({"application": {"resources": {"limits": {"memory": "4GB"}}}}, "memory"),
+        ({"application": {"sharedMemory": "1 Gi"}}, "sharedMemory"),
+        ({"application": {"volumes": [_volume("callers", "/in")]}}, "a volume of the cluster itself"),
+        ({"workload": "job", "application": {"volumes": [_volume("tmp", "/in")]}}, "a volume of the cluster itself"),
+        ({"application": {"volumes": [_volume("a", "/in"), _volume("a", "/out")]}}, "is there twice"),
+        ({"application": {"volumes": [_volume("a", "/in"), _volume("b", "/in")]}}, "is there twice"),
+        ({"tls": {"existingSecret": "My_Secret"}}, "existingSecret"),
     ],
 )
 def test_what_cannot_work_is_refused(values: dict[str, Any], text: str) -> None:
     assert text in refused(values)
+
+
+@helm
+@pytest.mark.parametrize(
+    ("release", "text"),
+    [
+        ("2024-run", "beginning with a letter"),
+        ("my.rel", "choose another release name, or set nameOverride"),
+        ("a" * 49, "has 49 characters, and can have 48"),
+    ],
+)
+def test_a_release_name_that_cannot_be_one_of_hosts_is_refused(release: str, text: str) -> None:
+    """Helm allows it; the API server would refuse a part of the objects, and leave a release that has failed."""
+    assert text in refused({}, release)
+    assert template({"nameOverride": "science"}, release).returncode == 0
+
+
+@helm
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"server": {"resources": {"limits": {"cpu": "0.1", "memory": "134217728"}}}},
+        {"server": {"resources": {"limits": {"cpu": 1, "memory": "1e9"}}}},
+        {"server": {"resources": {"limits": {"memory": 134217728, "nvidia.com/gpu": 1}}}},
+        {"auth": {"token": False, "kubernetes": True}},
+        {"auth": {"token": False}, "server": {"environment": {"FLUX_TOKEN": "secret"}}},
+        {
+            "auth": {"token": False},
+            "server": {"secretEnvironment": {"FLUX_TOKEN": {"name": "login", "key": "password"}}},
+        },
+        {"auth": {"token": False}, "server": {"environment": {"FLUX_SIDECAR_NO_AUTH": "true"}}},
+        {"mode": "launcher", "auth": {"token": False}, "application": {"environment": {"FLUX_TOKEN": "secret"}}},
+    ],
+)
+def test_what_can_work_is_not_refused(values: dict[str, Any]) -> None:
+    done = template(values)
+    assert done.returncode == 0, done.stderr

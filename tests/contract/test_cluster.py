@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from tests.access import TokenFile, audit
 from tests.cluster_api import ClusterAPI
 from tests.contract.test_errors import problem
 from tests.harness import Server, eventually
-from tests.kubernetes_api import BUSY, CLOSE, FAILING, GARBAGE, HANG
+from tests.kubernetes_api import BUSY, CLOSE, ENDLESS, FAILING, GARBAGE, HANG
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[ClusterAPI]:
-    with ClusterAPI(tmp_path / "kubernetes") as running:
-        running.pods[0] = running.pod(0, socket.gethostname())
-        yield running
+def api(api: ClusterAPI) -> ClusterAPI:
+    """The API server of a cluster in which this machine is the lead's pod."""
+    api.pods[0] = api.pod(0, socket.gethostname())
+    return api
 
 
 def cluster(server: Server) -> dict[str, Any]:
@@ -71,6 +71,20 @@ def test_what_there_is(own_server: Callable[..., Server], api: ClusterAPI) -> No
     }  # fmt: skip
     assert (second["index"], second["restarts"], second["rank"], second["broker"]) == (1, 2, None, None)
     assert found["scaling"] is None
+
+
+def test_more_pods_than_there_can_be(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+    """An answer is read up to a bound, which is above what the largest Jobs have."""
+    server = own_server(*api.options)
+    api.pods[1]["metadata"]["annotations"]["large"] = " " * (10 << 20)
+    assert len(cluster(server)["pods"]) == 2
+    api.trouble["list pods"] = ENDLESS
+
+    def refused() -> bool:  # an answer is kept for a second
+        answer = server.http.get("/v1/cluster")
+        return answer.status_code == 503 and "with more than 33554432 bytes" in answer.text
+
+    eventually(refused, what="an answer that is too large")
 
 
 def test_a_pod_that_has_ended_has_no_broker(own_server: Callable[..., Server], api: ClusterAPI) -> None:
@@ -219,7 +233,7 @@ def test_an_event_of_a_plain_job(own_server: Callable[..., Server], api: Cluster
     (event,) = api.events
     assert (event["involvedObject"]["kind"], event["message"]) == (
         "Job",
-        "somebody asked to stop the instance (mode now)",
+        "anonymous asked to stop the instance (mode now)",
     )
 
 

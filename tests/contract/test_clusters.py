@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.contract.test_errors import problem
 from tests.harness import Server, eventually
 from tests.issuer import Issuer
 from tests.kubernetes_api import CLOSE, FAILING, HANG, KubernetesAPI
+from tests.sse import Stream, ask
 
 PASSWORD = "correct horse battery"
 
@@ -119,3 +121,31 @@ def test_all_methods_at_once(own_server: Callable[..., Server], cluster: Kuberne
             assert server.http.post("/v1/jobs/submit", data={"command": "true"}, **how).status_code == 200
         problem(server.http.get("/v1/jobs"), 401)
     assert {event["method"] for event in audit(server) if event["outcome"] == "done"} == {"token", "login", "oidc"}
+
+
+def test_a_revoked_token_while_the_cluster_does_not_answer(
+    own_server: Callable[..., Server], cluster: KubernetesAPI, tmp_path: Path
+) -> None:
+    """The file alone decides: neither the cluster nor other streams are asked for first."""
+    tokens = TokenFile(tmp_path, bob="read", carol="admin", dave="read")
+    server = own_server(*_options(cluster), *tokens.options)
+    others = [bearer(cluster.issue("alice")) for _ in range(12)]
+    with ExitStack() as stack:
+        streams = {
+            name: stack.enter_context(Stream(ask(server.url, "/v1/events", **headers)))
+            for name, headers in (
+                *((f"alice-{n}", headers) for n, headers in enumerate(others)),
+                *((name, tokens.headers(name)) for name in ("bob", "carol", "dave")),
+            )
+        }
+        cluster.fail(HANG)
+        lines = tokens.path.read_text().splitlines(True)
+        tokens.path.write_text("".join(lines[1:]).replace(":admin:", ":read:"))
+        began = time.monotonic()
+        for name in ("bob", "carol"):  # without a credential, and with a scope less
+            *_, last = streams[name]
+            assert (last.event, last.data["reason"]) == ("end", "unauthenticated")
+        assert time.monotonic() - began < 10
+        tokens.path.write_text("")
+        *_, last = streams["dave"]  # it was let in until now
+        assert (last.event, last.data["reason"]) == ("end", "unauthenticated")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,6 +63,69 @@ def test_what_a_job_leaves_behind_ends_with_it(server: Server) -> None:
     eventually(lambda: not [line for line in server.leftovers() if "sleep" in line])
 
 
+_ELSEWHERE = ["sh", "-c", "setsid sleep 600 & echo started"]
+
+
+def test_what_a_job_leaves_in_another_session_ends_with_its_cancel(server: Server) -> None:
+    """No signal to the task's session reaches it, and it holds the task's output open."""
+    job = server.submit(_ELSEWHERE)
+    eventually(lambda: server.output(job) == ["started\n"])
+    server.http.post(f"/v1/jobs/{job}/cancel")
+    assert server.ended(job)["result"] == "CANCELED"
+    assert not [line for line in server.leftovers() if "sleep" in line]
+    assert server.stop(mode="drain").status_code == 202
+    assert server.wait(15) == 0
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_what_a_job_leaves_in_another_session_ends_with_the_server(server: Server, signals: int) -> None:
+    holding, closed = server.submit(_ELSEWHERE), server.submit("setsid --fork sleep 600 >/dev/null 2>&1")
+    eventually(lambda: server.output(holding) == ["started\n"])
+    server.run(["sh", "-c", "setsid --fork sleep 600 >/dev/null 2>&1"])
+    assert server.ended(closed)
+    for _ in range(signals):
+        server.signal(signal.SIGTERM)
+    assert server.wait(15) == 0
+    eventually(lambda: not server.leftovers(), within=5, what="the end of what jobs have left")
+
+
+@pytest.fixture
+def powerless(tmp_path: Path) -> Iterator[Server]:
+    """A server that cannot signal a task that runs as another user."""
+    if os.getuid() or not shutil.which("setpriv"):
+        pytest.skip("it takes root to run a task as another user")
+    argv = ["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill", harness.SIDECAR, "serve", "--embedded"]
+    server = Server([*argv, "--port", "0", "--cores", "4", "--kill-timeout", "0.5"], tmp_path)
+    yield server.ready()
+    server.close()
+
+
+_ANOTHERS = ["setpriv", "--reuid", "65534", "--clear-groups", "sh", "-c", "echo started; exec sleep 600"]
+
+
+def test_a_task_of_another_user(powerless: Server) -> None:
+    """It is left behind, with an error in the log: it must neither hold up its job's end nor cost another job's."""
+    job = powerless.submit(_ANOTHERS)
+    eventually(lambda: powerless.output(job) == ["started\n"])
+    answer = powerless.http.post(f"/v1/jobs/{job}/signal", json={"signal": "SIGTERM"})
+    assert answer.status_code == 409
+    assert "another user" in answer.json()["detail"]
+    assert powerless.http.post(f"/v1/jobs/{job}/cancel").status_code == 200
+    assert powerless.ended(job)["result"] == "CANCELED"
+    assert "a job does not end" in powerless.text()
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_task_of_another_user_holds_up_no_stop(powerless: Server, signals: int) -> None:
+    job = powerless.submit(_ANOTHERS)
+    eventually(lambda: powerless.output(job) == ["started\n"])
+    powerless.state(powerless.submit("sleep 601"), "RUN")
+    for _ in range(signals):
+        powerless.signal(signal.SIGTERM)
+    assert powerless.wait(15) == 0
+    eventually(lambda: not [line for line in powerless.leftovers() if "601" in line], within=5, what="the other's end")
+
+
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
@@ -77,6 +142,14 @@ def test_what_it_cannot_do(server: Server, parameters: dict[str, object], text: 
     assert text in answer.json()["detail"]
 
 
+def test_an_input_costs_no_variable(server: Server) -> None:
+    """No shell is between, which would drop those whose names it cannot have."""
+    odd = {"BASH_FUNC_module%%": "() { echo loaded\n}", "my.setting": "1", "a b": "2"}
+    job = server.run(["env", "-0"], stdin="text", envars=odd)["id"]
+    written = server.http.get(f"/v1/jobs/{job}/output", headers={"Accept": "text/plain"}).text.split("\0")
+    assert {f"{name}={value}" for name, value in odd.items()} <= set(written)
+
+
 def test_exclusive_takes_the_node(server: Server) -> None:
     whole = server.submit("sleep 600", num_nodes=1, exclusive=True)
     server.state(whole, "RUN")
@@ -91,6 +164,7 @@ def test_history_outlives_a_killed_server(tmp_path: Path) -> None:
     store = tmp_path / "kept" / "jobs.sqlite"
     first = harness.embedded(tmp_path, "--store", str(store)).ready()
     done, lost = first.run("echo kept")["id"], first.submit("sleep 600")
+    assert done < 2**40, "ids begin small: JavaScript and jq round what is larger than 2^53"
     first.state(lost, "RUN")
     first.signal(signal.SIGKILL)
     first.close()
@@ -111,3 +185,27 @@ def test_the_temporary_store_is_removed(own_server: Callable[..., Server], tmp_p
     server.stop()
     assert server.wait() == 0
     assert not list(temporary.rglob("jobs.sqlite"))
+
+
+def test_what_a_killed_server_has_left_ends_with_the_next_one(tmp_path: Path) -> None:
+    """Nothing ends a process whose server was killed; the next server on the same store does."""
+    first = harness.embedded(tmp_path / "1", "--store", str(tmp_path / "kept" / "jobs.sqlite"))
+    second = harness.embedded(tmp_path / "2")
+    try:
+        first.ready()
+        job = first.submit(["sh", "-c", "sleep 600 & exec sleep 601"])
+        other = second.ready().submit("sleep 602")
+        eventually(lambda: len(first.leftovers()) == 2, what="both processes of the job")
+        first.signal(signal.SIGKILL)
+        first.wait()
+        assert len(first.leftovers()) == 2
+        third = harness.embedded(tmp_path / "3", "--store", str(tmp_path / "kept" / "jobs.sqlite"))
+        try:
+            assert third.ready().ended(job)["result"] == "FAILED"
+            eventually(lambda: not first.leftovers(), what="their end")
+            assert second.job(other)["state"] == "RUN", "it is another server's"
+        finally:
+            third.close()
+    finally:
+        first.close()
+        second.close()

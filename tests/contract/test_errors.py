@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     body = answer.json()
-    assert body.keys() == {"type", "title", "status", "detail", "Message", "Errors"}
+    lag = {"lag"} if body["type"].endswith(":journal-lags") else set()
+    assert body.keys() == {"type", "title", "status", "detail", "Message", "Errors", *lag}
     assert body["status"] == status
     assert body["type"].startswith("urn:flux-sidecar:problem:")
     assert all(isinstance(body[name], str) and body[name] for name in ("title", "detail", "Message"))
@@ -73,6 +75,10 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"command": "a\0b"}, "command: a NUL byte"),
         ({"command": ["true", "\0"]}, "command: a NUL byte"),
         ({"command": "true", "envars": {"A": "\0"}}, "envars: a NUL byte"),
+        ({"command": "true", "envars": '{"A":"\\ud800"}'}, "envars: 'A': it is not valid Unicode"),
+        ({"command": "true", "envars": r"{'A':'\udc80'}"}, "envars: 'A': it is not valid Unicode"),
+        ({"command": "true", "envars": '{"A":"b\\u0000c"}'}, "envars: 'A': a NUL byte"),
+        ({"command": "true", "option_flags": {"a": '"b\\u0000c"'}}, "option_flags: 'a': a NUL byte"),
         ({"command": "true", "workdir": "\0"}, "workdir: a NUL byte"),
     ],
 )
@@ -80,6 +86,18 @@ def test_submit(server: Server, parameters: dict[str, Any], text: str) -> None:
     body = problem(server.http.post(SUBMIT, json=parameters), 400)
     assert text in body["detail"]
     assert text in " ".join(body["Errors"])
+
+
+@pytest.mark.parametrize("envars", ['{"A":"\\ud800"}', "{'A':'\\udc80'}", '{"A":"b\\u0000c"}'])
+def test_what_no_program_can_be_given_is_refused_on_every_way(server: Server, envars: str) -> None:
+    """As a form, as a dry run and as a line of many, like as a body."""
+    for sent in (
+        server.http.post(SUBMIT, data={"command": "true", "envars": envars}),
+        server.http.post(SUBMIT, json={"command": "true", "envars": envars, "dry_run": True}),
+    ):
+        assert "envars: 'A'" in problem(sent, 400)["detail"]
+    answer = server.http.post("/v1/jobs/bulk", content=json.dumps({"command": ["true"], "envars": envars}))
+    assert [json.loads(line)["status"] for line in answer.text.splitlines()] == [400]
 
 
 def test_submit_names_every_fault_at_once(server: Server) -> None:
@@ -164,12 +182,12 @@ def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:
         ("/v1/jobs?limit=1&limit=2", "limit: given more than once"),
         ("/v1/jobs?stats=true", "'stats' is not a parameter here"),
         ("/v1/jobs?details=perhaps", "details: expected bool"),
-        ("/v1/jobs?state=asleep", "state: 'ASLEEP' is none; use NEW"),
-        ("/v1/jobs?result=good", "result: 'GOOD' is none"),
+        ("/v1/jobs?state=asleep", "state: 'ASLEEP' is not a state; use NEW"),
+        ("/v1/jobs?result=good", "result: 'GOOD' is not a result"),
         ("/v1/jobs?cursor=elsewhere", "cursor: 'elsewhere' is none"),
         ("/v1/jobs?cursor=", "cursor: '' is none"),
-        ("/v1/jobs?state=", "state: '' is none; use NEW"),
-        ("/v1/jobs?state=run,,sched", "state: '' is none; use NEW"),
+        ("/v1/jobs?state=", "state: '' is not a state; use NEW"),
+        ("/v1/jobs?state=run,,sched", "state: '' is not a state; use NEW"),
         ("/v1/jobs?state=run,asleep", "CLEANUP, INACTIVE, PENDING, RUNNING, ACTIVE"),
         ("/v1/jobs?result=ended", "use COMPLETED, FAILED, CANCELED, TIMEOUT"),
         ("/v1/jobs?since=nan", "since: expected a finite number"),
@@ -177,10 +195,10 @@ def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:
         ("/v1/jobs?after=0", "'after' is not a parameter here"),
         ("/v1/jobs/1?until=never", "until: expected one of run, finish, inactive; got 'never'"),
         ("/v1/jobs/1/output?stream=stdin", "stream: expected one of stdout, stderr, both"),
-        ("/v1/jobs/1?wait=forever", "wait: expected float"),
+        ("/v1/jobs/1?wait=forever", "wait: expected seconds, or a duration"),
         ("/v1/jobs/1?wait=-1", "wait: expected float >= 0"),
         ("/v1/jobs/1?wait=3601", "wait: expected float <= 3600"),
-        ("/v1/events?state=asleep", "state: 'ASLEEP' is none; use NEW"),
+        ("/v1/events?state=asleep", "state: 'ASLEEP' is not a state; use NEW"),
         ("/v1/events?result=good", "use COMPLETED, FAILED, CANCELED, TIMEOUT"),
         ("/v1/events?since=yesterday", "since: expected float"),
         ("/v1/events?name=%00", "NUL byte"),
@@ -246,7 +264,10 @@ def test_where_streams_begin(server: Server) -> None:
     for text in ("2", "-1", "1.0", "one", "9" * 30, "１", listed):
         for asked, sent in (({"after": text}, {}), ({}, {"Last-Event-ID": text.encode()})):
             detail = problem(server.http.get(path, params=asked, headers=sent), 400)["detail"]
-            assert "is no line of this output; use 0 (from the first line) to 1." in detail
+            why = "is no line of this output; use 0 (from the first line) to 1."
+            assert (
+                why if text == "2" else "is no id of this stream; use one that it gave, or 0 (all of it)."
+            ) in detail
     for query, text in (
         ("tail=-1", "tail: expected int >= 0"),
         ("stream=stdin", "stream: expected one of stdout, stderr, both"),
@@ -313,8 +334,6 @@ def test_what_cannot_be_expected(server: Server, path: str) -> None:
 
 
 def test_a_request_that_is_no_http(server: Server) -> None:
-    import socket
-
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(b"\x16\x03\x01 this is not HTTP\r\n\r\n")

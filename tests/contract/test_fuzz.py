@@ -15,7 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from tests.access import TokenFile, audit
-from tests.harness import Server, embedded
+from tests.harness import PLAIN, Server, embedded
 
 SECRET, PASSWORD = "a secret that is shared with clients", "correct horse battery"
 
@@ -37,7 +37,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def ask(server: Server, *headers: bytes, path: bytes = b"/v1/jobs") -> int:
     """Send a request byte by byte as it is given; return the status, 0 when the connection was closed."""
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             b"\r\n".join([b"GET " + path + b" HTTP/1.1", b"Host: localhost", b"Connection: close", *headers, b"", b""])
         )
@@ -113,7 +113,7 @@ def _part(value: object) -> bytes:
 def test_any_jwt(secured: Server, header: object, claims: object, signature: bytes) -> None:
     token = b".".join([_part(header), _part(claims), base64.urlsafe_b64encode(signature).rstrip(b"=")])
     _refused(secured, b"Authorization: Bearer " + token)
-    answer = httpx.post(f"{secured.url}/v1/token", headers={"Authorization": f"Bearer {token.decode()}"})
+    answer = httpx.post(f"{secured.url}/v1/token", headers={"Authorization": f"Bearer {token.decode()}"}, verify=PLAIN)
     assert answer.status_code == 400
 
 
@@ -126,7 +126,7 @@ def test_any_claims_with_the_shared_secret(secured: Server, claims: dict[str, ob
     except (TypeError, ValueError):
         return  # what is no JSON is no JWT
     _refused(secured, b"Authorization: Bearer " + token.encode())
-    answer = httpx.post(f"{secured.url}/v1/token", headers={"Authorization": f"Bearer {token}"})
+    answer = httpx.post(f"{secured.url}/v1/token", headers={"Authorization": f"Bearer {token}"}, verify=PLAIN)
     assert answer.status_code == 400
     assert "a request failed" not in secured.text()
 
@@ -143,7 +143,7 @@ def test_odd_credentials(secured: Server, value: bytes) -> None:
 
 def test_a_form_that_names_its_own_charset(secured: Server) -> None:
     form = {"username": "fluxuser", "password": PASSWORD, "_charset_": "utf-7"}
-    answer = httpx.post(f"{secured.url}/v1/login/access-token", data=form)
+    answer = httpx.post(f"{secured.url}/v1/login/access-token", data=form, verify=PLAIN)
     assert answer.status_code == 400
     assert "_charset_" in answer.json()["detail"]
 
@@ -155,8 +155,8 @@ def test_nothing_of_it_is_in_the_log(secured: Server) -> None:
     ask(secured, b"Cookie: a=" + mark.encode())
     assert ask(secured, b"Authorization: Bearer " + mark.encode() + b"\x01") == 400  # aiohttp would log the line
     assert ask(secured, path=f"/v1/jobs?name={mark}".encode()) == 401
-    httpx.post(f"{secured.url}/login", data={"token": mark})
-    httpx.post(f"{secured.url}/v1/login/access-token", data={"username": mark, "password": mark})
+    httpx.post(f"{secured.url}/login", data={"token": mark}, verify=PLAIN)
+    httpx.post(f"{secured.url}/v1/login/access-token", data={"username": mark, "password": mark}, verify=PLAIN)
     text = secured.text()
     assert mark not in text
     assert "Traceback" not in text

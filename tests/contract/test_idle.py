@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.access import TokenFile
 from tests.harness import Server, eventually
+from tests.sse import ask
 
 
 def service(server: Server) -> dict[str, Any]:
@@ -36,8 +38,13 @@ def test_a_used_instance_ends_when_its_job_has_ended(own_server: Callable[..., S
     """The job takes twice as long as an idle instance may last."""
     server = own_server("--idle-stop", "2.5s")
     server.submit("sleep 5")
-    while (found := service(server))["active_jobs"]:
-        assert (found["state"], found["idle_left"]) == ("running", None)
+
+    def job_has_ended() -> bool:
+        found = service(server)
+        assert not found["active_jobs"] or (found["state"], found["idle_left"]) == ("running", None)
+        return not found["active_jobs"]
+
+    eventually(job_has_ended, what="the end of the job")
     assert server.wait() == 0
     assert "idle for 2.5s" in server.text()
 
@@ -77,13 +84,43 @@ def test_a_call_under_way_is_a_use(own_server: Callable[..., Server]) -> None:
     server = own_server("--idle-stop", "30m")
     idle(server)
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(b"POST /v1/jobs/1/cancel HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(b"POST /v1/jobs/1/cancel HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         connection.sendall(b"Content-Length: 2\r\n\r\n")
         eventually(lambda: service(server)["idle_left"] is None, what="a use")
         connection.sendall(b"{}")
         assert b" 404 " in connection.recv(1000)
         assert idle(server) <= 1800
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/{job}/output/stream", "/v1/jobs/{job}/events"])
+def test_a_stream_that_is_left_open_is_no_use(own_server: Callable[..., Server], path: str) -> None:
+    """A browser's tab follows events for as long as it is open, and refreshes its page by itself."""
+    server = own_server("--idle-stop", "3s")
+    job = server.run("true")["id"]
+    held = server.submit("true", urgency=0)  # a stream of its own does not end by itself
+    with ask(server.url, path.format(job=held if "job" in path else job)) as stream:
+        assert b" 200 OK" in stream.recv(200)
+        server.http.post(f"/v1/jobs/{held}/cancel")
+
+        def refresh() -> bool:
+            try:
+                return server.http.get("/jobs", headers={"Flux-Refresh": "1"}).status_code != 200
+            except httpx.TransportError:
+                return True
+
+        eventually(refresh, what="the end of an instance that is only watched")
+        assert server.wait() == 0
+
+
+def test_a_call_of_a_page_is_a_use(own_server: Callable[..., Server]) -> None:
+    """Unlike its refresh."""
+    server = own_server("--idle-stop", "30m")
+    before = _less(server, 1, "/livez")
+    assert server.http.get("/jobs", headers={"Flux-Refresh": "1"}).status_code == 200
+    assert idle(server) < before
+    assert server.http.get("/jobs").status_code == 200
+    assert idle(server) > before
 
 
 def test_who_is_not_let_in_does_not_use_it(own_server: Callable[..., Server], tmp_path: Path) -> None:

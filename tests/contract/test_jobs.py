@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 
 from sidecar import fluid
+from sidecar.store.query import ORDERS
+from tests.contract.test_errors import problem
 from tests.harness import Server, eventually
 
 PREDECESSOR_FIELDS = {
@@ -24,7 +27,7 @@ def test_a_job_from_submit_to_result(server: Server) -> None:
     body = answer.json()
     assert body["Message"] == "Job submit."
     assert body["f58id"] == fluid.f58(body["id"])
-    assert answer.headers["Location"] == f"/v1/jobs/{body['f58id'].replace('ƒ', 'f')}"
+    assert answer.headers["Location"] == f"../../v1/jobs/{body['f58id'].replace('ƒ', 'f')}"
     job = server.ended(body["id"])
     assert job.keys() >= PREDECESSOR_FIELDS | {"f58id", "queue", "command", "cwd", "username"}
     assert (job["result"], job["returncode"], job["waitstatus"], job["success"]) == ("COMPLETED", 0, 0, True)
@@ -196,7 +199,7 @@ class TestLists:
             seen += [job["id"] for job in (page["jobs"] if isinstance(page, dict) else page)]
             if "next" not in answer.links:
                 break
-            answer = server.http.get(answer.links["next"]["url"])
+            answer = server.http.get(answer.url.join(answer.links["next"]["url"]))
         everything = server.http.get("/v1/jobs", params={"name": "five"}).json()["jobs"]
         assert seen == [job["id"] for job in everything]
 
@@ -342,3 +345,66 @@ def test_a_reader_that_goes_away_disturbs_nobody(own_server: Callable[..., Serve
     assert server.http.get("/livez").status_code == 200
     assert len(server.http.get("/v1/jobs").json()["jobs"]) == 60
     assert "a request failed" not in server.text()
+
+
+def test_every_spelling_is_found(server: Server) -> None:
+    """An id in each of Flux's spellings, and in part; text whatever its case, and however its accents are typed."""
+    job = server.run(["true"], name="caf\u00e9 \u00c4")["id"]
+    spelled = fluid.f58(job)
+    kvs = fluid.kvs(job)
+    for text in (
+        str(job), spelled, spelled.replace("ƒ", "f"), spelled.replace("ƒ", "f")[:-1], hex(job), kvs,
+        kvs.removeprefix("job."), fluid.words(job), "cafe\u0301", "CAF\u00c9 \u00e4", "\u00e9 \u00e4",
+    ):  # fmt: skip
+        found = server.http.get("/v1/jobs/search", params={"query": text}).json()
+        assert job in [each["id"] for each in found["data"]], text
+        assert found["recordsMatched"] == len(found["data"])
+        assert spelled.replace("ƒ", "f") in server.http.get("/jobs", params={"q": text}).text, text
+    for text in ("\u00e4", "\u00c4"):  # shorter than the index helps with
+        assert job in [each["id"] for each in server.http.get("/v1/jobs/search", params={"query": text}).json()["data"]]
+
+
+def test_a_pipe_without_a_shell_is_warned_of(server: Server) -> None:
+    form = {"command": "echo hi | wc"}
+    answer = server.http.post("/v1/jobs/submit", data=form)
+    [warning] = answer.json()["warnings"]
+    assert warning.startswith("command: '|' is passed to echo as an argument")
+    checked = server.http.post("/v1/jobs/submit", data={**form, "dry_run": "true"}).json()
+    assert checked["warnings"] == [warning]
+    assert checked["Message"].endswith(warning)
+    assert "warnings" not in server.http.post("/v1/jobs/submit", data={"command": "echo hi"}).json()
+
+
+def test_a_table_is_sorted_by_any_column(server: Server) -> None:
+    """By each member of a job; what has no value comes first, and running jobs by how long they have run."""
+    running = server.submit("sleep 60", runtime=1000)
+    server.submit("true", urgency=0, name="held")
+    server.run("sleep 0.3")
+    server.run("false", runtime=100)
+    server.state(running, "RUN")
+    for name in sorted(ORDERS):
+        for direction in ("asc", "desc"):
+            query = {"order[0][column]": "7", "columns[7][data]": name, "order[0][dir]": direction}
+            answer = server.http.get("/v1/jobs/search", params=query)
+            assert answer.status_code == 200, answer.text
+            values = [_at(job, "id" if name == "f58id" else name) for job in answer.json()["data"]]
+            if name == "runtime":  # of one that runs, it grows while the answer is made
+                values = [round(value, 1) for value in values]
+            assert values == sorted(values, key=_rank, reverse=direction == "desc"), (name, direction)
+    unknown = server.http.get("/v1/jobs/search", params={"order[0][column]": "nonsense"})
+    assert "order[0][column]: 'nonsense' is no column" in problem(unknown, 400)["detail"]
+    for computed in ("", "function"):
+        query = {"order[0][column]": "0", "columns[0][data]": computed}
+        assert server.http.get("/v1/jobs/search", params=query).status_code == 200
+    server.http.post(f"/v1/jobs/{running}/cancel")
+
+
+def _at(job: dict[str, Any], path: str) -> Any:
+    for name in path.split("."):
+        job = job.get(name, "")
+    return job
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """SQLite's order of types; a boolean is a number."""
+    return (0, 0) if value == "" else (2, value.encode()) if isinstance(value, str) else (1, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import textwrap
 from collections.abc import Callable
@@ -32,8 +33,6 @@ def workflow(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(own_server: Callable[..., Server], workflow: Path) -> Server:
-    import os
-
     return own_server(PATH=f"{workflow}:{os.environ['PATH']}")
 
 
@@ -42,7 +41,7 @@ def launch(server: Server, command: str, **parameters: object) -> int:
     answer = server.http.post("/v1/jobs/submit", json=body)
     assert answer.status_code == 200, answer.text
     assert answer.json()["id"] == "MANY"
-    assert answer.headers["Location"] == f"/v1/launchers/{answer.json()['launcher']}"
+    assert answer.headers["Location"] == f"../../v1/launchers/{answer.json()['launcher']}"
     return int(answer.json()["launcher"])
 
 
@@ -67,6 +66,17 @@ def test_followed_and_listed(server: Server, tmp_path: Path) -> None:
     again = server.http.post(f"/v1/launchers/{number}/cancel")
     assert again.status_code == 409
     assert "has ended with code 7" in again.json()["detail"]
+
+
+def test_an_output_that_was_removed(own_server: Callable[..., Server], workflow: Path, tmp_path: Path) -> None:
+    server = own_server(PATH=f"{workflow}:{os.environ['PATH']}", TMPDIR=str(tmp_path))
+    number = launch(server, "snakemake run")
+    eventually(lambda: server.http.get(f"/v1/launchers/{number}").json()["state"] == "ended")
+    (log,) = tmp_path.rglob(f"launchers/{number}.log")
+    log.unlink()
+    answer = server.http.get(f"/v1/launchers/{number}/output")
+    assert answer.status_code == 404
+    assert "has been removed" in answer.json()["detail"]
 
 
 def test_cancelled(server: Server) -> None:

@@ -45,7 +45,7 @@ def limited(request: pytest.FixtureRequest, tmp_path: Path, started: Callable[[A
 def _connect(server: Server) -> socket.socket:
     """Connect, and say nothing, not even a handshake."""
     host, port = server.url.partition("://")[2].split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 @contextlib.contextmanager
@@ -103,9 +103,8 @@ def test_a_body_that_comes_slowly(tmp_path: Any, started: Callable[[Any], Server
 
 
 def test_heads_that_are_too_large(server: Server) -> None:
-    assert server.http.get("/v1/jobs?name=" + "a" * 9000).status_code in (400, 414, 431)
-    assert server.http.get("/v1/jobs", headers={"X-A": "a" * 20_000}).status_code in (400, 431)
-    assert server.http.get("/v1/jobs", headers={f"X-{n}": "a" for n in range(500)}).status_code in (400, 431)
+    assert server.http.get("/v1/jobs", headers={"X-A": "a" * 200_000}).status_code == 431
+    assert server.http.get("/v1/jobs", headers={f"X-{n}": "a" for n in range(500)}).status_code == 431
     assert server.http.get("/v1/jobs").status_code == 200
 
 
@@ -140,7 +139,7 @@ def test_a_flood_is_answered_with_429(own_server: Callable[..., Server], tmp_pat
         finally:
             done.set()
             for thread in threads:
-                thread.join(30)
+                thread.join(60)
     assert sorted(took)[len(took) // 2] < 0.1
     assert statuses.keys() == {200, 429}
     assert set(waits) == {"1"}
@@ -219,7 +218,7 @@ def test_so_many_connections(limited: Limited) -> None:
     with connections(server, 60, b"") as silent:
         assert server.http.get("/livez").status_code == 200  # a connection of the ten, which is kept
         assert sum(not _closed(connection) for connection in silent) <= 9
-        with httpx.Client(base_url=server.url, verify=server.trusts) as another:
+        with httpx.Client(base_url=server.url, verify=server.verify) as another:
             eventually(lambda: _status(another) == 200, within=10, what="an end of the silent ones")
         assert all(_closed(connection) for connection in silent)
 
@@ -246,7 +245,7 @@ def test_handshakes_that_fail_are_forgotten(tmp_path: Path, started: Callable[[A
                 connection.sendall(first)
                 connection.shutdown(socket.SHUT_WR)
                 assert _ended(connection)
-    with httpx.Client(base_url=server.url, verify=server.trusts) as another:
+    with httpx.Client(base_url=server.url, verify=server.verify) as another:
         assert another.get("/livez").status_code == 200
 
 
@@ -285,6 +284,6 @@ def test_what_is_hardly_http(server: Server, head: bytes) -> None:
         answer = b""
         while chunk := connection.recv(4096):  # until it is closed, or the socket's own time-out
             answer += chunk
-    assert answer.startswith(b"HTTP/1.0 400 "), answer
+    assert answer.startswith(b"HTTP/1.0 505 " if b"HTTP/9.9" in head else b"HTTP/1.0 400 "), answer
     assert "a request failed" not in server.text()
     assert server.http.get("/livez").status_code == 200

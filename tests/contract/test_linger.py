@@ -30,7 +30,7 @@ def test_nobody_tells_it(own_server: Callable[..., Server]) -> None:
     server = own_server("--linger", "0.2")
     assert server.stop().status_code == 202
     assert server.wait() == 0
-    assert "nobody has told this server to go" in server.text()
+    assert "no signal has come: the server leaves" in server.text()
 
 
 def _process(server: Server) -> int:

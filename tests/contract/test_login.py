@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from tests.access import TokenFile, audit
 from tests.contract.test_errors import problem
 from tests.harness import BIN, Server, eventually
 
+HOST_NAME = socket.gethostname().lower()
 USER, PASSWORD, SECRET = "someone", "a password", "a secret that is shared with clients"
 LOGIN = {"FLUX_USER": USER, "FLUX_TOKEN": PASSWORD, "FLUX_SECRET_KEY": SECRET, "FLUX_REQUIRE_AUTH": "true"}
 
@@ -31,7 +33,7 @@ def secured(own_server: Callable[..., Server]) -> Server:
 
 @pytest.fixture
 def http(secured: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=secured.url, timeout=30) as client:
+    with httpx.Client(base_url=secured.url, timeout=60) as client:
         yield client
 
 
@@ -68,7 +70,7 @@ def secured_job(server: Server, headers: dict[str, str], job: int) -> dict[str, 
 def test_its_command_line_logs_in(secured: Server) -> None:
     environment = {**os.environ, **LOGIN, "FLUX_RESTFUL_HOST": secured.url}
     done = subprocess.run(
-        [str(BIN / "flux-restful-cli"), "list-nodes"], env=environment, text=True, capture_output=True, timeout=60
+        [str(BIN / "flux-restful-cli"), "list-nodes"], env=environment, text=True, capture_output=True
     )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["nodes"]) == 1
@@ -283,7 +285,10 @@ def test_a_page_from_elsewhere_changes_nothing(server: Server, headers: dict[str
     assert server.http.get("/v1/service", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:5000", "127.0.0.1.evil.example", "a..b", "x y", ""])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:5000", "127.0.0.1.evil.example", "a..b", "x y", "", "evil", "evil:5000", "evil."],
+)
 def test_a_name_that_is_not_ours(server: Server, host: str) -> None:
     """DNS rebinding: a page's own name is made to point here, and the browser takes both for the same origin."""
     for path in ("/v1/jobs", "/livez", "/nothing"):
@@ -292,11 +297,28 @@ def test_a_name_that_is_not_ours(server: Server, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST:5000", "10.1.2.3:5000", "[::1]:5000", "[fd00::1]", "mc-0", "mc.ns.svc:5000",
-             "mc.ns.svc.cluster.local", "mc.ns.svc.cluster.local.", "a.localhost"]
+    "host", ["localhost", "LOCALHOST:5000", "10.1.2.3:5000", "[::1]:5000", "[fd00::1]", "mc.ns.svc:5000", HOST_NAME,
+             f"{HOST_NAME}:5000", "mc.ns.svc.cluster.local", "mc.ns.svc.cluster.local.", "a.localhost"]
 )  # fmt: skip
 def test_names_of_the_cluster(server: Server, host: str) -> None:
     assert server.http.get("/livez", headers={"Host": host}).status_code == 200
+
+
+def test_names_without_a_dot(own_server: Callable[..., Server]) -> None:
+    """A Service's is known by the variables that Kubernetes sets; another one has to be named."""
+    service = {"FLUX_SIDECAR_SERVICE_HOST": "10.0.0.1", "MY_FLUX_SERVICE_HOST": "10.0.0.2"}
+    server = own_server("--allowed-hosts", "gateway", **service)
+    for host in ("flux-sidecar:5000", "my-flux", "gateway:80"):
+        assert server.http.get("/v1/jobs", headers={"Host": host}).status_code == 200
+    for host in ("other", "my", "gateways"):
+        problem(server.http.get("/v1/jobs", headers={"Host": host}), 421)
+
+
+def test_names_without_a_dot_where_a_credential_is_asked_for(own_server: Callable[..., Server]) -> None:
+    server = own_server(FLUX_TOKEN=PASSWORD)
+    assert server.http.get("/livez", headers={"Host": "mc-0:5000"}).status_code == 200
+    problem(server.http.get("/v1/jobs", headers={"Host": "mc-0:5000"}), 401)
+    problem(server.http.get("/livez", headers={"Host": "evil.example"}), 421)
 
 
 def test_a_page_that_may_call_is_not_who_has_logged_in(own_server: Callable[..., Server], tmp_path: Path) -> None:

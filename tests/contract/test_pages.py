@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.access import TokenFile, audit
 from tests.contract.test_errors import problem
-from tests.harness import Server
+from tests.harness import Server, eventually
 
 PAGE = {"Accept": "text/html"}
 
@@ -66,13 +69,31 @@ def test_what_is_asked_for(server: Server, path: str, status: int) -> None:
     ],
 )
 def test_what_is_sent(server: Server, path: str, sent: dict[str, Any], status: int) -> None:
-    headers = {**PAGE, **sent.pop("headers", {})} if "headers" in sent else PAGE
-    answer = server.http.post(path, headers=headers, **sent)
+    answer = server.http.post(path, **{**sent, "headers": {**PAGE, **sent.get("headers", {})}})
     assert answer.status_code == status, answer.text
     if status == 303:
         assert answer.headers["Location"].startswith("../jobs")
         assert "elsewhere" not in answer.headers["Location"]
     assert "a request failed" not in server.text()
+
+
+def test_a_job_with_many_events(server: Server) -> None:
+    """Its page shows the first and the last of them, and leads to all."""
+    job = server.submit("true", urgency=0)
+    for _ in range(150):
+        server.http.post(f"/v1/jobs/{job}/urgency", json={"urgency": 0}).raise_for_status()
+    server.http.post(f"/v1/jobs/{job}/cancel", json={"reason": "the last of them"}).raise_for_status()
+    assert server.ended(job)["result"] == "CANCELED"
+    events = server.http.get(f"/v1/jobs/{job}/eventlog").json()["events"]
+    assert len(events) > 300
+    shown = server.http.get(f"/jobs/{job}", headers=PAGE).text
+    assert shown.count("<li data-state=") == 200
+    assert f"{len(events) - 200:,} more, in " in shown
+    assert f'href="../v1/jobs/{server.job(job)["f58id"].replace("ƒ", "f")}/eventlog"' in shown
+    before, _, behind = shown[shown.index('id="events"') :].partition(" more, in ")
+    assert "<strong>submit</strong>" in before
+    assert "the last of them" in behind
+    assert "<strong>clean</strong>" in behind
 
 
 def test_a_page_of_another_site_can_do_nothing(server: Server) -> None:
@@ -92,3 +113,53 @@ def test_a_job_is_submitted_once_by_a_form(own_server: Callable[..., Server]) ->
     job = answer.headers["Location"].rsplit("/", 1)[1]
     assert server.ended(job)["name"] == "n"
     assert server.http.get(f"/jobs/{job}/output").text == "hi\n"
+
+
+def test_a_launcher_is_started_once_by_a_form(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """It is no job: the next page is the table, in which its jobs will be."""
+    program = tmp_path / "bin" / "snakemake"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 7\n")
+    program.chmod(0o755)
+    server = own_server(PATH=f"{program.parent}:{os.environ['PATH']}")
+    answer = server.http.post("/jobs/submit", data={"command": "snakemake", "is_launcher": "yes"}, headers=PAGE)
+    assert answer.status_code == 303
+    assert answer.headers["Location"] == "../jobs?said=launched"
+    shown = server.http.get("/jobs?said=launched", headers=PAGE).text
+    assert "The launcher was started" in shown
+    assert "said=" not in shown
+    assert len(server.http.get("/v1/launchers").json()["launchers"]) == 1
+    refused = server.http.post(
+        "/jobs/submit", data={"command": "snakemake", "is_launcher": "yes", "num_tasks": "2"}, headers=PAGE
+    )
+    assert refused.status_code == 400
+    assert "leave out num_tasks" in refused.text
+
+
+def test_the_audit_of_chosen_jobs_names_them(own_server: Callable[..., Server]) -> None:
+    """Those that are asked to end, and not those that have ended before."""
+    server = own_server("--log-format", "json")
+    held = [server.submit("true", urgency=0) for _ in range(3)]
+    ended = server.run("true")
+    chosen = [str(job) for job in held[:2]] + [ended["f58id"]]
+    assert server.http.post("/jobs/cancel", data={"job": chosen}, headers=PAGE).status_code == 303
+    event = eventually(lambda: _chosen(server), what="the event")
+    assert event["outcome"] == "done"
+    assert event["details"]["jobs"] == [server.job(job)["f58id"] for job in held[:2]]
+
+
+def test_the_audit_of_chosen_jobs_of_which_one_is_anothers(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    tokens = TokenFile(tmp_path, alice="submit", bob="submit")
+    server = own_server(*tokens.options, "--log-format", "json")
+    with tokens.client(server, "alice") as alice, tokens.client(server, "bob") as bob:
+        own, other = (
+            each.post("/v1/jobs/submit", json={"command": "true", "urgency": 0}).json()["f58id"]
+            for each in (alice, bob)
+        )
+        assert alice.post("/jobs/cancel", data={"job": [own, other]}, headers=PAGE).status_code == 403
+    event = eventually(lambda: _chosen(server), what="the event")
+    assert (event["outcome"], event["caller"], event["details"]["jobs"]) == ("refused", "alice", [own])
+
+
+def _chosen(server: Server) -> dict[str, Any] | None:
+    return next((event for event in audit(server) if event["action"] == "forms_cancel_chosen"), None)

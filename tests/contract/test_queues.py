@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from tests.contract.test_errors import problem
 from tests.harness import Server, eventually
+from tests.sse import connect
 
 NONE = {"new": 0, "depend": 0, "priority": 0, "sched": 0, "run": 0, "cleanup": 0}
 
@@ -37,6 +39,33 @@ def test_the_one_queue_is_called_default(own_server: Callable[..., Server]) -> N
         "default": True,
         "counts": NONE,
     }
+
+
+def test_the_name_of_the_one_queue_is_taken_everywhere(server: Server) -> None:
+    """What a list shows can be submitted to, checked, and filtered by; a job has no queue all the same, as in Flux."""
+    position = server.position()
+    held = {"command": "true", "queue": "default", "urgency": 0, "name": "by-its-name"}
+    assert server.http.post("/v1/jobs/submit", json={**held, "dry_run": True}).status_code == 200
+    lines = "".join(json.dumps(held) + "\n" for _ in range(2))
+    jobs = [json.loads(line)["id"] for line in server.http.post("/v1/jobs/bulk", content=lines).text.splitlines()]
+    jobs.append(server.submit(**held))
+    jobs.append(server.http.post("/v1/jobs/submit", data={**held, "urgency": "0"}).json()["id"])
+    for each in jobs:
+        assert server.job(each)["queue"] == ""
+    which = {"queue": "default", "name": "by-its-name"}
+    assert {job["id"] for job in server.http.get("/v1/jobs", params=which).json()["jobs"]} == set(jobs)
+    assert server.http.get("/v1/jobs", params={**which, "queue": "other"}).json()["jobs"] == []
+    assert "by-its-name" in server.http.get("/jobs", params={"queue": "default"}).text
+    answer = server.http.post("/v1/jobs/cancel", json=which).json()
+    assert (answer["matched"], answer["cancelled"]) == (4, 4)
+    with connect(server.url, f"/v1/events?after={position}&queue=default&result=canceled") as stream:
+        found: set[int] = set()
+        for message in stream:
+            found.add(message.data["id"])
+            if found >= set(jobs):
+                break
+    detail = problem(server.http.post("/v1/jobs/submit", json={**held, "queue": "other"}), 400)["detail"]
+    assert "queue" in detail
 
 
 def test_a_stopped_queue_starts_nothing(own_server: Callable[..., Server]) -> None:

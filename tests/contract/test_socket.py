@@ -35,7 +35,7 @@ print(connection.getresponse().status)
 
 
 def through(path: Path) -> httpx.Client:
-    return httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=30)
+    return httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=60)
 
 
 def as_user(uid: int, path: Path, method: str, url: str, body: str | None = None) -> str:

@@ -26,7 +26,7 @@ def authority(tmp_path: Path) -> Authority:
 
 @contextlib.contextmanager
 def secured(server: Server, authority: Authority, client: tuple[Path, Path] | None = None) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, verify=authority.context(client), timeout=30) as found:
+    with httpx.Client(base_url=server.url, verify=authority.context(client), timeout=60) as found:
         eventually(lambda: found.get("/readyz").status_code == 200)
         yield found
 
@@ -46,8 +46,8 @@ def test_https_alone(tmp_path: Path, started: Start, authority: Authority) -> No
     assert server.url.startswith("https://")
     with secured(server, authority) as client:
         assert client.post("/v1/jobs/submit", json={"command": "true"}).status_code == 200
-    with httpx.Client() as plain, pytest.raises(httpx.TransportError):
-        plain.get(server.url.replace("https", "http") + "/livez")
+    with httpx.Client() as plain:
+        assert plain.get(server.url.replace("https", "http") + "/livez").status_code == 400
     with httpx.Client() as stranger, pytest.raises(httpx.ConnectError, match="certificate"):
         stranger.get(server.url + "/livez")
     context = authority.context()

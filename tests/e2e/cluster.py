@@ -7,7 +7,9 @@ import json
 import os
 import re
 import subprocess
+import threading
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,9 +37,9 @@ class Shape(NamedTuple):
 SIDECAR, LAUNCHER, JOB = Shape("minicluster", "sidecar"), Shape("minicluster", "launcher"), Shape("job", "sidecar")
 
 
-def run(*argv: str, timeout: float = 300, check: bool = True) -> str:
-    """Return what a command prints; fail with what it says."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
+def run(*argv: str, timeout: float = 300, check: bool = True, text: str | None = None) -> str:
+    """Return what a command prints, which may read a text; fail with what it says."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, input=text)
     assert not check or done.returncode == 0, f"{' '.join(argv)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -58,6 +60,7 @@ class Release:
         self._forward: subprocess.Popen[str] | None = None
         self._http: httpx.Client | None = None
         self.token = ""
+        self.basic: tuple[str, str] | None = None
 
     # ------------------------------------------------------------------------------------------ kubectl and helm
 
@@ -67,13 +70,24 @@ class Release:
     def helm(self, *arguments: str, timeout: float = 300) -> str:
         return run(str(HELM), "--namespace", self.namespace, *arguments, timeout=timeout)
 
-    def install(self, **values: Any) -> Release:
+    def install(self, *, services: Sequence[str] = (), **values: Any) -> Release:
+        """Install the chart into the namespace, which has these Services then."""
         run("kubectl", "create", "namespace", self.namespace)
+        for name in services:
+            self.kubectl("create", "service", "clusterip", name, "--tcp=5000")
         self._values |= values
         return self.upgrade()
 
-    def upgrade(self) -> Release:
-        values = json.dumps(self._values)
+    def upgrade(self, **values: Any) -> Release:
+        """Upgrade with these values too, or install; fail with what helm says."""
+        done = self.try_upgrade(**values)
+        assert done.returncode == 0, done.stderr
+        self.token = self.read_token()
+        return self
+
+    def try_upgrade(self, chart: Path = CHART, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Try to upgrade, or to install, with these values too."""
+        values = json.dumps(self._values | more)
         argv = [
             str(HELM),
             "--namespace",
@@ -81,14 +95,11 @@ class Release:
             "upgrade",
             "--install",
             self.name,
-            str(CHART),
+            str(chart),
             "--values",
             "-",
         ]
-        done = subprocess.run(argv, input=values, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        self.token = self.read_token()
-        return self
+        return subprocess.run(argv, input=values, capture_output=True, text=True, timeout=120)
 
     def read_token(self) -> str:
         template = "go-template={{.data.token | base64decode}}"
@@ -108,14 +119,19 @@ class Release:
         return str(self.pods()[index]["metadata"]["name"])
 
     @property
+    def forwarded(self) -> str:
+        """What a port-forward leads to."""
+        return f"service/{self.name}-api"
+
+    @property
     def flux_container(self) -> str:
         """The container with the broker; the operator names it after the MiniCluster."""
         return "flux" if self.shape.workload == "job" else self.name
 
-    def shell(self, index: int, script: str, container: str = "", timeout: float = 60) -> str:
+    def shell(self, index: int, script: str, container: str = "", timeout: float = 60, *, check: bool = True) -> str:
         return self.kubectl(
             "exec", self.pod(index), "--container", container or self.flux_container, "--", "bash", "-c", script,
-            timeout=timeout,
+            timeout=timeout, check=check,
         )  # fmt: skip
 
     def statuses(self) -> dict[str, dict[str, Any]]:
@@ -133,17 +149,18 @@ class Release:
         """Return a client of the API, over a port-forward that is made anew when the last one has ended."""
         if self._forward is not None and self._forward.poll() is None and self._http is not None:
             return self._http
-        self._close_forward()
-        argv = ["kubectl", "--namespace", self.namespace, "port-forward", f"service/{self.name}-api", ":5000"]
+        self.close_forward()
+        argv = ["kubectl", "--namespace", self.namespace, "port-forward", self.forwarded, ":5000"]
         self._forward = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self._forward.stdout is not None
         line = self._forward.stdout.readline()
         match = re.search(r"127\.0\.0\.1:(\d+)", line)
         if match is None:
             raise httpx.ConnectError(line or "port-forward has ended")
-        headers = {"Authorization": f"Bearer {self.token}"}
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         self._http = httpx.Client(
             base_url=f"http://127.0.0.1:{match[1]}", headers=headers, timeout=90, trust_env=False,
+            auth=self.basic,
             limits=httpx.Limits(max_keepalive_connections=0),
         )  # fmt: skip
         return self._http
@@ -153,7 +170,7 @@ class Release:
         try:
             return self.http().request(method, path, **details)
         except httpx.TransportError:
-            self._close_forward()
+            self.close_forward()
             raise
 
     def ask(self, path: str) -> Any:
@@ -206,21 +223,41 @@ class Release:
 
     # ---------------------------------------------------------------------------------------------------- the end
 
-    def complete(self) -> None:
-        """Wait until the Job is Complete, and look at what it has left: every container has ended, with 0."""
-        self._close_forward()
+    def final(self, within: float = END) -> str:
+        """Wait until the Job has ended; return how: Complete or Failed."""
+        self.close_forward()
 
         def finished() -> str | None:
             conditions = self.get("job", self.name)["status"].get("conditions", ())
             return next((c["type"] for c in conditions if c["status"] == "True" and c["type"] in _FINAL), None)
 
-        assert eventually(finished, within=END, what="end of the Job") == "Complete"
+        return str(eventually(finished, within=within, what="end of the Job"))
+
+    def complete(self) -> None:
+        """Wait until the Job is Complete, and look at what it has left: every container has ended, with 0."""
+        assert self.final() == "Complete"
         codes = {
             name: status["state"].get("terminated", {}).get("exitCode") for name, status in self.statuses().items()
         }
         assert codes, "the Job has no pods"
         assert not {name: code for name, code in codes.items() if code != 0}
         assert {pod["status"]["phase"] for pod in self.pods()} == {"Succeeded"}
+
+    def evict(self, *indexes: int) -> None:
+        """Evict pods by the API that `kubectl drain` uses."""
+        for name in [self.pod(index) for index in indexes]:
+            eviction = {
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": {"name": name, "namespace": self.namespace},
+            }
+            path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/eviction"
+            run("kubectl", "create", "--raw", path, "--filename", "-", text=json.dumps(eviction))
+
+    def reasons(self) -> list[str]:
+        """Return the reasons of the Events that the server has left."""
+        events = self.get("events")["items"]
+        return [event["reason"] for event in events if event["source"].get("component") == "flux-sidecar"]
 
     def restarts(self) -> int:
         return sum(status["restartCount"] for status in self.statuses().values())
@@ -245,10 +282,10 @@ class Release:
         return directory
 
     def close(self) -> None:
-        self._close_forward()
+        self.close_forward()
         run("kubectl", "delete", "namespace", self.namespace, "--wait=false", "--ignore-not-found")
 
-    def _close_forward(self) -> None:
+    def close_forward(self) -> None:
         if self._http is not None:
             self._http.close()
         if self._forward is not None:
@@ -257,4 +294,66 @@ class Release:
         self._http = self._forward = None
 
 
+class Applied(Release):
+    """A MiniCluster of a manifest, without the chart, as the operator's own examples are; its API is on loopback."""
+
+    def __init__(self, image: str, shape: Shape, manifest: Path, application: str) -> None:
+        text = manifest.read_text().replace("REGISTRY/flux-sidecar:0.1.0", image)
+        text = text.replace("REGISTRY/application-with-flux:2026.9", application)
+        super().__init__(image, shape, int(re.findall(r"size: (\d+)", text)[0]))
+        self.name = re.findall(r"name: (\S+)", text)[0]
+        self._manifest = text
+
+    def install(self, *, services: Sequence[str] = (), **values: Any) -> Applied:
+        assert not services
+        assert not values
+        run("kubectl", "create", "namespace", self.namespace)
+        run("kubectl", "--namespace", self.namespace, "apply", "--filename", "-", text=self._manifest)
+        eventually(lambda: len(self.pods()) == self.size, what="the pods")
+        return self
+
+    @property
+    def forwarded(self) -> str:
+        """The pod: there is no Service that leads to the server."""
+        return f"pod/{self.pod(0)}"
+
+
 _FINAL = ("Complete", "Failed")
+
+
+class Watch:
+    """What becomes of a release's pods, also of those that are gone: the last status of each."""
+
+    def __init__(self, release: Release) -> None:
+        argv = ["kubectl", "--namespace", release.namespace, "get", "pods", "--selector", f"job-name={release.name}"]
+        self._process = subprocess.Popen([*argv, "--watch", "--output", "json"], stdout=subprocess.PIPE, text=True)
+        self.pods: dict[str, dict[str, Any]] = {}
+        """By name."""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        eventually(lambda: len(self.pods) == release.size, what="the pods")
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        text, decoder = "", json.JSONDecoder()
+        for line in self._process.stdout:
+            text += line
+            if line.rstrip() == "}":
+                pod, _ = decoder.raw_decode(text)
+                self.pods[pod["metadata"]["name"]] = pod
+                text = ""
+
+    def codes(self) -> dict[tuple[int, str], int | None]:
+        """Return the exit code of each container that is to run until the end, by index and name of the container."""
+        found = {}
+        for pod in self.pods.values():
+            index = int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
+            for kind in ("initContainerStatuses", "containerStatuses"):
+                for status in pod["status"].get(kind, ()):
+                    ended = status["state"].get("terminated") or {}
+                    found[index, status["name"]] = ended.get("exitCode")
+        return found
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()

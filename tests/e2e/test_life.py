@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import pytest
 
+from sidecar.auth.tokens import new
 from tests.e2e.cluster import JOB, LAUNCHER, SIDECAR, Release, Shape
 from tests.harness import eventually
 from tests.metrics import Metrics
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)
 Install = Callable[..., Release]
 APPLICATION = os.environ.get("E2E_APPLICATION_IMAGE", "")
@@ -61,7 +63,10 @@ def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
 @shapes
 def test_helm_test_runs_a_job(install: Install, shape: Shape) -> None:
     cluster = install(shape)
-    assert "hello from helm test" in cluster.helm("test", cluster.name, "--logs")
+    cluster.helm("test", cluster.name)
+    assert [job["name"] for job in cluster.ask("/v1/jobs")["jobs"]] == ["helm-test"]
+    # Its pod would outlive the release.
+    assert f"{cluster.name}-test" not in cluster.kubectl("get", "pods", "--output", "name")
 
 
 @shapes
@@ -71,6 +76,42 @@ def test_nobody_without_the_token(install: Install, shape: Shape) -> None:
     for headers in ({"Authorization": f"Bearer {cluster.token}"}, {"Authorization": ""}):
         answer = cluster.call("POST", "/v1/jobs/submit", json={"command": "id"}, headers=headers)
         assert answer.status_code == 401
+
+
+@shapes
+def test_an_upgrade_revokes_at_once(install: Install, shape: Shape) -> None:
+    """Kubelet would write the Secret into the volume after a minute or two."""
+    token, line = new("ci", ["admin"])
+    cluster = install(shape, auth={"callers": [line]}).ready()
+    old = cluster.token
+    cluster.try_upgrade(auth={"token": False, "callers": [line]})
+    upgraded = time.monotonic()
+    answer = eventually(
+        lambda: (found := cluster.call("GET", "/v1/whoami")).status_code == 401 and found, within=30, what="a refusal"
+    )
+    assert time.monotonic() - upgraded < 15
+    assert answer.status_code == 401
+    assert cluster.token == old  # it is the one that was good before
+    cluster.token = token
+    cluster.close_forward()
+    assert cluster.call("GET", "/v1/whoami").json()["name"] == "ci"
+
+
+@shapes
+def test_services_of_the_servers_name_configure_nothing(install: Install, shape: Shape) -> None:
+    """Kubernetes makes variables of them, such as FLUX_SIDECAR_METRICS_PORT=tcp://…, in pods of the operator."""
+    cluster = install(shape, services=["flux-sidecar", "flux-sidecar-metrics"]).ready()
+    assert cluster.restarts() == 0
+    assert cluster.output(["echo", "served"]) == ["served"]
+
+
+@shapes
+def test_jobs_on_a_read_only_root_file_system(install: Install, shape: Shape) -> None:
+    cluster = install(shape, application={"securityContext": {"readOnlyRootFilesystem": True}}).ready()
+    script = "touch /x 2> /dev/null && echo writable; touch /tmp/x ~/x && echo both"
+    assert cluster.output(["sh", "-c", script]) == ["both"]
+    cluster.stop()
+    cluster.complete()
 
 
 @shapes

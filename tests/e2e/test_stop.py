@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.cluster import JOB, LAUNCHER, SIDECAR, Release, Shape
 from tests.harness import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)
 Install = Callable[..., Release]
 

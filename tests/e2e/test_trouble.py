@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import httpx
 import pytest
 
-from tests.e2e.cluster import JOB, SIDECAR, Release, Shape
+from tests.e2e.cluster import JOB, SIDECAR, Release, Shape, run
 from tests.harness import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 beside = pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
 Install = Callable[..., Release]
 
@@ -92,3 +93,36 @@ def test_a_cluster_grows_and_shrinks(install: Install, by: str) -> None:
         assert len(cluster.output(["hostname"], num_nodes=size, num_tasks=size)) == size
     cluster.stop()
     cluster.complete()
+
+
+@beside
+def test_a_start_that_hangs_says_why(install: Install, shape: Shape) -> None:
+    """Of three pods that want most of what the node can still give, one finds no place."""
+    free = 0.9 * float(run("kubectl", "get", "nodes", "--output", "jsonpath={.items[0].status.allocatable.cpu}"))
+    cluster = install(shape, 3, application={"resources": {"requests": {"cpu": f"{free / 2:.2f}"}}})
+
+    def reason() -> str:
+        return str(cluster.ask("/v1/service")["waits_for"])
+
+    eventually(lambda: "is not scheduled" in reason() and "Insufficient cpu" in reason(), within=120, what="the reason")
+    eventually(lambda: "WaitingForBrokers" in cluster.reasons(), within=120, what="an Event")
+    stopped = cluster.stop()
+    assert stopped["state"] == "waiting"
+    assert "Insufficient cpu" in stopped["Message"]
+
+
+@beside
+def test_a_server_that_cannot_start_says_why(install: Install, shape: Shape) -> None:
+    cluster = install(shape, server={"environment": {"FLUX_SIDECAR_MAX_STREAMS": "0"}})
+    text = "--max-streams must be more than 0"
+    eventually(lambda: "StartFailed" in cluster.reasons(), within=120, what="an Event")
+    assert text in cluster.kubectl("get", "events")
+    last = eventually(
+        lambda: next(s for n, s in cluster.statuses().items() if n.endswith("/flux-sidecar"))["lastState"].get("terminated"),
+        within=60, what="a container that has ended",
+    )  # fmt: skip
+    assert last["exitCode"] == 2
+    assert text in last["message"]  # kubectl describe shows it
+    argv = ("logs", cluster.pod(0), "--container", "flux-sidecar")
+    (line,) = eventually(lambda: cluster.kubectl(*argv).splitlines(), within=60, what="its log")
+    assert text in json.loads(line)["reason"]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.harness import Broker, eventually
+
+Start = Callable[[Any], Any]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -12,3 +18,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.flux)
+
+
+@pytest.fixture
+def broker(tmp_path: Path, started: Start) -> Broker:
+    """A broker in RUN, without initial program."""
+    import flux  # where there is no Flux these tests are collected all the same
+
+    made: Broker = started(Broker(tmp_path, cores=2))
+    handle = flux.Flux(made.running().uri)
+    eventually(lambda: handle.rpc("state-machine.get").get()["state"] == "run", what="the state RUN")
+    return made

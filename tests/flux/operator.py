@@ -19,7 +19,7 @@ def operator_options(directory: Path, name: str, more: str = "") -> list[str]:
         (config / folder).mkdir(parents=True, exist_ok=True)
     certificate = config / "curve.cert"
     if not certificate.exists():
-        subprocess.run(["flux", "keygen", str(certificate)], check=True, timeout=30)
+        subprocess.run(["flux", "keygen", str(certificate)], check=True, timeout=60)
     (config / "etc/flux/config/broker.toml").write_text(
         f"""
 [access]

@@ -14,6 +14,7 @@ import pytest
 
 from tests.contract.test_errors import problem
 from tests.harness import Broker, Server, beside, eventually, flux_start
+from tests.metrics import scrape
 
 Start = Callable[[Any], Any]
 
@@ -62,7 +63,7 @@ class TestNamedQueues:
 
     def test_what_somebody_else_does_is_seen(self, server: Server) -> None:
         uri = server.http.get("/v1/service").json()["instance"]["uri"]
-        subprocess.run(["flux", "queue", "start", "debug"], env={**os.environ, "FLUX_URI": uri}, check=True, timeout=30)
+        subprocess.run(["flux", "queue", "start", "debug"], env={**os.environ, "FLUX_URI": uri}, check=True, timeout=60)
         eventually(lambda: _queues(server)["debug"]["started"], what="the start")
 
 
@@ -71,6 +72,40 @@ def test_a_queue_that_is_called_default(tmp_path: Path, started: Start) -> None:
     server = started(flux_start(tmp_path, broker=[config])).ready()
     assert server.http.post("/v1/queues/default/start").json()["default"] is False
     assert [queue["started"] for queue in _queues(server).values()] == [True, False]
+
+
+def test_a_node_that_is_lost_is_down(tmp_path: Path, started: Start) -> None:
+    """Without configured resources the scheduler forgets it: it stays in every list, and takes no jobs."""
+    broker = ["--test-size=3", "--test-exit-mode=leader", f"--test-rundir={tmp_path}"]
+    server = started(flux_start(tmp_path, broker=broker)).ready()
+    whole = server.http.get("/v1/nodes", params={"details": "true"}).json()["nodes"]
+    assert server.run("true", num_nodes=3, num_tasks=3)["nnodes"] == 3
+    environment = {**os.environ, "FLUX_URI": f"local://{tmp_path}/local-2"}
+    lost = subprocess.run(
+        ["flux", "getattr", "broker.pid"], env=environment, check=True, text=True, capture_output=True
+    )
+    os.kill(int(lost.stdout), signal.SIGKILL)
+    subprocess.run(
+        ["flux", "overlay", "disconnect", "2"],
+        env={**os.environ, "FLUX_URI": f"local://{tmp_path}/local-0"},
+        timeout=60,
+    )
+
+    def states() -> list[str]:
+        nodes = server.http.get("/v1/nodes", params={"details": "true"}).json()["nodes"]
+        assert [(node["rank"], node["name"], node["cores"]) for node in nodes] == [
+            (node["rank"], node["name"], node["cores"]) for node in whole
+        ]
+        return [node["state"] for node in nodes]
+
+    eventually(lambda: states() == ["free", "free", "down"], what="the loss of a node")
+    assert eventually(lambda: scrape(server.http).by("state", "flux_nodes")["down"] == 1, what="the metric")
+    page = server.http.get("/nodes").text
+    assert page.count('data-state="down"') >= 1
+    wanted = {"command": "true", "num_nodes": 3, "num_tasks": 3}
+    for more in ({}, {"dry_run": True}):
+        assert problem(server.http.post("/v1/jobs/submit", json={**wanted, **more}), 400)
+    assert server.run("true", num_nodes=2, num_tasks=2)["nnodes"] == 2
 
 
 def test_one_of_two_nodes(tmp_path: Path, started: Start) -> None:

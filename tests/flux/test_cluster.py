@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,6 @@ from tests.harness import Process, Server, beside, eventually
 Start = Callable[[Any], Any]
 
 PATCH = "patch miniclusters/scale.flux-framework.org"
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ClusterAPI]:
-    with ClusterAPI(tmp_path / "kubernetes") as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ RULES = ROOT / "helm/flux-sidecar/files/rules.yaml"
 
 
 @pytest.mark.prometheus
-@pytest.mark.timeout(240)
+@pytest.mark.long
 def test_every_query_gives_data(tmp_path: Path, started: Start) -> None:
     tokens = TokenFile(tmp_path, scraper="read", admin="admin")
     server = started(flux_start(tmp_path, *tokens.options)).ready()
@@ -46,7 +45,6 @@ def test_every_query_gives_data(tmp_path: Path, started: Start) -> None:
         tokens.client(server, "admin") as admin,
         Stream(ask(server.url, "/v1/events", Authorization=f"Bearer {tokens.tokens['admin']}")),
     ):
-        deadline = time.monotonic() + 120
 
         def all_there() -> bool:
             """Something happens all the time: what is a rate needs more than one value."""
@@ -63,7 +61,7 @@ def test_every_query_gives_data(tmp_path: Path, started: Start) -> None:
             empty[:] = [f"{title}: {query}" for title, query in queries if not _has_data(prometheus, query)]
             return not empty
 
-        eventually(all_there, within=deadline - time.monotonic(), what=f"data, of all queries: {empty}")
+        eventually(all_there, within=300, what=f"data, of all queries: {empty}")
         # Nothing of it fires here.
         fired = {each["metric"]["alertname"] for each in prometheus.query('ALERTS{alertstate="firing"}')}
         assert fired == set()

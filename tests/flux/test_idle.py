@@ -31,7 +31,7 @@ def test_a_job_of_flux_submit_is_a_use(tmp_path: Path, started: Start) -> None:
     left = eventually(lambda: _service(server)["idle_left"])
     eventually(lambda: _service(server)["idle_left"] < left - 5)
     uri = _service(server)["instance"]["uri"]
-    subprocess.run(["flux", "run", "true"], env={**os.environ, "FLUX_URI": uri}, check=True, timeout=30)
+    subprocess.run(["flux", "run", "true"], env={**os.environ, "FLUX_URI": uri}, check=True, timeout=60)
     eventually(lambda: (_service(server)["idle_left"] or 0) > left - 5, within=4, what="a new beginning")
 
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.flux.lives import Lives, check_metrics, flux_eventlogs, flux_jobs, plain
-from tests.harness import Broker, Server, eventually
+from tests.harness import PLAIN, Broker, Server, eventually
 from tests.sse import Reader
 
 Start = Callable[[Any], Any]
@@ -35,6 +35,7 @@ class Client(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._lives = lives
         self._leave = pause
+        self._http = httpx.Client(verify=PLAIN, limits=httpx.Limits(max_keepalive_connections=0))
         self.answers: dict[str, set[int]] = defaultdict(set)
         """The ids with which a key was ever answered."""
         self.again = 0
@@ -58,7 +59,7 @@ class Client(threading.Thread):
         """Send a request until it is answered, by whichever server is there then."""
         while True:
             try:
-                answer = httpx.post(f"{self._lives.url()}{path}", timeout=20, **arguments)
+                answer = self._http.post(f"{self._lives.url()}{path}", timeout=60, **arguments)
             except httpx.TransportError:
                 self.again += 1
                 time.sleep(0.02)  # what any client does that comes back
@@ -70,6 +71,7 @@ class Client(threading.Thread):
 
     def close(self) -> None:
         self.join(60)
+        self._http.close()
         assert not self.is_alive(), f"{self.name} never got an answer"
         assert not self.faults
 
@@ -119,7 +121,7 @@ class Many(Client):
         found: list[dict[str, Any]] = []
         headers = {"Idempotency-Key": key, "Content-Type": "application/x-ndjson"}
         try:
-            with httpx.stream(
+            with self._http.stream(
                 "POST", f"{self._lives.url()}/v1/jobs/bulk", content=body, headers=headers, timeout=20
             ) as answer:
                 if answer.status_code == 200:
@@ -175,7 +177,7 @@ def _only_held(server: Server) -> bool:
     return bool(service["active_jobs"] == service["held_jobs"])
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.long
 def test_killed_again_and_again(tmp_path: Path, started: Start, record_property: Callable[[str, object], None]) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -202,7 +204,7 @@ def test_killed_again_and_again(tmp_path: Path, started: Start, record_property:
     assert sum(c.again for c in clients) > 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.long
 def test_killed_with_nothing_kept(tmp_path: Path, started: Start) -> None:
     """Each server has a store of its own, which begins empty: keys are known from the instance alone."""
     seed = random.randrange(2**32)

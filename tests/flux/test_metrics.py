@@ -45,8 +45,10 @@ for number in range(jobs):
         jobspec.setattr("system.exec.test.run_duration", "60s")
         jobspec.duration = 0.3
     futures.append(flux.job.submit_async(handle, jobspec, urgency=urgency))
-for future in futures:
-    future.get_id()
+# Each future is dropped with its answer: the kernel bounds how many reactors may watch one handle (about 500).
+futures.reverse()
+while futures:
+    futures.pop().get_id()
 """
 
 
@@ -103,7 +105,7 @@ def instance(tmp_path: Path, started: Start) -> Iterator[Instance]:
 
 
 @pytest.mark.prometheus
-@pytest.mark.timeout(300)
+@pytest.mark.long
 def test_prometheus_shows_what_flux_says(instance: Instance, tmp_path: Path, started: Start) -> None:
     credentials = tmp_path / "credentials"
     credentials.write_text(instance.tokens.tokens["scraper"])
@@ -154,7 +156,7 @@ def _agree(
         moving = [line for line in waiting.splitlines() if line.split()[0] in started and line.split()[1] != "0"]
         return jobs if held_or_stopped and not moving and done(jobs) else None
 
-    jobs = eventually(quiet, within=180, what="quiet")
+    jobs = eventually(quiet, within=300, what="quiet")
     assert jobs.total() == JOBS
     by_state: Counter[tuple[str, str]] = Counter()
     by_result: Counter[tuple[str, str]] = Counter()
@@ -186,7 +188,7 @@ def _agree(
             == {(name,): float(started) for name, (_, started) in instance.queues().items()}
         )
 
-    eventually(all_shown, within=60, what=f"Flux's figures in Prometheus: {by_state}, {by_result}, {instance.cores()}")
+    eventually(all_shown, within=120, what=f"Flux's figures in Prometheus: {by_state}, {by_result}, {instance.cores()}")
     return jobs
 
 

@@ -23,7 +23,7 @@ from tests.sse import Reader
 Start = Callable[[Any], Any]
 
 _SILENT = 10.0
-#: Within this time every command is answered, whatever the broker does.
+#: Within so many seconds every command is answered, whatever the broker does.
 SOON = 2.0
 
 
@@ -42,8 +42,9 @@ def test_ten_seconds_of_silence(tmp_path: Path, started: Start) -> None:
     late: dict[str, Any] = {}
     first = threading.Thread(target=_first_command, args=(server.url, late))
     first.start()  # sent before anybody can know that there will be no answer
-    first.join(30)
-    assert (late["status"], late["seconds"] < 2) == (503, True), late
+    first.join(60)
+    assert late["answer"].status_code == 503
+    assert server.seconds(late["answer"]) < SOON
     for path, body in (
         ("/v1/jobs/submit", {"command": "true"}),
         (f"/v1/jobs/{held}/cancel", {}),
@@ -53,11 +54,10 @@ def test_ten_seconds_of_silence(tmp_path: Path, started: Start) -> None:
         ("/v1/nodes/0/drain", {}),
         ("/v1/jobs/cancel", {"name": "held"}),
     ):
-        asked = time.monotonic()
         answer = server.http.post(path, json=body)
         assert answer.status_code == 503, (path, answer.text)
         assert int(answer.headers["Retry-After"]) >= 1
-        assert time.monotonic() - asked < 2
+        assert server.seconds(answer) < SOON
     assert server.http.post("/v1/jobs/bulk", content='{"command": "true"}\n').status_code == 503
     while time.monotonic() - begin < _SILENT:
         assert len(server.http.get("/v1/jobs").json()["jobs"]) == 2
@@ -91,11 +91,9 @@ _JOB = {"command": "true", "urgency": 0, "name": "into-silence"}
 
 
 def _first_command(url: str, result: dict[str, Any]) -> None:
-    begin = time.monotonic()
-    answer = httpx.post(
-        f"{url}/v1/jobs/submit", json=_JOB, headers={"Idempotency-Key": "sent-into-silence"}, timeout=30
+    result["answer"] = httpx.post(
+        f"{url}/v1/jobs/submit", json=_JOB, headers={"Idempotency-Key": "sent-into-silence"}, timeout=60
     )
-    result.update(status=answer.status_code, seconds=time.monotonic() - begin, text=answer.text)
 
 
 def _held(name: str) -> dict[str, Any]:
@@ -106,18 +104,17 @@ def _submit(server: Server, key: str) -> httpx.Response:
     return server.http.post("/v1/jobs/submit", json=_held(key), headers={"Idempotency-Key": key})
 
 
-def _bulk(server: Server, key: str, lines: int) -> list[dict[str, Any]]:
+def _bulk(server: Server, key: str, lines: int) -> httpx.Response:
     body = "".join(json.dumps(_held(f"{key}:{line}")) + "\n" for line in range(1, lines + 1))
     headers = {"Idempotency-Key": key, "Content-Type": "application/x-ndjson"}
-    answer = server.http.post("/v1/jobs/bulk", content=body, headers=headers)
+    return server.http.post("/v1/jobs/bulk", content=body, headers=headers)
+
+
+def _results(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Return the results of a bulk submit; one that is its status where it was refused as a whole."""
     if answer.status_code != 200:
         return [{"status": answer.status_code}]
     return [json.loads(line) for line in answer.text.splitlines()]
-
-
-def _timed(command: Callable[[], Any]) -> tuple[Any, float]:
-    begin = time.monotonic()
-    return command(), time.monotonic() - begin
 
 
 def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
@@ -146,12 +143,12 @@ def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
     }
     for _ in range(2):
         with ThreadPoolExecutor(len(commands)) as pool:
-            answers = {name: pool.submit(_timed, command) for name, command in commands.items()}
+            answers = {name: pool.submit(command) for name, command in commands.items()}
         for name, future in answers.items():
-            answer, seconds = future.result()
-            statuses = {each["status"] for each in answer} if name == "bulk" else {answer.status_code}
+            answer = future.result()
+            statuses = {each["status"] for each in _results(answer)} if name == "bulk" else {answer.status_code}
             assert statuses == {503}, name
-            assert seconds < SOON, name
+            assert server.seconds(answer) < SOON, name
             if name != "bulk":
                 assert int(answer.headers["Retry-After"]) >= 1
     # Reads go on, and say that they may be out of date.
@@ -172,7 +169,7 @@ def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
     assert late.headers["Idempotent-Replayed"] == "true"
 
     def replayed() -> list[dict[str, Any]] | None:
-        results = _bulk(server, "many", 50)
+        results = _results(_bulk(server, "many", 50))
         return results if {result["status"] for result in results} == {200} else None
 
     results = eventually(replayed)
@@ -185,7 +182,7 @@ def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
     assert [names[result["id"]] for result in results] == [f"many:{line}" for line in range(1, 51)]
     # Nobody who followed has lost the connection or an event.
     server.http.post(f"/v1/jobs/{running}/cancel").raise_for_status()
-    output.join(30)
+    output.join(60)
     assert output.end["result"] == "CANCELED"
     eventually(lambda: events.last_id == server.position(), what="the last event")
     events.close()
@@ -202,13 +199,13 @@ def test_a_key_is_known_although_the_store_is_late(tmp_path: Path, started: Star
     server = started(beside(broker, tmp_path, "--store", str(store))).ready()
     with closing(sqlite3.connect(store)) as db:
         db.execute("BEGIN IMMEDIATE")
-        first = _submit(server, "first").json()["id"]
-        server.http.get("/v1/jobs")  # waits for what was accepted, and gives up
-        others = [_submit(server, f"other{n}").json()["id"] for n in range(3)]
+        first, *others = [_submit(server, key).json()["id"] for key in ("first", "other0", "other1", "other2")]
+        assert server.http.get("/v1/jobs").status_code == 503, "a list without them would be wrong"
+        assert _submit(server, "one more").status_code == 503, "nothing is accepted that cannot be shown"
         again = _submit(server, "first")
         assert (again.status_code, again.json()["id"]) == (200, first)
         assert again.headers["Idempotent-Replayed"] == "true"
         db.rollback()
-    eventually(lambda: len(server.http.get("/v1/jobs").json()["jobs"]) == 4)
+    eventually(lambda: len(server.http.get("/v1/jobs").json().get("jobs", ())) == 4, what="all four in the list")
     assert _submit(server, "first").json()["id"] == first
     assert sorted(flux_jobs(broker.uri)) == sorted([first, *others])

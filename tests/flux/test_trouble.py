@@ -69,17 +69,21 @@ def test_a_slow_answer_blocks_nobody(tmp_path: Path, started: Start) -> None:
     server = started(beside(broker, tmp_path, "--rpc-timeout", "5")).ready()
     broker.signal(signal.SIGSTOP)
     waiting = subprocess.Popen(
-        [sys.executable, "-c", f"import httpx; print(httpx.post('{server.url}/v1/jobs/submit', params={{'command': 'true'}}, timeout=30).status_code)"],
+        [sys.executable, "-c", f"import httpx; print(httpx.post('{server.url}/v1/jobs/submit', params={{'command': 'true'}}, timeout=60).status_code)"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    slowest = 0.0
-    while waiting.poll() is None:
+    took = []
+
+    def answered() -> bool:
         begin = time.monotonic()
         assert server.http.get("/v1/jobs").status_code == 200
-        slowest = max(slowest, time.monotonic() - begin)
+        took.append(time.monotonic() - begin)
+        return waiting.poll() is not None
+
+    eventually(answered, what="an answer to the submit")
     broker.signal(signal.SIGCONT)
     assert waiting.communicate()[0].strip() == "503"
-    assert slowest < 1
+    assert max(took) < 1
 
 
 def test_a_broker_that_comes_back(tmp_path: Path, started: Start) -> None:
@@ -120,9 +124,12 @@ def test_who_is_not_the_owner_is_told_so(tmp_path: Path, started: Start, guests:
         if directory.is_relative_to("/tmp"):
             directory.chmod(directory.stat().st_mode | 0o755)
     broker = started(Broker(tmp_path, f"-c{config}")).running()
-    # Everything is imported before the change of user, who may not read this Python's files.
+    # Everything is imported, and the pages compiled, before the change of user: the other uid may be unable to read
+    # this Python's files.
     script = (
-        "import os, sys, sidecar.cli, sidecar.instance.flux, encodings.idna, tempfile\n"
+        "import asyncio, os, sys, sidecar.cli, sidecar.instance.flux, sidecar.web.render\n"
+        "import concurrent.futures.thread, encodings.idna, tempfile\n"
+        "asyncio.run(sidecar.web.render.compile_all())\n"
         "os.setgid(65534); os.setuid(65534); os.environ['TMPDIR'] = '/tmp'; tempfile.tempdir = None\n"
         f"sys.argv = ['flux-sidecar', 'serve', '--port', '0', '--uri', {broker.uri!r}]\n"
         "sidecar.cli.main()\n"

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from sidecar.clock import LoopClock
+from sidecar.connection import Patience
 from sidecar.listen import Door
 
 
@@ -20,6 +22,7 @@ class Transport(asyncio.Transport):
         self._address = address
         self._socket = SimpleNamespace(family=family, setsockopt=lambda *_: None)
         self.sent = b""
+        self.unsent = 0
         self.protocol: Any = None
         self.aborted = asyncio.Event()
 
@@ -33,6 +36,12 @@ class Transport(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         self.sent += data
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        return
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def close(self) -> None:
         return
@@ -51,7 +60,7 @@ async def _handle(request: web.BaseRequest) -> web.Response:
 
 
 def door(most: int, timeout: float = 60, proxies: tuple[str, ...] = ()) -> Door:
-    found = Door(most, timeout, proxies)
+    found = Door(most, Patience(LoopClock(), timeout, 60), 2**20, proxies)
     found.open(web.Server(_handle))
     return found
 
@@ -126,3 +135,23 @@ async def test_who_goes_is_forgotten_at_once() -> None:
     assert (mine.connections, mine.silent) == (1, 1)
     transport.protocol.connection_lost(None)
     assert (mine.connections, mine.silent) == (0, 0)
+
+
+async def test_what_waits_to_be_sent_is_bounded_in_all() -> None:
+    """Cut off are those that wait for most, until there is room again; all others go on."""
+    mine = door(16, proxies=("192.0.2.0/24",))
+    connections = [come(mine, f"192.0.2.{n}") for n in range(4)]
+    for number, each in enumerate(connections):
+        each.unsent = number * 2**18 + 2**17
+    mine._relieve()
+    assert [each.aborted.is_set() for each in connections] == [False, False, True, True]
+    mine.close()
+
+
+async def test_what_waits_to_be_sent_is_bounded_for_an_address() -> None:
+    mine = door(16)
+    first, second, other = (come(mine, address) for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2"))
+    first.unsent, second.unsent, other.unsent = 2**18, 2**17, 2**17
+    mine._relieve()
+    assert [each.aborted.is_set() for each in (first, second, other)] == [True, False, False]
+    mine.close()

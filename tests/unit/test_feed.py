@@ -15,18 +15,21 @@ import pytest
 
 from sidecar.api.events import Events
 from sidecar.api.stream import EventStream, Pace
+from sidecar.clock import LoopClock
+from sidecar.errors import Lagging
 from sidecar.feed import Feed
 from sidecar.instance import HistoryBegin
 from sidecar.meters import Meters
 from sidecar.model import Event, JobEvents
 from sidecar.store import Filter, Store, StoreError, Told
 from sidecar.tail import Tail
+from tests.stored import entries
 
 END = JobEvents(-1, [])
 
 
 def job(number: int, *names: str) -> JobEvents:
-    events = [Event(float(number), "submit", {"userid": 0, "urgency": 16})]
+    events = [Event(float(number), "submit", {"userid": 0, "urgency": 16}), Event(number + 0.05, "validate", {})]
     events += [Event(number + 0.1, name, {"status": 0} if name == "finish" else {}) for name in names]
     return JobEvents(number, events, jobspec={"tasks": [{"command": ["true"]}], "resources": [], "attributes": {}})
 
@@ -49,7 +52,7 @@ async def running(path: Path) -> AsyncIterator[tuple[Feed, Store]]:
 async def told(feed: Feed, number: int) -> None:
     """Wait until a job is in the store, as a read does after its submit."""
     feed.expect(number)
-    await feed.settle(number)
+    await feed.settle_job(number)
     assert not feed.expects(number)
 
 
@@ -64,7 +67,7 @@ async def test_history_then_live(tmp_path: Path) -> None:
             feed.push(item)
         await told(feed, 3)
         assert feed.caught_up
-        assert await states(store) == {1: "INACTIVE", 2: "CLEANUP", 3: "NEW"}
+        assert await states(store) == {1: "INACTIVE", 2: "CLEANUP", 3: "DEPEND"}
         assert feed.active == 2
         for number in (2, 3):
             feed.push(live(number, "clean"))
@@ -92,7 +95,7 @@ async def test_jobs_that_flux_has_forgotten_are_kept(tmp_path: Path) -> None:
         for item in (HistoryBegin("i"), job(1, "finish", "clean"), job(2), END, HistoryBegin("i"), END, job(3)):
             feed.push(item)
         await told(feed, 3)
-        assert await states(store) == {1: "INACTIVE", 2: "INACTIVE", 3: "NEW"}
+        assert await states(store) == {1: "INACTIVE", 2: "INACTIVE", 3: "DEPEND"}
         raw = await store.job(2)
         assert raw is not None
         assert msgspec.json.decode(raw)["exception"]["type"] == "lost"
@@ -100,11 +103,31 @@ async def test_jobs_that_flux_has_forgotten_are_kept(tmp_path: Path) -> None:
 
 async def test_an_invalid_job_disappears(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, store):
-        for item in (HistoryBegin("i"), END, job(1), live(1, "invalidate"), job(2)):
+        refused = JobEvents(1, job(1).events[:1], jobspec=job(1).jobspec)
+        exception = JobEvents(1, [Event(1.1, "exception", {"type": "validate", "severity": 0, "note": "no"})])
+        for item in (HistoryBegin("i"), END, refused, exception, live(1, "invalidate"), job(2)):
             feed.push(item)
         await told(feed, 2)
-        assert await states(store) == {2: "NEW"}
+        assert await states(store) == {2: "DEPEND"}
         assert await store.count("true") == 1
+        assert {each.job for each in await store.told(0, 100, 100)} == {2}, "nobody is told of what was none"
+        assert not any(metric == "flux_job_exceptions_total" for metric, _ in feed.tally.totals)
+        assert feed.active == 1
+
+
+async def test_a_job_is_told_from_its_submit_on_once_it_is_valid(tmp_path: Path) -> None:
+    """Its submit arrives alone, as it does live; also where a history begins in between."""
+    whole = job(1)
+    first = JobEvents(1, whole.events[:1], jobspec=whole.jobspec)
+    for between in ((), (HistoryBegin("i"), first, END)):
+        async with running(tmp_path / f"{len(between)}.sqlite") as (feed, store):
+            for item in (HistoryBegin("i"), END, first, *between, live(1, "validate"), live(1, "depend")):
+                feed.push(item)
+            await told(feed, 1)
+            await asyncio.wait_for(feed.stored(), 5)
+            names = [entry.name for each in await store.told(0, 100, 100) for _, entry in each.entries(0)]
+            assert names == ["submit", "validate", "depend"]
+            assert await states(store) == {1: "PRIORITY"}
 
 
 async def test_an_event_that_makes_no_sense_ends_nothing(tmp_path: Path) -> None:
@@ -114,18 +137,27 @@ async def test_an_event_that_makes_no_sense_ends_nothing(tmp_path: Path) -> None
             feed.push(item)
         await told(feed, 2)
         assert feed.running
-        assert await states(store) == {1: "NEW", 2: "NEW"}
+        assert await states(store) == {1: "DEPEND", 2: "DEPEND"}
 
 
-async def test_a_job_that_is_never_told_of_holds_nobody_up_for_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sidecar.audience._EXPECT", 0.01)
+async def test_a_job_that_is_never_told_of_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, _):
-        feed.expect(5)
+        feed.push(HistoryBegin("i"))
+        feed.push(END)
+        await feed.idle()
+        feed.expect(5, "alice")
+        for _ in range(2):
+            for read in (feed.settle(), feed.settle("alice"), feed.settle_job(5)):
+                with monkeypatch.context() as patched, pytest.raises(Lagging) as raised:
+                    patched.setattr("sidecar.barrier.BOUND", 0.01)
+                    await read
+                assert raised.value.status == 503
+                assert int(raised.value.headers["Retry-After"]) >= 1
+                assert msgspec.to_builtins(raised.value.body())["lag"] > 0
         assert feed.expects(5)
+        feed.push(job(5))
+        await feed.settle_job(5)
         await feed.settle()
-        assert not feed.expects(5)
 
 
 async def test_another_instance_sets_the_store_aside(tmp_path: Path) -> None:
@@ -134,7 +166,7 @@ async def test_another_instance_sets_the_store_aside(tmp_path: Path) -> None:
         for item in (HistoryBegin("first"), END, job(1), HistoryBegin("second"), END, job(2)):
             feed.push(item)
         await told(feed, 2)
-        assert await states(store) == {2: "NEW"}
+        assert await states(store) == {2: "DEPEND"}
         # The same id and the same text in the next instance: it is found there too.
         for item in (HistoryBegin("third"), END, job(2)):
             feed.push(item)
@@ -162,12 +194,13 @@ async def test_reads_go_on_while_instances_change(tmp_path: Path) -> None:
 
 async def test_a_full_disk_delays_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's own limit on pages is the disk that is full, and then is not."""
-    monkeypatch.setattr("sidecar.feed._STORE_RETRY", 0.01)
+    monkeypatch.setattr("sidecar.steady._RETRY", 0.01)
     async with running(tmp_path / "s.sqlite") as (feed, store):
         feed.push(HistoryBegin("i"))
         feed.push(END)
         feed.push(job(1))
         await told(feed, 1)
+        assert store._write
         pages = store._write.execute("PRAGMA page_count").fetchone()[0]
         store._write.execute(f"PRAGMA max_page_count = {pages}")
         for number in range(2, 2000):
@@ -224,7 +257,7 @@ async def test_a_job_that_is_not_kept_in_memory_goes_on_where_it_was(
         assert raw is not None
         ended = msgspec.json.decode(raw)
         assert (ended["result"], ended["exception"]["type"]) == ("FAILED", "oops")
-        assert [entry.name for entry in await store.eventlog(1)] == ["submit", "exception", "clean"]
+        assert [entry.name for entry in await entries(store, 1)] == ["submit", "validate", "exception", "clean"]
         assert await store.jobspec(1) is not None
 
 
@@ -236,8 +269,8 @@ async def test_positions_go_on_in_the_same_file_and_each_event_has_one(tmp_path:
                 feed.push(item)
             await feed.close()
             entries = [pair for each in await store.told(0, 100, 100) for pair in each.entries(0)]
-            assert [position for position, _ in entries] == list(range(1, len(names) + 2))
-            assert [entry.name for _, entry in entries] == ["submit", *names]
+            assert [position for position, _ in entries] == list(range(1, len(names) + 3))
+            assert [entry.name for _, entry in entries] == ["submit", "validate", *names]
 
 
 async def test_what_is_written_while_a_reader_reads_does_not_come_twice(tmp_path: Path) -> None:
@@ -257,7 +290,7 @@ class Recorded(EventStream):
     """A stream whose reader is this list."""
 
     def __init__(self) -> None:
-        super().__init__(Pace(60.0, 60.0, Meters().dropped))
+        super().__init__(Pace(60.0, 60.0, Meters().dropped, LoopClock()))
         self.names: list[str] = []
 
     async def push(self, data: bytes) -> None:
@@ -288,10 +321,10 @@ async def test_a_stream_that_looks_between_a_commit_and_its_news_misses_nothing(
         assert committed.wait(5)  # the loop, which is held here, has not heard of it
         stream, position = Recorded(), store.position
         following = asyncio.create_task(
-            Events(store, feed, Pace(60.0, 60.0, Meters().dropped))._follow_job(stream, 1, 0)
+            Events(store, feed, Pace(60.0, 60.0, Meters().dropped, LoopClock()))._follow_job(stream, 1, 0)
         )
         await asyncio.sleep(0)
         assert store.position == position
         assert (await store.last(1))[0] == "INACTIVE"
         await asyncio.wait_for(following, 5)
-        assert stream.names == ["submit", "finish", "clean", "end"]
+        assert stream.names == ["submit", "validate", "finish", "clean", "end"]

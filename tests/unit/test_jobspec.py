@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import feasibility, jobspec
+from sidecar import counts, feasibility, jobspec
 from sidecar.errors import InvalidRequest
 from sidecar.model import Environment, JobRequest, Node
 
@@ -27,11 +31,11 @@ def test_the_figures_of_a_jobspec_are_those_of_its_request(
         with pytest.raises(InvalidRequest):
             build(**wanted, exclusive=exclusive)
         return
-    counts = jobspec.counts(build(**wanted, exclusive=exclusive))
-    assert counts is not None
-    assert (counts.nodes, counts.cores, counts.gpus, counts.tasks) == (nodes or 0, cores, gpus, tasks)
-    assert counts.exclusive == (exclusive and bool(nodes))
-    assert counts.total_slots >= tasks
+    want = counts.read(build(**wanted, exclusive=exclusive))
+    assert want is not None
+    assert (want.nodes, want.cores, want.gpus, want.tasks) == (nodes or 0, cores, gpus, tasks)
+    assert want.exclusive == (exclusive and bool(nodes))
+    assert want.total_slots >= tasks
 
 
 def test_environment_directory_and_options() -> None:
@@ -55,6 +59,25 @@ def test_stdin_does_not_change_the_command_that_is_shown() -> None:
     assert jobspec.get(spec, "attributes.system.files")["stdin"]["data"] == "text"
 
 
+ODD_VALUES = ["\ud800", "\udc80", "b\0c"]
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
+@pytest.mark.parametrize("write", [json.dumps, repr, lambda value: value])
+def test_variables_that_no_program_can_be_given(value: str, write: Callable[[object], Any]) -> None:
+    """However they are written: as an object, as its JSON text, or as Python's."""
+    for envars in ({"A": value}, {value: "A"}):
+        with pytest.raises(InvalidRequest, match=r"NUL|Unicode"):
+            build(envars=write(envars))
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
+def test_options_that_no_shell_can_be_given(value: str) -> None:
+    for flags in (f"a={json.dumps(value)}", {"a": json.dumps([value])}, {"a": json.dumps({value: 1})}):
+        with pytest.raises(InvalidRequest, match=r"NUL|Unicode"):
+            build(option_flags=flags)
+
+
 @pytest.mark.parametrize(
     "resources",
     [
@@ -66,7 +89,7 @@ def test_stdin_does_not_change_the_command_that_is_shown() -> None:
     ],
 )
 def test_shapes_that_only_a_scheduler_can_judge(resources: object) -> None:
-    assert jobspec.counts({"resources": resources, "tasks": [{}]}) is None
+    assert counts.read({"resources": resources, "tasks": [{}]}) is None
 
 
 @given(
@@ -82,7 +105,7 @@ def test_feasibility_is_that_of_filling_the_nodes_one_slot_at_a_time(
     if nodes and nodes > tasks:
         return
     inventory = [Node(str(i), i, "free", True, c, 0, g, 0) for i, (c, g) in enumerate(sizes)]
-    want = jobspec.counts(build(num_tasks=tasks, num_nodes=nodes, cores_per_task=cores, gpus_per_task=gpus))
+    want = counts.read(build(num_tasks=tasks, num_nodes=nodes, cores_per_task=cores, gpus_per_task=gpus))
     assert want is not None
     slots = []
     for node_cores, node_gpus in sizes:
@@ -92,3 +115,24 @@ def test_feasibility_is_that_of_filling_the_nodes_one_slot_at_a_time(
         slots.append(number)
     fits = sum(n >= want.slots for n in slots) >= nodes if nodes else sum(slots) >= tasks
     assert (feasibility.shortage(want, inventory) is None) == fits
+
+
+@pytest.mark.parametrize(
+    ("command", "operator"),
+    [
+        ("echo hi | wc", "|"), ("echo hi > file", ">"), ("make && ./run", "&&"), ("sleep 9 &", "&"),
+        ("a ; b", ";"), ("a 2>&1", "2>&1"), ("a 2> log", "2>"), ("wc < file", "<"), ("a || b", "||"), ("a >> log", ">>"),
+    ],
+)  # fmt: skip
+def test_what_a_shell_would_act_on(command: str, operator: str) -> None:
+    warning = jobspec.without_shell(command)
+    assert warning.startswith(f"command: {operator!r} is passed to {command.split()[0]} as an argument")
+    assert "sh -c" in warning
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["sh -c 'echo hi | wc'", "echo 'a | b'", "echo hi|wc", "test 1 -gt 0", "grep a&b", ["echo", "|"], 'echo "a > b"'],
+)
+def test_what_is_meant_as_it_stands(command: str | list[str]) -> None:
+    assert jobspec.without_shell(command) == ""

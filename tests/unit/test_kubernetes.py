@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import os
 import ssl
 import time
 import traceback
@@ -21,6 +23,7 @@ from tests.kubernetes_api import (
     ACCESS_REVIEWS,
     BUSY,
     CLOSE,
+    ENDLESS,
     FAILING,
     GARBAGE,
     HANG,
@@ -266,6 +269,8 @@ async def test_a_reviewer_whom_it_does_not_know(api: KubernetesAPI, method: Call
     assert "of-another-cluster" not in repr(vars(error))
 
 
+#: What is small on the way, and grows when it is unpacked: it never is.
+_PACKED = gzip.compress(b" " * 10_000_000 + b'{"kind": "TokenReview", "status": {}}')
 _ODD = {
     "not JSON": b"<html>It works!</html>",
     "nothing": b"",
@@ -295,9 +300,12 @@ _ODD = {
         (Canned(307, b"", {"Location": "/elsewhere"}), "has answered 307"),
         (CLOSE, "cannot be reached"),
         (GARBAGE, "is it a Kubernetes API server"),
+        (ENDLESS, "has answered with more than 1048576 bytes"),
+        (Canned(500, b" " * (1024 * 1024 + 1)), "has answered with more than 1048576 bytes"),
+        (Canned(201, _PACKED, {"Content-Encoding": "gzip"}), "is it a Kubernetes API server"),
         *((Canned(201, body), "") for body in _ODD.values()),
     ],
-    ids=["500", "403", "404", "503", "204", "307", "closed", "garbage", *_ODD],
+    ids=["500", "403", "404", "503", "204", "307", "closed", "garbage", "endless", "large", "packed", *_ODD],
 )
 async def test_trouble(
     api: KubernetesAPI, method: Callable[..., Kubernetes], trouble: Canned | str, detail: str, resource: str
@@ -429,8 +437,18 @@ async def test_eight_at_once_and_no_more(api: KubernetesAPI, method: Callable[..
     assert api.most_at_once == 8
 
 
-async def test_closed_without_having_asked(method: Callable[..., Kubernetes]) -> None:
-    await method().close()
+async def test_closed_without_having_asked(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    """It has neither asked nor opened anything; and to close it again, as after a failed start, does no harm."""
+    kubernetes, before = method(), _descriptors()
+    await kubernetes.close()
+    await kubernetes.close()
+    assert api.asked == []
+    assert _descriptors() == before
+
+
+def _descriptors() -> int:
+    """Return how many files and connections this process has open."""
+    return len(os.listdir("/proc/self/fd"))
 
 
 # ----------------------------------------------------------------------------------------- the stand-in, by itself

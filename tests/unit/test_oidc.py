@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from joserfc import jwe
 from joserfc.jwk import OKPKey, RSAKey
 
 from sidecar.auth.caller import Caller, Credential, Method, Scope
+from sidecar.auth.keys import read_keys
 from sidecar.auth.oidc import Oidc
 from sidecar.errors import Unavailable
 from tests.issuer import ALGORITHMS, Issuer, Signer, Trouble, unsigned
@@ -646,6 +648,16 @@ async def test_closed_while_it_asks(make: Make, issuer: Issuer) -> None:
         await waiting
 
 
+def test_the_stand_in_ends_every_connection() -> None:
+    """Also one that has only just been made: what it left open would fail whichever test runs when it is collected."""
+    for _ in range(20):
+        with Issuer() as issuer:
+            host, port = issuer.url.removeprefix("http://").split(":")
+            connection = socket.create_connection((host, int(port)), timeout=60)
+        with connection:
+            assert connection.recv(1) == b""
+
+
 async def test_moved_on_the_same_server(oidc: Oidc, issuer: Issuer) -> None:
     issuer.trouble = "moved"
     assert await identify(oidc, issuer.token()) is not None
@@ -723,6 +735,31 @@ async def test_a_file_that_is_not_there(make: Make, issuer: Issuer, tmp_path: Pa
     assert await identify(oidc, issuer.token()) is not None
     file.unlink()
     assert await identify(oidc, issuer.token()) is not None
+
+
+async def test_more_keys_than_an_issuer_has(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+    """To build the keys that are in a megabyte takes the event loop half a second: what was known goes on to be used."""
+    assert await identify(oidc, issuer.token()) is not None
+    issuer.jwks = [issuer.key.jwk(kid=str(number)) for number in range(101)]
+    clock.now += 3600
+    with structlog.testing.capture_logs() as logs:
+        assert await identify(oidc, issuer.token()) is not None
+    assert [entry["error"] for entry in logs if entry["log_level"] == "warning"] == [
+        "it has 101 keys, more than 100"
+    ]  # fmt: skip
+    issuer.jwks = issuer.jwks[1:]
+    clock.now += 30
+    assert await identify(oidc, issuer.token(headers={"kid": "100"})) is not None
+
+
+@pytest.mark.parametrize("member", ["n", "e", "x", "y"])
+def test_a_number_of_a_million_bits(member: str, issuer: Issuer) -> None:
+    """It is not looked at, which would take a second."""
+    with structlog.testing.capture_logs() as logs:
+        rsa, ec = Signer("large", "RS256", RSAKey.generate_key(2048)), Signer.make("curve", "ES256")
+        key = (ec if member in "xy" else rsa).jwk(**{member: "_" * 200_001})
+        assert read_keys(json.dumps({"keys": [key]}).encode()) == []
+    assert [entry["reason"] for entry in logs] == ["a number of it has more than 2731 characters"]
 
 
 # --------------------------------------------------------------------------------------------------- how it is set up

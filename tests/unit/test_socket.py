@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from sidecar.clock import LoopClock
+from sidecar.connection import Patience
 from sidecar.listen import Door, Socket
 from sidecar.options import SettingsError
 
@@ -22,7 +24,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Callable[[], Socket]]:
         runner = web.AppRunner(web.Application())
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        door = Door(10, 10)
+        door = Door(10, Patience(LoopClock(), 10, 10), 2**20)
         assert runner.server is not None
         door.open(runner.server)
         yield lambda: Socket(runner, door, tmp_path / "socket", 0o600)

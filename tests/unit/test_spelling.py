@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,8 +56,39 @@ def test_what_is_no_id(text: str) -> None:
         fluid.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("😃", 0),
+        ("😄🆘🕙🌸🎾🍭", 123456789012345),
+        ("😝😻🗿🏯🎃📣🌼", 477926703268626432),
+        ("🚹💗💧👗😷📷📚", 2**64 - 1),
+        ("PIANO-Copper-college--famous-album-ACADEMY", 123456789012345),
+        ("piano-copper-college-famous-album-academy", 123456789012345),
+        ("piano--copper--college----famous--album--academy", 123456789012345),
+        ("job.0x7048860ddf79", 123456789012345),
+        ("job.fxv12grS4", 123456789012345),
+        ("job.123", 123),
+        ("JOB.123", None),
+        ("🚹💗💧👗😷📷📛", None),
+        ("😃" * 250, None),
+        ("😄1", None),
+        ("🦄", None),
+        ("a" * 60_000, None),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_flux_reads(text: str, number: int | None) -> None:
+    """As flux-core's own JobID has them."""
+    if number is not None:
+        assert fluid.parse(text) == number
+        return
+    with pytest.raises(ValueError, match="is not a job id"):
+        fluid.parse(text)
+
+
 def test_generated_fluids_rise() -> None:
-    generate = fluid.Generator()
+    generate = fluid.Generator(int(time.time() * 1000) + 60_000)  # also where the clock was set back
     numbers = [generate() for _ in range(5000)]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] < 2**63

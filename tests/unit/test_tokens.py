@@ -7,6 +7,8 @@ import itertools
 import re
 import stat
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from sidecar.auth.caller import Caller, Credential, implied
 from sidecar.auth.limits import Buckets, place
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.auth.tokens import TokenFile
+from sidecar.auth.turns import NoTurn, Turns
 from sidecar.errors import TooMany, Unavailable
 from sidecar.options import SettingsError
 from tests.harness import SIDECAR
@@ -98,6 +101,18 @@ def test_a_file_that_ends_in_the_middle_of_a_line(tmp_path: Path) -> None:
     assert path.read_text() == "".join(f"{line}\n" for _, line in found)
     for token, _ in found:
         assert asyncio.run(who(TokenFile(path), token)) is not None
+
+
+def test_a_file_without_a_token(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("# nothing yet\n")
+    with structlog.testing.capture_logs() as logs:
+        file = TokenFile(path)
+        tokens.append(path, tokens.new("alice", ["read"])[1])
+        file.reload()
+    warnings = [each for each in logs if each["log_level"] == "warning"]
+    assert [each["file"] for each in warnings] == [str(path)]
+    assert "flux-sidecar token new" in warnings[0]["hint"]
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -197,6 +212,7 @@ class Known:
     name = "known"
     kinds = frozenset({"bearer"})
     keeps = 10.0
+    at_once = 0
 
     def __init__(self, secret: str, *, down: bool = False, expires: float | None = None) -> None:
         self.secret, self.down, self.expires = secret, down, expires
@@ -284,6 +300,147 @@ async def test_a_method_that_is_down_lets_nobody_in_and_is_in_nobodys_way() -> N
             await both.caller(bearer("a"), "1.2.3.4")
 
 
+class Remote(Known):
+    """One that asks a server, about so many at a time; each answer has to be let go."""
+
+    name = "remote"
+    at_once = 8
+
+    def __init__(self, *secrets: str) -> None:
+        super().__init__("")
+        self.secrets = secrets
+        self.now: list[str] = []
+        """What is being asked."""
+        self.order: list[str] = []
+        """What was asked so far."""
+
+    async def identify(self, credential: Credential) -> Caller | None:
+        self.asked += 1
+        self.order.append(credential.secret)
+        self.now.append(credential.secret)
+        await self.gate.wait()
+        self.now.remove(credential.secret)
+        known = credential.secret in self.secrets
+        return Caller(name=credential.secret, scopes=implied(["read"]), method=self.name) if known else None
+
+
+async def test_who_was_let_in_is_looked_at_by_what_has_let_them_in() -> None:
+    """That another method cannot be asked does not matter: it had nothing to do with it."""
+    file, remote = Known("a"), Remote("b")
+    both = Authenticator([file, remote], Buckets(1, 100))
+    for secret in ("a", "b"):
+        assert await both.caller(bearer(secret), "1.2.3.4")
+    file.secret, remote.secrets = "", ()
+    both.forget()
+    remote.gate.clear()
+    hangs = asyncio.create_task(both.again(bearer("b"), "remote"))
+    assert await asyncio.wait_for(both.again(bearer("a"), "known"), 5) is None
+    remote.gate.set()
+    assert await hangs is None
+    assert remote.asked == 2
+
+
+async def test_a_known_answer_of_another_method_is_none() -> None:
+    """A credential that two methods know ends with the one that has let it in."""
+    file, remote = Known("a"), Remote("a")
+    both = Authenticator([file, remote], Buckets(1, 100))
+    assert await both.caller(bearer("a"), "1.2.3.4")
+    file.secret = ""
+    both.forget()
+    found = await both.caller(bearer("a"), "1.2.3.4")
+    assert found is not None
+    assert found.method == "remote"
+    assert await both.again(bearer("a"), "known") is None
+
+
+async def _until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not check():
+            await asyncio.sleep(0)
+
+
+async def test_strangers_leave_room_for_others() -> None:
+    """However many credentials are made up somewhere: known callers, and newcomers from elsewhere, are asked about."""
+    method = Remote("known", "new", "watched")
+    both = Authenticator([method], Buckets(1, 100))
+    assert await both.caller(bearer("known"), "1.2.3.4")
+    both.forget()
+    method.gate.clear()
+    guesses = [
+        asyncio.create_task(both.caller(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
+        for address in (4, 5)
+        for n in range(50)
+    ]
+    await _until(lambda: len(method.now) == 4)  # two of an address
+    others = [
+        asyncio.create_task(both.caller(bearer("new"), "1.2.3.6")),
+        asyncio.create_task(both.caller(bearer("known"), "1.2.3.4")),
+        asyncio.create_task(both.again(bearer("watched"), "remote")),
+    ]
+    await _until(lambda: len(method.now) == 7)
+    assert {"new", "known", "watched"} <= set(method.now)
+    method.gate.set()
+    assert all(await asyncio.gather(*others))
+    assert not any(await asyncio.gather(*guesses))
+
+
+async def test_addresses_take_turns() -> None:
+    """With strangers of many addresses a newcomer waits for one of each, not for all that they have sent."""
+    method = Remote("new")
+    both = Authenticator([method], Buckets(1, 100))
+    method.gate.clear()
+    guesses = [
+        asyncio.create_task(both.caller(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
+        for n in range(20)
+        for address in range(5)
+    ]
+    await _until(lambda: len(method.now) == 5)
+    new = asyncio.create_task(both.caller(bearer("new"), "1.2.4.1"))
+    await _until(lambda: "1.2.4.1" in both._turns["remote"]._waiting)
+    method.gate.set()
+    assert await new
+    assert method.order.index("new") <= 5 + 5
+    await asyncio.gather(*guesses)
+
+
+async def test_who_gets_no_turn_has_guessed() -> None:
+    """Else an address that sends more than can be checked would never be told to stop."""
+    method = Remote()
+    both = Authenticator([method], Buckets(0.001, 5))
+    both._turns["remote"] = Turns(8, wait=0.05)
+    method.gate.clear()
+    asking = [asyncio.create_task(both.caller(bearer(str(n)), "1.2.3.4")) for n in range(5)]
+    done, _ = await asyncio.wait(asking[2:], timeout=10)
+    assert {type(each.exception()) for each in done} == {NoTurn}
+    with pytest.raises(TooMany):
+        await both.caller(bearer("5"), "1.2.3.4")
+    method.gate.set()
+    assert await asyncio.gather(*asking[:2]) == [None, None]
+
+
+async def test_who_leaves_gives_their_turn_to_another() -> None:
+    turns, order = Turns(1), []
+
+    async def take(name: str) -> None:
+        async with turns.turn(name):
+            order.append(name)
+            await asyncio.Event().wait()
+
+    tasks = {}
+    for name in "abcd":
+        tasks[name] = asyncio.create_task(take(name))
+        await asyncio.wait(tasks.values(), timeout=0)
+    for name, then in (("b", "a"), ("a", "ac"), ("c", "acd")):  # the first of them while it waits
+        tasks[name].cancel()
+        await asyncio.wait([tasks[name]])
+        await asyncio.wait(tasks.values(), timeout=0)
+        assert "".join(order) == then
+    tasks["d"].cancel()
+    await asyncio.wait([tasks["d"]])
+    async with asyncio.timeout(5), turns.turn("e"):
+        assert not turns._waiting
+
+
 async def test_guesses() -> None:
     method = Known("a")
     both = Authenticator([method], Buckets(1, 3))
@@ -312,7 +469,7 @@ async def test_guesses_of_others_lock_nobody_out_who_was_let_in() -> None:
     assert await both.caller(bearer("a"), "1.2.3.4") is None  # revoked: a guess like any other from now on
     with pytest.raises(TooMany):
         await both.caller(bearer("a"), "1.2.3.4")
-    assert await both.caller(bearer("a"), None) is None  # who was let in is looked at again, guesses or not
+    assert await both.again(bearer("a"), "known") is None  # who was let in is looked at again, guesses or not
 
 
 async def test_of_a_password_nothing_is_kept() -> None:
@@ -349,6 +506,25 @@ def test_sessions() -> None:
         sessions.begin(bearer(str(n)))
     assert sessions.credential(own[-1]) is None
     assert cookie_name("localhost:5000") != cookie_name("localhost:5001")
+
+
+_CLOCK_SET_BACK = """
+import time
+clock, back = time.time, []
+time.time = lambda: clock() - sum(back)
+from sidecar.auth.caller import Credential
+from sidecar.auth.sessions import Sessions
+
+sessions, began = Sessions(0.2), time.monotonic()
+cookie = sessions.begin(Credential("bearer", "a"))
+back.append(3600)
+while sessions.credential(cookie):
+    assert time.monotonic() - began < 10
+"""
+
+
+def test_sessions_do_not_last_longer_when_the_clock_is_set_back() -> None:
+    subprocess.run([sys.executable, "-c", _CLOCK_SET_BACK], check=True, timeout=60)
 
 
 def test_a_credential_shows_nothing() -> None:

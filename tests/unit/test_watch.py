@@ -14,6 +14,7 @@ from sidecar.auth.caller import Caller, Credential
 from sidecar.auth.tokens import TokenFile
 from sidecar.gate import Gate
 from sidecar.settings import Settings
+from sidecar.tasks import Supervisor
 from sidecar.watch import Watch, signature
 from tests import access
 from tests.harness import eventually
@@ -69,7 +70,7 @@ async def test_the_watch_goes_on_after_that(tmp_path: Path, monkeypatch: pytest.
 
     watch = Watch()
     watch.add(fails, path)
-    watch.start()
+    watch.start(Supervisor())
     for text in ("a", "ab"):
         new = tmp_path / "new"
         new.write_text(text)

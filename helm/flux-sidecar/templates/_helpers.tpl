@@ -1,59 +1,17 @@
 {{/*
 What several templates say alike.
 
-  flux-sidecar.check              refuses values that contradict each other, or that would do nothing
   flux-sidecar.image              the server's image
   flux-sidecar.application        the image of the broker and its jobs
   flux-sidecar.securityContext    of every container
   flux-sidecar.environment        the server's variables, as a map
   flux-sidecar.home               the home directory of the broker and its jobs
   flux-sidecar.variables          a map of variables and one of Secrets, as a pod has them
+  flux-sidecar.end                the end file: where the server says that its pod's part is over
   flux-sidecar.knowsTheCluster    "true" if the server asks the Kubernetes API
+  flux-sidecar.accountSecret      "true" if it does so by a token in a Secret
+  flux-sidecar.jobsTmp            "true" if the chart mounts /tmp for the broker and its jobs
 */}}
-
-{{- define "flux-sidecar.check" -}}
-{{- $job := eq .Values.workload "job" }}
-{{- if and $job (ne .Values.mode "sidecar") }}
-{{- fail "mode launcher needs workload minicluster: a plain Job has the server beside the broker" }}
-{{- end }}
-{{- if and $job (or .Values.maxSize .Values.minSize) }}
-{{- fail "maxSize and minSize need workload minicluster: nobody scales a plain Job" }}
-{{- end }}
-{{- if and .Values.flux.view (or $job (eq .Values.mode "launcher")) }}
-{{- fail "flux.view needs workload minicluster and mode sidecar: anywhere else Flux has to be in application.image" }}
-{{- end }}
-{{- if and (not $job) .Values.flux.cores }}
-{{- fail "flux.cores needs workload job: the Flux Operator counts the cores of a pod itself" }}
-{{- end }}
-{{- if and .Values.maxSize (lt (int .Values.maxSize) (int .Values.size)) }}
-{{- fail "maxSize is less than size" }}
-{{- end }}
-{{- if gt (int .Values.minSize) (int .Values.size) }}
-{{- fail "minSize is more than size: there would never be a quorum" }}
-{{- end }}
-{{- if and .Values.auth.existingSecret .Values.auth.callers }}
-{{- fail "auth.callers would not be in auth.existingSecret: write the lines there" }}
-{{- end }}
-{{- if and .Values.auth.existingSecret .Values.auth.token }}
-{{- fail "auth.existingSecret takes the place of the token that the chart makes: set auth.token to false" }}
-{{- end }}
-{{- $metrics := .Values.metrics }}
-{{- if and $metrics.monitor (not $metrics.open) (not .Values.auth.token) (not $metrics.existingSecret) }}
-{{- fail "metrics.monitor without auth.token needs metrics.existingSecret, whose token may read, or metrics.open" }}
-{{- end }}
-{{- if and $metrics.existingSecret (or $metrics.open (not $metrics.monitor)) }}
-{{- fail "metrics.existingSecret is what a monitor sends: set metrics.monitor, and not metrics.open" }}
-{{- end }}
-{{- if eq (int $metrics.port) (int .Values.server.port) }}
-{{- fail "metrics.port is the API's: leave it 0" }}
-{{- end }}
-{{- if and $metrics.from (not .Values.networkPolicy.enabled) }}
-{{- fail "metrics.from needs networkPolicy.enabled" }}
-{{- end }}
-{{- if and .Values.auth.kubernetes (not .Values.rbac.create) (not .Values.serviceAccount.name) }}
-{{- fail "auth.kubernetes without rbac.create needs a serviceAccount.name that is bound to system:auth-delegator" }}
-{{- end }}
-{{- end }}
 
 {{- define "flux-sidecar.image" -}}
 {{- $tag := .Values.image.tag | default .Chart.AppVersion }}
@@ -77,6 +35,13 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
+{{/* A MiniCluster has no volume for a token that expires; a Secret is the one way to give it to one container alone. */}}
+{{- define "flux-sidecar.accountSecret" -}}
+{{- if and (eq .Values.workload "minicluster") (eq .Values.mode "sidecar") (include "flux-sidecar.knowsTheCluster" .) }}true{{ end }}
+{{- end }}
+
+{{- define "flux-sidecar.end" -}}/mnt/flux/end{{- end }}
+
 {{- define "flux-sidecar.knowsTheCluster" -}}
 {{- if or .Values.rbac.create .Values.auth.kubernetes }}true{{ end }}
 {{- end }}
@@ -86,24 +51,30 @@ A broker that has failed is started again within some seconds. A server that had
 its pod, no longer ready, would lose its name. Longer than this, and a deletion could take more than its grace period.
 */}}
 {{- define "flux-sidecar.environment" -}}
+{{- /* A pod of the operator has a variable for each Service of its namespace, and of one called flux-sidecar-metrics that
+would be FLUX_SIDECAR_METRICS_PORT: so both ports are always set. */}}
 {{- $hosts := concat .Values.ingress.hosts .Values.httpRoute.hostnames }}
 {{- $environment := dict
   "FLUX_SIDECAR_HOST" "0.0.0.0"
   "FLUX_SIDECAR_PORT" (toString .Values.server.port)
+  "FLUX_SIDECAR_METRICS_PORT" (toString .Values.metrics.port)
   "FLUX_SIDECAR_LOST_TIMEOUT" "10"
+  "FLUX_SIDECAR_END_FILE" (include "flux-sidecar.end" .)
+  "FLUX_SIDECAR_QUORUM" (toString (.Values.minSize | default .Values.size))
   "FLUX_SIDECAR_LOG_FORMAT" .Values.server.logFormat
   "FLUX_SIDECAR_LOG_LEVEL" .Values.server.logLevel
   "FLUX_SIDECAR_MINICLUSTER" (include "flux-sidecar.name" .) }}
 {{- if .Values.server.idleStop }}{{ $_ := set $environment "FLUX_SIDECAR_IDLE_STOP" .Values.server.idleStop }}{{ end }}
-{{- if or .Values.auth.token .Values.auth.callers .Values.auth.existingSecret }}
+{{- if not (include "flux-sidecar.open" .) }}
 {{- $_ := set $environment "FLUX_SIDECAR_TOKENS" "/etc/flux-sidecar/callers/tokens" }}
+{{- /* Kubelet writes a Secret that has changed into the volume after a minute or two: too late for what is revoked. */}}
+{{- if and .Values.rbac.create (not (hasKey .Values.server.environment "FLUX_SIDECAR_TOKENS")) }}{{ $_ := set $environment "FLUX_SIDECAR_TOKENS_SECRET" (include "flux-sidecar.callers" .) }}{{ end }}
 {{- end }}
 {{- if .Values.auth.kubernetes }}{{ $_ := set $environment "FLUX_SIDECAR_KUBERNETES_AUTH" "true" }}{{ end }}
 {{- if .Values.tls.existingSecret }}
 {{- $_ := set $environment "FLUX_SIDECAR_TLS_CERT" "/etc/flux-sidecar/tls/tls.crt" }}
 {{- $_ := set $environment "FLUX_SIDECAR_TLS_KEY" "/etc/flux-sidecar/tls/tls.key" }}
 {{- end }}
-{{- if .Values.metrics.port }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_PORT" (toString .Values.metrics.port) }}{{ end }}
 {{- if .Values.metrics.open }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_OPEN" "true" }}{{ end }}
 {{- if .Values.metrics.users }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_USERS" "true" }}{{ end }}
 {{- if .Values.store.enabled }}{{ $_ := set $environment "FLUX_SIDECAR_STORE" "/var/lib/flux-sidecar/jobs.sqlite" }}{{ end }}
@@ -127,3 +98,10 @@ its pod, no longer ready, would lose its name. Longer than this, and a deletion 
 
 {{/* What both workloads run before the broker. */}}
 {{- define "flux-sidecar.scheme" -}}{{ if .Values.tls.existingSecret }}https{{ else }}http{{ end }}{{- end }}
+
+{{/* "true" if the broker and its jobs get a volume at /tmp: on a read-only root file system neither runs without. */}}
+{{- define "flux-sidecar.jobsTmp" -}}
+{{- $paths := list }}
+{{- range .Values.application.volumes }}{{ $paths = append $paths (trimSuffix "/" .path) }}{{ end }}
+{{- if and .Values.application.securityContext.readOnlyRootFilesystem (not (has "/tmp" $paths)) }}true{{ end }}
+{{- end }}

@@ -3,7 +3,7 @@ Names of all objects. The MiniCluster (or Job), its pods and its headless Servic
 of every host name of the Flux instance, and a pod's name has to stay below 63 characters.
 */}}
 {{- define "flux-sidecar.name" -}}
-{{- .Values.nameOverride | default .Release.Name | trunc 48 | trimSuffix "-" }}
+{{- .Values.nameOverride | default .Release.Name }}
 {{- end }}
 
 {{- define "flux-sidecar.api" -}}{{ include "flux-sidecar.name" . }}-api{{- end }}
@@ -15,6 +15,9 @@ of every host name of the Flux instance, and a pod's name has to stay below 63 c
 {{- end }}
 {{- define "flux-sidecar.metricsPort" -}}{{ .Values.metrics.port | default .Values.server.port }}{{- end }}
 {{- define "flux-sidecar.store" -}}{{ .Values.store.existingClaim | default (printf "%s-store" (include "flux-sidecar.name" .)) }}{{- end }}
+{{- define "flux-sidecar.account" -}}{{ include "flux-sidecar.name" . }}-account{{- end }}
+{{- define "flux-sidecar.record" -}}{{ .Release.Name }}-record{{- end }}
+{{- define "flux-sidecar.tmp" -}}{{ include "flux-sidecar.name" . }}-tmp{{- end }}
 {{- define "flux-sidecar.curve" -}}{{ include "flux-sidecar.name" . }}-curve{{- end }}
 {{- define "flux-sidecar.config" -}}{{ include "flux-sidecar.name" . }}-flux{{- end }}
 {{- define "flux-sidecar.test" -}}{{ include "flux-sidecar.name" . }}-test{{- end }}

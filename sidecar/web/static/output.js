@@ -1,11 +1,15 @@
 // A job's output as it comes. Lines are kept as text and only those in sight are in the page, so that a hundred
-// megabytes do not freeze it; the stream resumes by itself behind the last line that was read.
+// megabytes do not freeze it; the stream resumes by itself behind the last line that was read. Of a long output the page
+// begins with the end: what is before that is there to download.
 import { root, say, texts } from "./pages.js";
 
 const KEPT = 200000; // lines
+const TAIL = 20000; // lines to begin with
 const LONGEST = 4096; // characters of a line that are shown
 const HEIGHT = 18; // px, as in the stylesheet
+const LEVELS = ["FATAL", "FATAL", "FATAL", "ERROR", "WARN", "", "DEBUG", "TRACE"]; // as flux-job(1) calls them
 const MARGIN = 20; // lines above and below what is in sight
+const DIRECTIONAL = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g; // would reorder the text of a line
 
 const section = document.getElementById("output");
 const box = section.querySelector("[data-lines]");
@@ -17,14 +21,18 @@ const space = document.createElement("div");
 space.className = "space";
 box.append(space);
 
-let lines = []; // {number, text, error}
-let dropped = 0;
+let lines = []; // {number, label, text, error}
+let shortened = false;
 let shown = lines;
 let planned = false;
 let ended = "";
 
 function visible(line) {
   return (stderr.checked || !line.error) && (!find.value || line.text.toLowerCase().includes(find.value.toLowerCase()));
+}
+
+function escaped(character) {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
 }
 
 function filter() {
@@ -49,7 +57,7 @@ function draw() {
   space.replaceChildren(...shown.slice(first, last).map((line, index) => element(line, first + index)));
   const parts = [];
   if (find.value) parts.push(say("matches", { count: shown.length }));
-  if (dropped) parts.push(say("shortened", { lines: KEPT }));
+  if (shortened) parts.push(say("shortened", { lines: Math.min(lines.length, KEPT) }));
   parts.push(ended || (lines.length ? (follow.checked ? texts.followed : texts.paused) : texts.nothing));
   const text = parts.join(" ");
   if (status.textContent !== text) status.textContent = text;
@@ -57,11 +65,11 @@ function draw() {
 
 function element(line, index) {
   const row = document.createElement("div");
-  row.className = `line${line.error ? " stderr" : ""}${find.value ? " found" : ""}`;
+  row.className = `line${line.error ? " stderr" : ""}${line.shell ? " shell" : ""}${find.value ? " found" : ""}`;
   row.style.top = `${index * HEIGHT}px`;
   const number = document.createElement("span");
   number.className = "number";
-  number.textContent = line.number;
+  number.textContent = line.label;
   row.append(number, ...colored(line.text.length > LONGEST ? `${line.text.slice(0, LONGEST)} …` : line.text));
   return row;
 }
@@ -87,7 +95,7 @@ function colored(text) {
       const span = document.createElement("span");
       span.className = [...classes].join(" ");
       // eslint-disable-next-line no-control-regex
-      span.textContent = piece.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "");
+      span.textContent = piece.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "").replace(DIRECTIONAL, escaped);
       parts.push(span);
     }
   }
@@ -96,13 +104,34 @@ function colored(text) {
 
 function take(event) {
   const { stream, data } = JSON.parse(event.data);
-  const number = Number(event.lastEventId);
-  if (lines.length && number <= lines[lines.length - 1].number) return; // was read before the connection broke
-  const line = { number, text: data.replace(/\r?\n$/, ""), error: stream === "stderr" };
+  add(event, { text: data.replace(/\r?\n$/, ""), error: stream === "stderr" });
+}
+
+// What the job's shell says is no line of the job's own, and is shown whatever is chosen.
+function takeLog(event) {
+  const { level, rank, component, message } = JSON.parse(event.data);
+  const name = rank && rank !== "-1" ? `flux-shell[${rank}]` : "flux-shell";
+  const text = [name, LEVELS[level], component, message].filter(Boolean).join(": ");
+  for (const part of text.split("\n")) add(event, { text: part, shell: true });
+}
+
+function takeRedirect(event) {
+  const { stream, rank, path } = JSON.parse(event.data);
+  add(event, { text: say("redirected", { rank, stream, path: path || "" }), shell: true });
+}
+
+function add(event, { text, error, shell }) {
+  const id = event.lastEventId; // a number, or, in a stream that has not begun with the first line, PLACE-NUMBER
+  const number = Number(id.slice(id.indexOf("-") + 1));
+  const label = id.includes("-") ? "" : id;
+  if (!label) shortened = true;
+  const last = lines[lines.length - 1];
+  if (last && (number < last.number || (number === last.number && !(shell && last.event === event)))) return; // was read before the connection broke
+  const line = { number, label, text, error, shell, event: shell ? event : null };
   lines.push(line);
   if (shown !== lines && visible(line)) shown.push(line);
   if (lines.length > KEPT * 1.1) {
-    dropped += lines.length - KEPT;
+    shortened = true;
     const all = shown === lines;
     lines = lines.slice(-KEPT);
     if (all) shown = lines;
@@ -111,13 +140,22 @@ function take(event) {
   plan();
 }
 
-const source = new EventSource(new URL(`v1/jobs/${section.dataset.job}/output/stream`, root));
+const source = new EventSource(new URL(`v1/jobs/${section.dataset.job}/output/stream?tail=${TAIL}`, root));
 source.onmessage = take;
+source.addEventListener("log", takeLog);
+source.addEventListener("redirect", takeRedirect);
+// The browser comes back by itself after anything but an answer that says no, and does not tell what that answer was.
+source.onerror = async () => {
+  if (source.readyState !== EventSource.CLOSED || ended) return;
+  const answer = await fetch(new URL(`v1/jobs/${section.dataset.job}/output?stream=log`, root));
+  if (answer.status === 410) ended = (await answer.json()).detail;
+  plan();
+};
 source.addEventListener("end", (event) => {
   const { reason } = JSON.parse(event.data);
   if (reason === "ended") {
     source.close();
-    ended = lines.length ? texts.ended : texts.nothing_ever;
+    ended = !lines.length ? texts.nothing_ever : shortened ? texts.ended_here : texts.ended;
   }
   plan();
 });

@@ -35,7 +35,8 @@ export async function refresh() {
   }
   looking = true;
   try {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    // Not a person who asks: a page that was left open must not keep an instance that is not used.
+    const answer = await fetch(location.href, { headers: { Accept: "text/html", "Flux-Refresh": "1" } });
     if (answer.status === 401) location.reload();
     if (answer.ok) {
       put(new DOMParser().parseFromString(await answer.text(), "text/html"));
@@ -53,6 +54,8 @@ export async function refresh() {
 }
 
 function put(page) {
+  // A server that was started again without its store knows other positions.
+  document.documentElement.dataset.position = page.documentElement.dataset.position;
   showTimes(page);
   for (const old of document.querySelectorAll("[data-live]")) {
     const fresh = page.getElementById(old.id);
@@ -92,7 +95,7 @@ function listen() {
   events.onopen = () => tell("");
   events.onerror = () => {
     tell(stopping() ? texts.gone : texts.lost);
-    if (events.readyState === EventSource.CLOSED && !stopping()) setTimeout(listen, 5000);
+    if (events.readyState === EventSource.CLOSED && !stopping()) setTimeout(() => refresh().finally(listen), 5000);
   };
 }
 
@@ -199,10 +202,10 @@ if (submit) {
     const values = [...new FormData(submit)].filter(([, value]) => value.trim());
     if (!values.some(([name]) => name === "command")) return;
     const body = new URLSearchParams([...values, ["dry_run", "true"]]);
-    let errors = [];
+    let errors, message;
     try {
       const answer = await fetch(submit.dataset.check, { method: "POST", body });
-      if (!answer.ok) errors = (await answer.json()).Errors;
+      ({ Errors: errors = [], Message: message } = await answer.json());
     } catch {
       return;
     }
@@ -217,7 +220,7 @@ if (submit) {
       const field = name && submit.elements[name];
       if (field) said.length ? field.setAttribute("aria-invalid", "true") : field.removeAttribute("aria-invalid");
     }
-    valid.textContent = errors.length ? "" : texts.valid;
+    valid.textContent = errors.length ? "" : message;
   };
   submit.addEventListener("input", () => {
     clearTimeout(typing);

@@ -1,0 +1,248 @@
+{{/*
+What the chart refuses, before anything is created.
+
+  flux-sidecar.check              refuses names and values that cannot work, contradict each other, or would do nothing
+  flux-sidecar.checkUpgrade       refuses values that a release which is installed cannot take
+  flux-sidecar.checkClaim         refuses values that a claim which was kept cannot take
+  flux-sidecar.fixed              the values that reach pods, as JSON
+  flux-sidecar.pods               a digest of what the pods are made from
+*/}}
+
+{{- define "flux-sidecar.check" -}}
+{{- include "flux-sidecar.checkName" . }}
+{{- include "flux-sidecar.checkResources" . }}
+{{- include "flux-sidecar.checkVolumes" . }}
+{{- include "flux-sidecar.checkAuth" . }}
+{{- $job := eq .Values.workload "job" }}
+{{- if and $job (ne .Values.mode "sidecar") }}
+{{- fail "mode launcher needs workload minicluster: a plain Job has the server beside the broker" }}
+{{- end }}
+{{- if and $job (or .Values.maxSize .Values.minSize) }}
+{{- fail "maxSize and minSize need workload minicluster: a plain Job keeps its size" }}
+{{- end }}
+{{- if and .Values.flux.view (or $job (eq .Values.mode "launcher")) }}
+{{- fail "flux.view needs workload minicluster and mode sidecar: anywhere else Flux has to be in application.image" }}
+{{- end }}
+{{- if and (not $job) .Values.flux.cores }}
+{{- fail "flux.cores needs workload job: the Flux Operator counts the cores of a pod itself" }}
+{{- end }}
+{{- if and .Values.maxSize (lt (int .Values.maxSize) (int .Values.size)) }}
+{{- fail "maxSize is less than size" }}
+{{- end }}
+{{- if gt (int .Values.minSize) (int .Values.size) }}
+{{- fail "minSize is more than size: there would never be a quorum" }}
+{{- end }}
+{{- $metrics := .Values.metrics }}
+{{- if and $metrics.monitor (not $metrics.open) (not .Values.auth.token) (not $metrics.existingSecret) }}
+{{- fail "metrics.monitor without auth.token needs metrics.existingSecret, whose token may read, or metrics.open" }}
+{{- end }}
+{{- if and $metrics.existingSecret (or $metrics.open (not $metrics.monitor)) }}
+{{- fail "metrics.existingSecret is what a monitor sends: set metrics.monitor, and not metrics.open" }}
+{{- end }}
+{{- if eq (int $metrics.port) (int .Values.server.port) }}
+{{- fail "metrics.port is the API's: leave it 0" }}
+{{- end }}
+{{- if and $metrics.from (not .Values.networkPolicy.enabled) }}
+{{- fail "metrics.from needs networkPolicy.enabled" }}
+{{- end }}
+{{- end }}
+
+{{/* The name is part of names of Services, of pods and of host names: a label of RFC 1123 that begins with a letter. */}}
+{{- define "flux-sidecar.checkName" -}}
+{{- $name := .Values.nameOverride | default .Release.Name }}
+{{- $help := "choose another release name, or set nameOverride" }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- fail (printf "the name %q cannot be that of a Service and of hosts: use lower-case letters, digits and '-', beginning with a letter; %s" $name $help) }}
+{{- end }}
+{{- if gt (len $name) 48 }}
+{{- fail (printf "the name %q has %d characters, and can have 48: the names of pods and Services are made from it; %s" $name (len $name) $help) }}
+{{- end }}
+{{- end }}
+
+{{/* A Kubernetes quantity as a number, to compare it. */}}
+{{- define "flux-sidecar.quantity" -}}
+{{- $text := toString . }}
+{{- $suffix := regexFind "([KMGTPE]i|[numkMGTPE])$" $text }}
+{{- $factors := dict "" 1.0 "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 }}
+{{- mulf (trimSuffix $suffix $text | float64) (get $factors $suffix) }}
+{{- end }}
+
+{{/* The API server refuses a pod that requests more than its limit. With a Job or an operator in between, no error says so. */}}
+{{- define "flux-sidecar.checkResources" -}}
+{{- range $name, $resources := dict "application" .Values.application.resources "server" .Values.server.resources "flux" .Values.flux.resources }}
+{{- $requests := $resources.requests | default dict }}
+{{- range $resource, $limit := $resources.limits }}
+{{- with get $requests $resource }}
+{{- if gt (include "flux-sidecar.quantity" . | float64) (include "flux-sidecar.quantity" $limit | float64) }}
+{{- fail (printf "%s.resources: the request of %s (%v) is more than its limit (%v), so that no pod could be created: set %s.resources.requests.%s too" $name $resource . $limit $name $resource) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Two volumes of one name or at one path make no pod, and a MiniCluster without pods says nothing. */}}
+{{- define "flux-sidecar.checkVolumes" -}}
+{{- $taken := list "flux" "home" "tmp" "jobs-tmp" "config" "callers" "tls" "store" "account" "shared-memory" }}
+{{- if eq .Values.workload "minicluster" }}
+{{- $entrypoint := printf "%s-entrypoint" (include "flux-sidecar.name" .) }}
+{{- $taken = list "spack-software" "flux-operator-home" "flux-view" "callers" "tls" "store" "account" "shared-memory" $entrypoint }}
+{{- end }}
+{{- $names := list }}
+{{- $paths := list }}
+{{- range .Values.application.volumes }}
+{{- $name := .name }}
+{{- if eq $.Values.workload "minicluster" }}{{ $name = .configMapName | default .name }}{{ end }}
+{{- if has $name $taken }}
+{{- fail (printf "application.volumes: the name %q is that of a volume of the cluster itself: use another one" $name) }}
+{{- end }}
+{{- if has $name $names }}
+{{- fail (printf "application.volumes: the name %q is there twice" $name) }}
+{{- end }}
+{{- if has .path $paths }}
+{{- fail (printf "application.volumes: the path %q is there twice" .path) }}
+{{- end }}
+{{- $names = append $names $name }}
+{{- $paths = append $paths .path }}
+{{- end }}
+{{- end }}
+
+{{- define "flux-sidecar.checkAuth" -}}
+{{- if and .Values.auth.existingSecret .Values.auth.callers }}
+{{- fail "auth.callers would not be in auth.existingSecret: write the lines there" }}
+{{- end }}
+{{- if and .Values.auth.existingSecret .Values.auth.token }}
+{{- fail "auth.existingSecret takes the place of the token that the chart makes: set auth.token to false" }}
+{{- end }}
+{{- if and .Values.auth.kubernetes (ne .Values.workload "job") (eq .Values.mode "launcher") }}
+{{- fail "auth.kubernetes needs mode sidecar, or workload job: in mode launcher jobs can read the token by which the server asks the API server about its callers" }}
+{{- end }}
+{{- if and .Values.auth.kubernetes (not .Values.rbac.create) (not .Values.serviceAccount.name) }}
+{{- fail "auth.kubernetes without rbac.create needs a serviceAccount.name that is bound to system:auth-delegator" }}
+{{- end }}
+{{- $auth := .Values.auth }}
+{{- $variables := include "flux-sidecar.authVariables" . | fromJson }}
+{{- if not (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes $variables) }}
+{{- fail "without auth.token nothing could call the server: set auth.callers, auth.existingSecret or auth.kubernetes, or a method of your own in server.environment (docs/security.md)" }}
+{{- end }}
+{{- if and (include "flux-sidecar.open" .) (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes) }}
+{{- fail "FLUX_SIDECAR_NO_AUTH and a method of authentication exclude each other: set auth.token to false, and no other value of auth" }}
+{{- end }}
+{{- end }}
+
+{{/* Variables of the user's own by which the server knows callers; in mode launcher it has the application's too. */}}
+{{- define "flux-sidecar.authVariables" -}}
+{{- $variables := merge (dict) .Values.server.environment .Values.server.secretEnvironment }}
+{{- if eq .Values.mode "launcher" }}{{ $variables = merge $variables .Values.application.environment .Values.application.secretEnvironment }}{{ end }}
+{{- pick $variables "FLUX_SIDECAR_TOKENS" "FLUX_SIDECAR_LOGIN_PASSWORD" "FLUX_TOKEN" "FLUX_SIDECAR_OIDC_ISSUER" "FLUX_SIDECAR_KUBERNETES_AUTH" "FLUX_SIDECAR_TLS_CLIENT_CA" "FLUX_SIDECAR_NO_AUTH" | toJson }}
+{{- end }}
+
+{{/* "true" if the server asks for no credential. */}}
+{{- define "flux-sidecar.open" -}}
+{{- $value := get (include "flux-sidecar.authVariables" . | fromJson) "FLUX_SIDECAR_NO_AUTH" }}
+{{- if and $value (not (has (toString $value | lower) (list "0" "false" "no" "off"))) }}true{{ end }}
+{{- end }}
+
+{{/*
+The values that reach pods, which are made once: as the names under which the README has them, and what follows from
+several. Whether the release may take others is compared by what the record holds of the release as it was installed.
+*/}}
+{{- define "flux-sidecar.fixed" -}}
+{{- $fixed := omit .Values "auth" "ingress" "httpRoute" "image" "job" "metrics" "minicluster" "networkPolicy" "rbac" "service" "serviceAccount" "test" }}
+{{- $_ := set $fixed "auth" (omit .Values.auth "callers" "token") }}
+{{- $_ := set $fixed "image" (dict "pullPolicy" .Values.image.pullPolicy "pullSecret" .Values.image.pullSecret) }}
+{{- $_ := set $fixed "image.repository, image.tag or image.digest" (include "flux-sidecar.image" .) }}
+{{- $_ := set $fixed "ingress.hosts or httpRoute.hostnames" (concat .Values.ingress.hosts .Values.httpRoute.hostnames) }}
+{{- $_ := set $fixed "metrics" (pick .Values.metrics "port" "open" "users") }}
+{{- $_ := set $fixed "minicluster" (omit .Values.minicluster "cleanup") }}
+{{- $_ := set $fixed "job" (pick .Values.job "terminationGracePeriodSeconds") }}
+{{- $_ := set $fixed "rbac.create" (eq (include "flux-sidecar.knowsTheCluster" .) "true") }}
+{{- $_ := set $fixed "serviceAccount.name" (include "flux-sidecar.serviceAccount" .) }}
+{{- omit $fixed (ternary "minicluster" "job" (eq .Values.workload "job")) | toJson }}
+{{- end }}
+
+{{/* The names of values that differ, a line each; what only one side has is another version of the chart's. */}}
+{{- define "flux-sidecar.differences" -}}
+{{- $whole := list "environment" "secretEnvironment" "resources" "securityContext" "labels" "annotations" "nodeSelector" }}
+{{- range $key, $new := .new }}
+{{- if hasKey $.old $key }}
+{{- $old := index $.old $key }}
+{{- $name := ternary (printf "%s.%s" $.path $key) $key (ne $.path "") }}
+{{- if and (kindIs "map" $old) (kindIs "map" $new) (not (has $key $whole)) }}
+{{- include "flux-sidecar.differences" (dict "old" $old "new" $new "path" $name) }}
+{{- else if ne (toJson $old) (toJson $new) }}
+{{- printf "%s\n" $name }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Refuse an upgrade that changes what a MiniCluster or Job cannot take: it would do nothing, or end the instance (another
+size of a Job fails its brokers, another name or workload deletes it). A release that was never recorded has its size
+compared alone.
+*/}}
+{{- define "flux-sidecar.checkUpgrade" -}}
+{{- $record := (lookup "v1" "ConfigMap" .Release.Namespace (include "flux-sidecar.record" .)).data | default dict }}
+{{- $kind := $record.kind | default (ternary "Job" "MiniCluster" (eq .Values.workload "job")) }}
+{{- $name := $record.name | default (include "flux-sidecar.name" .) }}
+{{- $api := ternary "batch/v1" "flux-framework.org/v1alpha2" (eq $kind "Job") }}
+{{- $living := dict }}
+{{- if or (eq $kind "Job") (.Capabilities.APIVersions.Has $api) }}
+{{- $living = lookup $api $kind .Release.Namespace $name }}
+{{- end }}
+{{- if $living }}
+{{- $new := include "flux-sidecar.fixed" . | fromJson }}
+{{- $old := $record.values | default "{}" | fromJson }}
+{{- if and (not $record.values) (eq $kind "Job") }}
+{{- $_ := set $old "size" $living.spec.completions }}
+{{- end }}
+{{- if and (eq $kind "MiniCluster") $old.maxSize (eq (int $old.maxSize) (int $new.maxSize)) (le (int $new.size) (int $old.maxSize)) }}
+{{- /* The operator scales it. */}}
+{{- $old = omit $old "size" }}
+{{- end }}
+{{- $changed := include "flux-sidecar.differences" (dict "old" $old "new" $new "path" "") | trim }}
+{{- $again := printf "stop the instance, `helm uninstall %s` and install again, or install another release" .Release.Name }}
+{{- if $changed }}
+{{- fail (printf "the %s %s is there, and its pods are made once: an upgrade cannot change %s. Give --reuse-values if you did not mean to; else %s" $kind $name (splitList "\n" $changed | join ", ") $again) }}
+{{- end }}
+{{- if and $record.pods (ne $record.pods (include "flux-sidecar.pods" .)) }}
+{{- fail (printf "the %s %s is there, and its pods are made once: they were made by chart %s, and this chart (%s) would make others. Upgrade with the chart that the release has; else %s" $kind $name $record.chart .Chart.Version $again) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Of another version of the chart the pods can differ where the values do not. */}}
+{{- define "flux-sidecar.pods" -}}
+{{- $pods := dict }}
+{{- if eq .Values.workload "job" }}
+{{- $pods = (include (print .Template.BasePath "/job.yaml") . | fromYaml).spec.template }}
+{{- else }}
+{{- $pods = omit (include (print .Template.BasePath "/minicluster.yaml") . | fromYaml).spec "size" "cleanup" }}
+{{- end }}
+{{- toJson $pods | sha256sum }}
+{{- end }}
+
+{{/*
+The claim of a release that was uninstalled is kept, and a release of the same name takes it. Of its specification only
+the size can change, and not to less.
+*/}}
+{{- define "flux-sidecar.checkClaim" -}}
+{{- $name := include "flux-sidecar.store" . }}
+{{- with (lookup "v1" "PersistentVolumeClaim" .Release.Namespace $name).spec }}
+{{- $changed := list }}
+{{- if and $.Values.store.storageClass (ne $.Values.store.storageClass (.storageClassName | default "")) }}
+{{- $changed = append $changed (printf "store.storageClass (it has %q)" (.storageClassName | default "")) }}
+{{- end }}
+{{- if ne (sortAlpha $.Values.store.accessModes | join ", ") (sortAlpha .accessModes | join ", ") }}
+{{- $changed = append $changed (printf "store.accessModes (it has %s)" (sortAlpha .accessModes | join ", ")) }}
+{{- end }}
+{{- $size := .resources.requests.storage }}
+{{- if lt (include "flux-sidecar.quantity" $.Values.store.size | float64) (include "flux-sidecar.quantity" $size | float64) }}
+{{- $changed = append $changed (printf "store.size (it has %s, and cannot shrink)" $size) }}
+{{- end }}
+{{- if $changed }}
+{{- fail (printf "the claim %s is there, from a release of the same name, and cannot take %s: give the values that it has, name another claim in store.existingClaim, or delete it with its history" $name (join ", " $changed)) }}
+{{- end }}
+{{- end }}
+{{- end }}

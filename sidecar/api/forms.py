@@ -1,0 +1,91 @@
+"""Forms, of both kinds (HTML 4.10.21, RFC 7578), from bytes that have been read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+from aiohttp.multipart import parse_content_disposition
+from multidict import MultiDict
+
+from sidecar.errors import InvalidRequest
+
+MULTIPART = "multipart/form-data"
+URLENCODED = "application/x-www-form-urlencoded"
+_MOST = 1000  # fields
+_BOUNDARY = 200  # characters; RFC 2046 has 70
+_PART_HEAD = 512  # bytes of a field's headers
+
+
+def read(request: web.Request, raw: bytes) -> MultiDict[str]:
+    """Read a form; a name may be there many times.
+
+    Raises:
+        InvalidRequest: it is none, or has files in it.
+    """
+    if request.content_type == MULTIPART:
+        return MultiDict(_parts(_boundary(request), raw))
+    if raw.count(b"&") >= _MOST:
+        raise _too_many()
+    try:
+        return MultiDict(parse_qsl(raw.decode(), keep_blank_values=True))
+    except ValueError:
+        raise InvalidRequest("The form cannot be read: it is not UTF-8.") from None
+
+
+def _boundary(request: web.Request) -> bytes:
+    from email.message import Message
+
+    message = Message()
+    message["Content-Type"] = request.headers["Content-Type"]
+    boundary = message.get_param("boundary")
+    if not isinstance(boundary, str) or not boundary or len(boundary) > _BOUNDARY or not boundary.isascii():
+        raise InvalidRequest("The form cannot be read: its Content-Type names no boundary.")
+    return boundary.encode()
+
+
+def _parts(boundary: bytes, raw: bytes) -> Iterator[tuple[str, str]]:
+    delimiter = b"\r\n--" + boundary
+    data = b"\r\n" + raw
+    if data.count(delimiter) > _MOST + 1:
+        raise _too_many()
+    _, *parts = data.split(delimiter)
+    if not parts or not parts[-1].startswith(b"--"):
+        raise InvalidRequest("The form cannot be read: its end is missing.")
+    for part in parts[:-1]:
+        head, empty, value = part.partition(b"\r\n\r\n")
+        name = _name(head) if len(head) <= _PART_HEAD else ""
+        if not empty or not name:
+            raise InvalidRequest("The form cannot be read: a field has no name.")
+        try:
+            yield name, value.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest("The form cannot be read: a field is not UTF-8.") from None
+
+
+def _name(head: bytes) -> str:
+    """Return the name of a field, from the headers of its part.
+
+    Raises:
+        InvalidRequest: it is a file, or is encoded in some way.
+    """
+    name = ""
+    for line in head.decode(errors="replace").split("\r\n"):
+        header, _, text = line.partition(":")
+        if header.strip().lower() == "content-disposition":
+            kind, parameters = parse_content_disposition(text.strip())
+            if kind != "form-data" or any(each.startswith("filename") for each in parameters):
+                raise InvalidRequest("A form's fields are text here, not files.")
+            name = parameters.get("name", "")
+        elif header.strip().lower() == "content-transfer-encoding" and text.strip().lower() not in (
+            "7bit",
+            "8bit",
+            "binary",
+        ):
+            raise InvalidRequest("Content-Transfer-Encoding: a form's fields are sent as they are.")
+    return name
+
+
+def _too_many() -> InvalidRequest:
+    return InvalidRequest(f"The form has more than {_MOST} fields.")

@@ -1,0 +1,299 @@
+"""One connection: how much it may send ahead of its turn, and how long it may leave answers unread.
+
+aiohttp bounds a body that a handler reads, and neither of these. Its handler of a connection is extended here; which
+of its members that takes is held by ``tests/unit/test_dependencies.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from asyncio.sslproto import SSLProtocol
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, cast
+
+import structlog
+from aiohttp import web
+
+from sidecar import errors, unreadable
+from sidecar.clock import LoopClock, Timer
+from sidecar.errors import HeadTooLarge, InvalidRequest, Problem
+from sidecar.headers import HEADERS
+from sidecar.tls import Tls
+from sidecar.unreadable import HEAD, LINE
+
+log = structlog.get_logger("server")
+
+_AHEAD = 64 * 1024  # bytes that may follow a request before it is answered
+_READ = 64 * 1024  # bytes that are taken from the kernel at once
+_BODY = 32 * 1024  # bytes of a body at which aiohttp stops reading until the handler takes some; it takes twice that
+_WRITE = 64 * 1024  # bytes that may wait behind a TLS connection's own buffer
+_LOOKS = 4  # how often a reader is looked at within its patience
+_METHOD = re.compile(rb"[A-Z]{3,7} [/*h]")  # how plain HTTP begins; TLS begins with 22
+_KEEP_ALIVE = 75.0  # seconds; longer than any usual proxy keeps a connection that is not used
+
+Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Patience(NamedTuple):
+    """How long a peer may take, in seconds of ``clock``."""
+
+    clock: LoopClock
+    head: float
+    """From the connection to the end of the first request's head, a TLS handshake included."""
+    send: float
+    """For what it is sent, while it takes nothing of it."""
+
+
+class Unsent:
+    """What waits to be sent on one connection; a peer that takes nothing of it is cut off.
+
+    Args:
+        transport: the one that writes to the socket; of TLS the one below.
+        patience: how long the peer may take nothing.
+    """
+
+    def __init__(self, transport: asyncio.Transport, patience: Patience) -> None:
+        self._transport = transport
+        self._clock = patience.clock
+        self._interval = patience.send / _LOOKS
+        self._timer: Timer | None = None
+        self._last = self._unchanged = 0
+        self.lenient = False
+        """Set while a stream is sent, which has a time-out of its own and says why it ends."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait."""
+        return self._transport.get_write_buffer_size()
+
+    def begin(self) -> None:
+        """Watch from now on: something waits."""
+        self._last, self._unchanged = self.size, 0
+        self._timer = self._timer or self._clock.call_later(self._interval, self._look)
+
+    def end(self) -> None:
+        """Watch no longer: nothing waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        # More than before is no sign of life, but the server writes only so much before it waits for the peer.
+        size = self.size
+        self._unchanged = self._unchanged + 1 if size == self._last and not self.lenient else 0
+        self._last = size
+        if self._unchanged >= _LOOKS:
+            self._timer = None
+            self.cut_off("an answer was not read")
+        else:
+            self._timer = self._clock.call_later(self._interval, self._look)
+
+    def cut_off(self, why: str) -> None:
+        """Give up what waits, and the connection."""
+        peer = self._transport.get_extra_info("peername")
+        log.warning(why, peer=peer[0] if isinstance(peer, tuple) else "socket", unsent=self.size)
+        self._transport.abort()
+
+
+class Handler(web.RequestHandler):
+    """A connection, as aiohttp handles it, within bounds.
+
+    Args:
+        server: gets the requests.
+        unsent: is told when something waits to be sent.
+        heard: called when the first request is there.
+    """
+
+    def __init__(self, server: web.Server, unsent: Unsent, heard: Callable[[Handler], None]) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=_KEEP_ALIVE,
+            access_log=None,  # type: ignore[arg-type] # which is how it is switched off
+            max_line_size=LINE,
+            max_field_size=LINE,
+            max_headers=unreadable.HEADERS,
+            read_bufsize=_BODY,
+            auto_decompress=False,  # a megabyte that unpacks to a gigabyte would be unpacked here, in the loop
+        )
+        self.unsent = unsent
+        self._heard = heard
+        self._request: web.BaseRequest | None = None
+        self._answered = 0
+        self._ahead = 0
+        self._held = False
+
+    # ------------------------------------------------------------------------------------------- what comes in
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come, unless it is too much: of a head, or ahead of the answer to an earlier request."""
+        known = self._request_count
+        super().data_received(data)
+        if self._request_count == self._answered:  # no head is complete yet
+            self._ahead += len(data)
+            if self._ahead > HEAD:
+                self._refuse(HeadTooLarge(f"The head of a request may have {HEAD} bytes here."))
+        elif self._request_count > known:
+            self._ahead = 0  # of what came with the head's end, at most one reading, it is not known what it is
+        elif self._request is None or self._request.content.is_eof():
+            self._ahead += len(data)
+            if self._ahead > _AHEAD and self.transport is not None:
+                self._held = True
+                self.transport.pause_reading()
+
+    def _refuse(self, problem: Problem) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(raw_answer(problem))
+        self.force_close()
+
+    def begin(self, request: web.BaseRequest) -> None:
+        """Note that a request is worked on."""
+        if not self._answered:
+            self._heard(self)
+        self._request = request
+
+    def done(self) -> None:
+        """Note that its answer is known: the next one may come."""
+        self._request = None
+        self._answered += 1
+        self._ahead = 0
+        self.unsent.lenient = False
+        if self._held:
+            self._held = False
+            if self.transport is not None and not (self._reading_paused or self._buffer_paused):
+                self.transport.resume_reading()
+
+    # -------------------------------------------------------------------------------------------------- errors
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, and what has failed beside the application, as every other error is answered."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("The answer has begun, and cannot become an error.")
+        if status == 400:
+            problem = unreadable.problem_of(exc)
+            log.debug("a request could not be read", reason=problem.detail)
+        else:
+            log.error("a request failed", exc_info=exc)
+            problem = Problem("The server failed; its log says how.")
+        response = errors.render(problem)
+        response.headers.update(HEADERS)
+        response.force_close()
+        return response
+
+
+class Plain(Handler):
+    """A connection without TLS.
+
+    Args:
+        left: called when it has ended.
+    """
+
+    def __init__(
+        self, server: web.Server, unsent: Unsent, heard: Callable[[Handler], None], left: Callable[[], None]
+    ) -> None:
+        super().__init__(server, unsent, heard)
+        self._left = left
+
+    def pause_writing(self) -> None:
+        """Note that something waits to be sent."""
+        super().pause_writing()
+        self.unsent.begin()
+
+    def resume_writing(self) -> None:
+        """Note that nothing waits to be sent."""
+        super().resume_writing()
+        self.unsent.end()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note its end."""
+        self.unsent.end()
+        self._left()
+        super().connection_lost(exc)
+
+
+class Secured(SSLProtocol):
+    """A connection with TLS; this, and not the handler, is told of its end also when the handshake was not done."""
+
+    def __init__(self, handler: Handler, left: Callable[[], None], tls: Tls, patience: Patience) -> None:
+        super().__init__(
+            asyncio.get_running_loop(),
+            handler,
+            tls.context,
+            None,  # type: ignore[arg-type] # nothing waits for the handshake
+            server_side=True,
+            ssl_handshake_timeout=patience.head,  # type: ignore[arg-type] # seconds, of any kind
+        )
+        self._left = left
+        self._unsent = handler.unsent
+        self._begun = False
+        self._set_write_buffer_limits(high=_WRITE)  # type: ignore[attr-defined] # which its transport calls too
+
+    def pause_writing(self) -> None:
+        """Note that something waits to be sent."""
+        super().pause_writing()
+        self._unsent.begin()
+
+    def resume_writing(self) -> None:
+        """Note that nothing waits to be sent."""
+        super().resume_writing()
+        self._unsent.end()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what has come, unless it is plain HTTP: then say so, where TLS would only close the connection."""
+        begun, self._begun = self._begun, True
+        if not begun and _METHOD.match(self._ssl_buffer_view[:nbytes]):  # type: ignore[attr-defined]
+            transport = cast(asyncio.Transport, self._transport)
+            transport.write(
+                raw_answer(InvalidRequest("This port speaks HTTPS, and the client plain HTTP: use https://."))
+            )
+            transport.close()
+            return
+        super().buffer_updated(nbytes)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note its end."""
+        self._unsent.end()
+        self._left()
+        super().connection_lost(exc)
+
+
+def bounded(transport: asyncio.Transport) -> None:
+    """Have a socket's transport read little at once, and say at once when its peer does not read."""
+    transport.set_write_buffer_limits(high=0)
+    if hasattr(transport, "max_size"):
+        transport.max_size = _READ
+
+
+def counted(handle: Handle) -> Handle:
+    """Return a handler of all requests of a server that tells each request's connection when it begins and is done."""
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        connection: Any = request.protocol
+        connection.begin(request)
+        try:
+            return await handle(request)
+        finally:
+            connection.done()
+
+    return handler
+
+
+def raw_answer(problem: Problem) -> bytes:
+    """Return an error's answer as bytes, for where there is no request to answer."""
+    body = errors.encode(problem)
+    headers = {
+        "Content-Type": errors.CONTENT_TYPE,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        **HEADERS,
+        **problem.headers,
+    }
+    lines = [f"HTTP/1.1 {problem.status} {problem.title}", *(f"{name}: {text}" for name, text in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -1,0 +1,66 @@
+"""Names by which this machine, or this pod, is known; read from files of ``/etc``, DNS is not asked."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+_HOSTS = Path("/etc/hosts")
+_RESOLVER = Path("/etc/resolv.conf")
+
+
+class Cluster(NamedTuple):
+    """What a pod's resolver knows of its cluster; empty where it is no pod's."""
+
+    namespace: str
+    domain: str
+
+
+def cluster(resolver: Path = _RESOLVER) -> Cluster:
+    """Return this pod's namespace and the domain of its cluster's names, which need not be ``cluster.local``.
+
+    kubelet writes ``search NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN``.
+    """
+    try:
+        lines = resolver.read_text(errors="replace").lower().splitlines()
+    except OSError:
+        return Cluster("", "")
+    for line in lines:
+        words = [word.rstrip(".") for word in line.split()]
+        if words[:1] == ["search"] and len(words) > 2:
+            namespace, _, rest = words[1].partition(".")
+            domain = rest.removeprefix("svc.")
+            if rest == words[2] == f"svc.{domain}":
+                return Cluster(namespace, domain)
+    return Cluster("", "")
+
+
+def own_names(hosts: Path = _HOSTS) -> frozenset[str]:
+    """Return the names of this machine: its host name, and in a pod the parts of its name in the cluster.
+
+    Of ``mc-0.flux-service.default.svc.cluster.local`` the second part is the headless Service that it is reached by.
+    """
+    name = socket.gethostname().lower()
+    found = {name, name.partition(".")[0]}
+    try:
+        lines = hosts.read_text(errors="replace").lower().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        aliases = line.partition("#")[0].split()[1:]
+        if not found.isdisjoint(aliases):
+            found.update(aliases)
+            found.update(part for alias in aliases for part in _service(alias))
+    return frozenset(found - {""})
+
+
+def _service(name: str) -> Iterable[str]:
+    parts = name.split(".")
+    return parts[1:2] if parts[3:4] == ["svc"] else ()
+
+
+def as_variable(service: str) -> str:
+    """Spell a Service's name as Kubernetes does in names of variables."""
+    return service.upper().replace("-", "_")

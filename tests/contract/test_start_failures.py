@@ -1,0 +1,165 @@
+"""What is told of a start that fails or does not come to an end: in the log, by an Event, by ``/v1/service``."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sidecar.manifests import Job, Pod
+from sidecar.obstacles import obstacles
+from tests.cluster_api import ClusterAPI
+from tests.harness import SIDECAR, Server, embedded
+
+
+@pytest.fixture
+def api(api: ClusterAPI) -> ClusterAPI:
+    """The API server of a cluster in which this machine is the lead's pod."""
+    api.pods[0] = api.pod(0, socket.gethostname())
+    return api
+
+
+def serve(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1", **variables}
+    argv = [SIDECAR, "serve", "--embedded", "--port", "0", *options]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment)
+
+
+FAILURES: dict[str, tuple[tuple[str, ...], str]] = {
+    "no method": (("--host", "0.0.0.0"), "No method of authentication is set"),
+    "no file": (("--tokens", "/nonexistent/tokens"), "No such file or directory"),
+    "no number": (("--max-streams", "many"), "max-streams"),
+    "no option": (("--max-streems", "1"), "Did you mean --max-streams?"),
+    "no address": (("--host", "192.0.2.1", "--no-auth"), "192.0.2.1"),
+}
+
+
+@pytest.mark.parametrize(("options", "text"), FAILURES.values(), ids=FAILURES)
+def test_every_line_is_json_where_lines_are_to_be_json(options: tuple[str, ...], text: str) -> None:
+    done = serve(*options, FLUX_SIDECAR_LOG_FORMAT="json")
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert text in lines[-1]["reason"]
+    assert (lines[-1]["level"], lines[-1]["code"]) == ("error", 2)
+    assert lines[-1]["timestamp"]
+
+
+def test_the_address_is_json_where_lines_are_to_be_json(started: Callable[[Server], Server], tmp_path: Path) -> None:
+    server = started(embedded(tmp_path, "--log-format", "json")).ready()
+    server.stop()
+    server.wait()
+    lines = [json.loads(line) for line in server.text().splitlines()]
+    (told,) = [line for line in lines if "listens on" in line["event"]]
+    assert told["urls"] == [server.listening]
+    assert told["docs"] == f"{server.listening}/docs"
+
+
+def test_an_event_tells_why_a_server_has_not_started(api: ClusterAPI) -> None:
+    done = serve("--tokens", "/nonexistent/tokens", *api.options, KUBERNETES_SERVICE_HOST="192.0.2.1")
+    assert done.returncode == 2
+    (event,) = api.events
+    assert (event["type"], event["reason"], event["involvedObject"]["kind"]) == (
+        "Warning",
+        "StartFailed",
+        "MiniCluster",
+    )
+    assert "/nonexistent/tokens" in event["message"]
+
+
+def test_an_event_that_cannot_be_left_changes_nothing(api: ClusterAPI) -> None:
+    api.role.clear()
+    done = serve("--tokens", "/nonexistent/tokens", *api.options)
+    assert done.returncode == 2
+    assert "/nonexistent/tokens" in done.stderr
+    assert not api.events
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return {"name": "flux", "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        ({"phase": "Running"}, ""),
+        ({"phase": "Succeeded"}, ""),
+        ({"phase": "Pending"}, "is Pending"),
+        (
+            {
+                "phase": "Pending",
+                "conditions": [
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": "0/1 nodes are available: 1 Insufficient cpu.",
+                    }
+                ],
+            },
+            "is not scheduled: 0/1 nodes are available: 1 Insufficient cpu.",
+        ),
+        (
+            {"phase": "Pending", "containerStatuses": [waiting("ImagePullBackOff", "Back-off pulling image")]},
+            "does not run its container flux: ImagePullBackOff: Back-off pulling image",
+        ),
+        (
+            {
+                "phase": "Pending",
+                "initContainerStatuses": [waiting("CreateContainerConfigError", 'secret "x" not found')],
+            },
+            'does not run its container flux: CreateContainerConfigError: secret "x" not found',
+        ),
+        ({"phase": "Pending", "containerStatuses": [waiting("ContainerCreating")]}, "is Pending"),
+        ({"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff")]}, "CrashLoopBackOff"),
+    ],
+)
+def test_what_a_pod_waits_for(api: ClusterAPI, status: dict[str, Any], text: str) -> None:
+    api.pods[1]["status"] = status
+    found = told(api)
+    assert text in found
+    assert bool(found) == bool(text)
+
+
+def told(api: ClusterAPI) -> str:
+    job, pods = msgspec.convert(api.job, Job), [msgspec.convert(pod, Pod) for pod in api.pods]
+    return obstacles(job, pods)
+
+
+def test_pods_that_are_not_there(api: ClusterAPI) -> None:
+    api.remove(1)
+    assert told(api).startswith("1 of 2 pods are not there: see `kubectl describe job mc`")
+    api.pods[0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert told(api).startswith("2 of 2 pods are not there")
+
+
+def test_many_pods_that_wait_are_counted(api: ClusterAPI) -> None:
+    api.job["spec"]["completions"] = 100
+    api.pods = [api.pod(index) for index in range(100)]
+    for pod in api.pods:
+        pod["status"] = {"phase": "Pending"}
+    found = told(api)
+    assert found.endswith("; and 97 more")
+    assert len(found) < 1000
+
+
+def test_the_service_says_that_nothing_is_waited_for(server: Server) -> None:
+    assert server.http.get("/v1/service").json()["waits_for"] == ""
+
+
+def test_a_follower_writes_json_too(tmp_path: Path) -> None:
+    variables = {"FLUX_SIDECAR_LOG_FORMAT": "json", "JOB_COMPLETION_INDEX": "1", "FLUX_SIDECAR_FOLLOWER_WAIT": "0"}
+    path = tmp_path / 'a "broker"'
+    end = tmp_path / "end"
+    end.write_text('1 it is "over"\n')
+    argv = [SIDECAR, "serve", "--uri", f"local://{path}", "--end-file", str(end)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={**os.environ, **variables})
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert 'it is "over"' in " ".join(line["event"] for line in lines)
+    assert all(line["level"] and line["timestamp"] for line in lines)

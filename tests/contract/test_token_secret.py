@@ -1,0 +1,90 @@
+"""Tokens of a Secret: a change counts before kubelet has written the file that is mounted from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sidecar.auth import tokens
+from sidecar.auth.secret import RULE
+from tests.access import TokenFile
+from tests.cluster_api import ClusterAPI
+from tests.harness import Server, eventually
+from tests.kubernetes_api import FAILING, GARBAGE
+
+NAME = "mc-callers"
+
+
+@pytest.fixture
+def file(tmp_path: Path, api: ClusterAPI) -> TokenFile:
+    """The file as kubelet has mounted it."""
+    made = TokenFile(tmp_path / "mounted", alice="admin", bob="read")
+    api.secrets[NAME] = {"tokens": made.path.read_text()}
+    return made
+
+
+embedded = pytest.mark.parametrize("own_server", ["embedded"], indirect=True)  # which jobs run is not the question
+
+
+def serve(own_server: Callable[..., Server], api: ClusterAPI, file: TokenFile) -> Server:
+    return own_server(*api.options, *file.options, "--tokens-secret", NAME)
+
+
+def status(server: Server, file: TokenFile, name: str) -> int:
+    return httpx.get(f"{server.url}/v1/whoami", headers=file.headers(name), timeout=30).status_code
+
+
+@embedded
+def test_a_token_that_is_revoked_is_not_good_until_the_file_is_written(
+    own_server: Callable[..., Server], api: ClusterAPI, file: TokenFile
+) -> None:
+    server = serve(own_server, api, file)
+    assert [status(server, file, name) for name in ("alice", "bob")] == [200, 200]
+    old = file.path.read_text()
+    token, line = tokens.new("carol", ["submit"])
+    file.tokens["carol"] = token
+    api.secrets[NAME]["tokens"] = f"{old.splitlines()[0]}\n{line}\n"
+    eventually(lambda: status(server, file, "bob") == 401, within=15, what="a token that is revoked")
+    assert [status(server, file, name) for name in ("alice", "carol")] == [200, 200]
+
+    # Kubelet writes what was there in between, later: that brings nobody back.
+    file.path.write_text(f"{old}# written again\n")
+    asked = len(api.requests)
+    eventually(lambda: len(api.requests) > asked + 1, within=15, what="more looks at the Secret")
+    assert status(server, file, "bob") == 401
+
+    # The Secret is deleted: nothing that it held is good any more.
+    del api.secrets[NAME]
+    eventually(lambda: status(server, file, "alice") == 401, within=15, what="tokens that are gone")
+
+
+@embedded
+def test_the_file_counts_where_the_secret_cannot_be_read(
+    own_server: Callable[..., Server], api: ClusterAPI, file: TokenFile
+) -> None:
+    api.role.discard("get secrets")
+    server = serve(own_server, api, file)
+    eventually(
+        lambda: str(RULE) in server.text().replace("\\", ""), within=15, what="the rule that is missing, in the log"
+    )
+    second = file.path.read_text().partition("\n")[2]
+    file.path.write_text(second)
+    eventually(lambda: status(server, file, "alice") == 401, within=15, what="a file that is read")
+    assert status(server, file, "bob") == 200
+
+
+@embedded
+@pytest.mark.parametrize("trouble", [FAILING, GARBAGE])
+def test_trouble_of_the_api_server_locks_nobody_out(
+    own_server: Callable[..., Server], api: ClusterAPI, file: TokenFile, trouble: object
+) -> None:
+    api.trouble["get secrets"] = trouble  # type: ignore[assignment]
+    server = serve(own_server, api, file)
+    eventually(lambda: "cannot be read" in server.text(), within=15, what="the trouble, in the log")
+    assert status(server, file, "alice") == 200
+    del api.trouble["get secrets"]
+    api.secrets[NAME]["tokens"] = "# none"
+    eventually(lambda: status(server, file, "alice") == 401, within=15, what="a Secret that is read")

@@ -1,0 +1,284 @@
+"""What ends an instance other than a stop: in order, or with a failure and an Event that says why; nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.cluster import CHART, JOB, LAUNCHER, SIDECAR, Release, Shape, Watch, run
+from tests.e2e.test_trouble import _KILL
+from tests.harness import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)
+beside = pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
+sizes = pytest.mark.parametrize("size", [1, 3])
+Install = Callable[..., Release]
+
+#: Commands that end a node's kubelet and start it again, for the tests that need it.
+KUBELET_STOP, KUBELET_START = os.environ.get("E2E_KUBELET_STOP", ""), os.environ.get("E2E_KUBELET_START", "")
+
+#: A job that takes two seconds to end, so that what ends the instance has time to come in each other's way.
+SLOW = ["bash", "-c", "trap 'sleep 2; exit' TERM; while :; do sleep 0.2; done"]
+
+
+def busy(cluster: Release) -> Release:
+    """Have jobs that run on every node, and one that waits."""
+    for command in (SLOW, ["sleep", "600"]):
+        cluster.submit(command, num_nodes=cluster.size, exclusive=True)
+    eventually(lambda: len(cluster.ask("/v1/jobs?state=RUN")["jobs"]) == 1, what="a running job")
+    return cluster
+
+
+@shapes
+@sizes
+@pytest.mark.parametrize("how", ["deleted", "evicted"])
+def test_the_leads_pod_goes(install: Install, shape: Shape, size: int, how: str) -> None:
+    """That is a stop: jobs are cancelled in order, and the Job is Complete."""
+    cluster = busy(install(shape, size).ready())
+    if how == "deleted":
+        cluster.kubectl("delete", "pod", cluster.pod(0), "--wait=false")
+    else:
+        cluster.evict(0)
+    begun = time.monotonic()
+    assert cluster.final() == "Complete"
+    assert time.monotonic() - begun < 45
+    assert cluster.get("job", cluster.name)["status"].get("failed", 0) == 0
+
+
+@beside
+def test_the_leads_pod_goes_while_a_stop_is_under_way(install: Install, shape: Shape) -> None:
+    """The broker is in CLEANUP when kubelet comes: a signal would abort that."""
+    cluster = busy(install(shape, 3).ready())
+    cluster.stop()
+    cluster.kubectl("delete", "pod", cluster.pod(0), "--wait=false")
+    assert cluster.final() == "Complete"
+
+
+@shapes
+def test_all_pods_are_evicted_at_once(install: Install, shape: Shape) -> None:
+    """As a drain of their node does it: followers that come back find that the lead has completed."""
+    cluster = busy(install(shape, 3).ready())
+    cluster.evict(1, 2, 0)
+    assert cluster.final(within=180) == "Complete"
+
+
+@shapes
+@sizes
+def test_the_release_is_uninstalled(install: Install, shape: Shape, size: int) -> None:
+    cluster = busy(install(shape, size).ready())
+    watch = Watch(cluster)
+    begun = time.monotonic()
+    cluster.helm("uninstall", cluster.name)
+    eventually(lambda: not cluster.get("pods", "--selector", f"job-name={cluster.name}")["items"], within=90)
+    assert time.monotonic() - begun < 28  # who does not go by itself is killed at 30 s
+    codes = watch.codes()
+    watch.close()
+    assert {code for (index, _), code in codes.items() if index == 0} == {0}
+    assert {code for (index, _), code in codes.items() if index} <= {0, 143}
+
+
+@shapes
+def test_an_upgrade_that_a_living_release_cannot_take(install: Install, shape: Shape, tmp_path: Path) -> None:
+    cluster = install(shape, 2).ready()
+    job = cluster.submit(["sleep", "600"])
+    pods = [cluster.pod(index) for index in range(2)]
+    others: list[dict[str, Any]] = [
+        {"size": 3},
+        {"server": {"port": 5001}},
+        {"nameOverride": "another"},
+        {"workload": "minicluster" if shape == JOB else "job", "mode": "sidecar"},
+        {"application": {"environment": {"COLOUR": "blue"}}},
+    ]
+    for values in others:
+        done = cluster.try_upgrade(**values)
+        assert done.returncode != 0, values
+        assert "an upgrade cannot change" in done.stderr
+        assert next(iter(values)) in done.stderr
+    other = tmp_path / "flux-sidecar"
+    shutil.copytree(CHART, other)
+    helpers = other / "templates/_helpers.tpl"
+    helpers.write_text(
+        helpers.read_text().replace('"FLUX_SIDECAR_LOST_TIMEOUT" "10"', '"FLUX_SIDECAR_LOST_TIMEOUT" "11"')
+    )
+    done = cluster.try_upgrade(other)
+    assert done.returncode != 0
+    assert "would make others" in done.stderr
+    cluster.upgrade(service={"annotations": {"example.com/changed": "yes"}})
+    assert [cluster.pod(index) for index in range(2)] == pods
+    assert cluster.ask(f"/v1/jobs/{job}")["state"] == "RUN"
+
+
+def test_a_claim_that_was_kept_says_what_it_has(install: Install) -> None:
+    """The API server would refuse the upgrade of a claim in the middle of an installation."""
+    store = {"enabled": True, "size": "2Gi", "accessModes": ["ReadWriteOnce"]}
+    cluster = install(SIDECAR, store=store)
+    cluster.helm("uninstall", cluster.name)
+    assert cluster.get("pvc", f"{cluster.name}-store")
+    for values, text in (
+        ({"size": "2000Mi"}, "store.size (it has 2Gi, and cannot shrink)"),
+        ({"accessModes": ["ReadWriteMany"]}, "store.accessModes (it has ReadWriteOnce)"),
+        ({"storageClass": "another"}, "store.storageClass"),
+    ):
+        done = cluster.try_upgrade(store=store | values)
+        assert done.returncode != 0
+        assert text in done.stderr
+    assert cluster.try_upgrade(store=store | {"size": "2048Mi"}).returncode == 0
+
+
+def kill(cluster: Release, how: str) -> None:
+    """Kill the server: by a limit of CPU time, or by one of memory."""
+    container = cluster.flux_container if cluster.shape == LAUNCHER else "flux-sidecar"
+    if how == "killed":
+        # In a launcher's container the first process is a shell: the server is the one of its name.
+        find = "for p in /proc/[0-9]*; do read -r n < $p/comm; [ $n != flux-sidecar ] || echo ${p#/proc/}; done"
+        last = f"p=$({find} | sort -n | tail -1); kill -9 $p"
+        cluster.shell(0, last if cluster.shape == LAUNCHER else _KILL, container)
+    else:
+        # Memory of the container that no process has: of all that could be ended the server has the most. Where it is
+        # the container's first process, this shell ends with it.
+        cluster.shell(0, "head -c 63M /dev/zero > /dev/shm/fill", container, check=False)
+    cluster.close_forward()
+
+
+def down(cluster: Release) -> bool:
+    try:
+        return cluster.call("GET", "/livez").status_code != 200
+    except httpx.TransportError:
+        return True
+
+
+@beside
+@sizes
+def test_a_server_beside_is_killed_for_its_memory(install: Install, shape: Shape, size: int) -> None:
+    """It is started again, and the instance goes on."""
+    limits = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "96Mi"}}
+    cluster = install(shape, size, server={"resources": limits}).ready()
+    job = cluster.submit(["sleep", "600"])
+    eventually(lambda: cluster.ask(f"/v1/jobs/{job}")["state"] == "RUN", what="a running job")
+    kill(cluster, "out of memory")
+    name = f"{cluster.pod(0)}/flux-sidecar"
+    eventually(lambda: cluster.statuses()[name]["restartCount"] >= 1, within=60, what="a new server")
+    assert cluster.statuses()[name]["lastState"]["terminated"]["exitCode"] == 137
+    cluster.shell(0, "rm -f /dev/shm/fill", "flux-sidecar")
+    assert cluster.ready().ask(f"/v1/jobs/{job}")["state"] == "RUN"
+    cluster.stop()
+    assert cluster.final() == "Complete"
+
+
+@sizes
+def test_a_launchers_server_is_killed(install: Install, size: int) -> None:
+    """The instance ends with it. Followers have completed then, so that a larger one fails, and says so."""
+    cluster = install(LAUNCHER, size).ready()
+    old = cluster.submit(["true"])
+    cluster.ended(old)
+    kill(cluster, "killed")
+    if size > 1:
+        assert cluster.final(within=600) == "Failed"
+        assert "InstanceLost" in cluster.reasons()
+        return
+    status = f"{cluster.pod(0)}/{cluster.flux_container}"
+    eventually(lambda: cluster.statuses()[status]["restartCount"] == 1, within=60, what="a new instance")
+    assert cluster.ready().output(["hostname"]) == [f"{cluster.name}-0"]
+    cluster.stop()
+    assert cluster.final() == "Complete"
+
+
+@beside
+def test_a_lead_that_comes_back_to_followers_that_have_completed(install: Install, shape: Shape) -> None:
+    """A broker whose cleanup was aborted ends with 129: its followers do not come back."""
+    cluster = busy(install(shape, 3).ready())
+    twice = (
+        'for p in /proc/[0-9]*; do read -r name < "$p/comm"; [ "$name" != flux-broker-0 ] || broker=${p#/proc/}; done;'
+        "kill $broker; sleep 0.5; kill $broker"
+    )
+    cluster.shell(0, twice)
+    assert cluster.final(within=600) == "Failed"
+    assert "InstanceLost" in cluster.reasons()
+
+
+@beside
+def test_a_stop_of_what_never_runs_has_a_deadline(install: Install, shape: Shape) -> None:
+    hold = '[ "$JOB_COMPLETION_INDEX" != 2 ] || sleep 3600'
+    server = {"environment": {"FLUX_SIDECAR_START_TIMEOUT": "3"}}
+    cluster = install(shape, 3, application={"pre": hold}, server=server)
+    eventually(lambda: "quorum" in str(cluster.ask("/v1/service")), within=120, what="a broker that waits")
+    assert cluster.stop()["state"] == "waiting"
+    assert cluster.final(within=600) == "Failed"
+    assert "StoppedBeforeRun" in cluster.reasons()
+
+
+@pytest.fixture
+def kubelet() -> Iterator[Callable[[float], None]]:
+    """Have no kubelet for some seconds."""
+    if not (KUBELET_STOP and KUBELET_START):
+        pytest.skip("E2E_KUBELET_STOP and E2E_KUBELET_START name no commands: the node's kubelet cannot be ended")
+
+    def away(cluster: Release, until: Callable[[], Any]) -> None:
+        subprocess.run(["bash", "-c", KUBELET_STOP], check=True, timeout=60)
+        try:
+            eventually(until, within=300, what="the time without a kubelet")
+        finally:
+            subprocess.run(["bash", "-c", KUBELET_START], check=True, timeout=60)
+
+    yield away
+    run("kubectl", "wait", "--for=condition=Ready", "node", "--all", "--timeout=120s", timeout=150)
+
+
+def ready(expected: str) -> bool:
+    path = "{.items[*].status.conditions[?(@.type=='Ready')].status}"
+    return expected in run("kubectl", "get", "nodes", "--output", f"jsonpath={path}")
+
+
+@shapes
+@sizes
+def test_a_node_without_its_kubelet_for_a_while(
+    install: Install, shape: Shape, size: int, kubelet: Callable[..., None]
+) -> None:
+    """Shorter than the node's pods are tolerated there: nothing has happened."""
+    cluster = busy(install(shape, size).ready())
+    kubelet(cluster, lambda: not ready("True"))
+    eventually(lambda: ready("True"), within=120, what="a node that is ready")
+    assert len(cluster.ready().ask("/v1/jobs?state=RUN")["jobs"]) == 1
+    cluster.stop()
+    assert cluster.final(within=120) == "Complete"
+
+
+@shapes
+@sizes
+def test_a_node_that_is_given_up(install: Install, shape: Shape, size: int, kubelet: Callable[..., None]) -> None:
+    """Its pods are deleted, and end in order when the kubelet is back: the Job ends, or a new instance can be stopped."""
+    cluster = busy(install(shape, size).ready())
+    names = {cluster.pod(index) for index in range(size)}
+
+    def deleted() -> bool:
+        pods = cluster.get("pods", "--selector", f"job-name={cluster.name}")["items"]
+        going = {pod["metadata"]["name"] for pod in pods if "deletionTimestamp" in pod["metadata"]}
+        return names <= going
+
+    def given_up() -> None:
+        if not deleted():
+            for name in names:
+                cluster.kubectl("delete", "pod", name, "--wait=false")
+
+    kubelet(cluster, lambda: not ready("True") and (given_up() or True))
+    eventually(lambda: ready("True"), within=120, what="a node that is ready")
+
+    def over() -> bool:
+        conditions = cluster.get("job", cluster.name)["status"].get("conditions", ())
+        if any(each["type"] in ("Complete", "Failed") and each["status"] == "True" for each in conditions):
+            return True
+        return not down(cluster) and cluster.call("GET", "/readyz").status_code == 200
+
+    eventually(over, within=300, what="the end of the Job, or a new instance")
+    if not down(cluster):
+        cluster.stop()
+    assert cluster.final(within=300) in ("Complete", "Failed")

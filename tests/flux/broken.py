@@ -1,0 +1,163 @@
+"""Run a server of which one part hangs, dies or cannot be closed: ``python -m tests.flux.broken FAULT serve …``.
+
+What is broken is what the system below would break: a file system that hangs, a callback that does not return. The
+server around it is the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+_NEVER = threading.Event()
+
+
+def hang(*_: Any, **__: Any) -> Any:
+    """Never return, as a system call on a dead network file system."""
+    _NEVER.wait()
+
+
+async def wait_for_ever(*_: Any, **__: Any) -> None:
+    """Do not end, and take no cancellation either."""
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue
+
+
+async def die(*_: Any, **__: Any) -> None:
+    raise LookupError("broken by the test")
+
+
+def hung_disk() -> None:
+    """Threads of the default executor hang while the free space is asked for."""
+    os.statvfs = hang
+
+
+def hung_open() -> None:
+    """The store cannot be opened: its file system hangs."""
+    from sidecar.store import connections
+
+    connections.connect = hang
+
+
+def hung_flux_thread() -> None:
+    """The Flux thread hangs in a callback, once it is told of a job's event."""
+    from sidecar import journal
+
+    decode = journal.decode
+
+    def decode_then_hang(text: bytes) -> Any:
+        found = decode(text)
+        if b'"start"' in bytes(text):
+            hang()
+        return found
+
+    journal.decode = decode_then_hang
+
+
+def dead_survey() -> None:
+    from sidecar.survey import Survey
+
+    Survey._run = die  # type: ignore[method-assign]
+
+
+def dead_ping() -> None:
+    from sidecar.instance.flux import FluxInstance
+
+    FluxInstance._ping = die  # type: ignore[method-assign]
+
+
+def dead_feed() -> None:
+    """The feed's task dies in the middle of a batch, once, after a job has started."""
+    from sidecar.feed import Feed
+
+    write, count = Feed._write, []
+
+    async def fails_once(self: Feed, batch: Any) -> None:
+        if not count and any(record.job.state == "RUN" for record in batch.touched.values()):
+            count.append(None)
+            raise LookupError("broken by the test")
+        await write(self, batch)
+
+    Feed._write = fails_once  # type: ignore[method-assign]
+
+
+def bad_closes() -> None:
+    """One part raises when it is closed, one does not end, and the task of a third takes no cancellation."""
+    from sidecar.idle import IdleStop
+    from sidecar.survey import Survey
+    from sidecar.web.history import History
+
+    History.close = die  # type: ignore[method-assign]
+    IdleStop.close = wait_for_ever  # type: ignore[method-assign]
+    Survey._run = wait_for_ever  # type: ignore[method-assign]
+
+
+def blocked_loop() -> None:
+    """The event loop is blocked, from the tenth request for the service's state on."""
+    from sidecar.lifecycle import Lifecycle
+
+    service, count = Lifecycle.service, []
+
+    def block(self: Lifecycle) -> Any:
+        count.append(None)
+        while len(count) >= 10:
+            time.sleep(0.1)
+        return service(self)
+
+    Lifecycle.service = block  # type: ignore[method-assign]
+
+
+def failing_stop() -> None:
+    """The first stop dies of an error of its own."""
+    from sidecar.lifecycle import Lifecycle
+
+    stop, count = Lifecycle._stop_running, []
+
+    async def fails_once(self: Lifecycle, force: bool) -> None:
+        count.append(None)
+        if len(count) == 1:
+            raise ZeroDivisionError("broken by the test")
+        await stop(self, force)
+
+    Lifecycle._stop_running = fails_once  # type: ignore[method-assign]
+
+
+def everything() -> None:
+    """Every part hangs that can: the disk, the Event, the closing of several parts."""
+    from sidecar.instance.embedded import EmbeddedInstance
+    from sidecar.place import Place
+    from sidecar.store import Store
+
+    hung_disk()
+    bad_closes()
+    Store._apply = hang  # type: ignore[method-assign]
+    Place.tell = wait_for_ever  # type: ignore[method-assign]
+    EmbeddedInstance.close = wait_for_ever  # type: ignore[method-assign]
+
+
+FAULTS = {
+    each.__name__.replace("_", "-"): each
+    for each in (
+        hung_disk, hung_open, hung_flux_thread, dead_survey, dead_ping, dead_feed, bad_closes, blocked_loop, failing_stop,
+        everything,
+    )
+}  # fmt: skip
+
+
+def main() -> None:
+    fault = FAULTS[sys.argv.pop(1)]
+    from sidecar.__main__ import main as serve
+
+    fault()
+    serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Pods that wait for what can never come, as the Job's completed indexes tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import harness
+from tests.cluster_api import ClusterAPI
+from tests.flux.operator import Lead, follower_socket, start_follower
+from tests.harness import Process, Server, beside, eventually
+from tests.kubernetes_api import CLOSE
+
+Start = Callable[[Any], Any]
+#: It reaches RUN only with both brokers.
+pytestmark = pytest.mark.timeout(180)
+
+
+def variables(api: ClusterAPI, end: Path) -> dict[str, str]:
+    return {
+        "FLUX_SIDECAR_END_FILE": str(end),
+        "FLUX_SIDECAR_MINICLUSTER": api.name,
+        "FLUX_SIDECAR_KUBERNETES_API": api.url,
+        "FLUX_SIDECAR_KUBERNETES_CREDENTIALS": str(api.credentials_directory),
+    }
+
+
+def attend(directory: Path, socket: Path, index: int, command: str = "attend", **more: str) -> Process:
+    argv = [harness.SIDECAR, command, "--host", "0.0.0.0", "--uri", f"local://{socket}"]
+    return Process(argv, directory, JOB_COMPLETION_INDEX=str(index), **more)
+
+
+def warnings(api: ClusterAPI) -> list[str]:
+    return [event["reason"] for event in api.events if event["type"] == "Warning"]
+
+
+def test_a_server_whose_followers_have_completed(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+    end = tmp_path / "end"
+    lead = started(Lead(tmp_path))
+    server: Server = started(beside(lead, tmp_path, **variables(api, end)))
+    eventually(lambda: server.http.get("/v1/service").json()["instance"]["broker_state"] == "quorum", what="quorum")
+    assert not end.exists()
+    api.job["status"]["completedIndexes"] = "1"
+    assert server.wait(60) == 70
+    assert end.read_text().startswith("1 the followers 1 of 2 brokers have completed")
+    assert warnings(api) == ["InstanceLost"]
+    # Kubelet starts it again: it does not begin once more.
+    again = started(beside(lead, tmp_path, **variables(api, end)))
+    assert again.wait(60) == 70
+    assert "this pod has ended already: the followers 1 of 2" in again.text()
+
+
+def test_followers_have_completed_and_the_end_file_cannot_be_written(
+    tmp_path: Path, api: ClusterAPI, started: Start
+) -> None:
+    """Its broker does not wait for the others for ever: it is ended by a signal."""
+    api.job["status"]["completedIndexes"] = "1"
+    lead = started(Lead(tmp_path))
+    server: Server = started(beside(lead, tmp_path, **variables(api, tmp_path / "missing/end")))
+    assert server.wait(60) == 70
+    assert lead.wait(60) == 0, lead.text()
+    assert "the followers 1 of 2 brokers have completed" in server.text()
+    assert warnings(api) == ["InstanceLost"]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_lead_that_is_deleted_is_not_there_twice(
+    tmp_path: Path, api: ClusterAPI, started: Start, allowed: bool
+) -> None:
+    """The Job is to make another pod when the one before has ended; without that right the server serves all the same."""
+    if not allowed:
+        api.role.remove("patch jobs.batch")
+    lead, _ = started(Lead(tmp_path)), started(start_follower(tmp_path))
+    server: Server = started(beside(lead, tmp_path, **variables(api, tmp_path / "end"))).ready()
+    if allowed:
+        eventually(lambda: api.job["spec"].get("podReplacementPolicy") == "Failed", what="the policy")
+        assert api.requests.count("patch jobs.batch") == 1
+    else:
+        eventually(lambda: "a lead that is deleted may be there twice" in server.text(), what="the warning")
+        assert 'resources: ["jobs"], verbs: ["patch"]' in server.text()
+    server.stop()
+    assert server.wait(60) == 0
+
+
+def test_an_instance_that_runs_is_left_alone(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+    """Also when the API server says odd things of its Job."""
+    end = tmp_path / "end"
+    api.job["status"]["completedIndexes"] = "1"
+    lead, _ = started(Lead(tmp_path)), started(start_follower(tmp_path))
+    eventually(lambda: "quorum->run" in lead.text(), within=60, what="RUN")
+    server: Server = started(beside(lead, tmp_path, **variables(api, end))).ready()
+    assert server.run("true", num_nodes=2)["result"] == "COMPLETED"
+    server.stop()
+    assert server.wait(60) == 0
+    assert not end.exists()
+    assert not warnings(api)
+
+
+@pytest.mark.parametrize("command", ["serve", "attend"])
+def test_a_follower_whose_lead_has_completed(tmp_path: Path, api: ClusterAPI, started: Start, command: str) -> None:
+    end = tmp_path / "end"
+    started(start_follower(tmp_path))  # its lead is not there
+    waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, command, **variables(api, end)))
+    api.job["status"]["completedIndexes"] = "0"
+    assert waiting.wait(60) == 0
+    assert end.read_text().startswith("0 the lead has completed")
+    assert not warnings(api)  # it is no failure
+
+
+def test_a_follower_that_cannot_write_the_end_file(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+    """It is tried again, for there may be room later."""
+    end = tmp_path / "missing/end"
+    started(start_follower(tmp_path))
+    waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, **variables(api, end)))
+    api.job["status"]["completedIndexes"] = "0"
+    eventually(lambda: "the end file cannot be written, tried again later" in waiting.text(), what="the first try")
+    end.parent.mkdir()
+    assert waiting.wait(60) == 0
+    assert end.read_text().startswith("0 the lead has completed")
+
+
+def test_a_look_that_hangs_keeps_a_follower_from_nothing(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+    """Its broker comes and goes meanwhile, and both are noticed; the process that looks is ended."""
+    token = api.credentials_directory / "token"
+    token.unlink()
+    os.mkfifo(token)  # a file that is read, and never ends
+    waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, "serve", **variables(api, tmp_path / "end")))
+    eventually(waiting.leftovers, what="a look")
+    lead, follower = started(Lead(tmp_path)), started(start_follower(tmp_path))
+    eventually(lambda: not waiting.leftovers(), what="the end of the look")
+    assert lead.run("shutdown", "--background", lead.uri).returncode == 0
+    assert (waiting.wait(20), follower.wait(20), lead.wait(20)) == (0, 0, 0)
+
+
+def test_before_a_launcher_whose_followers_have_completed(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+    end = tmp_path / "end"
+    lead = started(Lead(tmp_path))
+    waiting = started(attend(tmp_path, Path(lead.uri.removeprefix("local://")), 0, **variables(api, end)))
+    api.job["status"]["completedIndexes"] = "1"
+    assert waiting.wait(60) == 1
+    assert end.read_text().startswith("1 the followers 1 of 2 brokers have completed")
+    assert warnings(api) == ["InstanceLost"]
+
+
+def test_before_a_launcher_until_the_instance_runs(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+    end = tmp_path / "end"
+    lead = started(Lead(tmp_path))
+    waiting = started(attend(tmp_path, Path(lead.uri.removeprefix("local://")), 0, **variables(api, end)))
+    started(start_follower(tmp_path))
+    assert waiting.wait(60) == 0
+    assert not end.exists()
+
+
+def test_an_api_server_that_is_away_is_asked_again(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+    end = tmp_path / "end"
+    api.job["status"]["completedIndexes"] = "0"
+    api.trouble["get jobs.batch"] = CLOSE
+    started(start_follower(tmp_path))
+    waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, "attend", **variables(api, end)))
+    eventually(lambda: "the Job cannot be looked at" in waiting.text(), within=60, what="a look that fails")
+    assert waiting.popen.poll() is None
+    api.trouble.clear()
+    assert waiting.wait(90) == 0
+    assert end.exists()

@@ -1,0 +1,311 @@
+"""The thread that owns the Flux handle: no error of one request, answer or callback costs another, or the thread."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import json
+import os
+import sys
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import flux
+import flux.job
+import pytest
+import structlog
+
+from sidecar.errors import Unavailable
+from sidecar.instance import submission
+from sidecar.instance.broker import Broker as Known
+from sidecar.instance.fluxthread import Callbacks, FluxThread
+from tests.harness import Broker, eventually
+
+Start = Callable[[Any], Any]
+
+
+class Told:
+    """What a thread has called back."""
+
+    def __init__(self) -> None:
+        self.up = asyncio.Event()
+        self.known: list[Known] = []
+        self.events: list[Any] = []
+        self.died: list[BaseException] = []
+        self.interruptions = 0
+        self.failed: list[str] = []
+
+    def callbacks(self) -> Callbacks:
+        return Callbacks(
+            self._up, self.events.append, self._interrupted, self.failed.append, self.failed.append,
+            self.failed.append, self.died.append, lambda: 0,
+        )  # fmt: skip
+
+    def _interrupted(self) -> None:
+        self.interruptions += 1
+
+    def _up(self, known: Known) -> None:
+        self.known.append(known)
+        self.up.set()
+
+
+@asynccontextmanager
+async def running(uri: str, told: Told) -> AsyncIterator[FluxThread]:
+    thread = FluxThread(uri, None, asyncio.get_running_loop(), told.callbacks())
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.stop()
+        await asyncio.to_thread(thread.join, 10)
+        assert not thread.is_alive()
+
+
+def get_state(handle: Any) -> Any:
+    return handle.rpc("state-machine.get", None, 0)
+
+
+def state(rpc: Any) -> str:
+    return str(rpc.get()["state"])
+
+
+async def test_every_request_is_answered_without_a_connection(tmp_path: Path) -> None:
+    """While the thread gives up what waits, the loop goes on to send: nothing is lost, and the thread lives on."""
+    async with asyncio.timeout(60), running(f"local://{tmp_path}/none", Told()) as thread:
+        asked = []
+        for _ in range(500):
+            asked += [thread.call(get_state, state) for _ in range(100)]
+            await asyncio.sleep(0)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(answer, Unavailable) for answer in answers)
+        assert thread.is_alive()
+    with pytest.raises(Unavailable, match="is lost"):
+        async with asyncio.timeout(10):
+            await thread.call(get_state, state)
+
+
+async def test_an_error_of_one_request(broker: Broker) -> None:
+    told = Told()
+    async with asyncio.timeout(60), running(broker.uri, told) as thread:
+        await told.up.wait()
+
+        def fails(_: Any) -> Any:
+            raise TypeError("no such request")
+
+        before = thread.call(get_state, state)
+        failing, unread = thread.call(fails, state), thread.call(get_state, fails)
+        after = thread.call(get_state, state)
+        with pytest.raises(TypeError, match="no such request"):
+            await failing
+        with pytest.raises(OSError, match="unexpected answer"):
+            await unread
+        assert (await before, await after) == ("run", "run")
+    assert (len(told.known), told.failed, told.died) == (1, [], [])
+
+
+async def test_an_error_of_one_callback(broker: Broker) -> None:
+    told = Told()
+    callbacks = told.callbacks()
+
+    def fails(_: Any) -> None:
+        raise KeyError("nothing to do with the others")
+
+    callbacks.events = fails
+    thread = FluxThread(broker.uri, None, asyncio.get_running_loop(), callbacks)
+    with structlog.testing.capture_logs() as logs:
+        thread.start()
+        async with asyncio.timeout(30):
+            await told.up.wait()
+            assert await thread.call(get_state, state) == "run"
+            while not logs:
+                await asyncio.sleep(0.01)
+        thread.stop()
+        await asyncio.to_thread(thread.join, 10)
+    assert "nothing to do with the others" in logs[0]["reason"]
+
+
+async def test_an_error_of_one_reader(broker: Broker) -> None:
+    """It ends the reader's own stream, with the reader's own error."""
+    told = Told()
+    async with asyncio.timeout(60), running(broker.uri, told) as thread:
+        await told.up.wait()
+
+        def journal(handle: Any) -> Any:
+            return handle.rpc("job-manager.events-journal", {"full": True}, 0, flux.constants.FLUX_RPC_STREAMING)
+
+        taken: list[str] = []
+        taking = asyncio.Event()
+
+        def take(text: str) -> None:
+            taken.append(text)
+            taking.set()
+
+        def fails(_: str) -> None:
+            raise LookupError("cannot be read")
+
+        def cancel(rpc: Any) -> None:
+            thread_handle = rpc.flux_handle
+            thread_handle.rpc("job-manager.events-journal-cancel", {"matchtag": rpc.pimpl.get_matchtag()}, 0, 1)
+
+        good = asyncio.create_task(thread.stream(journal, lambda rpc: str(rpc.get_str()), take, lambda _: None))
+        with pytest.raises(LookupError, match="cannot be read"):
+            await thread.stream(journal, lambda rpc: str(rpc.get_str()), fails, lambda _: None)
+        await taking.wait()
+        count = len(taken)
+        assert broker.run("submit", "true").returncode == 0
+        while len(taken) == count:
+            await asyncio.sleep(0.01)
+        good.cancel()
+    assert told.died == []
+
+
+async def test_a_journal_that_nothing_takes(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not followed while too much of it waits, commands go on, and later its history is read again."""
+    monkeypatch.setattr("sidecar.instance.fluxthread._TOO_FAR", 99)
+    told, waits = Told(), [0]
+    callbacks = told.callbacks()
+    callbacks.backlog = lambda: waits[0]
+    submit = "import flux.job,sys; [flux.job.submit(flux.Flux(), flux.job.JobspecV1.from_command(['true']), urgency=0) for _ in range(5)]"
+
+    async def submitted() -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", submit, env={**os.environ, "FLUX_URI": broker.uri}
+        )
+        assert await process.wait() == 0
+
+    thread = FluxThread(broker.uri, None, asyncio.get_running_loop(), callbacks)
+    with structlog.testing.capture_logs() as logs:
+        thread.start()
+        async with asyncio.timeout(60):
+            await told.up.wait()
+            waits[0] = 100
+            await submitted()
+            while not logs:
+                await asyncio.sleep(0.01)
+            assert await thread.call(get_state, state) == "run"
+            await submitted()
+            assert await thread.call(get_state, state) == "run"
+            assert len({each.id for each in told.events if each.id > 0}) <= 5
+            waits[0] = 0
+            while len(told.known) < 2 or len({each.id for each in told.events if each.id > 0}) < 10:
+                await asyncio.sleep(0.01)
+        thread.stop()
+        await asyncio.to_thread(thread.join, 10)
+    assert [line["event"] for line in logs] == ["the journal is not followed: too much of it waits to be stored"]
+    assert told.failed == ["the history is read again"]
+    assert told.interruptions == 1
+
+
+async def test_a_service_that_never_answers(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for it is bounded: the connection is made anew, and everything that waits is answered."""
+    monkeypatch.setattr("sidecar.instance.fluxthread._MOST_LATE", 20)
+    told = Told()
+    async with asyncio.timeout(60), running(broker.uri, told) as thread:
+        await told.up.wait()
+        version = {"rootseq": 10**9, "namespace": "primary"}
+        asked = [thread.call(lambda handle: handle.rpc("kvs.wait-version", version, 0), state) for _ in range(30)]
+        assert await thread.call(get_state, state) == "run"
+        thread.give_up(time.monotonic(), "it has not answered")
+        late = [answer.result for answer in await asyncio.gather(*asked, return_exceptions=True)]
+        ended = await asyncio.gather(*late, return_exceptions=True)
+        assert all(isinstance(answer, Unavailable) for answer in ended)
+        while len(told.known) < 2:
+            await asyncio.sleep(0.01)
+    assert not thread._late
+
+
+async def test_an_error_while_connecting(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread tries again, and says what has happened."""
+    tries: list[None] = []
+    told = Told()
+    connect = FluxThread._connect
+
+    def sometimes(self: FluxThread) -> Known:
+        tries.append(None)
+        if len(tries) < 3:
+            raise KeyError("state")  # as an answer without it would
+        return connect(self)
+
+    monkeypatch.setattr(FluxThread, "_connect", sometimes)
+    async with asyncio.timeout(60), running(broker.uri, told) as thread:
+        await told.up.wait()
+        assert await thread.call(get_state, state) == "run"
+    assert [repr(exc) for exc in told.died] == ["KeyError('state')"] * 2
+    assert told.failed == []
+
+
+# ------------------------------------------------------------------------------------------------------ submits
+
+SPEC = {
+    "version": 1,
+    "resources": [{"type": "slot", "count": 1, "label": "t", "with": [{"type": "core", "count": 1}]}],
+    "tasks": [{"command": ["true"], "slot": "t", "count": {"per_slot": 1}}],
+    "attributes": {"system": {"duration": 0, "cwd": "/", "environment": {}}},
+}
+
+
+def test_signed_as_flux_itself_does(broker: Broker) -> None:
+    text = json.dumps(SPEC).encode()
+    handle = flux.Flux(broker.uri)
+    job = flux.job.submit(handle, text.decode(), urgency=0)
+    theirs = handle.rpc("job-info.lookup", {"id": job, "keys": ["J"], "flags": 0}).get()["J"]
+    assert submission.sign(text, os.getuid()) == theirs
+
+
+BAD: list[tuple[Any, int]] = [
+    ({**SPEC, "version": 99}, 16),
+    ({**SPEC, "attributes": {"system": {"duration": 0, "queue": "nope"}}}, 16),
+    ({**SPEC, "attributes": {"system": {"duration": 0, "dependencies": [{"scheme": "no", "value": "1"}]}}}, 16),
+    (SPEC, 32),
+    (SPEC, -2),
+    ("text", 16),
+]
+
+
+@pytest.mark.parametrize("owner", [True, False])
+async def test_submits(broker: Broker, owner: bool) -> None:
+    """What the owner signs is taken, and refused, as what libflux signs: with the same words."""
+    told = Told()
+
+    async with asyncio.timeout(60), running(broker.uri, told) as thread:
+        await told.up.wait()
+
+        async def submit(spec: Any, urgency: int, owner: bool) -> int | str:
+            request = submission.submission(json.dumps(spec).encode(), urgency, userid=os.getuid(), owner=owner)
+            try:
+                return await thread.call(*request)
+            except OSError as exc:
+                return str(exc.strerror)
+
+        job = await submit(SPEC, 0, owner)
+        assert isinstance(job, int)
+        listed = broker.run("jobs", "-a", "-n", "-o", "{id.dec} {urgency}").stdout.split()
+        assert listed == [str(job), "0"]
+        for spec, urgency in BAD:
+            refusal = await submit(spec, urgency, owner)
+            assert isinstance(refusal, str)
+            assert refusal == await submit(spec, urgency, not owner)
+    spec = base64.b64decode(broker.run("job", "info", str(job), "J").stdout.split(".")[1])
+    assert json.loads(spec) == SPEC
+
+
+class Result:
+    """What an answer is made into."""
+
+
+async def test_an_answer_is_freed_when_it_was_taken(broker: Broker) -> None:
+    """Not when the cycle collector comes by: for it some hundred answers of megabytes are some hundred objects."""
+    told = Told()
+    gc.disable()
+    try:
+        async with running(broker.uri, told) as thread:
+            await told.up.wait()
+            kept = [weakref.ref(await thread.call(get_state, lambda _: Result())) for _ in range(3)]
+            await asyncio.to_thread(eventually, lambda: not any(each() for each in kept), what="no result in memory")
+    finally:
+        gc.enable()

@@ -1,0 +1,127 @@
+"""The server's keys in the KVS, where any job can write: whatever stands there, a server starts and serves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flux
+import pytest
+
+from sidecar.instance import HistoryBegin, lease
+from sidecar.instance.broker import introduce
+from sidecar.instance.flux import FluxInstance
+from sidecar.instance.fluxthread import FluxThread
+from sidecar.meters import Meters
+from sidecar.model import JobEvents
+from sidecar.tasks import Supervisor
+from tests.harness import Broker, beside
+
+Start = Callable[[Any], Any]
+
+_HOLDER = '{"pid":1,"host":"x","address":"","since":1}'
+_MISSING = '{"data":["sha1-1c002dde0c9bd14b1cd3a5ac2ce0e3ba5d5f0d9c"],"type":"%s","ver":1}'
+#: Commands of `flux kvs` that any job can give.
+TRAPS: dict[str, list[list[str]]] = {
+    "a rank of 64 bits": [["put", f"flux-sidecar.servers.99999999999={_HOLDER}"]],
+    "a negative rank": [["put", f"flux-sidecar.servers.-7={_HOLDER}"]],
+    "a rank that is not there": [["put", f"flux-sidecar.servers.5={_HOLDER}"]],
+    "a rank that is a directory": [["put", "flux-sidecar.servers.0.x=1"]],
+    "servers that are a value": [["put", "flux-sidecar.servers=7"]],
+    "servers that lead to themselves": [["link", "flux-sidecar.servers", "flux-sidecar.servers"]],
+    "servers that are lost": [["put", "--treeobj", f"flux-sidecar.servers={_MISSING % 'dirref'}"]],
+    "an identity that is a directory": [["put", "flux-sidecar.instance.a=1"]],
+    "an identity that is an object": [["put", 'flux-sidecar.instance={"a":1}']],
+    "an identity that is no text": [["put", "flux-sidecar.instance=null"]],
+    "an identity that is too long": [["put", f"flux-sidecar.instance={'a' * 100_000}"]],
+    "an identity that is too deep": [["put", "--raw", f"flux-sidecar.instance={'[' * 100_000}"]],
+    "an identity that leads to itself": [["link", "flux-sidecar.instance", "flux-sidecar.instance"]],
+    "an identity that is elsewhere": [["link", "--target-namespace=none", "x", "flux-sidecar.instance"]],
+    "an identity that is lost": [["put", "--treeobj", f"flux-sidecar.instance={_MISSING % 'valref'}"]],
+    "all of it a value": [["put", "flux-sidecar=5"]],
+    "all of it leads to itself": [["link", "flux-sidecar", "flux-sidecar"]],
+    "all of it elsewhere": [["link", "--target-namespace=none", "x", "flux-sidecar"]],
+}
+
+
+def _set(broker: Broker, name: str) -> None:
+    broker.run("kvs", "unlink", "-Rf", "flux-sidecar")
+    for command in TRAPS[name]:
+        done = broker.run("kvs", *command)
+        assert done.returncode == 0, (name, done.stderr)
+
+
+def test_whatever_stands_there(broker: Broker) -> None:
+    """A server that connects makes anew what it cannot read; the next one finds what this one has written."""
+    for name in TRAPS:
+        _set(broker, name)
+        known = []
+        for _ in range(2):
+            handle = flux.Flux(broker.uri)
+            known.append(introduce(handle, None, "here").identity)
+            lease.drop(handle)
+        assert known[0] == known[1], name
+        assert re.fullmatch("[0-9a-f]{32}", known[0]), name
+        assert f'"pid": {os.getpid()}' in broker.run("kvs", "get", "flux-sidecar.servers.0").stdout, name
+
+
+@pytest.mark.parametrize("name", ["a rank of 64 bits", "an identity that is a directory"])
+def test_a_server_starts(name: str, broker: Broker, tmp_path: Path, started: Start) -> None:
+    _set(broker, name)
+    server = started(beside(broker, tmp_path, "--lost-timeout", "1")).ready()
+    assert server.run("true")["result"] == "COMPLETED"
+    assert "has died" not in server.text()
+
+
+class _Events:
+    """Takes what the instance tells, and looks at none of it."""
+
+    backlog = 0
+
+    def push(self, item: HistoryBegin | JobEvents) -> None:
+        """Take it."""
+
+    def interrupted(self) -> None:
+        """Take that too."""
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_an_error_of_our_own_is_not_the_end_of_the_instance(
+    used: bool, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither before the first connection nor after one, however long it lasts; the broker's end is."""
+    failing, connect, tries = not used, FluxThread._connect, []
+
+    def fails(self: FluxThread) -> Any:
+        known = connect(self)
+        if failing:
+            tries.append(None)
+            raise OverflowError("integer 99999999999 does not fit")
+        return known
+
+    monkeypatch.setattr(FluxThread, "_connect", fails)
+    monkeypatch.setattr("sidecar.instance.fluxthread._LONGEST_RETRY", 0.05)
+    instance = FluxInstance(broker.uri, Meters(), rpc_timeout=10, lost_timeout=0.5, silence_timeout=10)
+
+    async def until(check: Callable[[], bool]) -> None:
+        while not check():
+            await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(60):
+        await instance.start(_Events(), Supervisor())
+        if used:
+            await until(lambda: instance.status.connection == "ready")
+            failing = True
+            instance.begin_again()
+        await until(lambda: len(tries) > 8)
+        assert not instance.gone.is_set()
+        assert "OverflowError" in instance.status.detail
+        failing = False
+        await until(lambda: instance.status.connection == "ready")
+        broker.close()
+        await instance.gone.wait()
+        await instance.close()

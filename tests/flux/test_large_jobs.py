@@ -1,0 +1,50 @@
+"""Large jobs, and bodies of which large jobs would be made, beside a real broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.test_budgets import ATTACKS, withstand
+from tests.flood import MIB
+from tests.harness import SIDECAR, Broker, Server, eventually
+
+pytestmark = pytest.mark.flux
+
+Started = Callable[[Any], Any]
+
+
+def limited(broker: Broker, directory: Path) -> Server:
+    argv = ["prlimit", f"--as={600 * MIB}", SIDECAR, "serve", "--port", "0", "--uri", broker.uri, "--send-timeout", "3"]
+    return Server(argv, directory)
+
+
+def test_sixty_connections(tmp_path: Path, started: Started) -> None:
+    """The broker goes on to answer, whatever the sizes of the jobs."""
+    broker = started(Broker(tmp_path)).running()
+    server = started(limited(broker, tmp_path)).ready()
+    for attack in ("flags", "envars", "words", "lists and texts"):
+        withstand(server, ATTACKS[attack])
+        assert server.http.get("/readyz").status_code == 200
+    assert "has not answered" not in server.text()
+    assert server.stop().status_code == 202
+    assert server.wait() == 0
+    assert broker.wait() == 0
+
+
+def test_a_job_of_many_members(tmp_path: Path, started: Started) -> None:
+    """As many as are let through: Flux runs it."""
+    broker = started(Broker(tmp_path)).running()
+    server = started(limited(broker, tmp_path)).ready()
+    variables = {f"A{number}": "a" * 60 for number in range(9_900)}
+    options = {"x": [[]] * 9_900}
+    script = 'test "$A0$A9899" = "$1" && env | grep -c "^A[0-9]*=a*$"'
+    job = server.run(["sh", "-c", script, "sh", "a" * 120], envars=variables, option_flags=options, within=60)
+    assert job["returncode"] == 0
+    assert server.output(job["id"]) == ["9900\n"]
+    spec = eventually(lambda: server.http.get(f"/v1/jobs/{job['id']}/jobspec").json(), what="its jobspec")
+    assert spec["attributes"]["system"]["shell"]["options"]["x"] == json.loads(json.dumps(options["x"]))

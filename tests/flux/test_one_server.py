@@ -1,0 +1,98 @@
+"""One instance is for one server: the second ends with 2 and names the first, and a successor begins at once."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import harness
+from tests.harness import SIDECAR, Broker, Process, Server, beside
+
+Start = Callable[[Any], Any]
+
+
+def _refused(second: Server, first: Server) -> str:
+    """Return the last line of a server that ends because there is another one."""
+    assert second.wait(30) == 2
+    line = second.text().strip().splitlines()[-1]
+    assert f"pid {first.pid}" in line, line
+    return line
+
+
+@pytest.mark.parametrize("options", [(), ("--store", "other.sqlite")])
+def test_the_second_is_refused(options: tuple[str, ...], tmp_path: Path, started: Start) -> None:
+    broker = started(Broker(tmp_path, cores=4)).running()
+    first = started(beside(broker, tmp_path)).ready()
+    _refused(started(beside(broker, tmp_path, *options)), first)
+    assert first.run("echo it goes on")["result"] == "COMPLETED"
+    assert first.http.get("/readyz").status_code == 200
+
+
+def test_a_successor_begins_at_once(tmp_path: Path, started: Start) -> None:
+    """After kill -9, and while the predecessor is still ending; with what it had accepted."""
+    broker = started(Broker(tmp_path, cores=4)).running()
+    first = started(beside(broker, tmp_path, "--no-stop-on-signal")).ready()
+    jobs = [first.submit("sleep 600")]
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        successor = started(beside(broker, tmp_path, "--no-stop-on-signal"))
+        first.signal(number)
+        begin = time.monotonic()
+        successor.ready()
+        assert time.monotonic() - begin < 10
+        assert {each["id"] for each in successor.http.get("/v1/jobs").json()["jobs"]} == set(jobs)
+        jobs.append(successor.submit("sleep 600"))
+        first = successor
+    assert first.stop().status_code == 202
+    assert (first.wait(), broker.wait()) == (0, 0)
+
+
+def test_a_server_that_hangs_is_still_the_one(tmp_path: Path, started: Start) -> None:
+    broker = started(Broker(tmp_path, cores=4)).running()
+    first = started(beside(broker, tmp_path)).ready()
+    first.signal(signal.SIGSTOP)
+    _refused(started(beside(broker, tmp_path, "--store", "other.sqlite")), first)
+    first.signal(signal.SIGCONT)
+    assert first.run("true")["result"] == "COMPLETED"
+
+
+def test_a_connection_that_begins_anew_takes_it_again(tmp_path: Path, started: Start) -> None:
+    broker = started(Broker(tmp_path, cores=4)).running()
+    server = started(beside(broker, tmp_path)).ready()
+    for _ in range(3):
+        assert broker.run("module", "reload", "job-manager").returncode == 0
+        job = harness.eventually(
+            lambda: (
+                (answer := server.http.post("/v1/jobs/submit", json={"command": "true"})).status_code == 200
+                and answer.json()["id"]
+            ),
+            what="a submit",
+        )
+        server.ready()
+        assert server.job(job)["id"] == job  # without its scheduler no job starts, and that is not looked for here
+    _refused(started(beside(broker, tmp_path, "--store", "other.sqlite")), server)
+
+
+def test_beside_another_broker_of_the_instance(tmp_path: Path, started: Start) -> None:
+    """Each broker has its own services: the second server looks at the others' too."""
+    script = tmp_path / "serve"
+    script.write_text(
+        "#!/bin/sh\n"
+        f"flux exec -r 1 flux getattr local-uri > {tmp_path}/uri1\n"
+        f"flux getattr local-uri > {tmp_path}/uri0.new && mv {tmp_path}/uri0.new {tmp_path}/uri0\n"
+        "sleep 600\n"
+    )
+    script.chmod(0o755)
+    started(Process(["flux", "start", "-s2", str(script)], tmp_path))
+    harness.eventually((tmp_path / "uri0").exists, what="two brokers")
+    uris = [(tmp_path / f"uri{rank}").read_text().strip() for rank in (0, 1)]
+    for one, other in (uris, reversed(uris)):
+        first = started(Server([SIDECAR, "serve", "--port", "0", "--uri", one, "--no-stop-on-signal"], tmp_path))
+        first.ready()
+        _refused(started(Server([SIDECAR, "serve", "--port", "0", "--uri", other], tmp_path)), first)
+        first.signal(signal.SIGTERM)
+        assert first.wait() == 0

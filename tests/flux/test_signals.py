@@ -1,0 +1,153 @@
+"""Signals at any moment from the first one on, once and twice: exit code 0, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Broker, Process, beside, embedded, eventually, flux_start
+
+Start = Callable[[Any], Any]
+
+#: How often each way of running is signalled, at a moment of the first two seconds.
+ROUNDS = int(os.environ.get("SIGNAL_ROUNDS", "6"))
+_LATEST = 2.0  # seconds
+_WITHIN = 40.0  # seconds, on a machine that is busy
+
+
+def handled(pid: int) -> bool:
+    """Whether a process has come so far as to have a handler for SIGTERM: before that its interpreter starts."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    return _in_mask(status, "SigCgt")
+
+
+def blocked(pid: int) -> bool:
+    """Whether a process blocks SIGTERM."""
+    return _in_mask(Path(f"/proc/{pid}/status").read_text(), "SigBlk")
+
+
+def _in_mask(status: str, name: str) -> bool:
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith(name))
+    return bool(int(mask, 16) & 1 << signal.SIGTERM - 1)
+
+
+def wait(seconds: float) -> None:
+    """Wait for a moment that chance has chosen."""
+    threading.Event().wait(seconds)
+
+
+def server_pid(process: Process) -> int:
+    """The server's pid, once it handles signals: of the process itself, or of the broker's initial program."""
+
+    def found() -> int:
+        if handled(process.pid) and "flux" not in Path(f"/proc/{process.pid}/comm").read_text():
+            return process.pid
+        try:
+            child = process.child("flux-sidecar serve")
+        except ValueError:
+            return 0
+        return child if handled(child) else 0
+
+    return eventually(found, what="a server that handles signals")
+
+
+def signalled(process: Process, *moments: float, number: int = signal.SIGTERM) -> int:
+    """Signal the server at moments (seconds after the one before), and return its exit code, or its broker's."""
+    pid = process.pid if process.popen.args[1:2] == ["serve"] else server_pid(process)  # type: ignore[index]
+    eventually(lambda: handled(pid), what="a server that handles signals")
+    for moment in moments:
+        wait(moment)
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            break  # the signal before was enough
+    begin = time.monotonic()
+    code = process.wait(_WITHIN)
+    assert time.monotonic() - begin < _WITHIN
+    return code
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+class TestSignals:
+    @pytest.fixture
+    def moments(self, seed: int, twice: bool) -> list[float]:
+        chance = random.Random(seed)
+        return [_LATEST * chance.random(), *([chance.uniform(0.05, 0.5)] if twice else [])]
+
+    def test_embedded(self, tmp_path: Path, started: Start, moments: list[float]) -> None:
+        server = started(embedded(tmp_path))
+        assert signalled(server, *moments) == 0, server.text()
+        assert not server.leftovers()
+
+    def test_initial_program(self, tmp_path: Path, started: Start, moments: list[float]) -> None:
+        server = started(flux_start(tmp_path))
+        assert signalled(server, *moments) == 0, server.text()
+        eventually(lambda: not server.leftovers(), what="the end of everything")
+
+    def test_beside(self, tmp_path: Path, started: Start, moments: list[float], twice: bool) -> None:
+        broker = started(Broker(tmp_path, cores=2)).running()
+        server = started(beside(broker, tmp_path))
+        assert signalled(server, *moments) == 0, server.text()
+        if not twice:  # a second signal may end the server before it has asked for the shutdown
+            assert broker.wait(_WITHIN) == 0, broker.text()
+
+
+def test_blocked_until_they_are_handled(tmp_path: Path, started: Start) -> None:
+    """A parent that blocks signals loses none, also not while the interpreter starts."""
+    argv = ["env", "--block-signal=TERM", "flux-sidecar", "serve", "--embedded", "--port", "0"]
+    server = started(Process(argv, tmp_path))
+    eventually(lambda: blocked(server.pid) or handled(server.pid), what="signals that are blocked")
+    server.signal(signal.SIGTERM)
+    assert server.wait(_WITHIN) == 0, server.text()
+
+
+@pytest.mark.parametrize(("first", "line"), [(signal.SIGTERM, "mode=now"), (signal.SIGHUP, "leaving")])
+def test_processes_of_jobs_end_with_a_second_signal(tmp_path: Path, started: Start, first: int, line: str) -> None:
+    server = started(embedded(tmp_path, "--kill-timeout", "60")).ready()
+    job = server.submit(["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"])
+    eventually(lambda: server.output(job) == ["deaf\n"])
+    server.signal(first)
+    eventually(lambda: line in server.text())
+    begin = time.monotonic()
+    server.signal(signal.SIGTERM)
+    assert server.wait(10) == 0
+    assert time.monotonic() - begin < 5
+    eventually(lambda: not server.leftovers(), within=5, what="the end of the job")
+
+
+def test_a_terminal_that_closes_ends_no_instance_that_lives(tmp_path: Path, started: Start) -> None:
+    """Beside a broker with another initial program: the server leaves, and its store keeps the jobs as they are."""
+    broker = started(Broker(tmp_path, cores=2, program=["sleep", "600"])).running()
+    store = tmp_path / "jobs.sqlite"
+    server = started(beside(broker, tmp_path, "--store", str(store))).ready()
+    job = server.submit("sleep 600")
+    server.state(job, "RUN")
+    for _ in range(2):  # from the kernel, and from the shell
+        server.signal(signal.SIGHUP)
+    assert server.wait(_WITHIN) == 0
+    again = started(beside(broker, tmp_path, "--store", str(store)))
+    eventually(lambda: again.http.get("/v1/jobs").status_code == 200, what="a list")
+    assert again.ready().job(job)["state"] == "RUN"
+
+
+def test_other_signals(tmp_path: Path, started: Start) -> None:
+    """SIGUSR1 and SIGUSR2 end nothing, and jobs do not inherit that; SIGQUIT is a stop."""
+    server = started(embedded(tmp_path)).ready()
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        server.signal(number)
+        job = server.run(["sh", "-c", f"kill -{number.value} $$"])
+        assert job["returncode"] == 128 + number
+    server.signal(signal.SIGQUIT)
+    assert server.wait(_WITHIN) == 0

@@ -1,0 +1,29 @@
+"""The job IDs of the embedded engine: small in a new directory, and never given out twice."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from sidecar.instance import embedded_epoch
+
+
+def test_it_is_kept(tmp_path: Path) -> None:
+    epoch = embedded_epoch.read(tmp_path)
+    assert abs(epoch - time.time() * 1000) < 60_000
+    (tmp_path / "f1234.output").touch()
+    assert embedded_epoch.read(tmp_path) == epoch
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["epoch", "f1234.output"]
+
+
+def test_output_of_a_version_that_kept_none(tmp_path: Path) -> None:
+    (tmp_path / "f1234.output").touch()
+    assert embedded_epoch.read(tmp_path) == embedded_epoch.FIXED
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "epoch").write_text("yesterday")
+    assert embedded_epoch.read(tmp_path) == embedded_epoch.FIXED
+    (tmp_path / "epoch").unlink()
+    (tmp_path / "epoch").mkdir()
+    assert embedded_epoch.read(tmp_path) == embedded_epoch.FIXED

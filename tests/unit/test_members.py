@@ -1,0 +1,42 @@
+"""Members of JSON, counted in its text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar import members
+
+TEXTS = st.text(st.sampled_from('a,[]{}"\\\n é'), max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXTS,
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(TEXTS, inner, max_size=6),
+    max_leaves=40,
+)
+
+
+def reference(value: Any) -> int:
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return len(value) + sum(map(reference, parts))
+    return 0
+
+
+@given(VALUES, st.integers(0, 30), st.sampled_from([None, 0, 2]), st.booleans())
+def test_as_many_as_there_are(value: Any, most: int, indent: int | None, ascii_: bool) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_).encode()
+    right = reference(value)
+    assert members.at_most(text) >= right
+    assert (members.count(text, most) > most) == (right > most and members.at_most(text) > most)
+    if members.at_most(text) > most >= right:
+        assert members.count(text, most) == right
+
+
+@pytest.mark.parametrize("value", [["a,"] * 100_000, {f"{n},[": '"\\",' for n in range(50_000)}, "," * 100_000])
+def test_a_text_that_is_looked_at_in_parts(value: Any) -> None:
+    assert members.count(json.dumps(value).encode(), 200_000 if isinstance(value, list) else 99_999) >= reference(value)
+    assert members.count(json.dumps(value).encode(), reference(value)) == reference(value)

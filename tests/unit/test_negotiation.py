@@ -1,0 +1,78 @@
+"""Accept, by RFC 9110, section 12.5.1."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.negotiation import best
+
+JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
+OFFERED = (JSON, TEXT, BYTES)
+
+
+@pytest.mark.parametrize(
+    ("accept", "found"),
+    [
+        (None, JSON),
+        ("", JSON),
+        ("*/*", JSON),
+        (" */* ; q=0.1 ", JSON),
+        ("text/plain", TEXT),
+        ("TEXT/Plain;Q=1", TEXT),
+        ("text/plain;charset=utf-8", TEXT),
+        ("text/plain, */*", TEXT),
+        ("*/*, text/plain", TEXT),
+        ("text/*", TEXT),
+        ("application/*", JSON),
+        ("application/octet-stream, application/*", BYTES),
+        ("text/plain;q=0.5, application/json;q=0.4", TEXT),
+        ("text/plain;q=0.5, application/json", JSON),
+        ("text/plain, application/json", TEXT),
+        ("application/json, text/plain, */*", JSON),
+        ("text/html, application/xhtml+xml, */*;q=0.8", JSON),
+        ("application/json;q=0, */*", TEXT),
+        ("application/*;q=0, */*;q=0.1", TEXT),
+        ("application/json;q=0.2, application/*;q=0.9", BYTES),
+        ("text/plain;q=0.001", TEXT),
+        ("text/plain;q=0", None),
+        ("*/*;q=0", None),
+        ("image/png", None),
+        ("image/*, text/html", None),
+        ("json", JSON),
+        ("text", JSON),
+        ("*/json", JSON),
+        ("text/plain;q=2", JSON),
+        ("text/plain;q=, image/png", None),
+        (",,text/plain,,", TEXT),
+        ("text/plain;format=flowed;q=0.3, application/json;q=0.2;x=y", TEXT),
+        ("é", JSON),
+        (",".join(["image/png"] * 63 + ["text/plain"]), TEXT),
+    ],
+)
+def test_which_type_is_preferred(accept: str | None, found: str | None) -> None:
+    assert best(accept, OFFERED) == found
+
+
+@given(st.text(max_size=200))
+def test_any_header_has_an_answer(accept: str) -> None:
+    assert best(accept, OFFERED) in (*OFFERED, None)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        ",".join(["a/b;q=0.1"] * 6000),
+        "a" * 60_000,
+        "a/b;" + "q=" * 30_000,
+        " " * 60_000 + "a",
+        "a/b" + " " * 60_000 + "x",
+    ],
+)
+def test_long_headers_take_no_time(accept: str) -> None:
+    before = time.process_time()
+    best(accept, OFFERED)
+    assert time.process_time() - before < 0.5

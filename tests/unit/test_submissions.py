@@ -1,0 +1,68 @@
+"""Idempotency keys in memory: kept until the store has them, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sidecar import jobspec
+from sidecar.auth.caller import Caller
+from sidecar.errors import InvalidRequest
+from sidecar.feed import Feed
+from sidecar.instance.embedded import EmbeddedInstance
+from sidecar.meters import Meters
+from sidecar.model import JobRequest
+from sidecar.store import Store
+from sidecar.submissions import Submissions
+from sidecar.tasks import Supervisor
+
+ALICE = Caller(name="alice", scopes=frozenset({"submit"}), method="test")
+
+
+@pytest.fixture
+async def submissions(tmp_path: Path) -> AsyncIterator[Submissions]:
+    store = Store(tmp_path / "jobs.sqlite")
+    await store.open()
+    feed, instance = Feed(store, Meters()), EmbeddedInstance(tmp_path, cores=2, kill_timeout=1)
+    feed.start()
+    await instance.start(feed, Supervisor())
+    await feed.idle()
+    yield Submissions(instance, feed, store, {})
+    await instance.close()
+    await feed.close()
+    await store.close()
+
+
+async def submit(submissions: Submissions, key: str) -> int:
+    accepted = await submissions.submit(JobRequest(command="true", urgency=0), key, ALICE)
+    return accepted.id
+
+
+async def test_one_key_that_is_never_stored_keeps_no_other(
+    submissions: Submissions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a job that Flux has purged before it was told of, the store never hears; of another one it does late."""
+    feed = submissions._feed
+    for job, key in ((1, "purged"), (2, "late")):
+        submissions._note(jobspec.scoped(key, "alice"), job, "digest", "alice")
+    feed._heard(1)
+    assert feed.expects(2)
+    jobs = [await submit(submissions, f"key {number}") for number in range(60)]
+    assert await submit(submissions, "key 0") == jobs[0]
+    await asyncio.gather(*(feed.settle_job(job) for job in jobs))
+    for _ in range(10):
+        assert await submit(submissions, "key 1") == jobs[1]
+    assert set(submissions._accepted) == {jobspec.scoped("purged", "alice"), jobspec.scoped("late", "alice")}
+    monkeypatch.setattr("sidecar.submissions._KEPT", 0.0)
+    await submit(submissions, "key 2")
+    assert set(submissions._accepted) == {jobspec.scoped("late", "alice")}, "its job is still expected"
+
+
+async def test_a_caller_whose_name_is_too_long_for_a_key(submissions: Submissions) -> None:
+    caller = Caller(name="a" * 1025, scopes=frozenset({"submit"}), method="test")
+    with pytest.raises(InvalidRequest, match="Idempotency-Key: the name of this caller"):
+        await submissions.submit(JobRequest(command="true"), "key", caller)
+    assert await submissions.submit(JobRequest(command="true", urgency=0), None, caller)
