@@ -265,7 +265,9 @@ class AccessOptions:
                 raise SettingsError(f"--trusted-proxies: {exc}.") from None
         for origin in parse_list(self.allowed_origins):
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
-                raise SettingsError(f"--allowed-origins: {origin!r} is none; https://portal.example.org is one.")
+                raise SettingsError(
+                    f"--allowed-origins: {origin!r} is not an origin; write it as https://portal.example.org."
+                )
 
     def _check_methods(self, host_from: str) -> None:
         if self.no_auth and self.methods:
@@ -301,7 +303,7 @@ class AccessOptions:
         """What works, and is weak."""
         found = []
         if self.no_auth:
-            found.append("--no-auth: anybody who reaches the port can run programs as the instance's owner")
+            found.append("--no-auth: every client that reaches the port can run programs as the instance's owner")
         if self.socket and self.tcp and not (self.no_auth or self.methods):
             found.append("--socket without --no-tcp: every user of this machine who reaches the port is admin")
         if self.login_secret and len(self.login_secret.encode()) < _WEAK_SECRET:

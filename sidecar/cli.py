@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import structlog
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
 
 import sidecar
 from sidecar import app as server
@@ -29,10 +30,22 @@ _ALL = ("0.0.0.0", "[::]")  # noqa: S104 - not listened on here
 _noticed: list[str] = []  # in the environment, before there is a log
 _BINDINGS = frozenset({"flux", "_flux", "cffi", "_cffi_backend", "ply", "yaml"})
 
+
+def _usage_error(error: CycloptsError) -> str:
+    """Return what is wrong with a command line, and what to write instead."""
+    if not isinstance(error, UnusedCliTokensError) or not error.unused_tokens:
+        return str(error)
+    word = error.unused_tokens[0]
+    known = {field.name.replace("_", "-") for field in dataclasses.fields(Settings)}
+    hint = f'Did you mean "--{word}"?' if word in known else "Options begin with --; see --help."
+    return f'Unexpected argument "{word}". {hint}'
+
+
 app = App(
     name="flux-sidecar",
     help="A REST API beside a Flux broker: submit, list, read and cancel jobs, and end the instance with exit code 0.",
     version=sidecar.__version__,
+    error_formatter=lambda error: CycloptsPanel(_usage_error(error)),
 )
 
 
@@ -178,4 +191,4 @@ def main() -> None:
     try:  # where nothing reads a terminal, what is wrong with an option has to be where other failures are
         app(exit_on_error=False, print_error=False)
     except CycloptsError as exc:
-        _fail(str(exc), server.USAGE_ERROR)
+        _fail(_usage_error(exc), server.USAGE_ERROR)

@@ -81,7 +81,7 @@ def listed(jobspec: Mapping[str, Any]) -> Listed:
         raise ValueError("it has no version")
     duration = get(jobspec, "attributes.system.duration")
     if not isinstance(duration, int | float) or isinstance(duration, bool):
-        raise ValueError("attributes.system.duration is no number")
+        raise ValueError("attributes.system.duration is not a number")
     _look(jobspec.get("resources"), 1, found)
     for what, number in (("slots", found.slots), ("cores", found.cores)):
         if not number:

@@ -91,7 +91,7 @@ SCHEDULING = Metric(
     ("queue",),
     WAITS,
 )
-HELD = Metric("flux_jobs_held", "gauge", "waiting", "Pending jobs of urgency 0: they wait for somebody.", ("queue",))
+HELD = Metric("flux_jobs_held", "gauge", "waiting", "Pending jobs of urgency 0: held.", ("queue",))
 PENDING_NODES = Metric(
     "flux_pending_nodes_max",
     "gauge",

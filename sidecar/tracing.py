@@ -43,7 +43,7 @@ class Tracing:
 
             chosen = OTLPSpanExporter()
         else:
-            raise ValueError(f"OTEL_TRACES_EXPORTER: {exporter!r} is none that is known here; use otlp or console.")
+            raise ValueError(f"OTEL_TRACES_EXPORTER: unknown exporter {exporter!r}; use otlp or console.")
         named = {"service.name": service} if service else {}
         self._provider = TracerProvider(
             resource=Resource.create({**named, "service.version": sidecar.__version__}), shutdown_on_exit=False

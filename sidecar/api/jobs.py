@@ -313,7 +313,7 @@ def _filter(query: ListQuery) -> Filter:
     try:
         before = fluid.parse(query.cursor)
     except ValueError:
-        raise InvalidRequest(f"cursor: {query.cursor!r} is none; take it from a page's Link header.") from None
+        raise InvalidRequest(f"unknown cursor {query.cursor!r}; take it from a page's Link header.") from None
     return msgspec.structs.replace(where, before_id=min(before, 2**63 - 1))
 
 

@@ -245,7 +245,7 @@ def _denied() -> Problem:
 
 
 def _nobody() -> Problem:
-    return Unauthenticated("This is nobody's token or password here, or it has expired.")
+    return Unauthenticated("Unknown or expired token or password.")
 
 
 def _is_ours(path: str) -> bool:

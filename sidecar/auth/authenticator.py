@@ -31,7 +31,7 @@ class Authenticator:
 
     Args:
         methods: asked in this order; the first that knows the credential counts.
-        guesses: how often an address may show a credential that is nobody's.
+        guesses: how many unknown credentials an address may send.
         now: Unix time.
     """
 
@@ -64,7 +64,7 @@ class Authenticator:
             address: where from.
 
         Raises:
-            TooMany: this address has shown too many that are nobody's.
+            TooMany: this address has sent too many unknown credentials.
             Unavailable: who would know cannot be asked just now.
         """
         digest = credential.digest()
@@ -76,7 +76,7 @@ class Authenticator:
         # What was good a while ago is no guess: others who guess from behind the same ingress must not lock it out.
         guess = None if digest in self._good else place(address)
         if guess is not None and (wait := self._guesses.take(guess)):
-            raise TooMany("Too many credentials that are nobody's came from this address.", retry_after=int(wait) + 1)
+            raise TooMany("Too many failed logins from this address.", retry_after=int(wait) + 1)
         try:
             found = await asyncio.shield(self._ask(digest, credential, self.methods, guess))
         except NoTurn:  # not given back: addresses that send more than can be checked would never be told to stop

@@ -188,7 +188,8 @@ class Guard:
             return self._by_connection(request, unix)
         if caller := await self.authenticator.caller(credential, address):
             return caller
-        raise unauthenticated("This credential is nobody's here, or has expired.", ', error="invalid_token"')
+        text = "Unknown or expired credential: log in again, or ask for a new token."
+        raise unauthenticated(text, ', error="invalid_token"')
 
     def _by_connection(self, request: web.Request, unix: bool) -> Caller | None:
         """Return who is at the other end of a connection; None when it tells nothing."""

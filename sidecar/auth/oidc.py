@@ -158,7 +158,7 @@ class Oidc:
     def _caller(self, claims: dict[str, Any], expires: float) -> Caller:
         name = _claim(claims, self._name_claim)
         if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()):
-            raise _Refused(f"its claim {self._name_claim} is no name")
+            raise _Refused(f"its claim {self._name_claim} is not a name")
         granted = _claim(claims, self._scope_claim)
         values = granted.split(" ") if isinstance(granted, str) else granted if isinstance(granted, list) else []
         scopes = implied(self._scopes[each] for each in values if isinstance(each, str) and each in self._scopes)

@@ -113,8 +113,14 @@ def new(name: str, scopes: Sequence[str]) -> tuple[str, str]:
         The token, and its line for the file.
 
     Raises:
-        ValueError: the name cannot be one, or a scope is none.
+        ValueError: the name or a scope is not valid.
     """
+    if not name.strip() or not name.isprintable() or name.startswith(_PREFIX):
+        raise ValueError(f"NAME must be printable text, not empty, and must not begin with {_PREFIX}")
+    if unknown := [scope for scope in scopes if scope not in SCOPES]:
+        raise ValueError(f"--scopes: unknown scope {unknown[0]!r}; use {', '.join(SCOPES)}")
+    if not scopes:
+        raise ValueError(f"--scopes: name at least one of {', '.join(SCOPES)}")
     token = _PREFIX + secrets.token_urlsafe(32)
     line = f"{name}:{','.join(scopes)}:{_digest(token)}"
     _parse(line)
@@ -166,13 +172,13 @@ def _parse(line: str) -> _Entry:
     name, _, rest = line.rpartition(":")[0].rpartition(":")
     digest = line.rpartition(":")[2].lower()
     if not name or not name.isprintable():
-        raise ValueError("it is not of the form name:scopes:sha256")
+        raise ValueError("the form is name:scopes:sha256")
     if name.startswith(_PREFIX):
-        raise ValueError("what stands first is a token, and has to be a name")
+        raise ValueError("the first field is a token; it must be a name")
     scopes = [scope.strip() for scope in rest.split(",")]
     if not set(scopes) <= set(SCOPES):
-        raise ValueError(f"what stands second has to be of the scopes {', '.join(SCOPES)}")
+        raise ValueError(f"unknown scope; use {', '.join(SCOPES)}")
     if not _DIGEST.fullmatch(digest):
-        raise ValueError("what stands last is no SHA-256 in 64 hexadecimal digits; `flux-sidecar token new` makes one")
+        raise ValueError("the last field must be a SHA-256 in 64 hexadecimal digits: `flux-sidecar token new`")
     caller = Caller(name=name, scopes=implied(cast(list[Scope], scopes)), method=TokenFile.name)
     return _Entry(digest, caller)

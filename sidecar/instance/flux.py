@@ -245,7 +245,7 @@ class FluxInstance(FluxAdmin):
         name = jobspec.get(jobspec_.outline, "attributes.system.queue")
         queue = known.get(name) if name else next((queue for queue in known.values() if queue.default), None)
         if queue is None:
-            why = f"queue: {name!r} is none" if name else "queue: name one, there is no default"
+            why = f"queue: unknown queue {name!r}" if name else "queue: name one, there is no default"
             raise Rejected(f"{why}; use {', '.join(known)}.")
         if not queue.enabled:
             raise Rejected(f"queue: {queue.name!r} takes no jobs: {queue.enabled_reason}.")

@@ -17,7 +17,7 @@ def test_to_everybody(tmp_path: Path, started: Start) -> None:
     assert server.url.startswith("http://0.0.0.0:")
     service = server.ready().http.get("/v1/service").json()
     assert (service["auth"], service["no_auth"]) == (False, True)
-    assert "anybody who reaches the port can run programs" in server.text()
+    assert "every client that reaches the port can run programs" in server.text()
     for page in ("/docs", "/login"):
         assert NOTICE in server.http.get(page).text
 
@@ -26,7 +26,7 @@ def test_to_this_machine(tmp_path: Path, started: Start) -> None:
     server = started(embedded(tmp_path)).ready()
     service = server.http.get("/v1/service").json()
     assert (service["auth"], service["no_auth"]) == (False, False)
-    assert "anybody who reaches the port" not in server.text()
+    assert "every client that reaches the port" not in server.text()
     assert NOTICE not in server.http.get("/login").text
     page = server.http.get("/docs")
     assert NOTICE not in page.text

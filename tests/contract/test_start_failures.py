@@ -37,6 +37,8 @@ FAILURES: dict[str, tuple[tuple[str, ...], str]] = {
     "no file": (("--tokens", "/nonexistent/tokens"), "No such file or directory"),
     "no number": (("--max-streams", "many"), "max-streams"),
     "no option": (("--max-streems", "1"), "Did you mean --max-streams?"),
+    "an argument": (("embedded",), 'Unexpected argument "embedded". Did you mean "--embedded"?'),
+    "another argument": (("laptop", "now"), 'Unexpected argument "laptop". Options begin with --'),
     "no address": (("--host", "192.0.2.1", "--no-auth"), "192.0.2.1"),
 }
 
@@ -49,6 +51,13 @@ def test_every_line_is_json_where_lines_are_to_be_json(options: tuple[str, ...],
     assert text in lines[-1]["reason"]
     assert (lines[-1]["level"], lines[-1]["code"]) == ("error", 2)
     assert lines[-1]["timestamp"]
+
+
+@pytest.mark.parametrize(("options", "text"), FAILURES.values(), ids=FAILURES)
+def test_the_last_words_on_a_terminal(options: tuple[str, ...], text: str) -> None:
+    done = serve(*options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert text in " ".join(done.stderr.replace("│", "").split())
 
 
 def test_the_address_is_json_where_lines_are_to_be_json(started: Callable[[Server], Server], tmp_path: Path) -> None:

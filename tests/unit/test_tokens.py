@@ -53,9 +53,9 @@ async def test_a_file_of_tokens(tmp_path: Path) -> None:
         ("alice:read", "name:scopes:sha256"),
         (":read:" + "0" * 64, "name:scopes:sha256"),
         ("a\x1bb:read:" + "0" * 64, "name:scopes:sha256"),
-        ("alice:write:" + "0" * 64, "of the scopes read, submit, admin"),
-        ("alice:read,write:" + "0" * 64, "of the scopes read, submit, admin"),
-        ("alice::" + "0" * 64, "of the scopes read, submit, admin"),
+        ("alice:write:" + "0" * 64, "unknown scope; use read, submit, admin"),
+        ("alice:read,write:" + "0" * 64, "unknown scope; use read, submit, admin"),
+        ("alice::" + "0" * 64, "unknown scope; use read, submit, admin"),
         ("alice:read:secret", "SHA-256"),
         ("alice:read:" + "g" * 64, "SHA-256"),
     ],
@@ -135,9 +135,27 @@ def test_the_command_that_makes_one(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in path.read_text().splitlines()] == ["alice", "bob"]
     shown = subprocess.run([SIDECAR, "token", "new", "eve"], text=True, capture_output=True, check=True)
     assert "eve:submit:" in shown.stderr
-    wrong = subprocess.run([SIDECAR, "token", "new", "eve", "--scopes", "root"], text=True, capture_output=True)
-    assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "of the scopes read, submit, admin" in " ".join(wrong.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["eve", "--scopes", "root"], "--scopes: unknown scope 'root'; use read, submit, admin"),
+        (["eve", "--scopes", "read,"], None),
+        (["eve", "--scopes", ""], "--scopes: name at least one of read, submit, admin"),
+        ([""], "NAME must be printable text, not empty"),
+        ([" "], "NAME must be printable text, not empty"),
+        (["fxs_abc"], "must not begin with fxs_"),
+        (["a\nb"], "NAME must be printable text"),
+    ],
+)
+def test_the_command_names_what_is_wrong(arguments: list[str], why: str | None) -> None:
+    done = subprocess.run([SIDECAR, "token", "new", *arguments], text=True, capture_output=True)
+    if why is None:
+        assert done.returncode == 0
+        return
+    assert (done.returncode, done.stdout) == (2, "")
+    assert why in " ".join(done.stderr.split())
 
 
 class Clock:
