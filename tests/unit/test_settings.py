@@ -63,7 +63,10 @@ def test_without_an_instance_it_says_how_to_start_one() -> None:
         (["--embedded", "--oidc-issuer", "http://login.example.org"], "is not HTTPS"),
         (["--embedded", "--oidc-issuer", "https://x.org", "--oidc-scopes", "users"], "is not of the form NAME=SCOPE"),
         (["--embedded", "--kubernetes-auth", "--kubernetes-api", "http://10.0.0.1"], "by https://"),
-        (["--embedded", "--allowed-origins", "portal.example.org"], "is not an origin; write it as https://portal.example.org"),
+        (
+            ["--embedded", "--allowed-origins", "portal.example.org"],
+            "is not an origin; write it as https://portal.example.org",
+        ),
         (["--embedded", "--trusted-proxies", "ingress"], "--trusted-proxies: 'ingress'"),
         (["--embedded", "--rate-limit", "-1"], "must not be negative"),
         (["--embedded", "--max-streams", "0"], "--max-streams must be more than 0"),
