@@ -21,7 +21,7 @@ from sidecar.options import SettingsError
 
 log = structlog.get_logger("auth")
 
-_PREFIX = "fxs_"  # so that a token that got into a repository is recognized
+PREFIX = "fxs_"  # so that a token that got into a repository is recognized
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -115,13 +115,13 @@ def new(name: str, scopes: Sequence[str]) -> tuple[str, str]:
     Raises:
         ValueError: the name or a scope is not valid.
     """
-    if not name.strip() or not name.isprintable() or name.startswith(_PREFIX):
-        raise ValueError(f"NAME must be printable text, not empty, and must not begin with {_PREFIX}")
+    if not name.strip() or not name.isprintable() or name.startswith(PREFIX):
+        raise ValueError(f"NAME must be printable text, not empty, and must not begin with {PREFIX}")
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
         raise ValueError(f"--scopes: unknown scope {unknown[0]!r}; use {', '.join(SCOPES)}")
     if not scopes:
         raise ValueError(f"--scopes: name at least one of {', '.join(SCOPES)}")
-    token = _PREFIX + secrets.token_urlsafe(32)
+    token = PREFIX + secrets.token_urlsafe(32)
     line = f"{name}:{','.join(scopes)}:{_digest(token)}"
     _parse(line)
     return token, line
@@ -173,7 +173,7 @@ def _parse(line: str) -> _Entry:
     digest = line.rpartition(":")[2].lower()
     if not name or not name.isprintable():
         raise ValueError("the form is name:scopes:sha256")
-    if name.startswith(_PREFIX):
+    if name.startswith(PREFIX):
         raise ValueError("the first field is a token; it must be a name")
     scopes = [scope.strip() for scope in rest.split(",")]
     if not set(scopes) <= set(SCOPES):

@@ -358,6 +358,28 @@ async def test_who_was_let_in_is_looked_at_by_what_has_let_them_in() -> None:
     assert remote.asked == 2
 
 
+async def test_a_token_of_the_file_is_sent_to_no_other_method(tmp_path: Path) -> None:
+    """Also when it was revoked: the answer is no, although the other method cannot be asked."""
+    token, line = tokens.new("alice", ["read"])
+    path = tmp_path / "tokens"
+    path.write_text(line)
+    file, remote = TokenFile(path), Known("b")
+    remote.down = True
+    both = Authenticator([file, remote], Buckets(1, 100))
+    found = await both.caller(bearer(token), "1.2.3.4")
+    assert found is not None
+    path.write_text("")
+    file.reload()
+    both.forget()
+    assert await both.caller(bearer(token), "1.2.3.4") is None
+    assert remote.asked == 0
+    with pytest.raises(Unavailable):
+        await both.caller(bearer("another"), "1.2.3.4")
+    alone = Authenticator([remote], Buckets(1, 100))
+    with pytest.raises(Unavailable):  # where there is no file, its prefix means nothing
+        await alone.caller(bearer(token), "1.2.3.4")
+
+
 async def test_a_known_answer_of_another_method_is_none() -> None:
     """A credential that two methods know ends with the one that has let it in."""
     file, remote = Known("a"), Remote("a")
