@@ -30,6 +30,12 @@ DIFFERENCES = {
         "`f58id`, `annotations.user.uri`, `result` or else `state`, `expiration`",
         "they are the same values a second time",
     ),
+    "begin time": Difference(
+        "A dependency on a time",
+        "`begin@22:11:44` (`flux jobs --json`)",
+        "`begin-time=1795731104.507`",
+        "it is what Flux's job list has, with the day",
+    ),
     "volatile": Difference(
         "Volatile memos",
         "no entry of the eventlog",

@@ -205,9 +205,23 @@ class JobRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     is_launcher: Annotated[
         bool | None, Meta(description="run a workflow launcher (nextflow, snakemake) beside the server")
     ] = None
-    name: Annotated[str, Meta(min_length=1, max_length=1000, description="default: the program's")] | None = None
+    name: (
+        Annotated[
+            str, Meta(min_length=1, max_length=1000, description="default: the program's", extra={"not_empty": True})
+        ]
+        | None
+    ) = None
     queue: (
-        Annotated[str, Meta(min_length=1, max_length=1000, description="default: the instance's default queue")] | None
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=1000,
+                description="default: the instance's default queue",
+                extra={"not_empty": True},
+            ),
+        ]
+        | None
     ) = None
     urgency: (
         Annotated[
@@ -222,7 +236,8 @@ class JobRequest(Struct, kw_only=True, forbid_unknown_fields=True):
         | None
     ) = None
     dependencies: Annotated[
-        list[str] | str | None, Meta(description="such as afterok:ƒ…; a list, or separated by commas")
+        list[str] | str | None,
+        Meta(description="such as afterok:ƒ…; a list, or separated by commas", extra={"not_empty": True}),
     ] = None
     stdin: Annotated[
         str | None,

@@ -20,6 +20,8 @@ _INVALID = "Invalid submit request"
 _DEEPEST = 16
 _PER_RESOURCE = 'an object {"type": "node" or "core", "count": a whole number from 1 on}'
 #: Options that are the path of a file, and nothing else.
+_HEEDED = ("per-resource", "input")  # by the embedded engine
+_NAMED, _LONGEST_NAME = 5, 40
 _PATHS = ("input.stdin.path", "output.stdout.path", "output.stderr.path")
 
 
@@ -76,6 +78,16 @@ def check(options: Mapping[str, Any]) -> None:
         errors.append(f"option_flags: per-resource: expected {_PER_RESOURCE}; {wrong_per_resource(per)}.")
     if errors:
         raise InvalidRequest(" ".join(errors), errors=errors, message=_INVALID)
+
+
+def ignored(value: dict[str, Any] | str | None) -> str:
+    """Return which options of a request the embedded engine passes over, as a warning; nothing where it heeds all."""
+    names = [key for key in parse(value) if key.partition(".")[0] not in _HEEDED]
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    shown = ", ".join(untrusted.text(name, _LONGEST_NAME) for name in names[:_NAMED])
+    return f"option_flags: the embedded engine has no shell of Flux, and passes over {shown}{more}."
 
 
 def wrong_per_resource(value: Any) -> str:

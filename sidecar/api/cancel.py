@@ -108,6 +108,9 @@ class Cancel:
         At least one filter is needed: state=active names every active job. Without the scope admin only the caller's
         own jobs match. With dry_run=true they are only counted.
         """
+        for name in ("user", "submitter", "queue", "name"):
+            if getattr(body, name) == "":  # as of a shell variable that is not set: it would match nearly every job
+                raise InvalidRequest(f"{name}: must not be empty here; leave it out to cancel jobs whatever it is.")
         where = filters.read(body)
         caller = caller_of(request)
         if where == filters.EVERYTHING:

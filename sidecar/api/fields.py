@@ -16,7 +16,7 @@ import msgspec
 from multidict import MultiMapping
 
 from sidecar import durations, members, untrusted
-from sidecar.api import hints
+from sidecar.api import faults, hints
 from sidecar.errors import InvalidRequest
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -31,7 +31,6 @@ _BOOLEANS = {"on": "true", "yes": "true", "off": "false", "no": "false"}
 _INFINITE = frozenset({"inf", "infinity", "nan"})
 _WHOLE = re.compile(r"(-?\d+)\.0+")
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,40}")
-_GOT = re.compile(r", got \w+")
 _MOST_NAMES = 1000  # as of a form's fields
 _SHORTEST = 3  # bytes of JSON that has a member: [0]
 _SPLIT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -66,7 +65,7 @@ def decode(
     faulty: set[str] = set()
     for name, type_ in fields.items():
         value = values.get(name)
-        if value is None or (form and name in text and value == "" and not _is_text(type_)):
+        if value is None or (form and name in text and value == "" and _is_left_out(type_)):
             continue
         if isinstance(value, dict | list) and not _is_flat(value, _DEEPEST):
             errors.append(f"{name}: it is nested more than {_DEEPEST} levels deep.")
@@ -79,9 +78,10 @@ def decode(
         try:
             found[name] = _convert(value, type_, as_text=name in text)
         except msgspec.ValidationError as exc:
-            choices = _choices(type_)
-            fault = f"expected one of {', '.join(choices)}" if choices else _plain(exc)
-            errors.append(f"{name}: {fault}; got {shown(value)}.")
+            where, fault, wrong = faults.member(name, value, exc)
+            if choices := _choices(type_):
+                fault = f"expected one of {', '.join(choices)}"
+            errors.append(f"{where}: {fault}; got {shown(wrong)}.")
             faulty.add(name)
     missing = [name for name in _required(cls) if name not in found and name not in faulty]
     errors += [_NO_COMMAND if name == "command" else f"{name}: this is required." for name in missing]
@@ -287,6 +287,11 @@ def _is_text(type_: Any) -> bool:
     return type_ is str
 
 
+def _is_left_out(type_: Any) -> bool:
+    """Whether an empty field of a form means that there is none: where an empty text would be refused."""
+    return not _is_text(type_) or _extra(type_).get("not_empty", False)
+
+
 def _unusable(value: Any) -> str | None:
     """Say why a value can be passed to no program: it is too deep, or its text holds a NUL, or is not Unicode."""
     if untrusted.too_deep(value):
@@ -307,11 +312,6 @@ def _unknowns(names: list[str], fields: Mapping[str, Any]) -> list[str]:
 
 def _unknown(name: str, fields: Mapping[str, Any]) -> str:
     return f"{shown(name)} is not a parameter here; {hints.parameter(name, fields)}"
-
-
-def _plain(exc: msgspec.ValidationError) -> str:
-    text = _GOT.sub("", str(exc).replace("`", ""))
-    return text[:1].lower() + text[1:]
 
 
 def named(name: str) -> str:

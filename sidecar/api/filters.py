@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated
 
 import msgspec
@@ -12,6 +13,7 @@ from sidecar.errors import InvalidRequest
 from sidecar.model import RESULTS, STATES
 from sidecar.store import Filter
 
+_LONGEST = 20  # characters that are compared with what is known
 ACTIVE = ("NEW", "DEPEND", "PRIORITY", "SCHED", "RUN", "CLEANUP")
 EVERYTHING = Filter()
 
@@ -68,7 +70,16 @@ def _words(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ..
         word = word.strip()
         words = _STATE_GROUPS.get(word, (word,)) if name == "state" else (word,)
         if not set(words) <= set(known):
-            choices = [*known, *_STATE_GROUPS] if name == "state" else known
-            raise InvalidRequest(f"{name}: {fields.shown(word)} is not a {name}; use {', '.join(choices)}.")
+            choices = (*known, *_STATE_GROUPS) if name == "state" else known
+            raise InvalidRequest(f"{name}: {fields.shown(word)} is not a {name}; {_hint(name, word, choices)}.")
         found += words
     return tuple(dict.fromkeys(found))
+
+
+def _hint(name: str, word: str, choices: tuple[str, ...]) -> str:
+    """Return what to write instead of a word."""
+    for other, words in (("state", STATES), ("result", RESULTS)):
+        if name != other and word in words:
+            return f"it is a {other}: use {other}={word.lower()}"
+    close = difflib.get_close_matches(word[:_LONGEST], choices, 1, 0.8)
+    return f"did you mean {close[0]}? Use {', '.join(choices)}" if close else f"use {', '.join(choices)}"

@@ -239,12 +239,13 @@ class Jobs:
         "/v1/jobs/{uid}/jobspec",
         query=JobspecQuery,
         answers=(Answer("The jobspec (RFC 14, RFC 25)", dict[str, Any]),),
-        errors=(400, 404, 503),
+        errors=(400, 404, 410, 503),
     )
     async def jobspec(self, request: web.Request, job: int, query: JobspecQuery) -> bytes:
         """Read a job's jobspec, with all updates so far.
 
-        Its environment is left out unless asked for by who has submitted it, or an admin: it may hold secrets.
+        Its environment is left out unless the submitter or an admin asks for it: it may hold secrets. 410: Flux has
+        purged the job, and the environment with it.
         """
         if not query.environment:
             await require(self._store, self._feed, job)

@@ -120,14 +120,16 @@ async def bytes_of(cursor: Cursor, end: int, stream: Stream) -> AsyncIterator[by
         await asyncio.sleep(0)
 
 
-async def body_of(cursor: Cursor, end: int, stream: Stream, why: Callable[[], Awaitable[str]]) -> AsyncIterator[bytes]:
+async def body_of(
+    cursor: Cursor, end: int, stream: Stream, why: Callable[[bool], Awaitable[str]]
+) -> AsyncIterator[bytes]:
     """Yield ``{"Output": […]}`` in pieces, with what the job's shell has said, if anything.
 
     Args:
         cursor: at the first line.
         end: the number of pieces to read.
         stream: what is asked for.
-        why: says why there is no line; asked for where there is none.
+        why: returns why there is no line, from whether the job's shell has said something.
     """
     opened = said = False
     while (found := await cursor.read(end, rest=True))[1]:
@@ -136,7 +138,7 @@ async def body_of(cursor: Cursor, end: int, stream: Stream, why: Callable[[], Aw
         if data := await strings_of(cursor, first, runs, stream):
             yield (b"," if opened else b'{"Output":[') + data
             opened = True
-    yield b"]" if opened else b'{"Output":[],"Message":%b' % _encode(await why())
+    yield b"]" if opened else b'{"Output":[],"Message":%b' % _encode(await why(said))
     if said:  # looked for once more: what was said in a long output must not be kept meanwhile
         for name, kind in (("Log", "log"), ("Redirected", "redirect")):
             async for piece in _said(Cursor(cursor.log), end, name, kind):

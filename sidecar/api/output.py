@@ -101,8 +101,8 @@ class JobOutput:
         cursor, end, _ = await self._open(job)
         wanted = request[WANTED]
 
-        async def why() -> str:
-            return await self._why_empty(job, query.stream, cursor.redirected)
+        async def why(said: bool) -> str:
+            return await self._why_empty(job, query.stream, cursor.redirected, said=said)
 
         raw = wanted in RAW
         pieces = bytes_of(cursor, end, query.stream) if raw else body_of(cursor, end, query.stream, why)
@@ -135,8 +135,15 @@ class JobOutput:
     async def _job(self, job: int) -> Job:
         return restored.job(await self._store.job(job) or b"", job)
 
-    async def _why_empty(self, job: int, stream: Stream, redirected: dict[str, str]) -> str:
-        """Say why there is no line of a stream."""
+    async def _why_empty(self, job: int, stream: Stream, redirected: dict[str, str], *, said: bool) -> str:
+        """Return why there is no line of a stream.
+
+        Args:
+            job: the job ID.
+            stream: what was asked for.
+            redirected: the path of each stream that goes to a file.
+            said: whether the job's shell has said something: a limit may have cut all lines.
+        """
         found = await self._job(job)
         ended = found.state == "INACTIVE"
         if found.t_run is UNSET:
@@ -145,6 +152,8 @@ class JobOutput:
             return f"The output does not exist here: the job writes {', '.join(places)}."
         to = "" if stream == "both" else f" to {stream}"
         what = "the job's shell has said nothing" if stream == "log" else f"the job has written nothing{to}"
+        if said and stream != "log":
+            what += ", or nothing of it was kept: Log has what the job's shell says"
         return f"There is no output: {what}." if ended else f"{_NOT_YET}: {what} so far."
 
     @operation(

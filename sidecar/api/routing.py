@@ -16,7 +16,7 @@ from yarl import URL
 
 from sidecar import fluid, members, negotiation, untrusted
 from sidecar.access import Scope
-from sidecar.api import begun, fields, forms
+from sidecar.api import begun, faults, fields, forms
 from sidecar.api.body import BODIES, counted
 from sidecar.budget import Holding
 from sidecar.errors import InvalidRequest, NotFound, Problem, UnsupportedMediaType, forgotten
@@ -28,6 +28,7 @@ _MARK = "_operation"
 _commands: set[asyncio.Future[web.StreamResponse]] = set()  # the loop itself holds them only weakly
 _INVALID = "Invalid request"
 _NAMED = 5  # faults of one kind that are named
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _KEPT = 256  # characters of a query string that is worth keeping
 _UID = "{uid:(?!search$|submit$|bulk$|cancel$)[^{}/]+}"  # what is a route of its own is no job id
 
@@ -332,9 +333,11 @@ def json_object(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not JSON: it is not UTF-8.") from None
     except msgspec.DecodeError as exc:
-        raise InvalidRequest(f"The body is not JSON: {exc}.") from None
+        half = _SURROGATE.search(raw) if "truncated" in str(exc) else None
+        why = f"{half[0].decode()} is half of a character" if half else exc
+        raise InvalidRequest(f"The body is not JSON: {why}.") from None
     except RecursionError:
         raise InvalidRequest("The body's JSON is nested too deeply.") from None
     if not isinstance(value, dict):
-        raise InvalidRequest(f"The body must be a JSON object, not {type(value).__name__}.")
+        raise InvalidRequest(f"The body must be a JSON object, not {faults.kind(value)}.")
     return value

@@ -23,6 +23,7 @@ from sidecar.store.query import ORDERS
 
 _ONE_PIECE = 200  # matches that are sent in one piece
 _COMPUTED = ("", "function")  # columns[n][data] of a column that shows no member of a job
+_COLUMN = re.compile(r"columns\[[0-9]{1,4}\]\[search\]\[(value|regex)\]")
 _ORDER = re.compile(r"order\[([0-9]{1,4})\]\[column\]")
 
 
@@ -71,9 +72,11 @@ class JobSearch:
         recordsFiltered counts what is left after query, start and length; recordsMatched what matches the query. Of
         each field the beginning is searched: 2,048 bytes of a command or a list of nodes, 1,024 of any other. A job's
         id is found in every spelling. order[0][column], order[0][dir] and columns[0][data] sort by any member of a job
-        that is a number or text, and by those of its exception, such as exception.type.
+        that is a number or text, and by those of its exception, such as exception.type. A search in one column, and a
+        regular expression, are 400.
         """
         parameters = request.query
+        _check_columns(parameters)
         text = query.query or parameters.get("search[value]") or query.search or ""
         if "\0" in text:
             raise InvalidRequest("query: a NUL byte cannot be part of it.")
@@ -101,6 +104,25 @@ class JobSearch:
         return response
 
 
+def _check_columns(parameters: Mapping[str, str]) -> None:
+    """Refuse what DataTables can ask for and this search does not do: it would find other jobs than were asked for.
+
+    Raises:
+        InvalidRequest: a search in one column, or a regular expression.
+    """
+    for name, value in parameters.items():
+        column = _COLUMN.fullmatch(name)
+        if name == "search[regex]" or (column and column[1] == "regex"):
+            if value.lower() == "true":
+                raise InvalidRequest(
+                    f"{name}: there are no regular expressions here; use query= with a part of the text."
+                )
+        elif column and value:
+            raise InvalidRequest(
+                f"{name}: columns are not searched one by one; use query=, or the filters of /v1/jobs."
+            )
+
+
 def _order(parameters: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
     """Read order[i][column], order[i][dir] and columns[n][data].
 
@@ -115,6 +137,8 @@ def _order(parameters: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
                 continue
             if column not in ORDERS:
                 known = ", ".join(sorted(ORDERS))
-                raise InvalidRequest(f"{name}: {untrusted.shown(column)} is no column to sort by; use one of {known}.")
+                raise InvalidRequest(
+                    f"{name}: {untrusted.shown(column)} is not a column to sort by; use one of {known}."
+                )
             found.append((int(match[1]), column, parameters.get(f"order[{match[1]}][dir]", "asc").lower() == "desc"))
     return tuple((column, down) for _, column, down in sorted(found))

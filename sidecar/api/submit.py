@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import jobspec
+from sidecar import jobspec, shelloptions
 from sidecar.api.html import root
 from sidecar.api.routing import Answer, json_response, operation
 from sidecar.audit import note
@@ -122,7 +122,7 @@ class Submit:
         headers = {"Location": f"{root(request.path)}v1/jobs/{job.f58id.replace('ƒ', 'f')}"}
         if job.replayed:
             headers["Idempotent-Replayed"] = "true"
-        return json_response(Submitted("Job submit.", job.id, job.f58id, _warnings(body)), headers=headers)
+        return json_response(Submitted("Job submit.", job.id, job.f58id, self._warnings(body)), headers=headers)
 
     async def _check(self, body: SubmitBody, key: str | None, caller: Caller) -> Checked:
         if key is not None:
@@ -132,7 +132,7 @@ class Submit:
         text = "The job would be accepted."
         if body.dependencies:
             text += " Whether its dependencies are, only a submit finds out."
-        warnings = _warnings(body)
+        warnings = self._warnings(body)
         return Checked(" ".join([text, *warnings]), jobspec.without_environment(spec), warnings)
 
     async def _launch(self, request: web.Request, body: SubmitBody, key: str | None) -> web.Response:
@@ -160,6 +160,7 @@ class Submit:
         answer = Launched("Job submit, see jobs table for spawned jobs.", "MANY", launcher.id)
         return json_response(answer, headers={"Location": f"{root(request.path)}v1/launchers/{launcher.id}"})
 
-
-def _warnings(body: SubmitBody) -> list[str]:
-    return [text] if (text := jobspec.without_shell(body.command)) else []
+    def _warnings(self, body: SubmitBody) -> list[str]:
+        """Return what may not be meant in a request."""
+        ignored = shelloptions.ignored(body.option_flags) if self._instance.status.kind == "embedded" else ""
+        return [text for text in (jobspec.without_shell(body.command), ignored) if text]

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from sidecar import counts, feasibility, fluid, jobspec, policy, settings, untrusted
-from sidecar.errors import Conflict, NotFound, Overloaded, Rejected, Unavailable
+from sidecar.errors import Conflict, Gone, NotFound, Overloaded, Rejected, Unavailable
 from sidecar.instance import submission
 from sidecar.instance.base import Ending, HistoryBegin, Pieces, Sink, Status
 from sidecar.instance.broker import Broker
@@ -304,6 +304,8 @@ class FluxInstance(FluxAdmin):
         try:
             envelope = (await self._rpc("job-info.lookup", {"id": fluid_, "keys": ["J"], "flags": 0}))["J"]
         except OSError as exc:
+            if exc.errno == errno.ENOENT:
+                raise Gone(f"Flux has purged job {fluid.f58(fluid_)}, and the environment in its jobspec.") from None
             raise NotFound(f"Flux has no jobspec of {fluid.f58(fluid_)}: {exc.strerror}.") from None
         try:
             payload = envelope.split(".")[1]  # HEADER.PAYLOAD.SIGNATURE, RFC 15

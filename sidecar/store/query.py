@@ -176,9 +176,21 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
         return f"SELECT count(*) FROM jobs WHERE {matching}", values + more  # noqa: S608
 
     @property
+    def _needle(self) -> str:
+        """The text as it is looked for: a job ID without the white space that was pasted with it."""
+        bare = self.text.strip()
+        if bare == self.text:
+            return bare
+        try:
+            fluid.parse(bare)
+        except ValueError:
+            return self.text
+        return bare
+
+    @property
     def _spellings(self) -> list[str]:
         """The text in each spelling that means the same: of an id as Flux writes it and as addresses have it."""
-        text = plain(self.text)
+        text = plain(self._needle)
         found = [text]
         if _F58.fullmatch(text):
             found = [first + text[1:] for first in "ƒf"]
@@ -188,7 +200,7 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
 
     def _found(self) -> tuple[str, list[Any]]:
         """The condition on the text of a job."""
-        if len(plain(self.text)) >= _SHORTEST:
+        if len(plain(self._needle)) >= _SHORTEST:
             return "jobs_text MATCH ?", [" OR ".join('"' + each.replace('"', '""') + '"' for each in self._spellings)]
         # Shorter than a trigram: the index cannot help.
         escaped = [each.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") for each in self._spellings]
@@ -199,11 +211,11 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
         sql = ""
         values: list[Any] = []
         for column, words in (("state", STATES), ("result", RESULTS)):
-            hits = [word for word in words if self.text.upper() in word]
+            hits = [word for word in words if self._needle.upper() in word]
             if hits:
                 sql += f" OR {column} IN ({_marks(hits)})"
                 values += hits
-        if (job := _id(self.text)) is not None:
+        if (job := _id(self._needle)) is not None:
             sql, values = f"{sql} OR id = ?", [*values, job]
         return sql, values
 

@@ -161,8 +161,8 @@ def test_a_running_job_keeps_its_urgency(server: Server) -> None:
     ("32", "use 0 to 31"),
     ("-1", "use 0 to 31"),
     ("", "use 0 to 31"),
-    (32, "urgency: expected int <= 31"),
-    (-1, "urgency: expected int >= 0"),
+    (32, "urgency: expected a whole number <= 31"),
+    (-1, "urgency: expected a whole number >= 0"),
     (1.5, "urgency: expected"),
     (None, "urgency: this is required"),
 ])  # fmt: skip

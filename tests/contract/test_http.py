@@ -165,7 +165,7 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "several in a line": (post(BULK, b'{"command":"a"}{"command":"b"}', FORM), 200, NDJSON, "--data-binary @FILE"),
     "several with commas": (post(BULK, b'{"command":"a"},{"command":"b"}', NDJSON), 200, NDJSON, "several JSON objects"),
     "an array in a line": (post(BULK, b'\n{}\n[{"command":"a"}]\n', NDJSON), 200, NDJSON, "A JSON array is not read"),
-    "braces in a line": (post(BULK, b'{"command":"echo }{","name":1}', NDJSON), 200, NDJSON, "name: expected str"),
+    "braces in a line": (post(BULK, b'{"command":"echo }{","name":1}', NDJSON), 200, NDJSON, "name: expected text"),
     "no lines": (post(BULK, b"\n\n", NDJSON), 200, NDJSON, ""),
     # ---------------------------------------------------------------------------------------------- what was meant
     "a slash too many": (get("/v1/jobs/"), 404, PROBLEM, "did you mean /v1/jobs?"),
@@ -193,7 +193,7 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "held": (post(SUBMIT, JOB[:-1] + b',"urgency":"HOLD"}'), 200, JSON, "would be accepted"),
     "urgent": (post(f"{SUBMIT}?command=true&dry_run=1&urgency=expedite", b""), 200, JSON, "would be accepted"),
     "very urgent": (post(SUBMIT, JOB[:-1] + b',"urgency":"high"}'), 400, PROBLEM, "hold (0), default (16)"),
-    "more than urgent": (post(SUBMIT, JOB[:-1] + b',"urgency":"32"}'), 400, PROBLEM, "urgency: expected int <= 31"),
+    "more than urgent": (post(SUBMIT, JOB[:-1] + b',"urgency":"32"}'), 400, PROBLEM, "urgency: expected a whole number <= 31"),
     "a wrong stop": (post("/v1/service/stop", b'{"mode":"drain","timeout":"soon"}'), 400, PROBLEM, "or a duration"),
     # ------------------------------------------------------------------------------------------ content negotiation
     "any type": (get("/v1/jobs?name=none", b"Accept: */*"), 200, JSON, '"jobs"'),

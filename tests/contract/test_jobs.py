@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -354,7 +355,7 @@ def test_every_spelling_is_found(server: Server) -> None:
     kvs = fluid.kvs(job)
     for text in (
         str(job), spelled, spelled.replace("ƒ", "f"), spelled.replace("ƒ", "f")[:-1], hex(job), kvs,
-        kvs.removeprefix("job."), fluid.words(job), "cafe\u0301", "CAF\u00c9 \u00e4", "\u00e9 \u00e4",
+        kvs.removeprefix("job."), fluid.words(job), f" {spelled}", f"{spelled}\n", f"\t{job} ", f" {kvs} ", "cafe\u0301", "CAF\u00c9 \u00e4", "\u00e9 \u00e4",
     ):  # fmt: skip
         found = server.http.get("/v1/jobs/search", params={"query": text}).json()
         assert job in [each["id"] for each in found["data"]], text
@@ -375,6 +376,40 @@ def test_a_pipe_without_a_shell_is_warned_of(server: Server) -> None:
     assert "warnings" not in server.http.post("/v1/jobs/submit", data={"command": "echo hi"}).json()
 
 
+def test_shell_options_that_do_nothing_are_warned_of(server: Server, tmp_path: Path) -> None:
+    """The embedded engine has no shell of Flux; on Flux the option has its effect."""
+    path = tmp_path / "out"
+    options = {"output.stdout.type": "file", "output.stdout.path": str(path), "per-resource": {"type": "node"}}
+    answer = server.http.post("/v1/jobs/submit", json={"command": "echo hi", "option_flags": options})
+    job = server.ended(answer.json()["id"])["id"]
+    if server.http.get("/v1/service").json()["instance"]["kind"] == "embedded":
+        [warning] = answer.json()["warnings"]
+        assert warning.endswith("passes over output.stdout.type, output.stdout.path.")
+        assert (server.output(job), path.exists()) == (["hi\n"], False)
+    else:
+        assert "warnings" not in answer.json()
+        assert (server.output(job), path.read_text()) == ([], "hi\n")
+
+
+def test_empty_fields_of_a_form_are_left_out(server: Server) -> None:
+    """As a page sends every field, filled in or not; in JSON an empty name is a fault."""
+    form = dict.fromkeys(("workdir", "envars", "name", "queue", "dependencies", "urgency", "num_tasks", "runtime"), "")
+    answer = server.http.post("/v1/jobs/submit", data={**form, "command": "true"})
+    assert server.ended(answer.json()["id"])["name"] == "true"
+    problem(server.http.post("/v1/jobs/submit", json={"command": "true", "name": ""}), 400)
+
+
+@pytest.mark.parametrize("name", ["user", "submitter", "queue", "name"])
+def test_an_empty_filter_cancels_nothing(server: Server, name: str) -> None:
+    """As ``-d queue=$QUEUE`` sends it where the variable is not set: it would match nearly every job."""
+    job = server.submit("true", urgency=0)
+    for body in ({"data": {name: ""}}, {"json": {name: ""}}, {"data": {name: "", "state": "active"}}):
+        text = problem(server.http.post("/v1/jobs/cancel", **body), 400)["detail"]
+        assert text.startswith(f"{name}: must not be empty"), text
+    assert server.job(job)["state"] == "SCHED"
+    server.http.post(f"/v1/jobs/{job}/cancel")
+
+
 def test_a_table_is_sorted_by_any_column(server: Server) -> None:
     """By each member of a job; what has no value comes first, and running jobs by how long they have run."""
     running = server.submit("sleep 60", runtime=1000)
@@ -392,7 +427,7 @@ def test_a_table_is_sorted_by_any_column(server: Server) -> None:
                 values = [round(value, 1) for value in values]
             assert values == sorted(values, key=_rank, reverse=direction == "desc"), (name, direction)
     unknown = server.http.get("/v1/jobs/search", params={"order[0][column]": "nonsense"})
-    assert "order[0][column]: 'nonsense' is no column" in problem(unknown, 400)["detail"]
+    assert "order[0][column]: 'nonsense' is not a column" in problem(unknown, 400)["detail"]
     for computed in ("", "function"):
         query = {"order[0][column]": "0", "columns[0][data]": computed}
         assert server.http.get("/v1/jobs/search", params=query).status_code == 200

@@ -66,8 +66,8 @@ def test_who_is_not_drained_cannot_be_undrained(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("verb", "body", "text"), [
-    ("drain", {"reason": "x" * 1001}, "reason: expected str of length <= 1000"),
-    ("drain", {"reason": ["x"]}, "reason: expected str"),
+    ("drain", {"reason": "x" * 1001}, "reason: expected text of at most 1000 characters"),
+    ("drain", {"reason": ["x"]}, "reason: expected text"),
     ("drain", {"message": "x"}, "'message' is not a parameter here"),
     ("undrain", {"reason": "x"}, "'reason' is not a parameter here"),
 ])  # fmt: skip

@@ -112,8 +112,8 @@ def test_unknown_queues(server: Server, verb: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("verb", "body", "text"), [
-    ("stop", {"reason": "x" * 1001}, "reason: expected str of length <= 1000"),
-    ("stop", {"reason": 5}, "reason: expected str"),
+    ("stop", {"reason": "x" * 1001}, "reason: expected text of at most 1000 characters"),
+    ("stop", {"reason": 5}, "reason: expected text"),
     ("stop", {"cause": "x"}, "'cause' is not a parameter here"),
     ("start", {"reason": "x"}, "'reason' is not a parameter here"),
 ])  # fmt: skip

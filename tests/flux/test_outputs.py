@@ -175,6 +175,16 @@ def test_what_stands_instead_of_a_log(site: tuple[Broker, Server, int]) -> None:
     assert server.http.get("/readyz").status_code == 200
 
 
+def test_all_of_an_output_was_cut(site: tuple[Broker, Server, int]) -> None:
+    """There is no line, and not because the job has written none: the answer does not say so."""
+    _, server, _ = site
+    job = server.run(["sh", "-c", "echo 0123456789abcdef; echo hi"], option_flags={"output.limit": 10})["id"]
+    body = server.http.get(f"/v1/jobs/{job}/output").json()
+    assert body["Output"] == []
+    assert "truncated" in body["Log"][0]["message"]
+    assert body["Message"].endswith("or nothing of it was kept: Log has what the job's shell says.")
+
+
 def test_purged_while_it_is_read(site: tuple[Broker, Server, int]) -> None:
     """Who has begun is given all of it; afterwards there is none."""
     broker, server, _ = site

@@ -423,3 +423,6 @@ def _check_purged(site: Site) -> None:
         for accept in types:
             answer = site.server.http.get(path, headers={"Accept": accept})
             assert (answer.status_code, "purged" in answer.json()["detail"]) == (410, True), (path, answer.text)
+    answer = site.server.http.get(f"/v1/jobs/{job}/jobspec", params={"environment": True})
+    assert (answer.status_code, "purged" in answer.json()["detail"]) == (410, True), answer.text
+    assert site.server.http.get(f"/v1/jobs/{job}/jobspec").status_code == 200
