@@ -106,6 +106,7 @@ class Lifecycle:
         self._task: Supervised | None = None
         self._failure = ""
         self._signalled = False
+        self._signal = asyncio.Event()
         self._hung_up = False
         self.deadline: leaving.Deadline | None = None
         """Bounds the whole end, from when this server begins to end what it runs."""
@@ -303,6 +304,7 @@ class Lifecycle:
         leaving.handle_signals(asyncio.get_running_loop(), self._on_signal, self._exit)
 
     def _on_signal(self, number: signal.Signals) -> None:
+        self._signal.set()
         if number == signal.SIGHUP:
             # The broker sends it to its initial program when it is shut down: what we exit with no longer counts. A
             # terminal that closes sends it too, and twice: beside a broker that lives the instance is not over.
@@ -360,10 +362,10 @@ class Lifecycle:
         """Stay after a stop, until a signal: kubelet must not take the server for one that has failed."""
         if self._task is None or self._signalled or not self.over:
             return
-        signalled = asyncio.Event()
-        leaving.handle_signals(asyncio.get_running_loop(), lambda _: signalled.set(), self._exit)
+        # The handler stays the same one: a signal that has arrived, and that the loop has not come to yet, counts.
+        self._signal.clear()
         try:
-            await asyncio.wait_for(signalled.wait(), seconds)
+            await asyncio.wait_for(self._signal.wait(), seconds)
         except TimeoutError:
             log.info("no signal has come: the server leaves")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
+from sidecar import app
+from sidecar.settings import Settings
 from tests.harness import Server, eventually
 
 
@@ -17,6 +21,21 @@ def test_a_server_stays_after_its_stop_until_it_is_told_to_go(own_server: Callab
     os.kill(own, 0)  # it is there
     os.kill(own, signal.SIGTERM)
     assert server.wait() == 0
+
+
+async def test_a_signal_that_arrives_as_it_begins_to_stay(tmp_path: Path) -> None:
+    """It was taken before, and the loop comes to it only now: it was lost, and the server stayed for --linger."""
+    server = app.Server(Settings(embedded=True), tmp_path)
+    lifecycle = server.lifecycle
+    lifecycle.stop("now", by="test")
+    lifecycle.over = True
+    try:
+        staying = asyncio.create_task(lifecycle.linger(600))
+        await asyncio.sleep(0)
+        lifecycle._on_signal(signal.SIGTERM)
+        await asyncio.wait_for(staying, 30)
+    finally:
+        await server.tasks.close()
 
 
 def test_one_that_was_told_to_go_does_not_stay(own_server: Callable[..., Server]) -> None:
