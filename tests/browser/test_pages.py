@@ -348,6 +348,7 @@ async def test_a_hundred_megabytes_of_output(
     job = server.submit(["sh", "-c", "head -c 100000000 /dev/zero | tr '\\0' x | fold -w 199; echo; echo the end"])
     opened = await tab(server.url)
     page = await opened.open(f"/jobs/{plain(server.job(job)['f58id'])}")
+    page.set_default_timeout(300_000)  # milliseconds; what is asserted is computing time
     worst = 0.0
     processes = await browser.new_browser_cdp_session()
 

@@ -162,6 +162,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made.close()
 
 
+@pytest.mark.long
 def test_the_api_says_what_flux_says(site: Site) -> None:
     """All differences that there are, by aspect, shape and member: first while some jobs are alive, then of all."""
     _submit_all(site)
