@@ -358,6 +358,12 @@ def test_a_version_that_is_known(server: Server) -> None:
             assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
         assert server.http.get(path, headers={"If-None-Match": '"x"'}).content == first.content
         assert server.http.get(path, headers={"If-Match": tag}).content == first.content
+        for lines in (('"x"', tag), (tag, '"x"'), ('"a,b"', f'"y", W/{tag}')):
+            known = server.http.get(path, headers=[("If-None-Match", line) for line in lines])
+            assert (known.status_code, known.content) == (304, b""), lines
+        for lines in (('"x"', tag), (tag, '"x"')):
+            assert server.http.get(path, headers=[("If-Match", line) for line in lines]).content == first.content
+        assert server.http.get(path, headers=[("If-Match", '"x"'), ("If-Match", f"W/{tag}")]).status_code == 412
         part = server.http.get(path, headers={"Range": "bytes=2-5", "If-Range": tag})
         assert (part.status_code, part.content) == (206, first.content[2:6])
         assert part.headers["Content-Range"] == f"bytes 2-5/{len(first.content)}"
