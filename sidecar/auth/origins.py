@@ -9,7 +9,7 @@ import functools
 import ipaddress
 from collections.abc import Iterable
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, hdrs, web
 
 from sidecar import names
 from sidecar.auth.limits import read_address
@@ -60,12 +60,15 @@ class Origins:
     def check_host(self, request: web.Request) -> None:
         """Let a request through that is meant for this server.
 
-        A page whose name was made to point here (DNS rebinding) still sends its own name as Host.
+        A page whose name was made to point here (DNS rebinding) still sends its own name as Host. Only HTTP/1.0, which
+        no browser sends, may leave it out (RFC 9112, 3.2), as a load balancer's checks do.
 
         Raises:
             Misdirected: it names another host, or none.
         """
-        host = request.headers.get(hdrs.HOST, "")
+        host = request.headers.get(hdrs.HOST)
+        if host is None and request.version == HttpVersion10:
+            host = request.host  # of a whole address in the request line, else the address that was connected to
         if not host:
             raise Misdirected("The request names no host: send the header Host, with a name of --allowed-hosts.")
         # A whole address in the request line, as it is sent to a proxy, counts more than Host (RFC 9112, 3.2.2).

@@ -104,7 +104,19 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "lines without CR": (b"GET /livez HTTP/1.1\nHost: localhost\n\n", 400, PROBLEM, "Expected CRLF"),
     # ------------------------------------------------------------------------------------------------ the headers
     "no Host": (get("/livez", host=b""), 400, PROBLEM, "the header Host is missing"),
-    "no Host, of HTTP/1.0": (get("/livez", host=b"", version=b"HTTP/1.0"), 421, PROBLEM, "send the header Host"),
+    "no Host, of HTTP/1.0": (get("/livez", host=b"", version=b"HTTP/1.0"), 200, TEXT, "ok"),
+    "no Host, of HTTP/1.0, ready": (get("/readyz", host=b"", version=b"HTTP/1.0"), 200, TEXT, "ok"),
+    "no Host, of HTTP/1.0, jobs": (get("/v1/jobs?name=none", host=b"", version=b"HTTP/1.0"), 200, JSON, '"jobs"'),
+    "a load balancer's check": (b"OPTIONS / HTTP/1.0\r\n\r\n", 405, PROBLEM, "allowed: GET"),
+    "a whole address of HTTP/1.0": (
+        get("http://evil.example/livez", host=b"", version=b"HTTP/1.0"), 421, PROBLEM, "'evil.example'"
+    ),
+    "an empty Host, of HTTP/1.0": (
+        get("/livez", host=b"Host: \r\n", version=b"HTTP/1.0"), 421, PROBLEM, "send the header Host"
+    ),
+    "a Host elsewhere, of HTTP/1.0": (
+        get("/livez", host=b"Host: evil.example\r\n", version=b"HTTP/1.0"), 421, PROBLEM, "--allowed-hosts"
+    ),
     "an empty Host": (get("/livez", host=b"Host: \r\n"), 421, PROBLEM, "send the header Host"),
     "two Hosts": (get("/livez", b"Host: localhost"), 400, PROBLEM, "Host is there twice"),
     "a Host with a space": (get("/livez", host=b"Host: a b\r\n"), 421, PROBLEM, "not called 'a b'"),
