@@ -185,7 +185,9 @@ class _Names:
 
 def _host_known(names_: _Names, host: str) -> bool:
     """Whether a Host is one that no page from elsewhere can have, or one of ours."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    name, colon, port = host.rpartition(":")
+    if not colon or (port and not port.isdecimal()):  # a port may be empty (RFC 3986, 3.2.3)
+        name = host
     name = name.lower().rstrip(".")
     try:
         ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
