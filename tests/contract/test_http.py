@@ -118,7 +118,14 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
         get("/livez", host=b"Host: evil.example\r\n", version=b"HTTP/1.0"), 421, PROBLEM, "--allowed-hosts"
     ),
     "an empty Host": (get("/livez", host=b"Host: \r\n"), 421, PROBLEM, "send the header Host"),
-    "two Hosts": (get("/livez", b"Host: localhost"), 400, PROBLEM, "Host is there twice"),
+    "two Hosts": (get("/livez", b"Host: localhost"), 400, PROBLEM, "Host is there twice; send it once"),
+    **{
+        f"two of {name}": (
+            get("/livez", f"{name}: a".encode(), f"{name.lower()}: Bearer-of-a-secret".encode()),
+            400, PROBLEM, f"the header {name} is there twice; send it once",
+        )
+        for name in ("User-Agent", "Content-Type", "Content-Location", "Content-Range", "Max-Forwards", "Server")
+    },
     "a Host with an empty port": (get("/livez", host=b"Host: localhost:\r\n"), 200, TEXT, "ok"),
     "an address with an empty port": (get("/livez", host=b"Host: 127.0.0.1:\r\n"), 200, TEXT, "ok"),
     "an IPv6 address with an empty port": (get("/livez", host=b"Host: [::1]:\r\n"), 200, TEXT, "ok"),
