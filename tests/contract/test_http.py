@@ -231,6 +231,16 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "no type that there is": (get("/v1/jobs", b"Accept: image/png"), 406, PROBLEM, f"only {JSON} or {NDJSON}"),
     "none at all": (get("/v1/jobs", b"Accept: */*;q=0"), 406, PROBLEM, f"only {JSON}"),
     "only errors": (get("/v1/jobs", b"Accept: application/problem+json"), 200, JSON, '"jobs"'),
+    "anything else": (
+        get("/v1/whoami", b"Accept: */*;q=0.5,application/json;q=0"), 406, PROBLEM, f"only {JSON}"
+    ),
+    "any other application": (
+        get("/v1/whoami", b"Accept: application/*, application/json;q=0"), 406, PROBLEM, f"only {JSON}"
+    ),
+    "only errors, by name": (
+        get("/v1/whoami", b"Accept: application/problem+json, application/json;q=0"), 406, PROBLEM, f"only {JSON}"
+    ),
+    "neither errors": (get("/v1/whoami", b"Accept: application/problem+json;q=0"), 406, PROBLEM, f"only {JSON}"),
     "no type": (get("/v1/jobs", b"Accept: \xc3\xa9"), 200, JSON, '"jobs"'),
     "another answer for a command": (post(SUBMIT, JOB, Accept="image/png"), 200, JSON, "would be accepted"),
     "another answer for a probe": (get("/livez", b"Accept: application/json"), 200, TEXT, "ok"),
