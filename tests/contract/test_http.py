@@ -23,6 +23,8 @@ BULK = "/v1/jobs/bulk"
 JSON, NDJSON, FORM = "application/json", "application/x-ndjson", "application/x-www-form-urlencoded"
 PROBLEM = "application/problem+json"
 TEXT = "text/plain; charset=utf-8"
+PARTS = "multipart/form-data; boundary=x"
+PART = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n--x--\r\n'
 HOST = b"Host: localhost\r\n"
 BOM = b"\xef\xbb\xbf"
 JOB = b'{"command":"true","dry_run":true}'
@@ -82,6 +84,21 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     # ------------------------------------------------------------------------------------------- the request line
     "raw UTF-8 in a path": (get("/v1/jobs/ƒ2A"), 400, PROBLEM, "percent-encode them as UTF-8"),
     "raw UTF-8 in a query": (get("/v1/jobs?name=é"), 400, PROBLEM, "percent-encode them"),
+    "encoded Latin-1 in a path": (get("/v1/jobs/%E9"), 400, PROBLEM, "The path: the text is not UTF-8; percent-encode"),
+    "encoded Latin-1 in a name": (post("/v1/queues/%FF/stop", b""), 400, PROBLEM, "The path: the text is not UTF-8"),
+    "encoded Latin-1 nowhere": (get("/nothing/%FF"), 400, PROBLEM, "The path: the text is not UTF-8"),
+    "encoded Latin-1 in a query": (get("/v1/jobs?name=%FF"), 400, PROBLEM, "name: the text is not UTF-8; percent-encode"),
+    "half a letter in a query": (get("/v1/jobs?name=%C3&user=a"), 400, PROBLEM, "name: the text is not UTF-8"),
+    "a surrogate in a query": (get("/v1/jobs?name=%ED%A0%80"), 400, PROBLEM, "name: the text is not UTF-8"),
+    "an overlong letter in a query": (get("/v1/jobs?name=%C0%AF"), 400, PROBLEM, "name: the text is not UTF-8"),
+    "an encoded name in a query": (get("/v1/jobs?%6E%61me=%FF"), 400, PROBLEM, "name: the text is not UTF-8"),
+    "Latin-1 as a name in a query": (get("/v1/jobs?%FF=a"), 400, PROBLEM, "'%FF': the text is not UTF-8"),
+    "Latin-1 in a loose query": (get("/v1/jobs/search?_=%FF"), 400, PROBLEM, "_: the text is not UTF-8"),
+    "Latin-1 in a search": (get("/v1/jobs/search?search%5Bvalue%5D=%FF"), 400, PROBLEM, "search[value]: the text is not"),
+    "Latin-1 in a probe's query": (get("/livez?a=%FF"), 400, PROBLEM, "a: the text is not UTF-8"),
+    "Latin-1 in a page's query": (get("/jobs?query=%FF"), 400, PROBLEM, "query: the text is not UTF-8"),
+    "Latin-1 in a command's query": (post(f"{SUBMIT}?command=a%FFb", b""), 400, PROBLEM, "command: the text is not UTF-8"),
+    "encoded UTF-8 in a query": (get("/v1/jobs?name=%C3%A9%F0%9F%A5%9E+%25FF"), 200, JSON, '"jobs":[]'),
     "raw Latin-1 in a path": (get(b"/v1/jobs/\xe9"), 400, PROBLEM, "percent-encode them"),
     "a space in a path": (get("/v1/jobs/a b"), 400, PROBLEM, "not HTTP/1.1: Expected HTTP/"),
     "no slash": (get("livez"), 400, PROBLEM, "not HTTP/1.1"),
@@ -174,6 +191,18 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "JSON in UTF-8": (post(SUBMIT, JOB, f'{JSON}; charset="UTF-8"'), 200, JSON, "would be accepted"),
     "JSON with a mark": (post(SUBMIT, BOM + JOB), 200, JSON, "would be accepted"),
     "a form with a mark": (post(SUBMIT, BOM + b"command=true&dry_run=on", FORM), 200, JSON, "would be accepted"),
+    "a form of encoded Latin-1": (post(SUBMIT, b"command=echo a%FFb", FORM), 400, PROBLEM, "command: the text is not UTF-8"),
+    "several fields of Latin-1": (
+        post(SUBMIT, b"command=%FF&x=%FF", FORM), 400, PROBLEM, "(é is %C3%A9). x: the text is not UTF-8"
+    ),
+    "a form of Latin-1": (post(SUBMIT, b"command=echo a\xffb", FORM), 400, PROBLEM, "it is not UTF-8"),
+    "a form of encoded UTF-8": (post(SUBMIT, b"command=%C3%A9&dry_run=1", FORM), 200, JSON, "é"),
+    "a field of Latin-1": (post(SUBMIT, PART % (b"command", b"a\xff"), PARTS), 400, PROBLEM, "command: the text is not UTF-8"),
+    "a field's name of Latin-1": (post(SUBMIT, PART % (b"\xff", b"a"), PARTS), 400, PROBLEM, "name of a field is not UTF-8"),
+    "a page's form of Latin-1": (
+        post("/jobs/submit", b"command=echo a%FFb", FORM), 400, PROBLEM, "command: the text is not UTF-8"
+    ),
+    "a page's choice of Latin-1": (post("/jobs/cancel", b"job=1&view=%FF", FORM), 400, PROBLEM, "view: the text is not"),
     "a form in foo": (post(SUBMIT, b"command=true", f"{FORM}; charset=foo"), 415, PROBLEM, "not as 'foo'"),
     "a form of parts in foo": (
         post(SUBMIT, b"--x--\r\n", "multipart/form-data; boundary=x; charset=foo"), 415, PROBLEM, "not as 'foo'"
