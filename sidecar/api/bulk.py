@@ -20,7 +20,7 @@ from sidecar.api.incoming import Line, Lines
 from sidecar.api.jobs import NDJSON
 from sidecar.api.pieces import ANSWERS, send
 from sidecar.api.routing import Answer, operation
-from sidecar.api.submit import KEY
+from sidecar.api.submit import KEY, key_of
 from sidecar.api.window import Window
 from sidecar.audit import note
 from sidecar.auth.caller import Caller
@@ -114,7 +114,7 @@ class Bulk:
                 f"A body of type {fields.shown(request.content_type)} is not read here; send {NDJSON}."
             )
         check_charset(request)
-        if (key := request.headers.get(KEY)) is not None:
+        if (key := key_of(request)) is not None:
             check_key(key)
         with request[PLACE].as_stream(), Lines(request, self._longest_line) as lines:
             if request.content_length is not None:  # a client that sends chunks may wait for the answer
@@ -154,7 +154,7 @@ class Bulk:
     async def _read(self, request: web.Request, lines: Lines, results: _Results) -> None:
         """Submit line after line, many at once; the results are awaited in the lines' order."""
         window = Window(self._in_flight)
-        key, caller = request.headers.get(KEY), caller_of(request)
+        key, caller = key_of(request), caller_of(request)
         bodies, stretch = request.app[BODIES], 0
 
         async def submit(line: Line) -> BulkResult:
@@ -189,7 +189,9 @@ class Bulk:
                 raise InvalidRequest("is_launcher: a launcher is no job; use POST /v1/jobs/submit.")
             self._lifecycle.require_running()
             self._instance.status.require()
-            own = request.idempotency_key or (f"{key}:{number}" if key is not None else None)
+            own = f"{key}:{number}" if key is not None else None
+            if request.idempotency_key is not None:
+                check_key(own := request.idempotency_key, "idempotency_key")
             request.idempotency_key = None  # not a part of what is compared when the line is repeated
             job = await self._submissions.submit(request, own, caller)
         except Problem as exc:

@@ -112,7 +112,7 @@ class Submit:
         """
         self._lifecycle.require_running()
         self._instance.status.require()
-        key, caller = request.headers.get(KEY), caller_of(request)
+        key, caller = key_of(request), caller_of(request)
         if body.is_launcher:
             return await self._launch(request, body, key)
         if body.dry_run:
@@ -159,6 +159,18 @@ class Submit:
         note(request, launcher=launcher.id, program=words[0])
         answer = Launched("Job submit, see jobs table for spawned jobs.", "MANY", launcher.id)
         return json_response(answer, headers={"Location": f"{root(request.path)}v1/launchers/{launcher.id}"})
+
+
+def key_of(request: web.Request) -> str | None:
+    """Return the key in a request's header; None where there is none.
+
+    Raises:
+        InvalidRequest: there are several: a proxy, or a repeated request, might go by another one.
+    """
+    keys = set(request.headers.getall(KEY, ()))
+    if len(keys) > 1:
+        raise InvalidRequest(f"{KEY}: it is there {len(keys)} times, with different values; send one.")
+    return keys.pop() if keys else None
 
 
 def _warnings(body: SubmitBody) -> list[str]:

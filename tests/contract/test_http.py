@@ -75,6 +75,11 @@ def post(path: str, body: bytes, kind: str = JSON, **headers: str) -> bytes:
     return request("POST", path, body, Content_Type=kind, **headers)
 
 
+def two_keys(path: str, *keys: bytes) -> bytes:
+    lines = b"".join(b"Idempotency-Key: %b\r\n" % key for key in keys)
+    return post(path, JOB).replace(b"\r\n", b"\r\n" + lines, 1)
+
+
 def head(*lines: bytes) -> bytes:
     return b"POST /v1/jobs/submit HTTP/1.1\r\n" + HOST + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
@@ -209,6 +214,20 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     ),
     "a form without a boundary": (post(SUBMIT, b"--x--\r\n", "multipart/form-data"), 400, PROBLEM, "no boundary"),
     "XML": (post(SUBMIT, b"<command/>", "application/xml"), 415, PROBLEM, "send application/json or a form"),
+    # ---------------------------------------------------------------------------------------------------- the key
+    "two keys": (two_keys(SUBMIT, b"a", b"b"), 400, PROBLEM, "Idempotency-Key: it is there 2 times, with different"),
+    "two keys of many": (two_keys(BULK, b"a", b"b"), 400, PROBLEM, "Idempotency-Key: it is there 2 times"),
+    "one key twice": (two_keys(SUBMIT, b"a", b"a"), 200, JSON, "would be accepted"),
+    "an empty key": (post(SUBMIT, JOB, Idempotency_Key=""), 400, PROBLEM, "Idempotency-Key: use 1 to"),
+    "an empty key beside one": (two_keys(SUBMIT, b"", b"a"), 400, PROBLEM, "with different values; send one"),
+    "an empty key of many": (post(BULK, JOB, Idempotency_Key=""), 400, PROBLEM, "Idempotency-Key: use 1 to"),
+    "an empty key in a line": (
+        post(BULK, b'{"command":"true","idempotency_key":""}', NDJSON), 200, NDJSON, "idempotency_key: use 1 to"
+    ),
+    "an empty key in a line beside one": (
+        post(BULK, b'{"command":"true","idempotency_key":""}', NDJSON, Idempotency_Key="k"),
+        200, NDJSON, '"line":1,"status":400',
+    ),
     # -------------------------------------------------------------------------------------------- many jobs at once
     "an array": (post(BULK, b'[{"command":"true"},{"command":"true"}]'), 400, PROBLEM, "jq -c '.[]'"),
     "an array of UTF-16": (post(BULK, "[]".encode("utf-16")), 400, PROBLEM, "send it as UTF-8"),
