@@ -101,11 +101,11 @@ class Bulk:
         """Submit many jobs: a JSON object a line (NDJSON), each as for POST /v1/jobs/submit.
 
         The answer has a line for each line, in their order, with its number: id and f58id, or a problem. A line that
-        is wrong does not stop the others; empty lines are passed over. Results come as they are known, while more
-        lines are still read. What was accepted stays accepted when a caller goes away midway; with an
-        Idempotency-Key the whole request can be repeated then. A request that sends nothing for --body-timeout ends
-        with the problem 408 in the result of its next line; an empty line now and then keeps it open. It counts as a
-        stream of its caller.
+        is wrong does not stop the others; empty lines are passed over. A body without any job is 400, as the problem
+        of a line where the answer has begun before. Results come as they are known, while more lines are still read.
+        What was accepted stays accepted when a caller goes away midway; with an Idempotency-Key the whole request can
+        be repeated then. A request that sends nothing for --body-timeout ends with the problem 408 in the result of
+        its next line; an empty line now and then keeps it open. It counts as a stream of its caller.
         """
         self._lifecycle.require_running()
         self._instance.status.require()
@@ -117,7 +117,8 @@ class Bulk:
         if (key := key_of(request)) is not None:
             check_key(key)
         with request[PLACE].as_stream(), Lines(request, self._longest_line) as lines:
-            if request.content_length is not None:  # a client that sends chunks may wait for the answer
+            # A client that sends chunks may wait for the answer to begin, unless it has sent all of them.
+            if request.content_length is not None or request.content.is_eof():
                 check_beginning(await lines.begin())
             return await self._carry_out(request, lines)
 

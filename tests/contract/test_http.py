@@ -75,6 +75,11 @@ def post(path: str, body: bytes, kind: str = JSON, **headers: str) -> bytes:
     return request("POST", path, body, Content_Type=kind, **headers)
 
 
+def chunked(*chunks: bytes) -> bytes:
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
+    return b"POST /v1/jobs/bulk HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + body
+
+
 def two_keys(path: str, *keys: bytes) -> bytes:
     lines = b"".join(b"Idempotency-Key: %b\r\n" % key for key in keys)
     return post(path, JOB).replace(b"\r\n", b"\r\n" + lines, 1)
@@ -239,7 +244,23 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "several with commas": (post(BULK, b'{"command":"a"},{"command":"b"}', NDJSON), 200, NDJSON, "several JSON objects"),
     "an array in a line": (post(BULK, b'\n{}\n[{"command":"a"}]\n', NDJSON), 200, NDJSON, "A JSON array is not read"),
     "braces in a line": (post(BULK, b'{"command":"echo }{","name":1}', NDJSON), 200, NDJSON, "name: expected str"),
-    "no lines": (post(BULK, b"\n\n", NDJSON), 200, NDJSON, ""),
+    "no lines": (post(BULK, b"\n\n", NDJSON), 400, PROBLEM, "no job in the body: send one JSON object per line"),
+    "an empty bulk": (post(BULK, b"", NDJSON), 400, PROBLEM, "no job in the body: send one JSON object per line"),
+    "much white space": (post(BULK, b" \r\n\t" * 100_000, NDJSON), 400, PROBLEM, "no job in the body"),
+    "a mark alone": (post(BULK, BOM + b"\n", NDJSON), 400, PROBLEM, "no job in the body"),
+    "no body": (b"POST /v1/jobs/bulk HTTP/1.1\r\n" + HOST + b"\r\n", 400, PROBLEM, "no job in the body"),
+    "no chunk of a bulk": (chunked(), 400, PROBLEM, "no job in the body"),
+    "a chunk of white space": (chunked(b"\n \n"), 400, PROBLEM, "no job in the body"),
+    "a job in chunks": (chunked(b"\n", b'{"command":"true"}'), 200, NDJSON, '"line":2,"status":200'),
+    "a job behind white space": (
+        post(BULK, b"\n" * 300_000 + b'  {"command":"true"}', NDJSON), 200, NDJSON, '"line":300001,"status":200'
+    ),
+    "a mark in a later line": (
+        post(BULK, b"\n".join([BOM + b"{}", BOM + b'{"command":"true"}']), NDJSON), 200, NDJSON, '"line":2,"status":200'
+    ),
+    "a mark within a line": (post(BULK, BOM + b"{}" + BOM + b"{}", NDJSON), 200, NDJSON, "several JSON objects"),
+    "a comma behind a line": (post(BULK, b'{"command":"a"},\n', NDJSON), 200, NDJSON, "per line, without commas"),
+    "a comma before a line": (post(BULK, b'{}\n ,{"command":"a"}', NDJSON), 200, NDJSON, "per line, without commas"),
     # ---------------------------------------------------------------------------------------------- what was meant
     "a slash too many": (get("/v1/jobs/"), 404, PROBLEM, "did you mean /v1/jobs?"),
     "two slashes": (get("//v1//jobs"), 404, PROBLEM, "did you mean /v1/jobs?"),
