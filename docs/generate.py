@@ -33,6 +33,8 @@ _HTTP = """
 
 * **Version**: HTTP/1.1 and HTTP/1.0; others are 505. HTTPS on a plain port, and plain HTTP on one with TLS, get a 400
   that says so.
+* **`Host`** has to name this server (`--allowed-hosts`); else the answer is 421. Where the request line has a whole
+  address, its host has to as well, and `Host` is read beside it: a proxy in front may have gone by either.
 * **Size**: 64 KiB for the request line and for each header, 80 KiB and 256 headers in all; more is 431. A query has
   1,000 parameters at most.
 * **Bodies**: JSON, a form (URL-encoded or multipart) or the query, under the same names. Text is UTF-8, with or

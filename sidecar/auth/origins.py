@@ -185,14 +185,22 @@ class _Names:
 
 def _host_known(names_: _Names, host: str) -> bool:
     """Whether a Host is one that no page from elsewhere can have, or one of ours."""
+    if _is_address(host):  # of a whole address in the request line an IPv6 address comes without brackets
+        return True
     name, colon, port = host.rpartition(":")
     if not colon or (port and not port.isdecimal()):  # a port may be empty (RFC 3986, 3.2.3)
         name = host
     name = name.lower().rstrip(".")
-    try:
-        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    if _is_address(name):
         return True
-    except ValueError:
-        if not name or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in name.split(".")):
-            return False
+    if not name or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in name.split(".")):
+        return False
     return names_.with_dots(name) if "." in name else names_.without_dot(name)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True

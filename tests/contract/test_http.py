@@ -114,6 +114,10 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "no slash": (get("livez"), 400, PROBLEM, "not HTTP/1.1"),
     "a whole address": (get("http://localhost/livez"), 200, TEXT, "ok"),
     "a whole address elsewhere": (get("http://evil.example/livez"), 421, PROBLEM, "'evil.example'"),
+    "a whole IPv6 address": (get("http://[::1]:5000/livez"), 200, TEXT, "ok"),
+    "a whole address, a Host elsewhere": (
+        get("http://localhost/livez", host=b"Host: evil.example\r\n"), 421, PROBLEM, "'evil.example'"
+    ),
     "no path": (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", 400, PROBLEM, "names no path"),
     "a tunnel": (b"CONNECT localhost:1 HTTP/1.1\r\n" + HOST + b"\r\n", 501, PROBLEM, "not a proxy"),
     "an unknown method": (b"BREW /livez HTTP/1.1\r\n" + HOST + b"\r\n", 501, PROBLEM, "method is not known"),
