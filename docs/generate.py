@@ -33,10 +33,13 @@ _HTTP = """
 
 * **Version**: HTTP/1.1 and HTTP/1.0; others are 505. HTTPS on a plain port, and plain HTTP on one with TLS, get a 400
   that says so.
+* **`Host`** has to name this server (`--allowed-hosts`); else the answer is 421. Where the request line has a whole
+  address, its host has to as well, and `Host` is read beside it: a proxy in front may have gone by either.
 * **Size**: 64 KiB for the request line and for each header, 80 KiB and 256 headers in all; more is 431. A query has
   1,000 parameters at most.
 * **Bodies**: JSON, a form (URL-encoded or multipart) or the query, under the same names. Text is UTF-8, with or
-  without a byte order mark; another charset, or any `Content-Encoding`, is 415.
+  without a byte order mark; another charset, or any `Content-Encoding`, is 415. Bytes that are not UTF-8 are 400, also
+  percent-encoded ones in a path, a query or a form.
 * **`Accept`**, as in RFC 9110: lists, `q`, wildcards, any case. A `GET` below `/v1/` is 406 where none of its types
   is acceptable. Commands, probes and metrics are answered all the same; errors are always problems.
 * **Charset**: `text/plain` and `text/event-stream` say that they are UTF-8. What a job wrote, whatever it is, is

@@ -108,11 +108,18 @@ def choose(request: web.Request, offered: Sequence[str]) -> None:
     """
     header = accept(request)
     found = best(header, offered)
-    if found is None and best(header, (_PROBLEM,)):
+    if found is None and header and _only_errors(header, offered[0]):
         found = offered[0]  # generated clients name the type of errors alone, where an answer is no JSON
     if found is None:
         raise NotAcceptable(f"Accept: there is only {' or '.join(offered)} here.")
     request[WANTED] = found
+
+
+def _only_errors(accept: str, default: str) -> bool:
+    """Whether a header names the type of errors itself, and says nothing of the default, which it may refuse."""
+    ranges = _read(accept)
+    named = any(each.quality and f"{each.type}/{each.subtype}" == _PROBLEM for each in ranges)
+    return named and not any(each.specificity(*default.split("/")) for each in ranges)
 
 
 def prefers_html(request: web.Request) -> bool:

@@ -192,16 +192,18 @@ def digest(request: JobRequest) -> str:
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()[:32]
 
 
-def check_key(key: str) -> None:
+def check_key(key: str, name: str = "Idempotency-Key") -> None:
     """Let a usable key through.
+
+    Args:
+        key: as it was sent.
+        name: of the header or parameter, for the error.
 
     Raises:
         InvalidRequest: it is empty, too long, or not printable ASCII.
     """
     if not (0 < len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
-        raise InvalidRequest(
-            f"Idempotency-Key: use 1 to {_LONGEST_KEY} printable ASCII characters, a UUID for instance."
-        )
+        raise InvalidRequest(f"{name}: use 1 to {_LONGEST_KEY} printable ASCII characters, a UUID for instance.")
 
 
 def _plain(key: str) -> str:

@@ -22,7 +22,7 @@ HEADERS = 256
 
 _HTTPS = "HTTPS traffic"
 _REASON = re.compile(r"(?:Bad status line:\s+)?([A-Z][A-Za-z' `/,-]{3,80}):\n.*", re.DOTALL)
-_HOST = re.compile(r"(Missing|Duplicate) 'Host' header")
+_HEADER = re.compile(r"(Missing|Duplicate) '([A-Za-z-]{1,20})' header")
 _METHOD = re.compile(r"b[\"'][A-Za-z!#$%&*+.^_|~-]{1,20} /")
 _MANY = "Too many headers"
 
@@ -44,13 +44,15 @@ def problem_of(exc: BaseException | None) -> Problem:
         )
     if text.startswith(_MANY):
         return HeadTooLarge(f"The request has more than {HEADERS} headers.")
-    reason = _HOST.match(text) or _REASON.fullmatch(text)
+    if header := _HEADER.match(text):
+        what = "missing" if header[1] == "Missing" else "there twice; send it once"
+        return InvalidRequest(f"The request is not HTTP/1.1: the header {header[2]} is {what}.")
+    reason = _REASON.fullmatch(text)
     if reason is None:
         return InvalidRequest("The request is not HTTP/1.1.")
     if reason[1] in ("Invalid HTTP version", "Pause on PRI/Upgrade"):  # the second is HTTP/2 without asking
         return VersionNotSupported(_VERSIONS)
-    what = "the header Host is missing" if text.startswith("Missing") else "the header Host is there twice"
-    return InvalidRequest(f"The request is not HTTP/1.1: {what if reason.re is _HOST else reason[1]}.")
+    return InvalidRequest(f"The request is not HTTP/1.1: {reason[1]}.")
 
 
 def check_version(version: HttpVersion) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from aiohttp import hdrs, web
 
+from sidecar.api import encoded
 from sidecar.budget import Budget, Holding
 from sidecar.clock import LoopClock
 from sidecar.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
@@ -171,15 +172,18 @@ def broken() -> InvalidRequest:
 
 
 def check_head(request: web.Request) -> None:
-    """Let a request through whose head says of the body what can be read here, and whose query is not too much.
+    """Let a request through whose head says of the body what can be read here, and whose address can be read.
 
     Raises:
-        InvalidRequest: it has too many parameters: yarl keeps what it makes of the last 128 addresses.
+        InvalidRequest: its query has too many parameters (yarl keeps what it makes of the last 128 addresses), or its
+            text is not UTF-8.
         UnsupportedMediaType: it is compressed, and what it unpacks to has no bound; or its type is very long: to parse
             that takes time that grows with the square of its length.
     """
-    if request.rel_url.raw_query_string.count("&") >= _MOST_PARAMETERS:
+    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+    if query.count("&") >= _MOST_PARAMETERS:
         raise InvalidRequest(f"The query has more than {_MOST_PARAMETERS:,} parameters; send them as a body.")
+    encoded.check(path, query)
     if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > _LONGEST_TYPE:
         raise UnsupportedMediaType(f"Content-Type: it is longer than {_LONGEST_TYPE} characters.")
     for line in request.headers.getall(hdrs.CONTENT_ENCODING, ()):

@@ -20,7 +20,7 @@ from sidecar.api.incoming import Line, Lines
 from sidecar.api.jobs import NDJSON
 from sidecar.api.pieces import ANSWERS, send
 from sidecar.api.routing import Answer, operation
-from sidecar.api.submit import KEY
+from sidecar.api.submit import KEY, key_of
 from sidecar.api.window import Window
 from sidecar.audit import note
 from sidecar.auth.caller import Caller
@@ -101,11 +101,11 @@ class Bulk:
         """Submit many jobs: a JSON object a line (NDJSON), each as for POST /v1/jobs/submit.
 
         The answer has a line for each line, in their order, with its number: id and f58id, or a problem. A line that
-        is wrong does not stop the others; empty lines are passed over. Results come as they are known, while more
-        lines are still read. What was accepted stays accepted when a caller goes away midway; with an
-        Idempotency-Key the whole request can be repeated then. A request that sends nothing for --body-timeout ends
-        with the problem 408 in the result of its next line; an empty line now and then keeps it open. It counts as a
-        stream of its caller.
+        is wrong does not stop the others; empty lines are passed over. A body without any job is 400, as the problem
+        of a line where the answer has begun before. Results come as they are known, while more lines are still read.
+        What was accepted stays accepted when a caller goes away midway; with an Idempotency-Key the whole request can
+        be repeated then. A request that sends nothing for --body-timeout ends with the problem 408 in the result of
+        its next line; an empty line now and then keeps it open. It counts as a stream of its caller.
         """
         self._lifecycle.require_running()
         self._instance.status.require()
@@ -114,10 +114,11 @@ class Bulk:
                 f"A body of type {fields.shown(request.content_type)} is not read here; send {NDJSON}."
             )
         check_charset(request)
-        if (key := request.headers.get(KEY)) is not None:
+        if (key := key_of(request)) is not None:
             check_key(key)
         with request[PLACE].as_stream(), Lines(request, self._longest_line) as lines:
-            if request.content_length is not None:  # a client that sends chunks may wait for the answer
+            # A client that sends chunks may wait for the answer to begin, unless it has sent all of them.
+            if request.content_length is not None or request.content.is_eof():
                 check_beginning(await lines.begin())
             return await self._carry_out(request, lines)
 
@@ -154,7 +155,7 @@ class Bulk:
     async def _read(self, request: web.Request, lines: Lines, results: _Results) -> None:
         """Submit line after line, many at once; the results are awaited in the lines' order."""
         window = Window(self._in_flight)
-        key, caller = request.headers.get(KEY), caller_of(request)
+        key, caller = key_of(request), caller_of(request)
         bodies, stretch = request.app[BODIES], 0
 
         async def submit(line: Line) -> BulkResult:
@@ -189,7 +190,9 @@ class Bulk:
                 raise InvalidRequest("is_launcher: a launcher is no job; use POST /v1/jobs/submit.")
             self._lifecycle.require_running()
             self._instance.status.require()
-            own = request.idempotency_key or (f"{key}:{number}" if key is not None else None)
+            own = f"{key}:{number}" if key is not None else None
+            if request.idempotency_key is not None:
+                check_key(own := request.idempotency_key, "idempotency_key")
             request.idempotency_key = None  # not a part of what is compared when the line is repeated
             job = await self._submissions.submit(request, own, caller)
         except Problem as exc:

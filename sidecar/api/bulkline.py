@@ -21,7 +21,8 @@ _OBJECTS = (
     f"The line holds several JSON objects: {_ONE_EACH}. With curl, --data-binary @FILE keeps the line ends; -d @FILE "
     "removes them."
 )
-_SEVERAL = re.compile(rb"\}[\s,]*\{")
+_COMMA = "The line begins or ends with a comma: send one JSON object per line, without commas between them."
+_SEVERAL = re.compile(rb"\}[\s,\xef\xbb\xbf]*\{")  # also with a byte order mark, where files were joined
 
 
 class BulkLine(JobRequest, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +59,9 @@ def decode(line: Line) -> BulkLine:
             raise InvalidRequest(_ARRAY, message=INVALID)
         if _SEVERAL.search(line.raw):
             _check_single(line.raw)
+        text = line.raw.strip()
+        if text.startswith(b",") or text.endswith(b","):
+            raise InvalidRequest(_COMMA, message=INVALID)
         found = fields.decode(BulkLine, json_object(line.raw), text=frozenset(), message=INVALID)
     return found
 

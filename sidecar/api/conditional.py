@@ -6,11 +6,14 @@ goes on by a cursor, a position or a line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from aiohttp import ETag, hdrs, web
+from aiohttp import hdrs, web
 
 from sidecar.errors import PreconditionFailed, RangeNotSatisfiable
+
+_TAG = re.compile(r'(W/)?"([^"]*)"')
 
 
 def answer(request: web.Request, body: bytes, tag: str, headers: Mapping[str, str]) -> web.Response:
@@ -27,9 +30,9 @@ def answer(request: web.Request, body: bytes, tag: str, headers: Mapping[str, st
         RangeNotSatisfiable: there is no such part.
     """
     headers = {**headers, hdrs.ETAG: f'"{tag}"', hdrs.ACCEPT_RANGES: "bytes"}
-    if (wanted := request.if_match) is not None and not _is_one_of(tag, wanted, weak=False):
+    if (wanted := _joined(request, hdrs.IF_MATCH)) is not None and not _names(wanted, tag, weak=False):
         raise PreconditionFailed(f'If-Match: this version is "{tag}".')
-    if (known := request.if_none_match) is not None and _is_one_of(tag, known, weak=True):
+    if (known := _joined(request, hdrs.IF_NONE_MATCH)) is not None and _names(known, tag, weak=True):
         return web.Response(status=304, headers=headers)
     part = _range(request, tag)
     if part is None:
@@ -43,8 +46,15 @@ def answer(request: web.Request, body: bytes, tag: str, headers: Mapping[str, st
     return web.Response(body=body[start:stop], status=206, headers=headers)
 
 
-def _is_one_of(tag: str, tags: tuple[ETag, ...], *, weak: bool) -> bool:
-    return any(each.value in ("*", tag) and (weak or not each.is_weak) for each in tags)
+def _joined(request: web.Request, name: str) -> str | None:
+    """Return a header that is a list, its lines joined by commas (RFC 9110, section 5.3); None where there is none."""
+    lines = request.headers.getall(name, None)
+    return None if lines is None else ",".join(lines)
+
+
+def _names(header: str, tag: str, *, weak: bool) -> bool:
+    """Whether a list of entity tags names this one, or stands for any; ``weak``: also as a weak one."""
+    return header.strip() == "*" or any(match[2] == tag and (weak or not match[1]) for match in _TAG.finditer(header))
 
 
 def _range(request: web.Request, tag: str) -> slice | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import parse_qsl
 
 from aiohttp import web
 from aiohttp.multipart import parse_content_disposition
 from multidict import MultiDict
 
+from sidecar.api import encoded, fields
 from sidecar.errors import InvalidRequest
 
 MULTIPART = "multipart/form-data"
@@ -29,9 +29,10 @@ def read(request: web.Request, raw: bytes) -> MultiDict[str]:
     if raw.count(b"&") >= _MOST:
         raise _too_many()
     try:
-        return MultiDict(parse_qsl(raw.decode(), keep_blank_values=True))
-    except ValueError:
+        text = raw.decode()
+    except UnicodeDecodeError:
         raise InvalidRequest("The form cannot be read: it is not UTF-8.") from None
+    return MultiDict(encoded.pairs(text))
 
 
 def _boundary(request: web.Request) -> bytes:
@@ -61,17 +62,21 @@ def _parts(boundary: bytes, raw: bytes) -> Iterator[tuple[str, str]]:
         try:
             yield name, value.decode()
         except UnicodeDecodeError:
-            raise InvalidRequest("The form cannot be read: a field is not UTF-8.") from None
+            raise InvalidRequest(f"{fields.named(name)}: the text is not UTF-8; send it so.") from None
 
 
 def _name(head: bytes) -> str:
     """Return the name of a field, from the headers of its part.
 
     Raises:
-        InvalidRequest: it is a file, or is encoded in some way.
+        InvalidRequest: it is a file, or is encoded in some way, or is not UTF-8.
     """
     name = ""
-    for line in head.decode(errors="replace").split("\r\n"):
+    try:
+        lines = head.decode().split("\r\n")
+    except UnicodeDecodeError:
+        raise InvalidRequest("The form cannot be read: the name of a field is not UTF-8.") from None
+    for line in lines:
         header, _, text = line.partition(":")
         if header.strip().lower() == "content-disposition":
             kind, parameters = parse_content_disposition(text.strip())

@@ -56,6 +56,7 @@ class Lines:
         self._size = 0
         self._number = 0
         self._first: bytes | None = None
+        self._empty = True
         self._rest = bytearray()
         self._skipped: Problem | None = None
 
@@ -68,20 +69,26 @@ class Lines:
         self._held.close()
 
     async def begin(self) -> bytes:
-        """Return the beginning of the body, without white space; empty where there is no more than that.
+        """Return the beginning of the body, without the white space before it; that is counted as lines, not kept.
 
         Raises:
             RequestTimeout: it does not come in time.
-            InvalidRequest: it is broken, or UTF-16.
+            InvalidRequest: it is broken, or UTF-16, or there is no more than white space.
         """
         try:
-            async with self._bodies.timeout():
-                self._first = without_bom(await self._content.readany())
+            piece = await self._read()
+            found = without_bom(piece)
+            while piece and not found.strip():
+                self._number += found.count(b"\n")
+                piece = found = await self._read()
         except TimeoutError:
             raise self._bodies.too_slow from None
         except web.RequestPayloadError:
             raise broken() from None
-        return self._first.lstrip()
+        if not piece:
+            raise _no_job()
+        self._first = found
+        return found.lstrip()
 
     async def _read(self) -> bytes:
         """Read some of the body; empty at its end."""
@@ -94,7 +101,7 @@ class Lines:
     async def __aiter__(self) -> AsyncIterator[Line]:
         """Yield the lines. Each is to be given to :meth:`done`.
 
-        When the body does not come in time, or is broken, the last one has that as its problem.
+        When the body does not come in time, is broken, or has no line, the last one has that as its problem.
         """
         while True:
             try:
@@ -118,6 +125,8 @@ class Lines:
             self._take(data[begin:], refusal)
         if line := self._line():
             yield line
+        elif self._empty:
+            yield Line(self._number, problem=_no_job())
 
     def _take(self, piece: bytes, refusal: Problem | None) -> None:
         """Add to the line that comes, unless it is passed over."""
@@ -135,10 +144,11 @@ class Lines:
         """Return the line that has come; None where it is empty."""
         self._number += 1
         raw, self._rest = bytes(self._rest), bytearray()
-        if self._number == 1 and raw.startswith(BOM):
+        if raw.startswith(BOM):  # also of a later line, where files were joined
             raw = raw.removeprefix(BOM)
             self._resize(-len(BOM))
         problem, self._skipped = self._skipped, None
+        self._empty &= problem is None and not raw.strip()
         if problem is None and raw.strip():
             return Line(self._number, raw)
         self._resize(-len(raw))
@@ -183,6 +193,10 @@ class Lines:
     def _resize(self, more: int) -> None:
         self._size += more
         self._held.count(counted(self._size))
+
+
+def _no_job() -> InvalidRequest:
+    return InvalidRequest("There is no job in the body: send one JSON object per line.")
 
 
 def _no_room() -> Overloaded:

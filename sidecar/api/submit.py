@@ -112,7 +112,7 @@ class Submit:
         """
         self._lifecycle.require_running()
         self._instance.status.require()
-        key, caller = request.headers.get(KEY), caller_of(request)
+        key, caller = key_of(request), caller_of(request)
         if body.is_launcher:
             return await self._launch(request, body, key)
         if body.dry_run:
@@ -164,3 +164,15 @@ class Submit:
         """Return what may not be meant in a request."""
         ignored = shelloptions.ignored(body.option_flags) if self._instance.status.kind == "embedded" else ""
         return [text for text in (jobspec.without_shell(body.command), ignored) if text]
+
+
+def key_of(request: web.Request) -> str | None:
+    """Return the key in a request's header; None where there is none.
+
+    Raises:
+        InvalidRequest: there are several: a proxy, or a repeated request, might go by another one.
+    """
+    keys = set(request.headers.getall(KEY, ()))
+    if len(keys) > 1:
+        raise InvalidRequest(f"{KEY}: it is there {len(keys)} times, with different values; send one.")
+    return keys.pop() if keys else None

@@ -9,7 +9,7 @@ import functools
 import ipaddress
 from collections.abc import Iterable
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, hdrs, web
 
 from sidecar import names
 from sidecar.auth.limits import read_address
@@ -60,12 +60,15 @@ class Origins:
     def check_host(self, request: web.Request) -> None:
         """Let a request through that is meant for this server.
 
-        A page whose name was made to point here (DNS rebinding) still sends its own name as Host.
+        A page whose name was made to point here (DNS rebinding) still sends its own name as Host. Only HTTP/1.0, which
+        no browser sends, may leave it out (RFC 9112, 3.2), as a load balancer's checks do.
 
         Raises:
             Misdirected: it names another host, or none.
         """
-        host = request.headers.get(hdrs.HOST, "")
+        host = request.headers.get(hdrs.HOST)
+        if host is None and request.version == HttpVersion10:
+            host = request.host  # of a whole address in the request line, else the address that was connected to
         if not host:
             raise Misdirected("The request names no host: send the header Host, with a name of --allowed-hosts.")
         # A whole address in the request line, as it is sent to a proxy, counts more than Host (RFC 9112, 3.2.2).
@@ -182,12 +185,22 @@ class _Names:
 
 def _host_known(names_: _Names, host: str) -> bool:
     """Whether a Host is one that no page from elsewhere can have, or one of ours."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-    name = name.lower().rstrip(".")
-    try:
-        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    if _is_address(host):  # of a whole address in the request line an IPv6 address comes without brackets
         return True
-    except ValueError:
-        if not name or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in name.split(".")):
-            return False
+    name, colon, port = host.rpartition(":")
+    if not colon or (port and not port.isdecimal()):  # a port may be empty (RFC 3986, 3.2.3)
+        name = host
+    name = name.lower().rstrip(".")
+    if _is_address(name):
+        return True
+    if not name or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in name.split(".")):
+        return False
     return names_.with_dots(name) if "." in name else names_.without_dot(name)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True

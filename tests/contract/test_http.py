@@ -23,6 +23,8 @@ BULK = "/v1/jobs/bulk"
 JSON, NDJSON, FORM = "application/json", "application/x-ndjson", "application/x-www-form-urlencoded"
 PROBLEM = "application/problem+json"
 TEXT = "text/plain; charset=utf-8"
+PARTS = "multipart/form-data; boundary=x"
+PART = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n--x--\r\n'
 HOST = b"Host: localhost\r\n"
 BOM = b"\xef\xbb\xbf"
 JOB = b'{"command":"true","dry_run":true}'
@@ -73,6 +75,16 @@ def post(path: str, body: bytes, kind: str = JSON, **headers: str) -> bytes:
     return request("POST", path, body, Content_Type=kind, **headers)
 
 
+def chunked(*chunks: bytes) -> bytes:
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
+    return b"POST /v1/jobs/bulk HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + body
+
+
+def two_keys(path: str, *keys: bytes) -> bytes:
+    lines = b"".join(b"Idempotency-Key: %b\r\n" % key for key in keys)
+    return post(path, JOB).replace(b"\r\n", b"\r\n" + lines, 1)
+
+
 def head(*lines: bytes) -> bytes:
     return b"POST /v1/jobs/submit HTTP/1.1\r\n" + HOST + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
@@ -82,11 +94,30 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     # ------------------------------------------------------------------------------------------- the request line
     "raw UTF-8 in a path": (get("/v1/jobs/ƒ2A"), 400, PROBLEM, "percent-encode them as UTF-8"),
     "raw UTF-8 in a query": (get("/v1/jobs?name=é"), 400, PROBLEM, "percent-encode them"),
+    "encoded Latin-1 in a path": (get("/v1/jobs/%E9"), 400, PROBLEM, "The path: the text is not UTF-8; percent-encode"),
+    "encoded Latin-1 in a name": (post("/v1/queues/%FF/stop", b""), 400, PROBLEM, "The path: the text is not UTF-8"),
+    "encoded Latin-1 nowhere": (get("/nothing/%FF"), 400, PROBLEM, "The path: the text is not UTF-8"),
+    "encoded Latin-1 in a query": (get("/v1/jobs?name=%FF"), 400, PROBLEM, "name: the text is not UTF-8; percent-encode"),
+    "half a letter in a query": (get("/v1/jobs?name=%C3&user=a"), 400, PROBLEM, "name: the text is not UTF-8"),
+    "a surrogate in a query": (get("/v1/jobs?name=%ED%A0%80"), 400, PROBLEM, "name: the text is not UTF-8"),
+    "an overlong letter in a query": (get("/v1/jobs?name=%C0%AF"), 400, PROBLEM, "name: the text is not UTF-8"),
+    "an encoded name in a query": (get("/v1/jobs?%6E%61me=%FF"), 400, PROBLEM, "name: the text is not UTF-8"),
+    "Latin-1 as a name in a query": (get("/v1/jobs?%FF=a"), 400, PROBLEM, "'%FF': the text is not UTF-8"),
+    "Latin-1 in a loose query": (get("/v1/jobs/search?_=%FF"), 400, PROBLEM, "_: the text is not UTF-8"),
+    "Latin-1 in a search": (get("/v1/jobs/search?search%5Bvalue%5D=%FF"), 400, PROBLEM, "search[value]: the text is not"),
+    "Latin-1 in a probe's query": (get("/livez?a=%FF"), 400, PROBLEM, "a: the text is not UTF-8"),
+    "Latin-1 in a page's query": (get("/jobs?query=%FF"), 400, PROBLEM, "query: the text is not UTF-8"),
+    "Latin-1 in a command's query": (post(f"{SUBMIT}?command=a%FFb", b""), 400, PROBLEM, "command: the text is not UTF-8"),
+    "encoded UTF-8 in a query": (get("/v1/jobs?name=%C3%A9%F0%9F%A5%9E+%25FF"), 200, JSON, '"jobs":[]'),
     "raw Latin-1 in a path": (get(b"/v1/jobs/\xe9"), 400, PROBLEM, "percent-encode them"),
     "a space in a path": (get("/v1/jobs/a b"), 400, PROBLEM, "not HTTP/1.1: Expected HTTP/"),
     "no slash": (get("livez"), 400, PROBLEM, "not HTTP/1.1"),
     "a whole address": (get("http://localhost/livez"), 200, TEXT, "ok"),
     "a whole address elsewhere": (get("http://evil.example/livez"), 421, PROBLEM, "'evil.example'"),
+    "a whole IPv6 address": (get("http://[::1]:5000/livez"), 200, TEXT, "ok"),
+    "a whole address, a Host elsewhere": (
+        get("http://localhost/livez", host=b"Host: evil.example\r\n"), 421, PROBLEM, "'evil.example'"
+    ),
     "no path": (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", 400, PROBLEM, "names no path"),
     "a tunnel": (b"CONNECT localhost:1 HTTP/1.1\r\n" + HOST + b"\r\n", 501, PROBLEM, "not a proxy"),
     "an unknown method": (b"BREW /livez HTTP/1.1\r\n" + HOST + b"\r\n", 501, PROBLEM, "method is not known"),
@@ -104,9 +135,34 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "lines without CR": (b"GET /livez HTTP/1.1\nHost: localhost\n\n", 400, PROBLEM, "Expected CRLF"),
     # ------------------------------------------------------------------------------------------------ the headers
     "no Host": (get("/livez", host=b""), 400, PROBLEM, "the header Host is missing"),
-    "no Host, of HTTP/1.0": (get("/livez", host=b"", version=b"HTTP/1.0"), 421, PROBLEM, "send the header Host"),
+    "no Host, of HTTP/1.0": (get("/livez", host=b"", version=b"HTTP/1.0"), 200, TEXT, "ok"),
+    "no Host, of HTTP/1.0, ready": (get("/readyz", host=b"", version=b"HTTP/1.0"), 200, TEXT, "ok"),
+    "no Host, of HTTP/1.0, jobs": (get("/v1/jobs?name=none", host=b"", version=b"HTTP/1.0"), 200, JSON, '"jobs"'),
+    "a load balancer's check": (b"OPTIONS / HTTP/1.0\r\n\r\n", 405, PROBLEM, "allowed: GET"),
+    "a whole address of HTTP/1.0": (
+        get("http://evil.example/livez", host=b"", version=b"HTTP/1.0"), 421, PROBLEM, "'evil.example'"
+    ),
+    "an empty Host, of HTTP/1.0": (
+        get("/livez", host=b"Host: \r\n", version=b"HTTP/1.0"), 421, PROBLEM, "send the header Host"
+    ),
+    "a Host elsewhere, of HTTP/1.0": (
+        get("/livez", host=b"Host: evil.example\r\n", version=b"HTTP/1.0"), 421, PROBLEM, "--allowed-hosts"
+    ),
     "an empty Host": (get("/livez", host=b"Host: \r\n"), 421, PROBLEM, "send the header Host"),
-    "two Hosts": (get("/livez", b"Host: localhost"), 400, PROBLEM, "Host is there twice"),
+    "two Hosts": (get("/livez", b"Host: localhost"), 400, PROBLEM, "Host is there twice; send it once"),
+    **{
+        f"two of {name}": (
+            get("/livez", f"{name}: a".encode(), f"{name.lower()}: Bearer-of-a-secret".encode()),
+            400, PROBLEM, f"the header {name} is there twice; send it once",
+        )
+        for name in ("User-Agent", "Content-Type", "Content-Location", "Content-Range", "Max-Forwards", "Server")
+    },
+    "a Host with an empty port": (get("/livez", host=b"Host: localhost:\r\n"), 200, TEXT, "ok"),
+    "an address with an empty port": (get("/livez", host=b"Host: 127.0.0.1:\r\n"), 200, TEXT, "ok"),
+    "an IPv6 address with an empty port": (get("/livez", host=b"Host: [::1]:\r\n"), 200, TEXT, "ok"),
+    "a Host elsewhere with an empty port": (get("/livez", host=b"Host: evil.example:\r\n"), 421, PROBLEM, "--allowed"),
+    "a Host of two colons": (get("/livez", host=b"Host: localhost::\r\n"), 421, PROBLEM, "not called 'localhost::'"),
+    "a Host that is a colon": (get("/livez", host=b"Host: :\r\n"), 421, PROBLEM, "not called ':'"),
     "a Host with a space": (get("/livez", host=b"Host: a b\r\n"), 421, PROBLEM, "not called 'a b'"),
     "a Host elsewhere": (get("/livez", host=b"Host: evil.example\r\n"), 421, PROBLEM, "--allowed-hosts"),
     "a long Host": (get("/livez", host=b"Host: " + b"a." * 5000 + b"svc\r\n"), 421, PROBLEM, "--allowed-hosts"),
@@ -149,12 +205,38 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "JSON in UTF-8": (post(SUBMIT, JOB, f'{JSON}; charset="UTF-8"'), 200, JSON, "would be accepted"),
     "JSON with a mark": (post(SUBMIT, BOM + JOB), 200, JSON, "would be accepted"),
     "a form with a mark": (post(SUBMIT, BOM + b"command=true&dry_run=on", FORM), 200, JSON, "would be accepted"),
+    "a form of encoded Latin-1": (post(SUBMIT, b"command=echo a%FFb", FORM), 400, PROBLEM, "command: the text is not UTF-8"),
+    "several fields of Latin-1": (
+        post(SUBMIT, b"command=%FF&x=%FF", FORM), 400, PROBLEM, "(é is %C3%A9). x: the text is not UTF-8"
+    ),
+    "a form of Latin-1": (post(SUBMIT, b"command=echo a\xffb", FORM), 400, PROBLEM, "it is not UTF-8"),
+    "a form of encoded UTF-8": (post(SUBMIT, b"command=%C3%A9&dry_run=1", FORM), 200, JSON, "é"),
+    "a field of Latin-1": (post(SUBMIT, PART % (b"command", b"a\xff"), PARTS), 400, PROBLEM, "command: the text is not UTF-8"),
+    "a field's name of Latin-1": (post(SUBMIT, PART % (b"\xff", b"a"), PARTS), 400, PROBLEM, "name of a field is not UTF-8"),
+    "a page's form of Latin-1": (
+        post("/jobs/submit", b"command=echo a%FFb", FORM), 400, PROBLEM, "command: the text is not UTF-8"
+    ),
+    "a page's choice of Latin-1": (post("/jobs/cancel", b"job=1&view=%FF", FORM), 400, PROBLEM, "view: the text is not"),
     "a form in foo": (post(SUBMIT, b"command=true", f"{FORM}; charset=foo"), 415, PROBLEM, "not as 'foo'"),
     "a form of parts in foo": (
         post(SUBMIT, b"--x--\r\n", "multipart/form-data; boundary=x; charset=foo"), 415, PROBLEM, "not as 'foo'"
     ),
     "a form without a boundary": (post(SUBMIT, b"--x--\r\n", "multipart/form-data"), 400, PROBLEM, "no boundary"),
     "XML": (post(SUBMIT, b"<command/>", "application/xml"), 415, PROBLEM, "send application/json or a form"),
+    # ---------------------------------------------------------------------------------------------------- the key
+    "two keys": (two_keys(SUBMIT, b"a", b"b"), 400, PROBLEM, "Idempotency-Key: it is there 2 times, with different"),
+    "two keys of many": (two_keys(BULK, b"a", b"b"), 400, PROBLEM, "Idempotency-Key: it is there 2 times"),
+    "one key twice": (two_keys(SUBMIT, b"a", b"a"), 200, JSON, "would be accepted"),
+    "an empty key": (post(SUBMIT, JOB, Idempotency_Key=""), 400, PROBLEM, "Idempotency-Key: use 1 to"),
+    "an empty key beside one": (two_keys(SUBMIT, b"", b"a"), 400, PROBLEM, "with different values; send one"),
+    "an empty key of many": (post(BULK, JOB, Idempotency_Key=""), 400, PROBLEM, "Idempotency-Key: use 1 to"),
+    "an empty key in a line": (
+        post(BULK, b'{"command":"true","idempotency_key":""}', NDJSON), 200, NDJSON, "idempotency_key: use 1 to"
+    ),
+    "an empty key in a line beside one": (
+        post(BULK, b'{"command":"true","idempotency_key":""}', NDJSON, Idempotency_Key="k"),
+        200, NDJSON, '"line":1,"status":400',
+    ),
     # -------------------------------------------------------------------------------------------- many jobs at once
     "an array": (post(BULK, b'[{"command":"true"},{"command":"true"}]'), 400, PROBLEM, "jq -c '.[]'"),
     "an array of UTF-16": (post(BULK, "[]".encode("utf-16")), 400, PROBLEM, "send it as UTF-8"),
@@ -166,7 +248,23 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "several with commas": (post(BULK, b'{"command":"a"},{"command":"b"}', NDJSON), 200, NDJSON, "several JSON objects"),
     "an array in a line": (post(BULK, b'\n{}\n[{"command":"a"}]\n', NDJSON), 200, NDJSON, "A JSON array is not read"),
     "braces in a line": (post(BULK, b'{"command":"echo }{","name":1}', NDJSON), 200, NDJSON, "name: expected text"),
-    "no lines": (post(BULK, b"\n\n", NDJSON), 200, NDJSON, ""),
+    "no lines": (post(BULK, b"\n\n", NDJSON), 400, PROBLEM, "no job in the body: send one JSON object per line"),
+    "an empty bulk": (post(BULK, b"", NDJSON), 400, PROBLEM, "no job in the body: send one JSON object per line"),
+    "much white space": (post(BULK, b" \r\n\t" * 100_000, NDJSON), 400, PROBLEM, "no job in the body"),
+    "a mark alone": (post(BULK, BOM + b"\n", NDJSON), 400, PROBLEM, "no job in the body"),
+    "no body": (b"POST /v1/jobs/bulk HTTP/1.1\r\n" + HOST + b"\r\n", 400, PROBLEM, "no job in the body"),
+    "no chunk of a bulk": (chunked(), 400, PROBLEM, "no job in the body"),
+    "a chunk of white space": (chunked(b"\n \n"), 400, PROBLEM, "no job in the body"),
+    "a job in chunks": (chunked(b"\n", b'{"command":"true"}'), 200, NDJSON, '"line":2,"status":200'),
+    "a job behind white space": (
+        post(BULK, b"\n" * 300_000 + b'  {"command":"true"}', NDJSON), 200, NDJSON, '"line":300001,"status":200'
+    ),
+    "a mark in a later line": (
+        post(BULK, b"\n".join([BOM + b"{}", BOM + b'{"command":"true"}']), NDJSON), 200, NDJSON, '"line":2,"status":200'
+    ),
+    "a mark within a line": (post(BULK, BOM + b"{}" + BOM + b"{}", NDJSON), 200, NDJSON, "several JSON objects"),
+    "a comma behind a line": (post(BULK, b'{"command":"a"},\n', NDJSON), 200, NDJSON, "per line, without commas"),
+    "a comma before a line": (post(BULK, b'{}\n ,{"command":"a"}', NDJSON), 200, NDJSON, "per line, without commas"),
     # ---------------------------------------------------------------------------------------------- what was meant
     "a slash too many": (get("/v1/jobs/"), 404, PROBLEM, "did you mean /v1/jobs?"),
     "two slashes": (get("//v1//jobs"), 404, PROBLEM, "did you mean /v1/jobs?"),
@@ -206,6 +304,16 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "no type that there is": (get("/v1/jobs", b"Accept: image/png"), 406, PROBLEM, f"only {JSON} or {NDJSON}"),
     "none at all": (get("/v1/jobs", b"Accept: */*;q=0"), 406, PROBLEM, f"only {JSON}"),
     "only errors": (get("/v1/jobs", b"Accept: application/problem+json"), 200, JSON, '"jobs"'),
+    "anything else": (
+        get("/v1/whoami", b"Accept: */*;q=0.5,application/json;q=0"), 406, PROBLEM, f"only {JSON}"
+    ),
+    "any other application": (
+        get("/v1/whoami", b"Accept: application/*, application/json;q=0"), 406, PROBLEM, f"only {JSON}"
+    ),
+    "only errors, by name": (
+        get("/v1/whoami", b"Accept: application/problem+json, application/json;q=0"), 406, PROBLEM, f"only {JSON}"
+    ),
+    "neither errors": (get("/v1/whoami", b"Accept: application/problem+json;q=0"), 406, PROBLEM, f"only {JSON}"),
     "no type": (get("/v1/jobs", b"Accept: \xc3\xa9"), 200, JSON, '"jobs"'),
     "another answer for a command": (post(SUBMIT, JOB, Accept="image/png"), 200, JSON, "would be accepted"),
     "another answer for a probe": (get("/livez", b"Accept: application/json"), 200, TEXT, "ok"),
@@ -358,6 +466,12 @@ def test_a_version_that_is_known(server: Server) -> None:
             assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
         assert server.http.get(path, headers={"If-None-Match": '"x"'}).content == first.content
         assert server.http.get(path, headers={"If-Match": tag}).content == first.content
+        for lines in (('"x"', tag), (tag, '"x"'), ('"a,b"', f'"y", W/{tag}')):
+            known = server.http.get(path, headers=[("If-None-Match", line) for line in lines])
+            assert (known.status_code, known.content) == (304, b""), lines
+        for lines in (('"x"', tag), (tag, '"x"')):
+            assert server.http.get(path, headers=[("If-Match", line) for line in lines]).content == first.content
+        assert server.http.get(path, headers=[("If-Match", '"x"'), ("If-Match", f"W/{tag}")]).status_code == 412
         part = server.http.get(path, headers={"Range": "bytes=2-5", "If-Range": tag})
         assert (part.status_code, part.content) == (206, first.content[2:6])
         assert part.headers["Content-Range"] == f"bytes 2-5/{len(first.content)}"

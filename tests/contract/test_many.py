@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 
 from tests.contract.test_errors import problem
-from tests.harness import PLAIN, Server, eventually
+from tests.flood import connect
+from tests.harness import PATIENCE, PLAIN, Server, eventually
 
 SUBMIT, BULK = "/v1/jobs/submit", "/v1/jobs/bulk"
 
@@ -66,7 +67,21 @@ class TestBulk:
         eventually(lambda: server.http.get("/v1/service").json()["active_jobs"] == 0)
 
     def test_no_line_at_all(self, server: Server) -> None:
-        assert _bulk(server) == []
+        for content in (b"", b" \n\n"):
+            assert "send one JSON object per line" in problem(server.http.post(BULK, content=content), 400)["detail"]
+
+    def test_no_line_in_chunks_that_come_later(self, server: Server) -> None:
+        """The answer has begun before the end of the body: what is wrong is told as a line's problem."""
+        with connect(server) as connection:
+            connection.settimeout(PATIENCE)
+            connection.sendall(b"POST /v1/jobs/bulk HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+            found = connection.recv(4096)
+            assert found.startswith(b"HTTP/1.1 200 ")
+            connection.sendall(b"1\r\n\n\r\n0\r\n\r\n")
+            while not found.endswith(b"0\r\n\r\n") and (more := connection.recv(4096)):
+                found += more
+        assert b'"line":2,"status":400' in found
+        assert b"send one JSON object per line" in found
 
     def test_a_line_without_its_newline_and_one_that_is_too_long(self, own_server: Callable[..., Server]) -> None:
         server = own_server("--max-body", "2000")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.negotiation import best
+from sidecar.errors import NotAcceptable
+from sidecar.negotiation import WANTED, best, choose
 
 JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
 OFFERED = (JSON, TEXT, BYTES)
@@ -55,6 +57,31 @@ OFFERED = (JSON, TEXT, BYTES)
 )
 def test_which_type_is_preferred(accept: str | None, found: str | None) -> None:
     assert best(accept, OFFERED) == found
+
+
+@pytest.mark.parametrize(
+    ("accept", "found"),
+    [
+        ("application/problem+json", JSON),
+        ("text/html, Application/Problem+JSON;q=0.1", JSON),
+        ("application/problem+json, image/*", JSON),
+        ("*/*;q=0.5, application/json;q=0", None),
+        ("application/*, application/json;q=0", None),
+        ("application/problem+json, application/json;q=0", None),
+        ("application/problem+json, */*;q=0", None),
+        ("application/problem+json;q=0", None),
+        ("application/problem+xml", None),
+        ("image/png", None),
+    ],
+)
+def test_the_type_of_errors_stands_for_the_default_where_it_is_named(accept: str, found: str | None) -> None:
+    request = make_mocked_request("GET", "/v1/whoami", headers={"Accept": accept})
+    if found is None:
+        with pytest.raises(NotAcceptable):
+            choose(request, (JSON,))
+    else:
+        choose(request, (JSON,))
+        assert request[WANTED] == found
 
 
 @given(st.text(max_size=200))
