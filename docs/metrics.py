@@ -8,22 +8,22 @@ _HEAD = """# Metrics
 
 <!-- Made from sidecar/metrics.py by `make docs`; do not edit. -->
 
-`GET /metrics` gives what Prometheus reads, as OpenMetrics to who asks for that. A scrape reads the server's memory: it
-asks Flux nothing, and takes as long with 100,000 jobs as with none.
+`GET /metrics` returns metrics in the Prometheus text format, or as OpenMetrics if the client asks for it. A scrape
+reads only the server's memory: it sends Flux no request, and takes as long with 100,000 jobs as with none.
 
-* **Who may read them.** Whoever has the scope `read`: let Prometheus send a token (`authorization.credentials_file`),
-  as in the example below. `--metrics-open` lets anybody read them who reaches the port; `--metrics-port` gives them
-  (and the probes) a port of their own, so that the API's need not be reached.
-* **What survives.** `flux_job_*` are counted in the job store, in the transaction that holds the event itself: they go
-  on where they were after a restart, or a kill, of the server. Its own counters (`flux_sidecar_*`) begin anew.
-* **What they equal.** `flux_jobs` is `flux jobs -aA -c0` by queue and state (what Flux has purged is still counted
-  where the store has kept it), `flux_job_results_total` the same by result, `flux_cores` and `flux_nodes`
-  `flux resource list` (which says `down` of drained nodes too), `flux_queue_*` `flux queue list`. Jobs are counted as
-  they happen; nodes and queues are asked for in the background a second after something has happened to a job, and else
-  every five seconds. An instance without named queues has one, called `default`.
-* **Labels.** No job, user or path as it was asked for is ever one. Each value of a state or result is there from the
-  start, at 0. Figures by user are a page of their own, `/metrics/users`, with `--metrics-users`.
-* **Stability.** `stable`: its name, labels and meaning change with an entry `API Breaking` in the changelog alone.
+* **Access.** Metrics need the scope `read`: let Prometheus send a token (`authorization.credentials_file`), as in the
+  example below. `--metrics-open` serves them without authentication. `--metrics-port` serves them (and the probes) on a
+  separate port, so that scrapers need no access to the API's port.
+* **Restarts.** `flux_job_*` are counted in the job store, in the transaction that stores the event: they continue after
+  the server was restarted or killed. The server's own counters (`flux_sidecar_*`) start again at 0.
+* **What they equal.** `flux_jobs` equals `flux jobs -aA -c0` by queue and state (including jobs that Flux has purged,
+  if the store has kept them); `flux_job_results_total` the same by result; `flux_cores` and `flux_nodes` equal
+  `flux resource list` (which also lists drained nodes as `down`); `flux_queue_*` equal `flux queue list`. Jobs are
+  counted when their events arrive. Nodes and queues are read in the background: a second after an event of a job,
+  otherwise every five seconds. An instance without named queues has one, called `default`.
+* **Labels.** Labels never contain job ids, users or raw paths. Each value of a state or result exists from the start,
+  at 0. Metrics by user are separate, at `/metrics/users`, with `--metrics-users`.
+* **Stability.** `stable`: name, labels and meaning change only with an entry `API Breaking` in the changelog.
 
 ```yaml
 scrape_configs:
@@ -33,14 +33,15 @@ scrape_configs:
 ```
 
 In Kubernetes the chart makes a PodMonitor or ServiceMonitor with a token of its own, the alert rules, and the
-dashboard: [kubernetes.md](kubernetes.md#monitoring). Alerts: [runbooks.md](runbooks.md). Scaling:
+dashboard: [kubernetes.md](kubernetes.md#monitoring). See also [runbooks.md](runbooks.md) for alerts, and
 [autoscaling.md](autoscaling.md).
-Besides these there are prometheus-client's `process_*` and `python_*`.
+
+The server also exports the `process_*` and `python_*` metrics of prometheus-client.
 """
 
 _PARTS = {
     "jobs": "Jobs",
-    "waiting": "What waits",
+    "waiting": "Pending jobs and queues",
     "nodes": "Nodes",
     "instance": "The instance and the service",
     "server": "The server itself",
@@ -52,7 +53,7 @@ def page() -> str:
     """Return the whole page."""
     rows = [_HEAD]
     for part, title in _PARTS.items():
-        rows.append(f"\n## {title}\n\n| metric | type | labels | what it is | stability |\n|---|---|---|---|---|\n")
+        rows.append(f"\n## {title}\n\n| metric | type | labels | meaning | stability |\n|---|---|---|---|---|\n")
         rows += [_row(metric) for metric in TABLE if metric.part == part]
     return "".join(rows)
 
