@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import structlog
-from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
+from cyclopts import App, CoercionError, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
 
 import sidecar
 from sidecar import app as server
-from sidecar import leaving, log_writer, logs, parts
+from sidecar import leaving, log_writer, logs, parts, values
 from sidecar import openapi as documents
 from sidecar.auth.tokens import append as append_line
 from sidecar.auth.tokens import new as make_token
@@ -33,8 +33,11 @@ _BINDINGS = frozenset({"flux", "_flux", "cffi", "_cffi_backend", "ply", "yaml"})
 
 def _usage_error(error: CycloptsError) -> str:
     """Return what is wrong with a command line, and what to write instead."""
+    if isinstance(error, CoercionError) and error.target_type is bool and error.token:
+        return f"Invalid value for {error.token.keyword}: {values.not_yes_or_no(error.token.value)}."
     if not isinstance(error, UnusedCliTokensError) or not error.unused_tokens:
-        return str(error)
+        text = str(error)
+        return text if text.endswith((".", "?")) else f"{text}."
     word = error.unused_tokens[0]
     known = {field.name.replace("_", "-") for field in dataclasses.fields(Settings)}
     hint = f'Did you mean "--{word}"?' if word in known else "Options begin with --; see --help."

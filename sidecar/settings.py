@@ -401,9 +401,15 @@ def env_names(field: str) -> tuple[str, ...]:
 def heed_environment(arguments: Sequence[str]) -> list[str]:
     """Take variables out of the environment that were not meant for this server; return what is to be said of them.
 
+    Empty ones go too, of every option that does not take text: manifests have them where a value was left out.
+
     Args:
         arguments: of the command line; where a flag is given, its variables make no difference.
     """
+    for field, annotation in _annotations().items():
+        for name in env_names(field) if annotation.__origin__ is not str else ():
+            if os.environ.get(name) == "":
+                del os.environ[name]
     given = {flag for argument in arguments if (flag := argument.partition("=")[0]).startswith("--")}
     variables = {
         name: f"--{field.name.replace('_', '-')}"

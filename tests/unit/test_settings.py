@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import CycloptsError
 
 import sidecar
 from docs import generate
@@ -85,6 +86,53 @@ def test_require_auth_means_yes_whatever_it_holds(value: str) -> None:
     done = run("serve", "--embedded", FLUX_REQUIRE_AUTH=value)
     assert done.returncode == 2
     assert "FLUX_REQUIRE_AUTH" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("port", "7413.9", "expected a whole number; got '7413.9'"),
+        ("port", "30.0", "expected a whole number; got '30.0'"),
+        ("port", "1e3", "expected a whole number; got '1e3'"),
+        ("port", "9" * 30, "expected a whole number of at most 18 digits"),
+        ("max_body", "1.9", "expected a whole number of bytes, as in 1048576 for 1 MiB; got '1.9'"),
+        ("max_body", "1M", "expected a whole number of bytes, as in 1048576 for 1 MiB; got '1M'"),
+        ("max_in_flight", "64MiB", "expected a whole number of MiB, as in 64; got '64MiB'"),
+        ("cores", "half", "expected a whole number; got 'half'"),
+        ("rate_limit", "many", "expected a number below 10^12; got 'many'"),
+        ("rate_limit", "nan", "expected a number below 10^12; got 'nan'"),
+        ("linger", "inf", "'inf' is not a duration; use less than 10^12 seconds"),
+        ("embedded", "maybe", "expected true, yes or 1, or false, no or 0; got 'maybe'"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(
+    monkeypatch: pytest.MonkeyPatch, option: str, value: str, text: str
+) -> None:
+    """As a flag and as a variable: the text names which of them it was, and what to write."""
+    flag, variable = f"--{option.replace('_', '-')}", f"FLUX_SIDECAR_{option.upper()}"
+    assert usage_error(f"{flag}={value}").startswith(f"Invalid value for {flag}: {text}")
+    monkeypatch.setenv(variable, value)
+    assert usage_error().startswith(f"Invalid value for {variable}: {text}")
+
+
+def usage_error(*arguments: str) -> str:
+    """Return what is said of a command line that cannot be parsed."""
+    with pytest.raises(CycloptsError) as caught:
+        cli.app.parse_args(["serve", *arguments], exit_on_error=False, print_error=False)
+    return cli._usage_error(caught.value)
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every option but those that take text; the next variable of the option counts instead."""
+    names = [name for field in dataclasses.fields(Settings) for name in settings.env_names(field.name)]
+    others = {name: "" for name in names if name not in ("FLUX_SIDECAR_HOST", "HOST")}
+    stderr = run("serve", "--embedded", **{**others, "PORT": "99999"}).stderr
+    assert "--port 99999 (from the variable PORT)" in stderr
+    monkeypatch.setenv("FLUX_SIDECAR_COMPLETION_INDEX", "")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
+    found = options.early_role(["serve", "--uri", "local:///f"])
+    assert found is not None
+    assert found.index == 2
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
