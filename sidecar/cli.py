@@ -125,10 +125,19 @@ def new(
         print(f"# the line for the file of --tokens; the token itself follows on stdout\n{line}", file=sys.stderr)
     else:
         try:
-            append_line(file, line)
+            before = append_line(file, line)
         except OSError as exc:
             _fail(f"token new: {file}: {exc.strerror or exc}.")
+        if before:
+            print(_note_earlier(name, before, file), file=sys.stderr)
     print(token)
+
+
+def _note_earlier(name: str, before: int, file: Path) -> str:
+    """Say that a name has other tokens: a new one replaces none."""
+    if before == 1:
+        return f"{name} already has 1 token in {file}, which stays valid; delete its line to revoke it"
+    return f"{name} already has {before} tokens in {file}, which stay valid; delete their lines to revoke them"
 
 
 @app.command
