@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import structlog
-from cyclopts import App, CoercionError, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    CycloptsPanel,
+    Parameter,
+    RepeatArgumentError,
+    UnusedCliTokensError,
+)
 
 import sidecar
 from sidecar import app as server
@@ -20,6 +28,7 @@ from sidecar import openapi as documents
 from sidecar.auth.tokens import append as append_line
 from sidecar.auth.tokens import new as make_token
 from sidecar.lifecycle import ServerFailed
+from sidecar.option_groups import LISTS
 from sidecar.options import SettingsError, early_option, in_kubernetes, parse_list
 from sidecar.settings import Settings, heed_environment
 from sidecar.store import StoreError
@@ -35,6 +44,8 @@ def _usage_error(error: CycloptsError) -> str:
     """Return what is wrong with a command line, and what to write instead."""
     if isinstance(error, CoercionError) and error.target_type is bool and error.token:
         return f"Invalid value for {error.token.keyword}: {values.not_yes_or_no(error.token.value)}."
+    if isinstance(error, RepeatArgumentError):
+        return _repeated(error.token.keyword or "")
     if not isinstance(error, UnusedCliTokensError) or not error.unused_tokens:
         text = str(error)
         return text if text.endswith((".", "?")) else f"{text}."
@@ -42,6 +53,16 @@ def _usage_error(error: CycloptsError) -> str:
     known = {field.name.replace("_", "-") for field in dataclasses.fields(Settings)}
     hint = f'Did you mean "--{word}"?' if word in known else "Options begin with --; see --help."
     return f'Unexpected argument "{word}". {hint}'
+
+
+def _repeated(flag: str) -> str:
+    """Say how an option is given that was given more than once."""
+    name = flag.removeprefix("--").replace("-", "_")
+    if name in LISTS:
+        return f"{flag} is given more than once: give it once, with its values separated by commas."
+    if name == "option_flags":
+        return f"{flag} is given more than once: give it once, as in {flag}='-oKEY=VALUE -oKEY=VALUE'."
+    return f"{flag} is given more than once: give it once."
 
 
 app = App(

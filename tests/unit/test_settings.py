@@ -17,7 +17,7 @@ from cyclopts import CycloptsError
 
 import sidecar
 from docs import generate
-from sidecar import cli, options, settings
+from sidecar import addresses, cli, options, settings
 from sidecar.option_groups import GROUPS
 from sidecar.settings import Settings
 from tests.harness import BIN, SIDECAR
@@ -115,6 +115,93 @@ def test_a_value_of_another_kind_is_refused(
     assert usage_error().startswith(f"Invalid value for {variable}: {text}")
 
 
+def refused(**given: object) -> str:
+    """Return why a server with such options does not start."""
+    with pytest.raises(options.SettingsError) as caught:
+        Settings(embedded=True, **given).check()  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["http://localhost", "localhost:5000", "127.0.0.1:80", "300.1.1.1", "", " ", "[::1]", "a b", "-x"]
+)
+def test_what_is_not_an_address_is_not_listened_on(host: str) -> None:
+    text = f"--host: {host!r} is not an address; use a name or an IP address, without scheme, port and brackets"
+    assert text in refused(host=host)
+    assert text in refused(host=host, no_auth=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ("http://web.io/", "write the name alone: web.io"),
+        ("https://web.io:443", "write the name alone: web.io"),
+        ("*", "every name cannot be accepted; list the names, or write *.example.org"),
+        (".dot.io", "write *.dot.io for every name below"),
+        ("a.*.io", "write a name, as in lead.example.org, or *.example.org"),
+        ("*.*.io", "write a name"),
+        ("*.", "write a name"),
+        ("a..io", "write a name"),
+        ("web.io/x", "write a name"),
+        ("web.io:port", "write a name"),
+        ("a b", "write a name"),
+    ],
+)
+def test_a_host_that_no_request_can_have_is_refused(host: str, text: str) -> None:
+    found = refused(allowed_hosts=f"lead.example.org, {host}")
+    assert found.startswith(f"--allowed-hosts: {host!r} is not a host name; {text}")
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("Lead.IO:7412", "lead.io"),
+        ("lead.io.", "lead.io"),
+        ("gateway", "gateway"),
+        ("my_host", "my_host"),
+        ("*.Example.org:443", "*.example.org"),
+        ("10.0.0.1:80", "10.0.0.1"),
+        ("::1", "::1"),
+        ("[::1]:80", "[::1]"),
+    ],
+)
+def test_allowed_hosts_are_taken_as_requests_have_them(host: str, known: str) -> None:
+    assert addresses.allowed_host(host) == known
+    Settings(embedded=True, allowed_hosts=host).check()
+
+
+@pytest.mark.parametrize(
+    "page", ["portal.example.org", "https://a.org/x", "https://", "*", "https://*.a.org", "https://a@b.org"]
+)
+def test_a_page_that_no_browser_names_is_refused(page: str) -> None:
+    assert f"--allowed-origins: {page!r} is not an origin; write it as https://" in refused(allowed_origins=page)
+
+
+def test_pages_are_taken_as_browsers_name_them() -> None:
+    pages = ["https://Portal.example.org:443", "http://a.org:80", "http://a.org:443"]
+    assert [*map(addresses.origin, pages)] == ["https://portal.example.org", "http://a.org", "http://a.org:443"]
+
+
+def test_a_network_that_is_not_one_is_refused() -> None:
+    assert "'10.0.0.1/8' is not an address or a network; the network of this address is 10.0.0.0/8" in refused(
+        trusted_proxies="10.0.0.1/8"
+    )
+    assert "'ingress' is not an address or a network; write it as 10.0.0.0/8" in refused(trusted_proxies="ingress")
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--allowed-hosts", "give it once, with its values separated by commas"),
+        ("--launchers", "give it once, with its values separated by commas"),
+        ("--option-flags", "give it once, as in --option-flags='-oKEY=VALUE -oKEY=VALUE'"),
+        ("--port", "give it once"),
+    ],
+)
+def test_an_option_that_is_given_twice(flag: str, text: str) -> None:
+    assert usage_error(f"{flag}=1", f"{flag}=2") == f"{flag} is given more than once: {text}."
+
+
 def usage_error(*arguments: str) -> str:
     """Return what is said of a command line that cannot be parsed."""
     with pytest.raises(CycloptsError) as caught:
@@ -201,7 +288,7 @@ def test_loopback_needs_no_auth(host: str) -> None:
     assert not loopback.authenticates
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "localhost.example.org", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "localhost.example.org"])
 def test_every_other_address_needs_authentication_or_no_auth(host: str) -> None:
     with pytest.raises(options.SettingsError, match="add --no-auth if that is meant"):
         Settings(embedded=True, host=host).check()
