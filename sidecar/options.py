@@ -150,16 +150,16 @@ def parse_duration(name: str, text: str) -> float:
     """Read a duration, such as ``1h30m``, as seconds; it must be more than 0.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: it is 0, or another value.
     """
     from sidecar import durations
 
     try:
         seconds = durations.parse(text)
-    except ValueError:
-        seconds = 0.0
-    if seconds <= 0:
-        raise SettingsError(f"{name} {text!r} is no duration: {durations.FORMS}.")
+    except ValueError as exc:
+        raise SettingsError(f"{name}: {exc}.") from None
+    if not seconds:
+        raise SettingsError(f"{name}: {text!r} is not allowed; leave the option out for never.")
     return seconds
 
 

@@ -192,7 +192,9 @@ class Settings(PodOptions):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must not be negative.")
         if not 0 <= self.metrics_port <= 65535 or (self.metrics_port and self.metrics_port == self.port):
-            raise SettingsError("--metrics-port must be a port, 1 to 65535, and another than --port.")
+            raise SettingsError(
+                "--metrics-port must be a port from 1 to 65535, and not that of --port. 0: none of its own."
+            )
         parse_option_flags(self.option_flags)
         if self.idle_stop:
             parse_duration("--idle-stop", self.idle_stop)

@@ -22,6 +22,7 @@ from sidecar.options import SettingsError
 log = structlog.get_logger("auth")
 
 PREFIX = "fxs_"  # so that a token that got into a repository is recognized
+_MAKE = "flux-sidecar token new NAME --file FILE"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,7 +52,7 @@ class TokenFile:
         try:
             self._entries, wrong = _read(path)
         except (OSError, UnicodeDecodeError) as exc:
-            raise SettingsError(f"--tokens {path}: {exc}.") from None
+            raise SettingsError(f"--tokens {path}: {_unreadable(exc)}. Make one with: {_MAKE}") from None
         if wrong:
             raise SettingsError(f"--tokens {path}: {' '.join(wrong)}")
         self._warn_of_none()
@@ -63,7 +64,7 @@ class TokenFile:
         try:
             self._entries, wrong = _read(self.path)
         except (OSError, UnicodeDecodeError) as exc:
-            self._entries, wrong = (), [f"{exc}."]
+            self._entries, wrong = (), [f"{_unreadable(exc)}."]
         self._tell(wrong, str(self.path))
 
     def take(self, text: str, *, source: str) -> bool:
@@ -96,7 +97,7 @@ class TokenFile:
 
     def _warn_of_none(self) -> None:
         if not self._entries:
-            hint = "add a line with: flux-sidecar token new NAME --file FILE"
+            hint = f"add a line with: {_MAKE}"
             log.warning("the token file has no token: no caller can log in by it", file=str(self.path), hint=hint)
 
     async def identify(self, credential: Credential) -> Caller | None:
@@ -148,6 +149,11 @@ def append(path: Path, line: str) -> int:
         file.write(begin + f"{line}\n".encode())
     name = _parse(line).caller.name
     return sum(entry.caller.name == name for entry in _parse_lines(before.decode(errors="replace"))[0])
+
+
+def _unreadable(exc: OSError | UnicodeDecodeError) -> str:
+    """Say why a file cannot be read."""
+    return exc.strerror or str(exc) if isinstance(exc, OSError) else "the file is not UTF-8 text"
 
 
 def _digest(token: str) -> str:
