@@ -92,8 +92,8 @@ def check_instance(uri: str) -> None:
         return
     if uri.startswith(("/", ".")) and _ABOVE.fullmatch(uri):
         return
-    hint = f"; did you mean local://{uri[:80]}?" if uri.startswith("/") else ", as flux-uri(1) prints it"
-    raise ValueError(f"{uri[:80]!r} is not where a Flux instance can be; use local://PATH or ssh://HOST/PATH{hint}")
+    hint = f"; for this socket local://{uri[:80]}" if uri.startswith("/") else ", as flux-uri(1) prints it"
+    raise ValueError(f"{uri[:80]!r} is not the address of a Flux instance; use local://PATH or ssh://HOST/PATH{hint}")
 
 
 def _without_port(text: str) -> str:

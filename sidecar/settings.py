@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import structlog
 
-from sidecar import foreign, hidden
+from sidecar import addresses, foreign, hidden
 from sidecar.option_groups import GROUPS
 from sidecar.options import LOCAL, PREFIX, URI, SettingsError, operator_uri, option, parse_duration, parse_list
 from sidecar.pod import PodOptions
@@ -184,6 +184,7 @@ class Settings(PodOptions):
                 "    flux-sidecar serve --embedded"
             )
         self.check_pod(self.uri, embedded=self.embedded)
+        self._check_uri()
         self.check_access(*(f" (from the variable {name})" if name else "" for name in self._borrowed))
         for name in ("max_body", "rpc_timeout", "silence_timeout", "heartbeat", "send_timeout", "bulk_window"):
             if getattr(self, name) <= 0:
@@ -198,6 +199,15 @@ class Settings(PodOptions):
         parse_option_flags(self.option_flags)
         if self.idle_stop:
             parse_duration("--idle-stop", self.idle_stop)
+
+    def _check_uri(self) -> None:
+        if self.embedded:
+            return
+        try:
+            addresses.check_instance(self.uri)
+        except ValueError as exc:
+            variable = "" if self._explicit_uri() else " (from the variable FLUX_URI)"
+            raise SettingsError(f"--uri{variable}: {exc}.") from None
 
     def located(self) -> Settings:
         """Return the same for the place that this process is in: beside an operator's broker the instance is known."""

@@ -206,6 +206,30 @@ def test_an_option_that_is_given_twice(flag: str, text: str) -> None:
     assert usage_error(f"{flag}=1", f"{flag}=2") == f"{flag} is given more than once: {text}."
 
 
+@pytest.mark.parametrize(
+    "uri",
+    ["foo", "tcp://1.2.3.4", "local:/x", "local://", "ssh://host", "ssh:///x", "loop://", "shmem://x", "/tmp/flux/local", " "],
+)  # fmt: skip
+def test_an_instance_that_libflux_cannot_connect_to_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    """It would be tried for ever; also where the variable of Flux itself names it."""
+    text = f"{uri!r} is not the address of a Flux instance; use local://PATH or ssh://HOST/PATH"
+    monkeypatch.delenv("FLUX_URI", raising=False)
+    with pytest.raises(options.SettingsError, match=re.escape(f"--uri: {text}")):
+        Settings(uri=uri).check()
+    monkeypatch.setenv("FLUX_URI", uri)
+    with pytest.raises(options.SettingsError, match=re.escape(f"--uri (from the variable FLUX_URI): {text}")):
+        Settings(uri=uri).check()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["local:///run/flux/local", "local://relative", "ssh://host/run/local", "ssh://me@host:22/x?y", "/", "..", "../..",
+     "/ƒ2oKj3/f4", "/123"],
+)  # fmt: skip
+def test_an_instance_that_libflux_can_connect_to(uri: str) -> None:
+    Settings(uri=uri).check()
+
+
 def usage_error(*arguments: str) -> str:
     """Return what is said of a command line that cannot be parsed."""
     with pytest.raises(CycloptsError) as caught:
