@@ -19,8 +19,9 @@ def settings_page() -> str:
     rows = ["# Settings\n", _MADE]
     rows.append(
         "\nEvery option of `flux-sidecar serve`: as a flag, or as a variable (the first one that is set counts).\n"
-        "A variable of a flag takes `true`, `yes` or `1`, or `false`, `no` or `0`. Variables without `FLUX_SIDECAR_`\n"
-        "are those of flux-restful-api and of Flux itself.\n"
+        "A variable of a flag takes `true`, `yes` or `1`, or `false`, `no` or `0`. An empty variable counts as not\n"
+        "set, unless its option takes text. Variables without `FLUX_SIDECAR_` are those of flux-restful-api and of\n"
+        "Flux itself.\n"
     )
     for title, options in settings.table().items():
         rows.append(f"\n## {title}\n\n| flag | variables | default | what it is |\n|---|---|---|---|\n")

@@ -3,14 +3,15 @@
 Annotations are evaluated here, not later: Settings inherits them into a module that does not know these names.
 """
 
-import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
+from sidecar import addresses
 from sidecar.options import CREDENTIALS, SettingsError, is_loopback, option, parse_list
 
+T = TypeVar("T")
 Scope = Literal["read", "submit", "admin"]
 
 _WEAK_SECRET = 14  # bytes; 112 bits, what NIST SP 800-131A asks of an HMAC key
@@ -159,26 +160,27 @@ class AccessOptions:
         str,
         option(
             "allowed_hosts",
-            "Additional host names to accept; *.example.org is every name below. Always accepted: IP addresses, "
-            "localhost, names of the cluster (.svc, .cluster.local, .kubernetes, the pod's own search domain), "
-            "SERVICE.NAMESPACE of the pod's own, and names of a container's host (host.docker.internal). Requests with "
-            "any other Host header are refused with 421. A name without a dot is accepted where a credential is "
-            "required; elsewhere it must be this machine's, or that of a Service of the pod's namespace.",
+            "Additional host names to accept, separated by commas; *.example.org is every name below. Always accepted: "
+            "IP addresses, localhost, names of the cluster (.svc, .cluster.local, .kubernetes, the pod's own search "
+            "domain), SERVICE.NAMESPACE of the pod's own, and names of a container's host (host.docker.internal). "
+            "Requests with any other Host header are refused with 421. A name without a dot is accepted where a "
+            "credential is required; elsewhere it must be this machine's, or that of a Service of the pod's namespace.",
         ),
     ] = ""
     allowed_origins: Annotated[
         str,
         option(
             "allowed_origins",
-            "Other web pages that may call with a token (CORS), as in https://portal.example.org; none by default.",
+            "Other web pages that may call with a token (CORS), separated by commas, as in https://portal.example.org; "
+            "none by default.",
         ),
     ] = ""
     trusted_proxies: Annotated[
         str,
         option(
             "trusted_proxies",
-            "Addresses or networks of proxies whose X-Forwarded-For is trusted, as in 10.0.0.0/8: limits and audit "
-            "then apply to the client that it names.",
+            "Addresses or networks of proxies whose X-Forwarded-For is trusted, separated by commas, as in 10.0.0.0/8: "
+            "limits and audit then apply to the client that it names.",
         ),
     ] = ""
     rate_limit: Annotated[
@@ -258,18 +260,16 @@ class AccessOptions:
             raise SettingsError("--socket-users: give --socket too.")
         parse_scopes("--socket-users", self.socket_users)
         parse_scopes("--oidc-scopes", self.oidc_scopes)
-        for proxy in parse_list(self.trusted_proxies):
-            try:
-                ipaddress.ip_network(proxy)
-            except ValueError as exc:
-                raise SettingsError(f"--trusted-proxies: {exc}.") from None
-        for origin in parse_list(self.allowed_origins):
-            if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
-                raise SettingsError(
-                    f"--allowed-origins: {origin!r} is not an origin; write it as https://portal.example.org."
-                )
+        read_list("--trusted-proxies", self.trusted_proxies, addresses.network)
+        read_list("--allowed-hosts", self.allowed_hosts, addresses.allowed_host)
+        read_list("--allowed-origins", self.allowed_origins, addresses.origin)
 
     def _check_methods(self, host_from: str) -> None:
+        if self.tcp:
+            try:
+                addresses.check_listening(self.host)
+            except ValueError as exc:
+                raise SettingsError(f"--host{host_from}: {exc}.") from None
         if self.no_auth and self.methods:
             raise SettingsError(
                 f"--no-auth and a method of authentication ({', '.join(self.methods)}) exclude each other: choose."
@@ -330,6 +330,18 @@ _NO_METHOD = """No method of authentication is set. Give one or more of:
     --oidc-issuer URL         JWTs of an identity provider
     FLUX_TOKEN=PASSWORD       one user with a password; with FLUX_SECRET_KEY for flux-restful-client
     --tls-client-ca FILE      client certificates"""
+
+
+def read_list(name: str, text: str, read: Callable[[str], T]) -> list[T]:
+    """Read each of the values of an option that are separated by commas.
+
+    Raises:
+        SettingsError: one of them is not valid.
+    """
+    try:
+        return [read(word) for word in parse_list(text)]
+    except ValueError as exc:
+        raise SettingsError(f"{name}: {exc}.") from None
 
 
 def parse_scopes(name: str, text: str) -> dict[str, Scope]:

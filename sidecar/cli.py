@@ -11,15 +11,24 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import structlog
-from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    CycloptsPanel,
+    Parameter,
+    RepeatArgumentError,
+    UnusedCliTokensError,
+)
 
 import sidecar
 from sidecar import app as server
-from sidecar import leaving, log_writer, logs, parts
+from sidecar import leaving, log_writer, logs, parts, values
 from sidecar import openapi as documents
 from sidecar.auth.tokens import append as append_line
 from sidecar.auth.tokens import new as make_token
 from sidecar.lifecycle import ServerFailed
+from sidecar.option_groups import LISTS
 from sidecar.options import SettingsError, early_option, in_kubernetes, parse_list
 from sidecar.settings import Settings, heed_environment
 from sidecar.store import StoreError
@@ -33,12 +42,27 @@ _BINDINGS = frozenset({"flux", "_flux", "cffi", "_cffi_backend", "ply", "yaml"})
 
 def _usage_error(error: CycloptsError) -> str:
     """Return what is wrong with a command line, and what to write instead."""
+    if isinstance(error, CoercionError) and error.target_type is bool and error.token:
+        return f"Invalid value for {error.token.keyword}: {values.not_yes_or_no(error.token.value)}."
+    if isinstance(error, RepeatArgumentError):
+        return _repeated(error.token.keyword or "")
     if not isinstance(error, UnusedCliTokensError) or not error.unused_tokens:
-        return str(error)
+        text = str(error)
+        return text if text.endswith((".", "?")) else f"{text}."
     word = error.unused_tokens[0]
     known = {field.name.replace("_", "-") for field in dataclasses.fields(Settings)}
     hint = f'Did you mean "--{word}"?' if word in known else "Options begin with --; see --help."
     return f'Unexpected argument "{word}". {hint}'
+
+
+def _repeated(flag: str) -> str:
+    """Say how an option is given that was given more than once."""
+    name = flag.removeprefix("--").replace("-", "_")
+    if name in LISTS:
+        return f"{flag} is given more than once: give it once, with its values separated by commas."
+    if name == "option_flags":
+        return f"{flag} is given more than once: give it once, as in {flag}='-oKEY=VALUE -oKEY=VALUE'."
+    return f"{flag} is given more than once: give it once."
 
 
 app = App(
@@ -122,10 +146,19 @@ def new(
         print(f"# the line for the file of --tokens; the token itself follows on stdout\n{line}", file=sys.stderr)
     else:
         try:
-            append_line(file, line)
+            before = append_line(file, line)
         except OSError as exc:
             _fail(f"token new: {file}: {exc.strerror or exc}.")
+        if before:
+            print(_note_earlier(name, before, file), file=sys.stderr)
     print(token)
+
+
+def _note_earlier(name: str, before: int, file: Path) -> str:
+    """Say that a name has other tokens: a new one replaces none."""
+    if before == 1:
+        return f"{name} already has 1 token in {file}, which stays valid; delete its line to revoke it"
+    return f"{name} already has {before} tokens in {file}, which stay valid; delete their lines to revoke them"
 
 
 @app.command

@@ -10,14 +10,14 @@ _PLAIN = re.compile(_NUMBER)
 _PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)\s*")
 _LONGEST = 64  # characters
 FORMS = "use seconds, or numbers with ms, s, m, h or d, as in 90s or 1h30m"
-"""What to write instead of what is no duration."""
+"""What to write instead of a value that is not a duration."""
 
 
 def parse(text: str) -> float:
     """Return a duration as seconds; a number without a unit is seconds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is another value; the text says what to write.
     """
     text = text.strip().lower()
     if len(text) <= _LONGEST:
@@ -26,4 +26,4 @@ def parse(text: str) -> float:
         parts = _PART.findall(text)
         if parts and not _PART.sub("", text):
             return sum(float(number) * _UNITS[unit] for number, unit in parts)
-    raise ValueError(f"{text[:_LONGEST]!r} is no duration: {FORMS}")
+    raise ValueError(f"{text[:_LONGEST]!r} is not a duration; {FORMS}")

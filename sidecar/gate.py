@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from sidecar import addresses
 from sidecar.access import AccessOptions, parse_scopes
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import Method
@@ -56,8 +57,8 @@ class Gate:
             ),
             Sessions(60 * options.login_minutes),
             Origins(
-                hosts=[host.lower() for host in (*parse_list(options.allowed_hosts), options.host)],
-                pages=parse_list(options.allowed_origins),
+                hosts=[*map(addresses.allowed_host, parse_list(options.allowed_hosts)), options.host.lower()],
+                pages=map(addresses.origin, parse_list(options.allowed_origins)),
                 proxies=parse_list(options.trusted_proxies),
                 strict=not options.authenticates,
             ),

@@ -243,9 +243,8 @@ class Lifecycle:
         Raises:
             Problem: it is there, and cannot be ended.
         """
-        text = (
-            f"The instance has not come to run within {waited:g} s (state {known or 'unknown'}); its broker is ended."
-        )
+        then = "its broker is ended" if self._place.can_end_broker else "no broker was reached, and none is ended"
+        text = f"The instance has not come to run within {waited:g} s (state {known or 'unknown'}); {then}."
         log.warning("the stop does not wait any longer", reason=text)
         self._telling = self._tasks.start(lambda: self._place.tell("StoppedBeforeRun", text), "event", on_death="note")
         try:
@@ -338,7 +337,8 @@ class Lifecycle:
         await self.left()
         gone = self._instance.gone.is_set()
         self.over = self.over or (gone and not self._instance.refusal)
-        log.info("leaving", instance="gone" if gone else self.state)
+        reached = self._instance.status.connection != "connecting" or self._place.can_end_broker
+        log.info("leaving", instance="gone" if gone else self.state if reached else "not reached")
         self._begin_end()
         await asyncio.gather(self._end_work(), self._told())
         if self._failure:

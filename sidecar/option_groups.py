@@ -33,6 +33,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+LISTS = frozenset(
+    {"allowed_hosts", "allowed_origins", "trusted_proxies", "socket_users", "oidc_scopes", "launchers", "scopes"}
+)
+"""Options that take several values, separated by commas."""
+
 _GROUP_OF = {
     name: Group(title, sort_key=number) for number, (title, names) in enumerate(GROUPS.items()) for name in names
 }

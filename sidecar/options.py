@@ -7,7 +7,7 @@ module imports next to nothing: what others take for granted (re, typing) would 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def option(name: str, text: str, *aliases: str, unit: str = "", **details: objec
 
     from sidecar.option_groups import group_of
 
-    if unit == "seconds":
-        details.setdefault("converter", _seconds)
+    details.setdefault("converter", _reader(unit))
     return Parameter(
         help=f"{text} [{_SHOWN.get(unit, unit)}]" if unit else text,
         env_var=variables,
@@ -106,8 +105,8 @@ def early_role(arguments: Sequence[str]) -> Follower | None:
     """
     if "--embedded" in arguments or "--help" in arguments or "-h" in arguments:
         return None
-    command, index, uri = arguments[:1], _early(arguments, *COMPLETION_INDEX), _early(arguments, *URI)
-    uri = uri or operator_uri()
+    command, index = arguments[:1], _early(arguments, *COMPLETION_INDEX)
+    uri = _early(arguments, *URI, text=True) or operator_uri()
     wait = _early(arguments, *FOLLOWER_WAIT) or str(DEFAULT_FOLLOWER_WAIT)
     if not index.isdecimal() or len(index) > 9 or not uri.startswith(LOCAL):
         return None
@@ -132,51 +131,73 @@ def early_value(name: str, default: str = "") -> str:
     return _early((), name) or default
 
 
-def _early(arguments: Sequence[str], name: str, *aliases: str) -> str:
-    """Return the value of one option: of its flag, else of the first of its variables that is set."""
+def _early(arguments: Sequence[str], name: str, *aliases: str, text: bool = False) -> str:
+    """Return the value of one option: of its flag, else of the first of its variables that is set.
+
+    An empty variable counts as set where the option takes ``text``.
+    """
     flag = f"--{name.replace('_', '-')}"
     for position, argument in enumerate(arguments):
         if argument == flag:
             return "".join(arguments[position + 1 : position + 2])
         if argument.startswith(f"{flag}="):
             return argument.removeprefix(f"{flag}=")
-    return next((os.environ[variable] for variable in (PREFIX + name.upper(), *aliases) if variable in os.environ), "")
+    found = (os.environ.get(variable) for variable in (PREFIX + name.upper(), *aliases))
+    return next((value for value in found if value or (text and value is not None)), None) or ""
 
 
 def parse_duration(name: str, text: str) -> float:
     """Read a duration, such as ``1h30m``, as seconds; it must be more than 0.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: it is 0, or another value.
     """
     from sidecar import durations
 
     try:
         seconds = durations.parse(text)
-    except ValueError:
-        seconds = 0.0
-    if seconds <= 0:
-        raise SettingsError(f"{name} {text!r} is no duration: {durations.FORMS}.")
+    except ValueError as exc:
+        raise SettingsError(f"{name}: {exc}.") from None
+    if not seconds:
+        raise SettingsError(f"{name}: {text!r} is not allowed; leave the option out for never.")
     return seconds
 
 
-def _seconds(_: object, tokens: Sequence[object]) -> float:
-    """Read the value of an option that is a number of seconds; negative ones are refused later, by name."""
-    return read_seconds(tokens[0].value)  # type: ignore[attr-defined] # cyclopts' Token
+def _reader(unit: str) -> Callable[[type, Sequence[object]], object]:
+    """Return what reads the value of an option, as cyclopts calls it; negative numbers are refused later, by name."""
+
+    def read(kind: type, tokens: Sequence[object]) -> object:
+        from sidecar import values
+
+        text: str = tokens[0].value  # type: ignore[attr-defined] # cyclopts' Token
+        if kind is int:
+            return values.whole(text, unit)
+        if kind is float:
+            return read_seconds(text) if unit == "seconds" else values.number(text)
+        if kind is bool:
+            return values.yes_or_no(text)
+        from cyclopts import convert
+
+        return convert(kind, tokens)  # type: ignore[arg-type]
+
+    return read
 
 
 def read_seconds(text: str) -> float:
     """Read a number of seconds, or a duration.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither, or not less than 10^12.
     """
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         from sidecar import durations
 
         return durations.parse(text)
+    if not abs(seconds) < 1e12:  # nor is nan or inf
+        raise ValueError(f"{text[:40]!r} is not a duration; use less than 10^12 seconds")
+    return seconds
 
 
 def parse_list(text: str) -> tuple[str, ...]:

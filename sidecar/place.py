@@ -61,6 +61,11 @@ class Place:
         if self._cluster:
             await self._cluster.tell(reason, message, warning=warning)
 
+    @property
+    def can_end_broker(self) -> bool:
+        """Whether there is a broker that this server can end, or have ended by what reads the end file."""
+        return bool(self._options.end_file) or self._instance.status.connection != "connecting"
+
     async def abandon(self, why: str) -> bool:
         """End a broker that has not come to run in time after a stop.
 
@@ -76,7 +81,7 @@ class Place:
         if self._options.end_file:
             await self._give_up(Verdict(_FAILURE, why))
             return True
-        if self._instance.status.connection != "connecting":  # else there is no broker that could be ended
+        if self.can_end_broker:
             await self._instance.end_broker()
         return False
 

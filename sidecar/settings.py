@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import structlog
 
-from sidecar import foreign, hidden
+from sidecar import addresses, foreign, hidden
 from sidecar.option_groups import GROUPS
 from sidecar.options import LOCAL, PREFIX, URI, SettingsError, operator_uri, option, parse_duration, parse_list
 from sidecar.pod import PodOptions
@@ -184,6 +184,7 @@ class Settings(PodOptions):
                 "    flux-sidecar serve --embedded"
             )
         self.check_pod(self.uri, embedded=self.embedded)
+        self._check_uri()
         self.check_access(*(f" (from the variable {name})" if name else "" for name in self._borrowed))
         for name in ("max_body", "rpc_timeout", "silence_timeout", "heartbeat", "send_timeout", "bulk_window"):
             if getattr(self, name) <= 0:
@@ -192,10 +193,21 @@ class Settings(PodOptions):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must not be negative.")
         if not 0 <= self.metrics_port <= 65535 or (self.metrics_port and self.metrics_port == self.port):
-            raise SettingsError("--metrics-port must be a port, 1 to 65535, and another than --port.")
+            raise SettingsError(
+                "--metrics-port must be a port from 1 to 65535, and not that of --port. 0: none of its own."
+            )
         parse_option_flags(self.option_flags)
         if self.idle_stop:
             parse_duration("--idle-stop", self.idle_stop)
+
+    def _check_uri(self) -> None:
+        if self.embedded:
+            return
+        try:
+            addresses.check_instance(self.uri)
+        except ValueError as exc:
+            variable = "" if self._explicit_uri() else " (from the variable FLUX_URI)"
+            raise SettingsError(f"--uri{variable}: {exc}.") from None
 
     def located(self) -> Settings:
         """Return the same for the place that this process is in: beside an operator's broker the instance is known."""
@@ -401,9 +413,15 @@ def env_names(field: str) -> tuple[str, ...]:
 def heed_environment(arguments: Sequence[str]) -> list[str]:
     """Take variables out of the environment that were not meant for this server; return what is to be said of them.
 
+    Empty ones go too, of every option that does not take text: manifests have them where a value was left out.
+
     Args:
         arguments: of the command line; where a flag is given, its variables make no difference.
     """
+    for field, annotation in _annotations().items():
+        for name in env_names(field) if annotation.__origin__ is not str else ():
+            if os.environ.get(name) == "":
+                del os.environ[name]
     given = {flag for argument in arguments if (flag := argument.partition("=")[0]).startswith("--")}
     variables = {
         name: f"--{field.name.replace('_', '-')}"

@@ -35,7 +35,8 @@ class Tls:
         try:
             self.context = self._load()
         except (OSError, ssl.SSLError) as exc:
-            raise SettingsError(f"--tls-cert, --tls-key: {', '.join(files)} cannot be used: {exc}.") from None
+            names = ", ".join(files)
+            raise SettingsError(f"--tls-cert, --tls-key: {names} cannot be used: {_words(exc)}.") from None
 
     def _load(self) -> ssl.SSLContext:
         """Read all files into a context of their own: what cannot be used as a whole changes nothing."""
@@ -52,6 +53,13 @@ class Tls:
         try:
             self.context = self._load()
         except (OSError, ssl.SSLError) as exc:
-            log.error("the new certificate is not used", file=self._certificate, reason=str(exc))
+            log.error("the new certificate is not used", file=self._certificate, reason=_words(exc))
         else:
             log.info("certificate read", file=self._certificate)
+
+
+def _words(exc: OSError) -> str:
+    """Say why files cannot be used; OpenSSL names none of them."""
+    if not isinstance(exc, ssl.SSLError):
+        return exc.strerror or str(exc)
+    return f"{exc}: give PEM files, and the key of the certificate"

@@ -22,6 +22,7 @@ from sidecar.options import SettingsError
 log = structlog.get_logger("auth")
 
 PREFIX = "fxs_"  # so that a token that got into a repository is recognized
+_MAKE = "flux-sidecar token new NAME --file FILE"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,7 +52,7 @@ class TokenFile:
         try:
             self._entries, wrong = _read(path)
         except (OSError, UnicodeDecodeError) as exc:
-            raise SettingsError(f"--tokens {path}: {exc}.") from None
+            raise SettingsError(f"--tokens {path}: {_unreadable(exc)}. Make one with: {_MAKE}") from None
         if wrong:
             raise SettingsError(f"--tokens {path}: {' '.join(wrong)}")
         self._warn_of_none()
@@ -63,7 +64,7 @@ class TokenFile:
         try:
             self._entries, wrong = _read(self.path)
         except (OSError, UnicodeDecodeError) as exc:
-            self._entries, wrong = (), [f"{exc}."]
+            self._entries, wrong = (), [f"{_unreadable(exc)}."]
         self._tell(wrong, str(self.path))
 
     def take(self, text: str, *, source: str) -> bool:
@@ -96,7 +97,7 @@ class TokenFile:
 
     def _warn_of_none(self) -> None:
         if not self._entries:
-            hint = "add a line with: flux-sidecar token new NAME --file FILE"
+            hint = f"add a line with: {_MAKE}"
             log.warning("the token file has no token: no caller can log in by it", file=str(self.path), hint=hint)
 
     async def identify(self, credential: Credential) -> Caller | None:
@@ -117,6 +118,10 @@ def new(name: str, scopes: Sequence[str]) -> tuple[str, str]:
     """
     if not name.strip() or not name.isprintable() or name.startswith(PREFIX):
         raise ValueError(f"NAME must be printable text, not empty, and must not begin with {PREFIX}")
+    if name.startswith("#"):
+        raise ValueError("NAME must not begin with #: its line in the file would be a comment")
+    if name != name.strip():
+        raise ValueError(f"NAME must not begin or end with white space; write {name.strip()!r}")
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
         raise ValueError(f"--scopes: unknown scope {unknown[0]!r}; use {', '.join(SCOPES)}")
     if not scopes:
@@ -127,19 +132,28 @@ def new(name: str, scopes: Sequence[str]) -> tuple[str, str]:
     return token, line
 
 
-def append(path: Path, line: str) -> None:
+def append(path: Path, line: str) -> int:
     """Append a line to a token file, which only its owner may read when it is made here.
+
+    Returns:
+        How many tokens of the same name the file had before.
 
     Raises:
         OSError: it cannot be read, or written.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "ab+") as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = f"\n{line}"  # or it would be one with the last, and both be nobody's
-        file.write(f"{line}\n".encode())
+        file.seek(0)
+        before = file.read()
+        begin = b"" if not before or before.endswith(b"\n") else b"\n"  # or it would be one with the last line
+        file.write(begin + f"{line}\n".encode())
+    name = _parse(line).caller.name
+    return sum(entry.caller.name == name for entry in _parse_lines(before.decode(errors="replace"))[0])
+
+
+def _unreadable(exc: OSError | UnicodeDecodeError) -> str:
+    """Say why a file cannot be read."""
+    return exc.strerror or str(exc) if isinstance(exc, OSError) else "the file is not UTF-8 text"
 
 
 def _digest(token: str) -> str:

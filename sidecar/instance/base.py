@@ -107,7 +107,7 @@ class Instance(Protocol):
 
     @property
     def expected(self) -> bool:
-        """Whether the first connection may come at any moment: there is something to connect to."""
+        """Whether the first connection may come at any moment: there is, or may be, something to connect to."""
 
     @property
     def ending(self) -> Ending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
+import math
 import os
 import socket
 import time
@@ -38,6 +39,7 @@ _RESOURCES_GOOD_ENOUGH = 30.0  # to tell what may fit; where nothing does, Flux 
 _DRAIN_TOPIC = "job-manager.drain"
 _STATE_TOPIC = "state-machine.get"
 _STUCK = 10.0  # seconds
+_FIRST_TRY = 2.0  # seconds in which a connection to another machine is usually there
 
 
 class FluxInstance(FluxAdmin):
@@ -78,6 +80,7 @@ class FluxInstance(FluxAdmin):
         self._environment: Environment | None = None
         self._broker_above = _broker_above()
         self._output = FluxOutput(self._call, lambda: self._thread)
+        self._began = math.inf  # until there is a thread
         self._connected = False
         self._giving_up: asyncio.TimerHandle | None = None
         self._pinging: Supervised | None = None
@@ -100,6 +103,7 @@ class FluxInstance(FluxAdmin):
         loop = asyncio.get_running_loop()
         self._thread = FluxThread(self.status.uri, self._broker_above, loop, callbacks, address=self._address)
         self._thread.start()
+        self._began = time.monotonic()
         self._pinging = tasks.start(self._ping, "ping", vital=True)
 
     def begin_again(self) -> None:
@@ -130,8 +134,14 @@ class FluxInstance(FluxAdmin):
 
     @property
     def expected(self) -> bool:
-        """Whether a broker may be there: only for a local socket can it be seen that there is none."""
-        return not self.status.uri.startswith(LOCAL) or _listens(self.status.uri.removeprefix(LOCAL))
+        """Whether a broker may be there: for a local socket that can be seen.
+
+        One elsewhere has to have been reached, unless the first try is not over and began a moment ago.
+        """
+        if self.status.uri.startswith(LOCAL):
+            return _listens(self.status.uri.removeprefix(LOCAL))
+        first = not self.status.detail and time.monotonic() - self._began < _FIRST_TRY
+        return first or self._thread.reached
 
     @property
     def ending(self) -> Ending:

@@ -118,6 +118,8 @@ class FluxThread(threading.Thread):
         self._held = False
         self._unanswered: dict[asyncio.Future[Any], float] = {}  # on the event loop
         self._late: dict[asyncio.Future[Any], asyncio.Future[Any]] = {}  # on the event loop
+        self.reached = False
+        """Whether a broker has ever taken a connection."""
         self.heard = time.monotonic()
         """When the broker has said something last."""
         self.asked = 0.0
@@ -268,6 +270,7 @@ class FluxThread(threading.Thread):
     def _connect(self) -> Broker:
         try:
             self._handle = flux.Flux(self._uri)
+            self.reached = True
             self.heard = time.monotonic()
         except PermissionError as exc:
             raise PermissionError(exc.errno, guest(socket_owner(self._uri))) from exc

@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from sidecar import kube
+from sidecar import access, addresses, kube
 from sidecar.auth import secret
 from tests.chart.rendered import (
     CHART,
@@ -408,6 +408,14 @@ def test_without_rights_there_is_no_token() -> None:
 def test_names_from_outside_are_let_in() -> None:
     server = containers(render(EVERYTHING))["flux-sidecar"]
     assert variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"] == "flux.example.org,flux.example.net"
+
+
+def test_names_below_a_domain_are_let_in() -> None:
+    """What the chart takes as a host name, the server takes too."""
+    given = {"enabled": True, "hosts": ["*.jobs.example.org", "a-1.example.org", "gateway"]}
+    server = containers(render({"ingress": given}))["flux-sidecar"]
+    hosts = variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"]
+    assert access.read_list("--allowed-hosts", hosts, addresses.allowed_host) == given["hosts"]
 
 
 def test_who_may_reach_the_pods() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Broker, Process, beside, embedded, eventually, flux_start
+from tests.harness import SIDECAR, Broker, Process, Server, beside, embedded, eventually, flux_start
 
 Start = Callable[[Any], Any]
 
@@ -151,3 +151,28 @@ def test_other_signals(tmp_path: Path, started: Start) -> None:
         assert job["returncode"] == 128 + number
     server.signal(signal.SIGQUIT)
     assert server.wait(_WITHIN) == 0
+
+
+@pytest.mark.parametrize(
+    ("uri", "ssh"),
+    [("local:///nosuch/local", ""), ("ssh://nohost.invalid/x", "exit 255"), ("ssh://slow.invalid/x", "exec sleep 20")],
+    ids=["local", "ssh", "hangs"],
+)
+def test_a_server_that_has_reached_no_broker_leaves_at_once(tmp_path: Path, started: Start, uri: str, ssh: str) -> None:
+    """There is nothing to stop, and its log does not claim that anything was stopped."""
+    program = tmp_path / "ssh"
+    program.write_text(f"#!/bin/sh\n{ssh}\n")
+    program.chmod(0o755)
+    argv = [SIDECAR, "serve", "--port", "0", "--uri", uri]
+    server = started(Server(argv, tmp_path, FLUX_SSH=str(program)))
+    assert server.url
+    if "sleep" in ssh:
+        wait(3)  # the first try is under way
+    else:
+        eventually(lambda: "cannot connect" in server.text(), what="a try that has failed")
+    begin = time.monotonic()
+    server.signal(signal.SIGTERM)
+    assert server.wait(_WITHIN) == 0, server.text()
+    assert time.monotonic() - begin < 5, server.text()
+    assert "instance='not reached'" in server.text()
+    assert "ended" not in server.text()

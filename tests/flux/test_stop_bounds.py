@@ -342,3 +342,13 @@ def _state(server: Server) -> str:
         return str(_service(server)["state"])
     except httpx.TransportError:
         return "gone"
+
+
+def test_a_stop_without_a_broker_ends_none(tmp_path: Path, started: Start) -> None:
+    """The stop that a caller asks for waits as long as it is told to, and does not claim more than it did."""
+    argv = [SIDECAR, "serve", "--port", "0", "--uri", "local:///nosuch/local", "--start-timeout", "1"]
+    server = started(Server(argv, tmp_path))
+    assert server.stop().status_code == 202
+    ends(server)
+    assert "(state unknown); no broker was reached, and none is ended" in server.text()
+    assert "its broker is ended" not in server.text()

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import CycloptsError
 
 import sidecar
 from docs import generate
-from sidecar import cli, options, settings
+from sidecar import addresses, cli, options, settings
 from sidecar.option_groups import GROUPS
 from sidecar.settings import Settings
 from tests.harness import BIN, SIDECAR
@@ -47,16 +48,20 @@ def test_without_an_instance_it_says_how_to_start_one() -> None:
         (["--embedded", "--kill-timeout", "-1"], "must not be negative"),
         (["--embedded", "--option-flags=-ompi"], "is not of the form -oKEY=VALUE"),
         (["--embedded", "--option-flags", "'"], "cannot be read"),
-        (["--embedded", "--idle-stop", "soon"], "--idle-stop 'soon' is no duration"),
-        (["--embedded", "--idle-stop", "0"], "--idle-stop '0' is no duration"),
-        (["--embedded", "--idle-stop", "1h 30"], "--idle-stop '1h 30' is no duration"),
-        (["--embedded", "--send-timeout", "1 hour"], "'1 hour' is no duration: use seconds, or"),
+        (["--embedded", "--idle-stop", "soon"], "--idle-stop: 'soon' is not a duration; use seconds, or"),
+        (["--embedded", "--idle-stop", "0"], "--idle-stop: '0' is not allowed; leave the option out for never"),
+        (["--embedded", "--idle-stop", "1h 30"], "--idle-stop: '1h 30' is not a duration; use seconds, or"),
+        (["--embedded", "--send-timeout", "1 hour"], "'1 hour' is not a duration; use seconds, or"),
         (["--embedded", "--send-timeout", "0s"], "--send-timeout must be more than 0"),
         (["--embedded", "--store", "/proc/no/where.sqlite"], "--store /proc/no/where.sqlite"),
         (["--embedded", "--host", "0.0.0.0"], "flux-sidecar token new NAME --file FILE"),
         (["--embedded", "--require-auth"], "No method of authentication is set. Give one or more of"),
         (["--embedded", "--no-auth", "--login-password", "x"], "a method of authentication (login) exclude each other"),
-        (["--embedded", "--tokens", "/no/where"], "--tokens /no/where"),
+        (["--embedded", "--tokens", "/no/where"], "--tokens /no/where: No such file or directory. Make one with: flux"),
+        (
+            ["--embedded", "--metrics-port", "5000"],
+            "--metrics-port must be a port from 1 to 65535, and not that of --port",
+        ),
         (["--embedded", "--no-tcp"], "give --socket"),
         (["--embedded", "--socket-users", "alice=submit"], "give --socket too"),
         (["--embedded", "--socket", "/tmp/s", "--socket-users", "alice=root"], "scopes are read, submit, admin"),
@@ -75,7 +80,7 @@ def test_without_an_instance_it_says_how_to_start_one() -> None:
 def test_what_cannot_work_is_refused(arguments: list[str], text: str) -> None:
     done = run("serve", *arguments)
     assert done.returncode == 2
-    assert text in " ".join(done.stderr.split())
+    assert text in " ".join(done.stderr.replace("│", "").split())
     assert "Traceback" not in done.stderr
 
 
@@ -85,6 +90,164 @@ def test_require_auth_means_yes_whatever_it_holds(value: str) -> None:
     done = run("serve", "--embedded", FLUX_REQUIRE_AUTH=value)
     assert done.returncode == 2
     assert "FLUX_REQUIRE_AUTH" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("port", "7413.9", "expected a whole number; got '7413.9'"),
+        ("port", "30.0", "expected a whole number; got '30.0'"),
+        ("port", "1e3", "expected a whole number; got '1e3'"),
+        ("port", "9" * 30, "expected a whole number of at most 18 digits"),
+        ("max_body", "1.9", "expected a whole number of bytes, as in 1048576 for 1 MiB; got '1.9'"),
+        ("max_body", "1M", "expected a whole number of bytes, as in 1048576 for 1 MiB; got '1M'"),
+        ("max_in_flight", "64MiB", "expected a whole number of MiB, as in 64; got '64MiB'"),
+        ("cores", "half", "expected a whole number; got 'half'"),
+        ("rate_limit", "many", "expected a number below 10^12; got 'many'"),
+        ("rate_limit", "nan", "expected a number below 10^12; got 'nan'"),
+        ("linger", "inf", "'inf' is not a duration; use less than 10^12 seconds"),
+        ("embedded", "maybe", "expected true, yes or 1, or false, no or 0; got 'maybe'"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(
+    monkeypatch: pytest.MonkeyPatch, option: str, value: str, text: str
+) -> None:
+    """As a flag and as a variable: the text names which of them it was, and what to write."""
+    flag, variable = f"--{option.replace('_', '-')}", f"FLUX_SIDECAR_{option.upper()}"
+    assert usage_error(f"{flag}={value}").startswith(f"Invalid value for {flag}: {text}")
+    monkeypatch.setenv(variable, value)
+    assert usage_error().startswith(f"Invalid value for {variable}: {text}")
+
+
+def refused(**given: object) -> str:
+    """Return why a server with such options does not start."""
+    with pytest.raises(options.SettingsError) as caught:
+        Settings(embedded=True, **given).check()  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["http://localhost", "localhost:5000", "127.0.0.1:80", "300.1.1.1", "", " ", "[::1]", "a b", "-x"]
+)
+def test_what_is_not_an_address_is_not_listened_on(host: str) -> None:
+    text = f"--host: {host!r} is not an address; use a name or an IP address, without scheme, port and brackets"
+    assert text in refused(host=host)
+    assert text in refused(host=host, no_auth=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ("http://web.io/", "write the name alone: web.io"),
+        ("https://web.io:443", "write the name alone: web.io"),
+        ("*", "every name cannot be accepted; list the names, or write *.example.org"),
+        (".dot.io", "write *.dot.io for every name below"),
+        ("a.*.io", "write a name, as in lead.example.org, or *.example.org"),
+        ("*.*.io", "write a name"),
+        ("*.", "write a name"),
+        ("a..io", "write a name"),
+        ("web.io/x", "write a name"),
+        ("web.io:port", "write a name"),
+        ("a b", "write a name"),
+    ],
+)
+def test_a_host_that_no_request_can_have_is_refused(host: str, text: str) -> None:
+    found = refused(allowed_hosts=f"lead.example.org, {host}")
+    assert found.startswith(f"--allowed-hosts: {host!r} is not a host name; {text}")
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("Lead.IO:7412", "lead.io"),
+        ("lead.io.", "lead.io"),
+        ("gateway", "gateway"),
+        ("my_host", "my_host"),
+        ("*.Example.org:443", "*.example.org"),
+        ("10.0.0.1:80", "10.0.0.1"),
+        ("::1", "::1"),
+        ("[::1]:80", "[::1]"),
+    ],
+)
+def test_allowed_hosts_are_taken_as_requests_have_them(host: str, known: str) -> None:
+    assert addresses.allowed_host(host) == known
+    Settings(embedded=True, allowed_hosts=host).check()
+
+
+@pytest.mark.parametrize(
+    "page", ["portal.example.org", "https://a.org/x", "https://", "*", "https://*.a.org", "https://a@b.org"]
+)
+def test_a_page_that_no_browser_names_is_refused(page: str) -> None:
+    assert f"--allowed-origins: {page!r} is not an origin; write it as https://" in refused(allowed_origins=page)
+
+
+def test_pages_are_taken_as_browsers_name_them() -> None:
+    pages = ["https://Portal.example.org:443", "http://a.org:80", "http://a.org:443"]
+    assert [*map(addresses.origin, pages)] == ["https://portal.example.org", "http://a.org", "http://a.org:443"]
+
+
+def test_a_network_that_is_not_one_is_refused() -> None:
+    assert "'10.0.0.1/8' is not an address or a network; the network of this address is 10.0.0.0/8" in refused(
+        trusted_proxies="10.0.0.1/8"
+    )
+    assert "'ingress' is not an address or a network; write it as 10.0.0.0/8" in refused(trusted_proxies="ingress")
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--allowed-hosts", "give it once, with its values separated by commas"),
+        ("--launchers", "give it once, with its values separated by commas"),
+        ("--option-flags", "give it once, as in --option-flags='-oKEY=VALUE -oKEY=VALUE'"),
+        ("--port", "give it once"),
+    ],
+)
+def test_an_option_that_is_given_twice(flag: str, text: str) -> None:
+    assert usage_error(f"{flag}=1", f"{flag}=2") == f"{flag} is given more than once: {text}."
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["foo", "tcp://1.2.3.4", "local:/x", "local://", "ssh://host", "ssh:///x", "loop://", "shmem://x", "/tmp/flux/local", " "],
+)  # fmt: skip
+def test_an_instance_that_libflux_cannot_connect_to_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    """It would be tried for ever; also where the variable of Flux itself names it."""
+    text = f"{uri!r} is not the address of a Flux instance; use local://PATH or ssh://HOST/PATH"
+    monkeypatch.delenv("FLUX_URI", raising=False)
+    with pytest.raises(options.SettingsError, match=re.escape(f"--uri: {text}")):
+        Settings(uri=uri).check()
+    monkeypatch.setenv("FLUX_URI", uri)
+    with pytest.raises(options.SettingsError, match=re.escape(f"--uri (from the variable FLUX_URI): {text}")):
+        Settings(uri=uri).check()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["local:///run/flux/local", "local://relative", "ssh://host/run/local", "ssh://me@host:22/x?y", "/", "..", "../..",
+     "/ƒ2oKj3/f4", "/123"],
+)  # fmt: skip
+def test_an_instance_that_libflux_can_connect_to(uri: str) -> None:
+    Settings(uri=uri).check()
+
+
+def usage_error(*arguments: str) -> str:
+    """Return what is said of a command line that cannot be parsed."""
+    with pytest.raises(CycloptsError) as caught:
+        cli.app.parse_args(["serve", *arguments], exit_on_error=False, print_error=False)
+    return cli._usage_error(caught.value)
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every option but those that take text; the next variable of the option counts instead."""
+    names = [name for field in dataclasses.fields(Settings) for name in settings.env_names(field.name)]
+    others = {name: "" for name in names if name not in ("FLUX_SIDECAR_HOST", "HOST")}
+    stderr = run("serve", "--embedded", **{**others, "PORT": "99999"}).stderr
+    assert "--port 99999 (from the variable PORT)" in stderr
+    monkeypatch.setenv("FLUX_SIDECAR_COMPLETION_INDEX", "")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
+    found = options.early_role(["serve", "--uri", "local:///f"])
+    assert found is not None
+    assert found.index == 2
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
@@ -153,7 +316,7 @@ def test_loopback_needs_no_auth(host: str) -> None:
     assert not loopback.authenticates
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "localhost.example.org", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "localhost.example.org"])
 def test_every_other_address_needs_authentication_or_no_auth(host: str) -> None:
     with pytest.raises(options.SettingsError, match="add --no-auth if that is meant"):
         Settings(embedded=True, host=host).check()

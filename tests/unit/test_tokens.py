@@ -147,6 +147,9 @@ def test_the_command_that_makes_one(tmp_path: Path) -> None:
         ([" "], "NAME must be printable text, not empty"),
         (["fxs_abc"], "must not begin with fxs_"),
         (["a\nb"], "NAME must be printable text"),
+        (["#x"], "NAME must not begin with #: its line in the file would be a comment"),
+        ([" sp "], "NAME must not begin or end with white space; write 'sp'"),
+        (["sp\u3000"], "NAME must"),
     ],
 )
 def test_the_command_names_what_is_wrong(arguments: list[str], why: str | None) -> None:
@@ -156,6 +159,24 @@ def test_the_command_names_what_is_wrong(arguments: list[str], why: str | None) 
         return
     assert (done.returncode, done.stdout) == (2, "")
     assert why in " ".join(done.stderr.split())
+
+
+def test_a_second_token_of_a_name_is_told_of(tmp_path: Path) -> None:
+    """It replaces no other one: both stay valid until a line is deleted."""
+    path = tmp_path / "tokens"
+    path.write_bytes(b"# caf\xe9\n" + tokens.new("bobby", ["read"])[1].encode())
+    assert [tokens.append(path, tokens.new("bob", ["read"])[1]) for _ in range(3)] == [0, 1, 2]
+    path.unlink()
+    done = [
+        subprocess.run(
+            [SIDECAR, "token", "new", "bob", "--file", str(path)], text=True, capture_output=True, check=True
+        )
+        for _ in range(2)
+    ]
+    note = f"bob already has 1 token in {path}, which stays valid; delete its line to revoke it\n"
+    assert [each.stderr for each in done] == ["", note]
+    for each in done:
+        assert asyncio.run(who(TokenFile(path), each.stdout.strip())) is not None
 
 
 class Clock:
