@@ -22,6 +22,7 @@ OPERATOR = "/mnt/flux/config"
 URI = ("uri", "FLUX_URI")
 COMPLETION_INDEX = ("completion_index", "JOB_COMPLETION_INDEX")
 FOLLOWER_WAIT = ("follower_wait",)
+_LONGEST = 3650 * 86400.0  # seconds
 LINGER = ("linger",)
 END_FILE = ("end_file",)
 CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -187,16 +188,16 @@ def read_seconds(text: str) -> float:
     """Read a number of seconds, or a duration.
 
     Raises:
-        ValueError: it is neither, or not less than 10^12.
+        ValueError: it is neither, or longer than timers of the system can be.
     """
     try:
         seconds = float(text)
     except ValueError:
         from sidecar import durations
 
-        return durations.parse(text)
-    if not abs(seconds) < 1e12:  # nor is nan or inf
-        raise ValueError(f"{text[:40]!r} is not a duration; use less than 10^12 seconds")
+        seconds = durations.parse(text)
+    if not abs(seconds) <= _LONGEST:  # nor is nan or inf
+        raise ValueError(f"{text[:40]!r} is not a duration; use at most 3650d")
     return seconds
 
 

@@ -105,7 +105,8 @@ def test_require_auth_means_yes_whatever_it_holds(value: str) -> None:
         ("cores", "half", "expected a whole number; got 'half'"),
         ("rate_limit", "many", "expected a number below 10^12; got 'many'"),
         ("rate_limit", "nan", "expected a number below 10^12; got 'nan'"),
-        ("linger", "inf", "'inf' is not a duration; use less than 10^12 seconds"),
+        ("kill_timeout", "999999d", "'999999d' is not a duration; use at most 3650d"),
+        ("linger", "inf", "'inf' is not a duration; use at most 3650d"),
         ("embedded", "maybe", "expected true, yes or 1, or false, no or 0; got 'maybe'"),
     ],
 )
