@@ -19,8 +19,8 @@ from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.lifecycle import Lifecycle
 from sidecar.store import Store, StoreError
-from sidecar.store.workers import Workers
 from sidecar.tasks import Record, Supervised, Supervisor
+from sidecar.workers import Workers
 
 log = structlog.get_logger("health")
 

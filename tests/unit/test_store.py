@@ -21,7 +21,7 @@ from sidecar.instance import HistoryBegin
 from sidecar.meters import Meters
 from sidecar.model import Event, JobEvents
 from sidecar.store import Filter, Row, Store, StoreError
-from sidecar.store.workers import Workers
+from sidecar.workers import Workers
 
 END = JobEvents(-1, [])
 
