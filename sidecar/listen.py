@@ -15,10 +15,11 @@ from sidecar.accept import Acceptor
 from sidecar.auth.limits import place, read_address
 from sidecar.auth.peer import is_unix
 from sidecar.clock import Timer
-from sidecar.connection import Handler, Patience, Plain, Secured, Unsent, bounded, raw_answer
+from sidecar.connection import Handler, Plain, Secured, bounded, raw_answer
 from sidecar.errors import Overloaded
 from sidecar.options import SettingsError
 from sidecar.tls import Tls
+from sidecar.unsent import Patience, Unsent
 
 _FULL = Overloaded("Too many connections (--max-connections).")
 _SHARE = 4  # one address may have this part of all connections, and of all bytes that wait to be sent

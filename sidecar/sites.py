@@ -12,12 +12,13 @@ from sidecar import logs
 from sidecar.accept import connections_allowed
 from sidecar.api import head
 from sidecar.clock import LoopClock, Timer
-from sidecar.connection import Patience, counted
+from sidecar.connection import counted
 from sidecar.listen import Door, Port
 from sidecar.options import parse_list
 from sidecar.settings import Settings
 from sidecar.tls import Tls
 from sidecar.unix_socket import Socket
+from sidecar.unsent import Patience
 from sidecar.watch import Watch
 
 _SHUTDOWN_TIMEOUT = 2.0

@@ -16,10 +16,10 @@ import structlog
 from aiohttp import web
 
 from sidecar.clock import LoopClock
-from sidecar.connection import Patience
 from sidecar.listen import Door
 from sidecar.options import SettingsError
 from sidecar.unix_socket import Socket
+from sidecar.unsent import Patience
 
 
 @pytest.fixture
