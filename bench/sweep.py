@@ -4,9 +4,9 @@
 
 HOGS processes keep the cores busy; one for each core unless given. Each accepted job has to be cancelled or to have
 ended before, and the last accepted ID has to be found at once. A line a round, and a failure at the first one that is
-not so. What is answered with 503 is asked for again, as clients do, and counted: a list, because the journal lags behind
-(``late``), and lines of the bulk, because Flux has not answered in time (``repeated``). Each line has an idempotency key:
-however often it is repeated, it is one job.
+not so. What is answered with 503 is asked for again, as clients do, and counted: a list, because the journal lags
+behind (``late``), and lines of the bulk, because Flux has not answered in time (``repeated``). Each line has an
+idempotency key: however often it is repeated, it is one job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any
 import httpx
 
 from tests import harness
-
 
 _TRIES = 20
 

@@ -25,6 +25,10 @@ def main() -> None:
 
         follower.run(role)
         return
+    if not sys.warnoptions:  # Python keeps the text of every warning that it has shown, for good
+        import warnings
+
+        warnings.simplefilter("ignore")
     from sidecar.cli import main as command
 
     command()

@@ -15,6 +15,7 @@ import aiohttp
 
 from sidecar import bodies
 from sidecar.options import SettingsError
+from sidecar.small_file import Looks, NotSmall, Unanswered, read_small
 
 TOKEN = re.compile(r"[!-~]{1,16384}")
 """What a bearer token can be; no API server can have issued anything else."""
@@ -24,6 +25,7 @@ AT_ONCE = 8
 MOST = 1 << 20
 """Bytes that an answer may have, unless more is asked for."""
 
+_READ = 2.0  # seconds in which the files of the service account have to be read
 _LONGEST_WAIT = 30  # seconds that callers are told to wait, whatever the API server asks of us
 _SUCCESS = frozenset({200, 201, 202})
 
@@ -91,6 +93,7 @@ class ApiServer:
             ApiError: there is no answer, it is too large, or it is no success.
         """
         try:
+            token, trust = await self.account.credentials()
             async with (
                 asyncio.timeout(self._timeout),  # with the wait for a slot: no caller waits longer than for one call
                 self._slots,
@@ -99,8 +102,8 @@ class ApiServer:
                     self.url + path,
                     params=query,
                     data=body,
-                    headers={"Authorization": f"Bearer {self.account.token()}", "Content-Type": kind},
-                    ssl=self.account.trust(),
+                    headers={"Authorization": f"Bearer {token}", "Content-Type": kind},
+                    ssl=trust,
                     allow_redirects=False,  # tokens go to the API server and to nobody else
                 ) as response,
             ):
@@ -119,7 +122,8 @@ class ApiServer:
         raise ApiError(f"The API server at {self.url} {why}.")
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and end the thread that reads the credentials."""
+        self.account.close()
         if self._session:
             await self._session.close()
 
@@ -155,6 +159,22 @@ class Account:
         self._directory = directory
         self._pem = ""
         self._context: ssl.SSLContext | None = None
+        self._looks = Looks[tuple[str, ssl.SSLContext]](directory, _READ)
+
+    async def credentials(self) -> tuple[str, ssl.SSLContext]:
+        """Return its token of now, and whom to trust; a file system that does not answer holds up this alone.
+
+        Raises:
+            ApiError: they cannot be used.
+        """
+        try:
+            return await self._looks.look(lambda: (self.token(), self.trust()))
+        except Unanswered as exc:
+            raise ApiError(f"{exc}. The server's service account is mounted there.") from None
+
+    def close(self) -> None:
+        """End the thread that reads."""
+        self._looks.close()
 
     def path(self, name: str) -> Path:
         """Return where one of its files is."""
@@ -167,7 +187,9 @@ class Account:
             ApiError: it cannot be used.
         """
         try:
-            text = self.path(name).read_text("ascii").strip()
+            text = read_small(self.path(name)).decode("ascii").strip()
+        except NotSmall as exc:
+            raise self._unusable(name, exc.why) from None
         except OSError as exc:
             raise self._unusable(name, exc.strerror or type(exc).__name__) from None
         except UnicodeDecodeError:

@@ -126,6 +126,7 @@ class Server:
             self.lifecycle,
             self.tasks,
             min_free=settings.min_free_disk << 20,
+            unreached=lambda: self.sites.trouble,
         )
         self.login = LoginResource(self.gate.guard, self.gate.login, no_auth=settings.no_auth)
         self.history = History(self.feed)

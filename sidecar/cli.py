@@ -84,6 +84,7 @@ def serve(settings: Annotated[Settings, Parameter(name="*")] = Settings()) -> No
     try:
         settings.check()
         logs.configure(settings)
+        logs.take_over()
         _say(settings)
         parts.run(server.serve(settings, functools.partial(_announce, settings)))
     except ServerFailed as exc:

@@ -10,17 +10,18 @@ import asyncio
 import re
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, web
+from aiohttp.web_protocol import _ErrInfo
 
 from sidecar import errors, unreadable
-from sidecar.clock import LoopClock, Timer
 from sidecar.errors import HeadTooLarge, InvalidRequest, Problem
 from sidecar.headers import HEADERS
 from sidecar.tls import Tls
-from sidecar.unreadable import HEAD, LINE
+from sidecar.unreadable import HEAD, LINE, BodyUnreadable
+from sidecar.unsent import Patience, Unsent
 
 log = structlog.get_logger("server")
 
@@ -28,72 +29,10 @@ _AHEAD = 64 * 1024  # bytes that may follow a request before it is answered
 _READ = 64 * 1024  # bytes that are taken from the kernel at once
 _BODY = 32 * 1024  # bytes of a body at which aiohttp stops reading until the handler takes some; it takes twice that
 _WRITE = 64 * 1024  # bytes that may wait behind a TLS connection's own buffer
-_LOOKS = 4  # how often a reader is looked at within its patience
 _METHOD = re.compile(rb"[A-Z]{3,7} [/*h]")  # how plain HTTP begins; TLS begins with 22
 _KEEP_ALIVE = 75.0  # seconds; longer than any usual proxy keeps a connection that is not used
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-
-class Patience(NamedTuple):
-    """How long a peer may take, in seconds of ``clock``."""
-
-    clock: LoopClock
-    head: float
-    """From the connection to the end of the first request's head, a TLS handshake included."""
-    send: float
-    """For what it is sent, while it takes nothing of it."""
-
-
-class Unsent:
-    """What waits to be sent on one connection; a peer that takes nothing of it is cut off.
-
-    Args:
-        transport: the one that writes to the socket; of TLS the one below.
-        patience: how long the peer may take nothing.
-    """
-
-    def __init__(self, transport: asyncio.Transport, patience: Patience) -> None:
-        self._transport = transport
-        self._clock = patience.clock
-        self._interval = patience.send / _LOOKS
-        self._timer: Timer | None = None
-        self._last = self._unchanged = 0
-        self.lenient = False
-        """Set while a stream is sent, which has a time-out of its own and says why it ends."""
-
-    @property
-    def size(self) -> int:
-        """How many bytes wait."""
-        return self._transport.get_write_buffer_size()
-
-    def begin(self) -> None:
-        """Watch from now on: something waits."""
-        self._last, self._unchanged = self.size, 0
-        self._timer = self._timer or self._clock.call_later(self._interval, self._look)
-
-    def end(self) -> None:
-        """Watch no longer: nothing waits."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        # More than before is no sign of life, but the server writes only so much before it waits for the peer.
-        size = self.size
-        self._unchanged = self._unchanged + 1 if size == self._last and not self.lenient else 0
-        self._last = size
-        if self._unchanged >= _LOOKS:
-            self._timer = None
-            self.cut_off("an answer was not read")
-        else:
-            self._timer = self._clock.call_later(self._interval, self._look)
-
-    def cut_off(self, why: str) -> None:
-        """Give up what waits, and the connection."""
-        peer = self._transport.get_extra_info("peername")
-        log.warning(why, peer=peer[0] if isinstance(peer, tuple) else "socket", unsent=self.size)
-        self._transport.abort()
 
 
 class Handler(web.RequestHandler):
@@ -123,13 +62,19 @@ class Handler(web.RequestHandler):
         self._answered = 0
         self._ahead = 0
         self._held = False
+        self._incoming: StreamReader = EMPTY_PAYLOAD
+        self._broken = False
 
     # ------------------------------------------------------------------------------------------- what comes in
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, unless it is too much: of a head, or ahead of the answer to an earlier request."""
+        if self._broken:
+            return  # where a next request would begin is not known
         known = self._request_count
         super().data_received(data)
+        if self._request_count > known:
+            self._arrived()
         if self._request_count == self._answered:  # no head is complete yet
             self._ahead += len(data)
             if self._ahead > HEAD:
@@ -141,6 +86,30 @@ class Handler(web.RequestHandler):
             if self._ahead > _AHEAD and self.transport is not None:
                 self._held = True
                 self.transport.pause_reading()
+
+    def _arrived(self) -> None:
+        """Look at the last one that has arrived: a request, or the parser's error in place of one."""
+        message, payload = self._messages[-1]
+        if isinstance(message, _ErrInfo):
+            if not self._incoming.is_eof():
+                self._break_off(message.exc)
+            return
+        self._incoming = payload
+        if message.upgrade:  # there is none here; what came behind it the parser has dropped
+            self._messages[-1] = (message._replace(should_close=True), payload)
+
+    def _break_off(self, exc: BaseException | None) -> None:
+        """End the body that is being read with an error: it has no end that could be found, nor has a next request."""
+        self._messages.pop()
+        self._request_count -= 1
+        self._broken = True
+        self._incoming.set_exception(BodyUnreadable(exc))
+        self._incoming.feed_eof()
+
+    @property
+    def ends(self) -> bool:
+        """Whether the connection ends with the answer to the request that is worked on."""
+        return self._broken and self._answered + 1 == self._request_count
 
     def _refuse(self, problem: Problem) -> None:
         if self.transport is not None and not self.transport.is_closing():
@@ -278,7 +247,10 @@ def counted(handle: Handle) -> Handle:
         connection: Any = request.protocol
         connection.begin(request)
         try:
-            return await handle(request)
+            response = await handle(request)
+            if connection.ends:
+                response.force_close()
+            return response
         finally:
             connection.done()
 

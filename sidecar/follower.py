@@ -45,12 +45,12 @@ _RUNS, _LEADS_STATES = 1, 2  # matchtags
 
 
 def run(role: Follower) -> None:
-    """Return when the broker of this pod has ended and will not come back; SIGTERM and SIGINT exit with 0 at once.
+    """Return when the broker of this pod has ended and will not come back; a signal to stop exits with 0 at once.
 
     In the lead's pod: return when the instance runs. Where the end file says that this pod's part is over, exit with
     what it says.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in leaving.ORDERLY:
         signal.signal(number, lambda *_: sys.exit(0))
     if leaving.kept_signals():
         return

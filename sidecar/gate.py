@@ -75,9 +75,7 @@ class Gate:
         methods: list[Method] = []
         if options.tokens:
             path = Path(options.tokens)
-            self.watch.add(
-                lambda: self._tokens_changed(file), path
-            )  # before it is read: what is swapped meanwhile counts
+            self.watch.add(lambda: self._read_tokens(file), path)  # first: what is swapped meanwhile counts
             file = TokenFile(path)
             methods.append(file)
             if options.tokens_secret:
@@ -90,9 +88,14 @@ class Gate:
             self._remote.append(_kubernetes(options))
         return [*methods, *self._remote]
 
-    def _tokens_changed(self, file: TokenFile) -> None:
-        file.reload()
-        self._look_again()
+    def _read_tokens(self, file: TokenFile) -> Callable[[], None]:
+        take = file.read_again()
+
+        def taken() -> None:
+            take()
+            self._look_again()
+
+        return taken
 
     def _look_again(self) -> None:
         self.guard.look_again()

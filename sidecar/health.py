@@ -19,8 +19,8 @@ from sidecar.feed import Feed
 from sidecar.instance import Instance
 from sidecar.lifecycle import Lifecycle
 from sidecar.store import Store, StoreError
-from sidecar.store.workers import Workers
 from sidecar.tasks import Record, Supervised, Supervisor
+from sidecar.workers import Workers
 
 log = structlog.get_logger("health")
 
@@ -125,6 +125,7 @@ class Health:
         lifecycle: is stopping, or not.
         tasks: all background tasks of the server.
         min_free: bytes that have to be free where the store is.
+        unreached: why callers do not reach the server in one of its ways; empty when they do.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Health:
         tasks: Supervisor,
         *,
         min_free: int,
+        unreached: Callable[[], str] = str,
     ) -> None:
         self._instance = instance
         self._feed = feed
@@ -143,6 +145,7 @@ class Health:
         self._lifecycle = lifecycle
         self._tasks = tasks
         self._min_free = min_free
+        self._unreached = unreached
         self.lag = LoopLag()
         self._prober = Workers(1, "disk")
         self._periodic = [
@@ -183,7 +186,7 @@ class Health:
             Check("journal", "" if read else "The history of jobs is being read."),
             Check("stored", self._feed.problem),
             Check("lag", f"What has happened to jobs is stored {lag:.1f} s late." if lag > _LAGGING else ""),
-            Check("service", "" if state == "running" else f"The service is {state}."),
+            Check("service", "" if state == "running" else f"The service is {state}.", note=self._unreached()),
             *(each.look() for each in self._periodic),
         ]
 

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     import asyncio
     from typing import NoReturn
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_IGNORED = (signal.SIGUSR1, signal.SIGUSR2)  # they would end the process, and leave jobs of --embedded behind
+ORDERLY = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGXCPU)
+"""The signals that stop the instance: among them that the power fails, and that ``ulimit -t`` is reached."""
+SIGNALS = (*ORDERLY, signal.SIGHUP)
+#: They would end the process, and leave jobs of --embedded behind. SIGSYS and SIGTRAP do: they tell of a fault.
+_IGNORED = (
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGSTKFLT,
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)  # fmt: skip
 _PATIENCE = 2  # signals that are kept; one more ends the process, should a start hang
 _JOIN = 0.5  # seconds
 _WRITTEN = 0.5  # seconds
@@ -66,9 +72,16 @@ def note_failure(text: str) -> None:
 
 
 def _keep(number: int, _: object) -> None:
+    _take_once(number)
     _kept.append(number)
     if len(_kept) > _PATIENCE:
         end_now(0)
+
+
+def _take_once(number: int) -> None:
+    """Ignore SIGXCPU from now on: the kernel sends it every second, and a second signal would end the process."""
+    if number == signal.SIGXCPU:
+        signal.signal(number, _ignore)
 
 
 def _ignore(_number: int, _frame: object) -> None:
@@ -102,6 +115,7 @@ def handle_signals(
     def arrived(number: int, _: object) -> None:
         if loop.is_closed():
             return  # the process is about to end
+        _take_once(number)
         now = time.monotonic()
         if waiting and now - waiting[0] > _SECOND:
             end_at_once()
@@ -110,7 +124,11 @@ def handle_signals(
         waiting.append(now)
         loop.call_soon_threadsafe(taken, signal.Signals(number))
 
-    signal.signal(signal.SIGALRM, lambda *_: end_at_once())
+    def alarm(*_: object) -> None:
+        if waiting and time.monotonic() - waiting[0] > _TAKEN - _SECOND:  # else another process has sent it
+            end_at_once()
+
+    signal.signal(signal.SIGALRM, alarm)
     for number in SIGNALS:
         signal.signal(number, arrived)
     if _kept:
@@ -129,7 +147,7 @@ def end(code: int) -> NoReturn:
     """End the process; threads that hang (in a file system, in a lookup of a name) are not waited for."""
     import threading
 
-    for number in SIGNALS:
+    for number in (*SIGNALS, *_IGNORED):
         signal.signal(number, signal.SIG_IGN)  # all is done; the interpreter would bring the default back
     deadline = time.monotonic() + _JOIN
     hanging = []

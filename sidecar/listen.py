@@ -1,35 +1,29 @@
-"""Where connections come in: a port, a Unix socket, TLS; how many, and how long they may say nothing."""
+"""Where connections come in: a port, TLS; how many, and how long they may say nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import ipaddress
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import cast
 
-import structlog
 from aiohttp import web
 
 from sidecar.accept import Acceptor
 from sidecar.auth.limits import place, read_address
 from sidecar.auth.peer import is_unix
 from sidecar.clock import Timer
-from sidecar.connection import Handler, Patience, Plain, Secured, Unsent, bounded, raw_answer
+from sidecar.connection import Handler, Plain, Secured, bounded, raw_answer
 from sidecar.errors import Overloaded
 from sidecar.options import SettingsError
 from sidecar.tls import Tls
-
-log = structlog.get_logger("server")
+from sidecar.unsent import Patience, Unsent
 
 _FULL = Overloaded("Too many connections (--max-connections).")
 _SHARE = 4  # one address may have this part of all connections, and of all bytes that wait to be sent
 _LOOK = 1.0  # seconds from one look at what waits to be sent to the next
-_PROBE_TIMEOUT = 1.0  # seconds; a server whose backlog is full has not gone
-_LONGEST_PATH = 107  # bytes of a Unix socket's path, as the kernel has it
 
 
 class Door:
@@ -170,7 +164,7 @@ class _Arrival(asyncio.Protocol):
         self._arrived(cast(asyncio.Transport, transport))
 
 
-class _Site(web.BaseSite):
+class Site(web.BaseSite):
     """What both kinds of sites have in common."""
 
     _acceptor: Acceptor | None = None
@@ -182,7 +176,7 @@ class _Site(web.BaseSite):
         await super().stop()
 
 
-class Port(_Site):
+class Port(Site):
     """A TCP port, with TLS or without.
 
     Args:
@@ -228,82 +222,3 @@ class Port(_Site):
         bound.close()
         self._acceptor = Acceptor(sockets, self._door.factory(self._tls), self._backlog)
         self._host, self._port = sockets[0].getsockname()[:2]
-
-
-class Socket(_Site):
-    """A Unix socket; whether others than its owner reach it is a matter of its mode."""
-
-    def __init__(self, runner: web.AppRunner, door: Door, path: Path, mode: int) -> None:
-        super().__init__(runner)
-        self._door = door
-        self._path = path
-        self._mode = mode
-        self._file: tuple[int, int] | None = None
-
-    @property
-    def name(self) -> str:
-        """The path, as a URL."""
-        return f"unix://{self._path}"
-
-    async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            SettingsError: the path cannot be a socket's, or another server listens there.
-        """
-        await super().start()
-        if len(bytes(self._path)) > _LONGEST_PATH:
-            raise SettingsError(
-                f"--socket {self._path}: the path has {len(bytes(self._path))} bytes, and a socket's may have "
-                f"{_LONGEST_PATH}. Choose a shorter one."
-            )
-        listening = socket.socket(socket.AF_UNIX)
-        try:
-            if not self._path.parent.is_dir():
-                log.warning("the directory of --socket did not exist and was made", directory=str(self._path.parent))
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_stale(self._path)
-            listening.bind(str(self._path))
-            self._path.chmod(self._mode)  # until it listens no connection comes in, whatever the mode was
-            self._file = _file(self._path)
-            self._acceptor = Acceptor([listening], self._door.factory(), self._backlog)
-        except OSError as exc:
-            listening.close()
-            raise SettingsError(f"--socket {self._path}: {exc.strerror or exc}. Choose another path.") from None
-        except BaseException:
-            listening.close()
-            raise
-
-    async def stop(self) -> None:
-        """Listen no more, and take the socket away."""
-        await super().stop()
-        if self._file is not None and _file(self._path) == self._file:  # or it is another server's
-            self._path.unlink(missing_ok=True)
-
-
-def _file(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _remove_stale(path: Path) -> None:
-    """Take away a socket that a server has left behind which was killed.
-
-    Raises:
-        SettingsError: somebody listens on it, or nobody can tell.
-    """
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_PROBE_TIMEOUT)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except OSError as exc:  # a server too that is too busy to answer; nobody else's socket is taken away
-            raise SettingsError(f"--socket {path}: it is there, and cannot be asked who listens: {exc}.") from None
-    raise SettingsError(f"--socket {path}: another server listens there.")

@@ -12,6 +12,7 @@ import logging
 import re
 import reprlib
 import sys
+import threading
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -85,6 +86,21 @@ def configure(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Others()], force=True)
+
+
+def take_over() -> None:
+    """Write what Python itself writes to standard error as lines of ours, each within the budget.
+
+    These are warnings that ``-W`` or ``PYTHONWARNINGS`` ask for, and errors that nothing can catch: of finalizers, and
+    of threads. An error that ends the process is written as ever.
+    """
+    logging.captureWarnings(True)
+    sys.unraisablehook = lambda found: _log_uncaught("an error could not be raised", found.exc_value, found.exc_type)
+    threading.excepthook = lambda found: _log_uncaught("a thread has died", found.exc_value, found.exc_type)
+
+
+def _log_uncaught(event: str, error: BaseException | None, kind: type[BaseException]) -> None:
+    structlog.get_logger("server").error(event, error=kind.__name__, exc_info=error or False)
 
 
 def _renderers(form: str) -> list[Any]:
@@ -201,4 +217,11 @@ class _Others(logging.Handler):
             # aiohttp would show the line that it could not read, and with it the token that stands there.
             log.debug("a request could not be read", error=type(error).__name__)
         else:
-            log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or False)
+            log.log(record.levelno, _message(record), logger=record.name, exc_info=record.exc_info or False)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # its arguments do not fit its text: what a library has logged wrongly must not fail where it is
+        return str(record.msg)

@@ -47,6 +47,9 @@ PRIVATE_VARIABLES = frozenset(
 )
 
 
+_MOST_CORES = 65_536  # each is an entry of a set, before the server listens
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings(PodOptions):
     """How one server runs. Field metadata is the single source of flags, variables, help and documentation."""
@@ -192,6 +195,8 @@ class Settings(PodOptions):
         for name in ("cores", "kill_timeout", "lost_timeout", "min_free_disk", "start_timeout"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must not be negative.")
+        if self.cores > _MOST_CORES:
+            raise SettingsError(f"--cores must be {_MOST_CORES:,} at most: no machine has more.")
         if not 0 <= self.metrics_port <= 65535 or (self.metrics_port and self.metrics_port == self.port):
             raise SettingsError(
                 "--metrics-port must be a port from 1 to 65535, and not that of --port. 0: none of its own."

@@ -12,16 +12,18 @@ from sidecar import logs
 from sidecar.accept import connections_allowed
 from sidecar.api import head
 from sidecar.clock import LoopClock, Timer
-from sidecar.connection import Patience, counted
-from sidecar.listen import Door, Port, Socket
+from sidecar.connection import counted
+from sidecar.listen import Door, Port
 from sidecar.options import parse_list
 from sidecar.settings import Settings
 from sidecar.tls import Tls
+from sidecar.unix_socket import Socket
+from sidecar.unsent import Patience
 from sidecar.watch import Watch
 
 _SHUTDOWN_TIMEOUT = 2.0
 _FOR_OWNER, _FOR_ALL = 0o600, 0o666  # other users are refused by their uid
-_REPORT = 1.0  # seconds
+_LOOK = 1.0  # seconds
 _OF_METRICS = 8  # the port for metrics alone has this part of all connections
 
 
@@ -37,7 +39,8 @@ class Sites:
         self._settings = settings
         self._watch = watch
         self.clock = LoopClock()
-        self._reporting: Timer | None = None
+        self._looking: Timer | None = None
+        self._socket: Socket | None = None
         proxies = parse_list(settings.trusted_proxies)
         patience = Patience(self.clock, settings.header_timeout, settings.send_timeout)
         unsent = settings.max_in_flight << 20
@@ -57,7 +60,7 @@ class Sites:
         )
         sites: list[Port | Socket] = []
         self.clock.start()
-        self._report()
+        self._look()
         most = connections_allowed(settings.max_connections)
         if metrics:
             self.metrics.most = max(1, most // _OF_METRICS)
@@ -68,7 +71,8 @@ class Sites:
             sites.append(Port(api, self.api, (settings.host, settings.port), tls))
         if settings.socket:
             mode = _FOR_ALL if settings.socket_users else _FOR_OWNER
-            sites.append(Socket(api, self.api, Path(settings.socket), mode))
+            self._socket = Socket(api, self.api, Path(settings.socket), mode)
+            sites.append(self._socket)
         if metrics:
             _open(self.metrics, metrics)
             address = settings.host, settings.metrics_port
@@ -77,15 +81,22 @@ class Sites:
             await site.start()
         return [site.name for site in sites]
 
-    def _report(self) -> None:
-        """Say now and then how many lines of the log were left out, also when no line follows them."""
+    @property
+    def trouble(self) -> str:
+        """Why callers do not reach it in one of the ways that there should be; empty when they do."""
+        return self._socket.trouble if self._socket else ""
+
+    def _look(self) -> None:
+        """Look after the socket, and say how many lines of the log were left out, also when no line follows them."""
         logs.report_left_out()
-        self._reporting = self.clock.call_later(_REPORT, self._report)
+        if self._socket:
+            self._socket.look()
+        self._looking = self.clock.call_later(_LOOK, self._look)
 
     def close(self) -> None:
         """Forget all timers."""
-        if self._reporting is not None:
-            self._reporting.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         logs.report_left_out(now=True)
         self.api.close()
         self.metrics.close()

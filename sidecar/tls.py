@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
 from sidecar.options import SettingsError
+from sidecar.small_file import read_small, within
 from sidecar.watch import Watch
 
 log = structlog.get_logger("listen")
@@ -33,29 +35,40 @@ class Tls:
         files = [file for file in (certificate, key, client_ca) if file]
         watch.add(self._renew, *map(Path, files))  # before they are read: what is swapped meanwhile is read again
         try:
-            self.context = self._load()
+            self.context = within(self._load, ", ".join(files))
         except (OSError, ssl.SSLError) as exc:
             names = ", ".join(files)
             raise SettingsError(f"--tls-cert, --tls-key: {names} cannot be used: {_words(exc)}.") from None
 
     def _load(self) -> ssl.SSLContext:
         """Read all files into a context of their own: what cannot be used as a whole changes nothing."""
+        for file in filter(None, (self._certificate, self._key, self._client_ca)):
+            read_small(Path(file))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self._certificate, self._key)  # an error too when one is not the other's
+        # An error too when one is not the other's. OpenSSL would ask for the password of a key at the terminal.
+        context.load_cert_chain(self._certificate, self._key, password=_no_password)
         if self._client_ca:
             context.verify_mode = ssl.CERT_OPTIONAL  # who has none may have a token
             context.load_verify_locations(self._client_ca)
         return context
 
-    def _renew(self) -> None:
+    def _renew(self) -> Callable[[], None]:
         try:
-            self.context = self._load()
+            context = self._load()
         except (OSError, ssl.SSLError) as exc:
-            log.error("the new certificate is not used", file=self._certificate, reason=_words(exc))
-        else:
-            log.info("certificate read", file=self._certificate)
+            reason = _words(exc)
+            return lambda: log.error("the new certificate is not used", file=self._certificate, reason=reason)
+        return lambda: self._take(context)
+
+    def _take(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        log.info("certificate read", file=self._certificate)
+
+
+def _no_password() -> str:
+    raise OSError("the key has a password, and a server that starts by itself can be given none")
 
 
 def _words(exc: OSError) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import BadHttpMethod, InvalidURLError, LineTooLong
 
 from sidecar.errors import HeadTooLarge, InvalidRequest, NotImplementedHere, Problem, VersionNotSupported
@@ -25,6 +25,29 @@ _REASON = re.compile(r"(?:Bad status line:\s+)?([A-Z][A-Za-z' `/,-]{3,80}):\n.*"
 _HEADER = re.compile(r"(Missing|Duplicate) '([A-Za-z-]{1,20})' header")
 _METHOD = re.compile(r"b[\"'][A-Za-z!#$%&*+.^_|~-]{1,20} /")
 _MANY = "Too many headers"
+
+
+class BodyUnreadable(web.RequestPayloadError):
+    """The parser has failed in a body, or behind it in its trailers.
+
+    Args:
+        exc: its error.
+    """
+
+    def __init__(self, exc: BaseException | None) -> None:
+        super().__init__()
+        found = problem_of(exc)
+        self.problem = found if isinstance(found, HeadTooLarge) else broken()
+
+
+def broken() -> InvalidRequest:
+    """Return the error of a body whose chunks cannot be told."""
+    return InvalidRequest("The body cannot be read: its transfer encoding is broken.")
+
+
+def body_problem(exc: web.RequestPayloadError) -> Problem:
+    """Return the problem for a body that cannot be read."""
+    return exc.problem if isinstance(exc, BodyUnreadable) else broken()
 
 
 def problem_of(exc: BaseException | None) -> Problem:

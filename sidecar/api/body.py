@@ -12,6 +12,7 @@ from sidecar.api import encoded
 from sidecar.budget import Budget, Holding
 from sidecar.clock import LoopClock
 from sidecar.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
+from sidecar.unreadable import body_problem
 
 SMALL = 16 * 1024
 """Bytes that a body may have where no credential is asked for: a token or a password, and no more.
@@ -97,7 +98,7 @@ class Bodies:
             if isinstance(exc, TimeoutError):
                 raise self.too_slow from None
             if isinstance(exc, web.RequestPayloadError):
-                raise broken() from None
+                raise body_problem(exc) from None
             raise
 
     @contextlib.asynccontextmanager
@@ -164,11 +165,6 @@ def check_charset(request: web.Request) -> None:
 def counted(size: int) -> int:
     """Return how many of the bytes that a request takes are counted; see :data:`SMALL`."""
     return size if size > SMALL else 0
-
-
-def broken() -> InvalidRequest:
-    """Return the error of a body whose chunks cannot be told."""
-    return InvalidRequest("The body cannot be read: its transfer encoding is broken.")
 
 
 def check_head(request: web.Request) -> None:

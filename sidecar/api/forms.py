@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from aiohttp import web
-from aiohttp.multipart import parse_content_disposition
 from multidict import MultiDict
 
 from sidecar.api import encoded, fields
@@ -16,6 +16,8 @@ URLENCODED = "application/x-www-form-urlencoded"
 _MOST = 1000  # fields
 _BOUNDARY = 200  # characters; RFC 2046 has 70
 _PART_HEAD = 512  # bytes of a field's headers
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PARAMETER = re.compile(rf';[ \t]*({_WORD})=(?:"((?:[^"\\]|\\.)*)"|({_WORD}))[ \t]*')
 
 
 def read(request: web.Request, raw: bytes) -> MultiDict[str]:
@@ -79,8 +81,9 @@ def _name(head: bytes) -> str:
     for line in lines:
         header, _, text = line.partition(":")
         if header.strip().lower() == "content-disposition":
-            kind, parameters = parse_content_disposition(text.strip())
-            if kind != "form-data" or any(each.startswith("filename") for each in parameters):
+            kind, separator, rest = text.partition(";")
+            parameters = _parameters(separator + rest)
+            if kind.strip().lower() != "form-data" or any(each.startswith("filename") for each in parameters):
                 raise InvalidRequest("A form's fields are text here, not files.")
             name = parameters.get("name", "")
         elif header.strip().lower() == "content-transfer-encoding" and text.strip().lower() not in (
@@ -90,6 +93,25 @@ def _name(head: bytes) -> str:
         ):
             raise InvalidRequest("Content-Transfer-Encoding: a form's fields are sent as they are.")
     return name
+
+
+def _parameters(text: str) -> dict[str, str]:
+    """Return the parameters of a Content-Disposition, from the first semicolon on.
+
+    aiohttp's parser would warn of each that is malformed, and Python keeps the text of every warning.
+
+    Raises:
+        InvalidRequest: one of them is malformed, or there twice.
+    """
+    found: dict[str, str] = {}
+    text, at = text.strip(), 0
+    while at < len(text):
+        match = _PARAMETER.match(text, at)
+        if match is None or match[1].lower() in found:
+            raise InvalidRequest("The form cannot be read: a field's Content-Disposition is malformed.")
+        at = match.end()
+        found[match[1].lower()] = match[3] or re.sub(r"\\(.)", r"\1", match[2] or "")
+    return found
 
 
 def _too_many() -> InvalidRequest:

@@ -10,8 +10,9 @@ from aiohttp import web
 
 from sidecar import members
 from sidecar.api import fields
-from sidecar.api.body import BODIES, BOM, broken, counted, without_bom
+from sidecar.api.body import BODIES, BOM, counted, without_bom
 from sidecar.errors import InvalidRequest, Overloaded, Problem, TooLarge, forgotten
+from sidecar.unreadable import body_problem
 
 
 class Line:
@@ -83,8 +84,8 @@ class Lines:
                 piece = found = await self._read()
         except TimeoutError:
             raise self._bodies.too_slow from None
-        except web.RequestPayloadError:
-            raise broken() from None
+        except web.RequestPayloadError as exc:
+            raise body_problem(exc) from None
         if not piece:
             raise _no_job()
         self._first = found
@@ -107,7 +108,7 @@ class Lines:
             try:
                 data = await self._read()
             except (TimeoutError, web.RequestPayloadError) as exc:
-                problem = self._bodies.too_slow if isinstance(exc, TimeoutError) else broken()
+                problem = self._bodies.too_slow if isinstance(exc, TimeoutError) else body_problem(exc)
                 self._resize(-len(self._rest))
                 yield Line(self._number + 1, problem=problem)
                 return

@@ -12,7 +12,7 @@ import math
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import aiohttp
 import msgspec
@@ -22,6 +22,7 @@ from yarl import URL
 from sidecar import bodies
 from sidecar.auth.keys import LARGEST, Header, Key, fitting_keys, read_keys
 from sidecar.errors import CallerUnknown
+from sidecar.small_file import Looks, Unanswered, read_small, within
 from sidecar.watch import Signature, signature
 
 log = structlog.get_logger("oidc")
@@ -58,6 +59,13 @@ class Keys(Protocol):
         """Give up what is under way."""
 
 
+class _Found(NamedTuple):
+    """What a look at the file has found; None where it is the one that was seen before."""
+
+    signature: Signature
+    keys: list[Key] | Exception | None
+
+
 class FileKeys:
     """Keys of a file, read again when it is another one: Kubernetes swaps a mounted Secret by its symlink."""
 
@@ -65,30 +73,50 @@ class FileKeys:
         self._path = path
         self._seen: Signature | None = None
         self._keys: list[Key] = []
+        self._looks = Looks[_Found](path)
+        self._hangs = False
 
     async def fitting(self, header: Header) -> list[Key]:
         """Return the keys that a token may be signed with; see :class:`Keys`."""
-        seen = signature(self._path)
-        if seen != self._seen:
-            self._seen = seen
-            self._read()
+        try:
+            self._take(await self._looks.look(self._look))
+            self._hangs = False
+        except Unanswered as exc:  # the known keys go on
+            if not self._hangs:
+                self._hangs = True
+                self._warn(exc)
         if not self._keys:
             raise CallerUnknown(
                 "No token can be checked: the JWKS file has no key to check it with. The server's log says why."
             )
         return fitting_keys(self._keys, header)
 
-    def _read(self) -> None:
+    def _look(self) -> _Found:
+        """Look, in a thread, whether the file is another one, and read it then."""
+        seen = signature(self._path)
+        if seen == self._seen:
+            return _Found(seen, None)
         try:
-            with self._path.open("rb") as file:
-                self._keys = read_keys(file.read(LARGEST + 1))
+            return _Found(seen, read_keys(read_small(self._path, LARGEST)))
         except (OSError, ValueError, RecursionError) as exc:
-            log.warning("keys cannot be read", known=len(self._keys), file=str(self._path), error=str(exc))
+            return _Found(seen, exc)
+
+    def _take(self, found: _Found) -> None:
+        if found.signature == self._seen or found.keys is None:
+            return
+        self._seen = found.signature
+        if isinstance(found.keys, Exception):
+            self._warn(found.keys)
         else:
+            self._keys = found.keys
             _tell("keys read", self._keys, file=str(self._path))
 
+    def _warn(self, error: Exception) -> None:
+        log.warning("keys cannot be read", known=len(self._keys), file=str(self._path), error=str(error))
+
     async def close(self) -> None:
-        """Do nothing: nothing is under way."""
+        """End the thread that looks."""
+        self._looks.close()
 
 
 class WebKeys:
@@ -222,7 +250,12 @@ def trust(ca: Path | None) -> ssl.SSLContext | bool:
     """
     if ca is None:
         return True
-    try:
+
+    def load() -> ssl.SSLContext:
+        read_small(ca)
         return ssl.create_default_context(cafile=ca)
+
+    try:
+        return within(load, ca)
     except OSError as exc:
         raise ValueError(f"The CA certificates {ca} cannot be read: {exc.strerror or exc}.") from None

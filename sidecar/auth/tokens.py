@@ -10,12 +10,13 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import structlog
 
+from sidecar import small_file
 from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
 from sidecar.options import SettingsError
 
@@ -24,6 +25,7 @@ log = structlog.get_logger("auth")
 PREFIX = "fxs_"  # so that a token that got into a repository is recognized
 _MAKE = "flux-sidecar token new NAME --file FILE"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHOWN = 5  # lines that are wrong; of more the number alone is told
 
 
 class _Entry(NamedTuple):
@@ -35,7 +37,7 @@ class TokenFile:
     """The method ``token``.
 
     Args:
-        path: the file; it is read again by :meth:`reload`.
+        path: the file; it is read again by :meth:`read_again`.
 
     Raises:
         SettingsError: the file cannot be read, or a line of it is wrong.
@@ -50,22 +52,30 @@ class TokenFile:
         self.path = path
         self._taken: str | None = None
         try:
-            self._entries, wrong = _read(path)
+            self._entries, wrong = small_file.within(lambda: _read(path), path)
         except (OSError, UnicodeDecodeError) as exc:
             raise SettingsError(f"--tokens {path}: {_unreadable(exc)}. Make one with: {_MAKE}") from None
         if wrong:
             raise SettingsError(f"--tokens {path}: {' '.join(wrong)}")
         self._warn_of_none()
 
-    def reload(self) -> None:
-        """Read the file again. Lines that are wrong, and a file that is gone, let nobody in."""
-        if self._taken is not None:
-            return  # the file comes later than what was taken
+    def read_again(self) -> Callable[[], None]:
+        """Read the file again, in any thread; return what lets it count, in the event loop.
+
+        Lines that are wrong, and a file that is gone or cannot be read, let no caller in.
+        """
+        entries: Sequence[_Entry]
         try:
-            self._entries, wrong = _read(self.path)
+            entries, wrong = _read(self.path)
         except (OSError, UnicodeDecodeError) as exc:
-            self._entries, wrong = (), [f"{_unreadable(exc)}."]
-        self._tell(wrong, str(self.path))
+            entries, wrong = (), [f"{_unreadable(exc)}."]
+
+        def take() -> None:
+            if self._taken is None:  # else the file comes later than what was taken
+                self._entries = entries
+                self._tell(wrong, str(self.path))
+
+        return take
 
     def take(self, text: str, *, source: str) -> bool:
         """Let this text count, and the file no longer.
@@ -162,18 +172,25 @@ def _digest(token: str) -> str:
 
 def _read(path: Path) -> tuple[Sequence[_Entry], list[str]]:
     """Return the entries, and what is wrong with the other lines."""
-    return _parse_lines(path.read_text(encoding="utf-8"))
+    return _parse_lines(small_file.read_small(path).decode())
 
 
 def _parse_lines(text: str) -> tuple[Sequence[_Entry], list[str]]:
-    entries, wrong = [], []
+    entries: list[_Entry] = []
+    wrong: list[str] = []
+    more = 0
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
             entries.append(_parse(line.strip()))
         except ValueError as exc:
-            wrong.append(f"Line {number}: {exc}.")
+            if len(wrong) < _SHOWN:
+                wrong.append(f"Line {number}: {exc}.")
+            else:
+                more += 1
+    if more:
+        wrong.append(f"{more} more lines are wrong.")
     return entries, wrong
 
 

@@ -20,7 +20,7 @@ import structlog
 
 from sidecar.store.lock import StoreLock
 from sidecar.store.schema import StoreError, check, connect, inspect, open_file
-from sidecar.store.workers import Workers
+from sidecar.workers import Workers
 
 T = TypeVar("T")
 log = structlog.get_logger("store")

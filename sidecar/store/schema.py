@@ -72,12 +72,10 @@ def inspect(path: Path) -> None:
         StoreError: it is another version's, or another program's file.
         OSError, sqlite3.Error: it cannot be read, or is no database.
     """
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
+    for suffix in ("-wal", "-shm"):  # SQLite says of them only that it cannot open the file
+        _require_regular(beside := path.with_name(f"{path.name}{suffix}"), f"{beside} is")
+    if not _require_regular(path, "it is"):
         return
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
     if not path.stat().st_size:
         return  # a store that another server has just begun with, perhaps
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT)) as db:
@@ -88,6 +86,21 @@ def inspect(path: Path) -> None:
             raise StoreError(f"The store {path} is another program's database. Name another with --store.")
         if tables or version:
             _require(db, path, version)
+
+
+def _require_regular(path: Path, what: str) -> bool:
+    """Return whether a file is there.
+
+    Raises:
+        OSError: what is there is no file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"{what} {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}")
+    return True
 
 
 def _require(db: sqlite3.Connection, path: Path, version: int) -> None:

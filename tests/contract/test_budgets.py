@@ -42,6 +42,10 @@ def multipart(number: int, size: int = 1) -> bytes:
     return b"".join(part % (n, b"a" * size) for n in range(number)) + b"--x--\r\n"
 
 
+def part(disposition: bytes) -> bytes:
+    return b"--x\r\nContent-Disposition: %b\r\n\r\ntrue\r\n--x--\r\n" % disposition
+
+
 BODIES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "json": (JSON, names),
     "form": (FORM, form),
@@ -200,6 +204,15 @@ def test_bodies_that_are_much_work(server: Server, body: bytes, text: str) -> No
             b"dHJ1ZQ==\r\n--x--\r\n",
             400,
         ),
+        ("multipart/form-data; boundary=x", part(b"form-data; name=command"), 200),
+        ("multipart/form-data; boundary=x", part(b'Form-Data;name="comm\\and" '), 200),
+        ("multipart/form-data; boundary=x", part(b"form-data; name=\"command\"; filename*=UTF-8''a"), 400),
+        ("multipart/form-data; boundary=x", part(b'form-data; name="command"; name="command"'), 400),
+        ("multipart/form-data; boundary=x", part(b'form-data; 1 (=1; name="command"'), 400),
+        ("multipart/form-data; boundary=x", part(b'form-data; name="command'), 400),
+        ("multipart/form-data; boundary=x", part(b'form-data; name="command";'), 400),
+        ("multipart/form-data; boundary=x", part(b'form-data name="command"'), 400),
+        ("multipart/form-data; boundary=x", part(b'attachment; name="command"'), 400),
         ("a" * 5000, b"command=true", 415),
     ],
     ids=lambda value: str(value[:32]) if isinstance(value, str | bytes) else str(value),

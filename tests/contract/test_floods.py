@@ -75,6 +75,27 @@ def test_a_flood_of_what_is_no_http(logging: Server) -> None:
     assert logging.log.stat().st_size - before < MIB
 
 
+def test_malformed_forms_leave_nothing_behind(logging: Server) -> None:
+    """A library that warns of each odd text keeps all of them, and writes them beside the log."""
+
+    def odd(number: int) -> bytes:
+        parts = []
+        for part in range(33):
+            texts = "".join(f";{number:x}-{part:x}-{each:x} (=1" for each in range(30))
+            parts.append(f'--a\r\nContent-Disposition: form-data{texts}; name="u{part}"\r\n\r\nx\r\n')
+        body = "".join([*parts, "--a--\r\n"]).encode()
+        return request("POST", "/login", body, Content_Type="multipart/form-data; boundary=a")
+
+    sent(logging, odd(0), 1)
+    before, memory = logging.text(), logging.memory
+    for number in range(1, 200):
+        sent(logging, odd(number), 1)
+    more = logging.text().removeprefix(before)
+    assert "BadContentDisposition" not in more
+    assert len(more) < MIB
+    assert logging.memory - memory < 16 * MIB  # 200,000 texts would be 50 MiB
+
+
 def test_it_is_said_how_many_lines_were_left_out(tmp_path: Path, started: Callable[[Any], Server]) -> None:
     server = started(embedded(tmp_path, *TokenFile(tmp_path, alice="read").options, "--log-format", "json")).ready()
     sent(server, request("GET", "/v1/jobs"), 300)

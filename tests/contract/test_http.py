@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,6 +84,10 @@ def chunked(*chunks: bytes) -> bytes:
 def two_keys(path: str, *keys: bytes) -> bytes:
     lines = b"".join(b"Idempotency-Key: %b\r\n" % key for key in keys)
     return post(path, JOB).replace(b"\r\n", b"\r\n" + lines, 1)
+
+
+#: As `curl --http2` sends it with the first request of a connection.
+H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__")
 
 
 def head(*lines: bytes) -> bytes:
@@ -177,6 +182,7 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "a header over two lines": (get("/livez", b"X: a\r\n b"), 400, PROBLEM, "Unexpected whitespace"),
     "a header of Latin-1": (get("/livez", b"X: \xe9"), 200, TEXT, "ok"),
     "an unknown expectation": (get("/livez", b"Expect: a miracle"), 417, PROBLEM, "only 100-continue"),
+    "an upgrade to HTTP/2": (get("/livez", *H2C), 200, TEXT, "ok"),
     "an upgrade": (get("/livez", b"Connection: Upgrade", b"Upgrade: websocket"), 200, TEXT, "ok"),
     # --------------------------------------------------------------------------------------------------- the size
     "a long query": (get(f"/v1/jobs?name={'a' * LONG}"), 200, JSON, '"jobs":[]'),
@@ -549,3 +555,59 @@ printf '\\r100%%\\nnext\\n' ; printf 'ing\\n' >&2; printf end
     ):  # which of two streams is first is open
         assert seen["both"].decode().count(part) == 1
     assert len(seen["both"]) == len(seen["stdout"]) + len("warning\n")
+
+
+# ------------------------------------------------------------------------------------- what comes behind a request
+
+
+def all_of(server: Server, *pieces: bytes) -> bytes:
+    """Send pieces, one after another, and read until the connection ends."""
+    with connect(server, buffer=65536) as connection:
+        connection.settimeout(PATIENCE)
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.2)  # so that the next one is read by itself
+        found = b""
+        with contextlib.suppress(ConnectionResetError):
+            while more := connection.recv(65536):
+                found += more
+    return found
+
+
+@pytest.mark.parametrize("upgrade", [H2C, (b"Connection: Upgrade", b"Upgrade: websocket")])
+def test_behind_an_upgrade(server: Server, upgrade: tuple[bytes, ...]) -> None:
+    """It is answered as if it were none (RFC 9110, 7.8), and says that what comes behind it is not answered."""
+    found = all_of(server, get("/livez", *upgrade) + get("/livez", b"Connection: close"))
+    assert found.count(b"HTTP/1.1 200 ") == 1
+    assert b"\r\nConnection: close\r\n" in found
+
+
+def test_an_upgrade_behind_other_requests(server: Server) -> None:
+    found = all_of(server, get("/livez") * 3 + get("/livez", *H2C))
+    assert found.count(b"HTTP/1.1 200 ") == 4
+    assert found.count(b"\r\nConnection: close\r\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"0\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+        (b"0\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(5000)) + b"\r\n", 431),
+        (b"0\r\nX Y: a\r\n\r\n", 400),
+        (b"zz\r\n", 400),
+        (b"-1\r\n", 400),
+    ],
+    ids=["a long trailer", "many trailers", "a wrong trailer", "no chunk", "a negative chunk"],
+)
+@pytest.mark.parametrize("path", [SUBMIT, BULK])
+def test_what_goes_wrong_behind_the_head(server: Server, path: str, rest: bytes, status: int) -> None:
+    """It is told at once, and not when the time for a body is over; the connection ends."""
+    kind = JSON if path == SUBMIT else NDJSON
+    begin = b"POST %b HTTP/1.1\r\n%bContent-Type: %b\r\n" % (path.encode(), HOST, kind.encode())
+    before = time.monotonic()
+    found = all_of(server, get("/livez") + begin + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\n", rest)
+    assert time.monotonic() - before < 10
+    assert found.startswith(b"HTTP/1.1 200 ")
+    assert found.count(b"HTTP/1.") == 2
+    assert b'"status":%d' % status in found
+    assert server.http.get("/livez").status_code == 200

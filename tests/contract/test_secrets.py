@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
+import pytest
 
+from tests import odd_files
 from tests.access import TokenFile
 from tests.authority import Authority, options
 from tests.contract.test_tls import serial
@@ -53,3 +56,25 @@ def test_a_certificate(tmp_path: Path, started: Start) -> None:
     with httpx.Client(base_url=server.url, verify=authority.context()) as client:
         assert client.get("/livez").status_code == 200
     assert "is not used" not in server.text()
+
+
+@pytest.mark.parametrize("how", odd_files.ODD)
+def test_what_is_no_file(tmp_path: Path, started: Start, how: str) -> None:
+    """Tokens and certificate become a FIFO, a device, a file without end: the server goes on, and ends in order."""
+    authority, tokens = Authority(tmp_path), TokenFile(tmp_path, alice="admin")
+    pair = authority.serve()
+    server = started(embedded(tmp_path, *tokens.options, *options(pair)))
+    first = serial(server, authority)
+    memory = server.memory
+    with httpx.Client(base_url=server.url, verify=authority.context(), headers=tokens.headers("alice")) as client:
+        assert client.get("/v1/jobs").status_code == 200
+        why = odd_files.put(pair[1], how)
+        eventually(lambda: f"server.key {why}" in server.text(), what="a word on the key")
+        assert client.get("/v1/jobs").status_code == 200
+        why = odd_files.put(tokens.path, how)
+        eventually(lambda: client.get("/v1/jobs").status_code == 401, what="end of the tokens")
+        assert f"{tokens.path} {why}" in server.text()
+        assert serial(server, authority) == first
+    assert server.memory - memory < 16 << 20
+    server.signal(signal.SIGTERM)
+    assert server.wait(20) == 0

@@ -111,3 +111,24 @@ def test_a_socket_that_was_left_behind(tmp_path: Path, started: Start) -> None:
     with through(path) as client:
         assert client.get("/livez").status_code == 200
     assert first.popen.poll() is None
+
+
+def test_a_socket_that_is_removed(tmp_path: Path, started: Start) -> None:
+    """Where it is the only way in, the server would be lost to all callers."""
+    path = tmp_path / "socket"
+    server = started(embedded(tmp_path, "--socket", str(path), "--no-tcp"))
+    eventually(path.exists, what="the socket")
+    path.unlink()
+    eventually(path.exists, what="a new one")
+    with through(path) as client:
+        eventually(lambda: client.get("/readyz").status_code == 200)
+        path.unlink()
+        path.touch()
+        note = "[+]service ok"
+        eventually(lambda: "another file is there now" in client.get("/readyz?verbose").text, what="a word on it")
+        assert note in client.get("/readyz?verbose").text  # this connection goes on
+        assert client.post("/v1/service/stop").status_code == 202
+    assert server.wait() == 0
+    assert path.exists()
+    assert server.text().count("listens there anew") == 1
+    assert server.text().count("another file is there now") == 1

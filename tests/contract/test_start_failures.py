@@ -15,6 +15,9 @@ import pytest
 
 from sidecar.manifests import Job, Pod
 from sidecar.obstacles import obstacles
+from tests import odd_files
+from tests.access import TokenFile
+from tests.authority import Authority
 from tests.cluster_api import ClusterAPI
 from tests.harness import SIDECAR, Server, embedded
 
@@ -51,6 +54,34 @@ def test_every_line_is_json_where_lines_are_to_be_json(options: tuple[str, ...],
     assert text in lines[-1]["reason"]
     assert (lines[-1]["level"], lines[-1]["code"]) == ("error", 2)
     assert lines[-1]["timestamp"]
+
+
+@pytest.mark.parametrize("how", odd_files.ODD)
+@pytest.mark.parametrize("option", ["--tokens", "--tls-cert", "--tls-key", "--tls-client-ca", "--oidc-ca"])
+def test_what_is_no_file_of_settings(tmp_path: Path, option: str, how: str) -> None:
+    """A FIFO keeps no start waiting, and a file without end takes no memory."""
+    authority = Authority(tmp_path)
+    certificate, key = authority.serve()
+    files = {
+        "--tokens": TokenFile(tmp_path, alice="read").path, "--tls-cert": certificate, "--tls-key": key,
+        "--tls-client-ca": authority.file, "--oidc-ca": authority.file,
+    }  # fmt: skip
+    path = tmp_path / "odd"
+    why = odd_files.put(path, how)
+    chosen = {**files, option: path}
+    done = serve("--oidc-issuer", "https://localhost", *(word for each in chosen.items() for word in map(str, each)))
+    assert done.returncode == 2
+    assert f"odd {why}" in " ".join(done.stderr.replace("│", "").split())
+
+
+def test_a_key_with_a_password(tmp_path: Path) -> None:
+    """OpenSSL would ask for it at the terminal, and wait."""
+    certificate, key = Authority(tmp_path).serve()
+    argv = ["openssl", "pkey", "-in", str(key), "-aes256", "-passout", "pass:secret", "-out", str(tmp_path / "locked")]
+    subprocess.run(argv, check=True, capture_output=True)
+    done = serve("--tls-cert", str(certificate), "--tls-key", str(tmp_path / "locked"))
+    assert done.returncode == 2
+    assert "the key has a password" in " ".join(done.stderr.replace("│", "").split())
 
 
 @pytest.mark.parametrize(("options", "text"), FAILURES.values(), ids=FAILURES)

@@ -23,6 +23,12 @@ _LATEST = 2.0  # seconds
 _WITHIN = 40.0  # seconds, on a machine that is busy
 
 
+_OTHERS = (
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGSTKFLT,
+    signal.SIGRTMIN, signal.SIGRTMAX,
+)  # fmt: skip
+
+
 def handled(pid: int) -> bool:
     """Whether a process has come so far as to have a handler for SIGTERM: before that its interpreter starts."""
     try:
@@ -143,11 +149,11 @@ def test_a_terminal_that_closes_ends_no_instance_that_lives(tmp_path: Path, star
 
 
 def test_other_signals(tmp_path: Path, started: Start) -> None:
-    """SIGUSR1 and SIGUSR2 end nothing, and jobs do not inherit that; SIGQUIT is a stop."""
+    """They end nothing, and jobs do not inherit that; SIGQUIT is a stop."""
     server = started(embedded(tmp_path)).ready()
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for number in _OTHERS:
         server.signal(number)
-        job = server.run(["sh", "-c", f"kill -{number.value} $$"])
+        job = server.run(["sh", "-c", f"kill -{int(number)} $$"])
         assert job["returncode"] == 128 + number
     server.signal(signal.SIGQUIT)
     assert server.wait(_WITHIN) == 0
@@ -176,3 +182,41 @@ def test_a_server_that_has_reached_no_broker_leaves_at_once(tmp_path: Path, star
     assert time.monotonic() - begin < 5, server.text()
     assert "instance='not reached'" in server.text()
     assert "ended" not in server.text()
+
+
+def test_other_signals_during_a_stop(tmp_path: Path, started: Start) -> None:
+    """An alarm of another process does not cut it short."""
+    server = started(embedded(tmp_path, "--kill-timeout", "2")).ready()
+    job = server.submit(["sh", "-c", "trap '' TERM; echo $$ > job; while :; do sleep 0.1; done"])
+    server.state(job, "RUN")
+    eventually(lambda: (tmp_path / "job").exists(), what="the job's trap")
+    server.signal(signal.SIGTERM)
+    for number in _OTHERS:
+        server.signal(number)
+    assert server.wait(_WITHIN) == 0
+    assert "the process ends at once" not in server.text()
+    assert not server.leftovers()
+
+
+@pytest.mark.parametrize("number", [signal.SIGPWR, signal.SIGXCPU])
+def test_signals_that_are_a_stop(tmp_path: Path, started: Start, number: signal.Signals) -> None:
+    broker = started(Broker(tmp_path, cores=2)).running()
+    server = started(beside(broker, tmp_path)).ready()
+    server.signal(number)
+    assert server.wait(_WITHIN) == 0
+    assert f"signal={number.name}" in server.text()
+    assert broker.wait(_WITHIN) == 0
+
+
+def test_a_limit_of_time_is_an_orderly_stop(tmp_path: Path, started: Start) -> None:
+    """The kernel tells of it every second, which is no second signal."""
+    server = started(embedded(tmp_path, "--kill-timeout", "3")).ready()
+    job = server.submit(["sh", "-c", "trap '' TERM; echo $$ > job; while :; do sleep 0.1; done"])
+    server.state(job, "RUN")
+    eventually(lambda: (tmp_path / "job").exists(), what="the job's trap")
+    for _ in range(4):
+        server.signal(signal.SIGXCPU)
+        time.sleep(0.3)
+    assert server.wait(_WITHIN) == 0
+    assert "the process ends at once" not in server.text()
+    assert not server.leftovers()

@@ -26,7 +26,7 @@ def source(of: object) -> str:
     return inspect.getsource(of)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["_request_count", "_reading_paused", "_buffer_paused", "transport"])
+@pytest.mark.parametrize("name", ["_request_count", "_reading_paused", "_buffer_paused", "_messages", "transport"])
 def test_what_a_connection_reads_of_its_handler(name: str) -> None:
     """sidecar/connection.py; of aiohttp 3.14."""
     slots = {slot for cls in web.RequestHandler.__mro__ for slot in getattr(cls, "__slots__", ())}
@@ -44,6 +44,13 @@ def test_what_a_connection_extends_of_its_handler(name: str) -> None:
 def test_requests_are_counted_when_their_heads_are_complete() -> None:
     """sidecar/connection.py tells a head that is too long from a body by it."""
     assert "self._request_count += 1" in source(web.RequestHandler.data_received), AIOHTTP
+
+
+def test_errors_of_the_parser_are_in_the_place_of_a_request() -> None:
+    """sidecar/connection.py: one in a body ends that."""
+    text = source(web.RequestHandler.data_received)
+    assert "_ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD" in text, AIOHTTP
+    assert "self._messages.append((msg, payload))" in text, AIOHTTP
 
 
 def test_errors_of_the_parser_come_by_way_of_handle_error() -> None:

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from sidecar.clock import LoopClock
-from sidecar.connection import Patience
 from sidecar.listen import Door
+from sidecar.unsent import Patience
 
 
 class Transport(asyncio.Transport):

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import os
 import ssl
+import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,10 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
+from sidecar.apiserver import Account, ApiError
 from sidecar.auth.caller import Caller, Credential, Scope
 from sidecar.auth.kubernetes import Kubernetes
 from sidecar.errors import Unavailable
 from sidecar.options import SettingsError
+from sidecar.small_file import read_small
+from tests import odd_files
 from tests.kubernetes_api import (
     ACCESS_REVIEWS,
     BUSY,
@@ -481,3 +485,37 @@ def test_the_stand_in_is_as_strict_as_the_real_one(
         found = client.post("/apis/authentication.k8s.io/v1/tokenreviews", json=review, headers=headers)
     assert (found.status_code, found.json().get("reason")) == answer
     assert found.json()["kind"] == ("TokenReview" if answer[0] == 201 else "Status")
+
+
+@pytest.mark.parametrize("how", odd_files.ODD)
+@pytest.mark.parametrize("name", ["token", "ca.crt"])
+async def test_what_is_no_file_of_the_service_account(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], name: str, how: str
+) -> None:
+    why = odd_files.put(Path(api.credentials_directory) / name, how)
+    found = await unavailable(api, method(), "someones-token")
+    assert f"{name}: {why}" in found.detail
+
+
+@pytest.mark.parametrize("how", odd_files.ODD)
+def test_what_is_no_file_of_a_namespace(tmp_path: Path, how: str) -> None:
+    why = odd_files.put(tmp_path / "namespace", how)
+    with pytest.raises(ApiError, match=why):
+        Account(tmp_path).read("namespace")
+
+
+async def test_a_service_account_on_a_file_system_that_does_not_answer(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.apiserver._READ", 0.1)
+    answers = threading.Event()
+
+    def slow(path: Path) -> bytes:
+        assert answers.wait(60)
+        return read_small(path)
+
+    mine = method(namespace="ns")
+    monkeypatch.setattr("sidecar.apiserver.read_small", slow)
+    for _ in range(2):
+        assert "the file system does not answer" in (await unavailable(api, mine, "someones-token")).detail
+    answers.set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -142,3 +144,52 @@ def test_a_traceback_begins_no_line_of_its_own() -> None:
     fields = logs._on_one_line(None, "error", {"event": "a", "exception": f"Traceback\nValueError: x\n{forged}\x1b[2J"})
     assert not [line for line in fields["exception"].splitlines() if not re.match(r"  \| ", line)]
     assert "\x1b" not in fields["exception"]
+
+
+#: What Python itself writes to standard error: of threads, of finalizers, of warnings, of loggers used wrongly.
+_OTHERS = """
+import logging, threading, warnings
+from sidecar import logs
+from sidecar.settings import Settings
+logs.configure(Settings(embedded=True, log_format="json"))
+logs.take_over()
+class Thing:
+    def __del__(self):
+        raise KeyError("finalizer")
+def fail():
+    raise KeyError("thread")
+for number in range(200):
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    Thing()
+    warnings.warn(f"text {number}")
+    logging.getLogger("a library").error("%s %s", number)
+"""
+
+
+def test_what_python_writes_by_itself() -> None:
+    done = subprocess.run([sys.executable, "-W", "always", "-c", _OTHERS], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["event"] for line in lines} >= {"an error could not be raised", "a thread has died", "%s %s"}
+    assert any("text 0" in line["event"] for line in lines)
+    assert len(lines) < 4 * (SAME.once + 20)
+
+
+@pytest.mark.parametrize(("options", "kept"), [((), 0), (("-W", "default"), 100)])
+def test_no_text_of_a_warning_is_kept(options: tuple[str, ...], kept: int) -> None:
+    """Unless the options of Python ask for warnings."""
+    script = """
+import sys, types, warnings
+import sidecar.__main__ as program
+def command():
+    for number in range(100):
+        warnings.warn(f"text {number}")
+sys.modules["sidecar.cli"] = types.SimpleNamespace(main=command)
+program.main()
+print(sum(isinstance(key, tuple) for key in globals().get("__warningregistry__", ())))
+"""
+    done = subprocess.run([sys.executable, *options, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{kept}\n", done.stderr
+    assert bool(done.stderr) == bool(kept)

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,10 +21,13 @@ from hypothesis import strategies as st
 from joserfc import jwe
 from joserfc.jwk import OKPKey, RSAKey
 
+from sidecar.auth import jwks
 from sidecar.auth.caller import Caller, Credential, Method, Scope
 from sidecar.auth.keys import read_keys
 from sidecar.auth.oidc import Oidc
 from sidecar.errors import Unavailable
+from sidecar.watch import Signature, signature
+from tests import odd_files
 from tests.issuer import ALGORITHMS, Issuer, Signer, Trouble, unsigned
 
 SCOPES: dict[str, Scope] = {"flux:read": "read", "flux:submit": "submit", "flux:admin": "admin"}
@@ -723,6 +727,49 @@ async def test_a_file_that_is_broken(make: Make, issuer: Issuer, tmp_path: Path,
         assert await identify(oidc, issuer.token()) is not None
         assert await identify(oidc, issuer.token()) is not None
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["keys cannot be read"]
+
+
+@pytest.mark.parametrize("how", odd_files.ODD)
+async def test_what_is_no_file_of_keys(make: Make, issuer: Issuer, tmp_path: Path, how: str) -> None:
+    """The known keys go on."""
+    file = tmp_path / "jwks.json"
+    file.write_bytes(issuer.published())
+    oidc = make(jwks=str(file))
+    assert await identify(oidc, issuer.token()) is not None
+    why = odd_files.put(file, how)
+    with structlog.testing.capture_logs() as logs:
+        assert await identify(oidc, issuer.token()) is not None
+    assert [why in entry["error"] for entry in logs if entry["log_level"] == "warning"] == [True]
+
+
+async def test_keys_on_a_file_system_that_does_not_answer(
+    make: Make, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The known keys go on, after one wait."""
+    monkeypatch.setattr("sidecar.small_file.PATIENCE", 0.1)
+    file = tmp_path / "jwks.json"
+    file.write_bytes(issuer.published())
+    oidc = make(jwks=str(file))
+    assert await identify(oidc, issuer.token()) is not None
+    answers = threading.Event()
+
+    def slow(path: Path) -> Signature:
+        assert answers.wait(60)
+        return signature(path)
+
+    monkeypatch.setattr("sidecar.auth.jwks.signature", slow)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            assert await identify(oidc, issuer.token()) is not None
+    assert ["does not answer" in entry["error"] for entry in logs if entry["log_level"] == "warning"] == [True]
+    answers.set()
+
+
+@pytest.mark.parametrize("how", ["FIFO", "sparse file"])
+def test_what_is_no_file_of_an_authority(tmp_path: Path, how: str) -> None:
+    why = odd_files.put(tmp_path / "ca", how)
+    with pytest.raises(ValueError, match=why):
+        jwks.trust(tmp_path / "ca")
 
 
 async def test_a_file_that_is_not_there(make: Make, issuer: Issuer, tmp_path: Path) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 from aiohttp import web
 
 from sidecar.clock import LoopClock
-from sidecar.connection import Patience
-from sidecar.listen import Door, Socket
+from sidecar.listen import Door
 from sidecar.options import SettingsError
+from sidecar.unix_socket import Socket
+from sidecar.unsent import Patience
 
 
 @pytest.fixture
@@ -73,3 +77,67 @@ async def test_a_socket_that_nobody_has_is_taken_over(site: Callable[[], Socket]
     await mine.start()
     await mine.stop()
     assert not (tmp_path / "socket").exists()
+
+
+def reached(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(10)
+        return caller.connect_ex(str(path)) == 0
+
+
+async def test_a_socket_that_was_removed_is_made_anew(site: Callable[[], Socket], tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    mine = site()
+    mine.look()  # before it listens there is nothing to look at
+    await mine.start()
+    with structlog.testing.capture_logs() as logs:
+        mine.look()
+        path.unlink()
+        mine.look()
+        mine.look()
+        await asyncio.sleep(0.01)
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    assert reached(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert mine.trouble == ""
+    await mine.stop()
+    assert not path.exists()
+    mine.look()
+    assert not path.exists()
+
+
+async def test_another_file_in_the_place_of_the_socket(site: Callable[[], Socket], tmp_path: Path) -> None:
+    """It is left alone, told of once, and when it has gone the server listens again."""
+    path = tmp_path / "socket"
+    mine = site()
+    await mine.start()
+    path.unlink()
+    path.write_text("another's")
+    with structlog.testing.capture_logs() as logs:
+        mine.look()
+        mine.look()
+    assert [entry["log_level"] for entry in logs] == ["error"]
+    assert "another file is there now" in mine.trouble
+    assert path.read_text() == "another's"
+    path.unlink()
+    mine.look()
+    assert mine.trouble == ""
+    assert reached(path)
+    await mine.stop()
+
+
+async def test_a_directory_that_was_removed_too(site: Callable[[], Socket], tmp_path: Path) -> None:
+    mine = site()
+    await mine.start()
+    (tmp_path / "socket").unlink()
+    tmp_path.rename(tmp_path.with_name("moved"))
+    tmp_path.touch()  # no directory can be made there
+    with structlog.testing.capture_logs() as logs:
+        mine.look()
+        mine.look()
+    assert [entry["log_level"] for entry in logs] == ["error"]
+    assert "a new one cannot be made" in mine.trouble
+    tmp_path.unlink()
+    mine.look()
+    assert reached(tmp_path / "socket")
+    await mine.stop()

@@ -21,7 +21,7 @@ from sidecar.instance import HistoryBegin
 from sidecar.meters import Meters
 from sidecar.model import Event, JobEvents
 from sidecar.store import Filter, Row, Store, StoreError
-from sidecar.store.workers import Workers
+from sidecar.workers import Workers
 
 END = JobEvents(-1, [])
 
@@ -248,6 +248,22 @@ async def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(
     assert "--store" in str(error.value)
     assert list(tmp_path.iterdir()) == [path]
     assert not before or path.read_bytes() == before
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+@pytest.mark.parametrize(("make", "said"), [(Path.mkdir, "is a directory"), (os.mkfifo, "is not a regular file")])
+async def test_what_is_no_file_beside_the_store_is_named(
+    tmp_path: Path, there: bool, suffix: str, make: Callable[[Path], object], said: str
+) -> None:
+    path = tmp_path / "s.sqlite"
+    if there:
+        await asyncio.to_thread(_ours, path)
+    beside = tmp_path / f"s.sqlite{suffix}"
+    await asyncio.to_thread(beside.unlink, missing_ok=True)
+    await asyncio.to_thread(make, beside)
+    with pytest.raises(StoreError, match=f"cannot be opened: {beside} {said}. Name another with --store"):
+        await asyncio.wait_for(Store(path).open(), 20)
 
 
 async def test_a_store_of_before_is_taken(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from sidecar.auth.tokens import TokenFile
 from sidecar.auth.turns import NoTurn, Turns
 from sidecar.errors import TooMany, Unavailable
 from sidecar.options import SettingsError
+from tests import odd_files
 from tests.harness import SIDECAR
 
 
@@ -86,7 +87,7 @@ def test_columns_that_are_mixed_up(tmp_path: Path) -> None:
             with pytest.raises(SettingsError) as caught:
                 TokenFile(path)
             with structlog.testing.capture_logs() as logs:
-                file.reload()
+                file.read_again()()
             assert "left out" in logs[0]["event"]
             assert token not in f"{caught.value}{logs}"
 
@@ -109,7 +110,7 @@ def test_a_file_without_a_token(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logs:
         file = TokenFile(path)
         tokens.append(path, tokens.new("alice", ["read"])[1])
-        file.reload()
+        file.read_again()()
     warnings = [each for each in logs if each["log_level"] == "warning"]
     assert [each["file"] for each in warnings] == [str(path)]
     assert "flux-sidecar token new" in warnings[0]["hint"]
@@ -119,6 +120,39 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(SettingsError, match="--tokens"):
             TokenFile(path)
+
+
+@pytest.mark.parametrize("how", odd_files.ODD)
+def test_what_is_no_file_of_tokens(tmp_path: Path, how: str) -> None:
+    """It does not start so; later such a file lets no caller in."""
+    path = tmp_path / "tokens"
+    token, line = tokens.new("alice", ["read"])
+    path.write_text(line)
+    file = TokenFile(path)
+    why = odd_files.put(path, how)
+    with structlog.testing.capture_logs() as logs:
+        file.read_again()()
+    assert asyncio.run(who(file, token)) is None
+    assert why in logs[0]["reason"]
+    with pytest.raises(SettingsError, match=why):
+        TokenFile(path)
+
+
+def test_a_file_full_of_wrong_lines(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    token, line = tokens.new("alice", ["read"])
+    path.write_text(line)
+    file = TokenFile(path)
+    path.write_text("x\n" * 400_000 + line)
+    with structlog.testing.capture_logs() as logs:
+        file.read_again()()
+    assert asyncio.run(who(file, token)) is not None
+    reasons = [entry["reason"] for entry in logs if entry["log_level"] == "error"]
+    assert len(reasons) == 6
+    assert reasons[-1] == "399995 more lines are wrong."
+    with pytest.raises(SettingsError, match="399995 more lines are wrong") as caught:
+        TokenFile(path)
+    assert len(str(caught.value)) < 1000
 
 
 def test_the_command_that_makes_one(tmp_path: Path) -> None:
@@ -390,7 +424,7 @@ async def test_a_token_of_the_file_is_sent_to_no_other_method(tmp_path: Path) ->
     found = await both.caller(bearer(token), "1.2.3.4")
     assert found is not None
     path.write_text("")
-    file.reload()
+    file.read_again()()
     both.forget()
     assert await both.caller(bearer(token), "1.2.3.4") is None
     assert remote.asked == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,27 +22,29 @@ from tests import access
 from tests.harness import eventually
 
 
-def test_somebody_is_told_once(tmp_path: Path) -> None:
+async def test_somebody_is_told_once(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.touch()
     told: list[str] = []
     watch = Watch()
-    watch.add(lambda: told.append("both"), first, second)
-    watch.add(lambda: told.append("second"), second)
-    watch.look()
+    watch.add(lambda: lambda: told.append("both"), first, second)
+    watch.add(lambda: lambda: told.append("second"), second)
+    await watch.look()
     assert told == []
     first.write_text("x")
     second.write_text("x")
-    watch.look()
-    assert told == ["both", "second"]
+    await watch.look()
+    assert sorted(told) == ["both", "second"]
     second.unlink()
-    watch.look()
-    watch.look()
-    assert told == ["both", "second"] * 2
+    await watch.look()
+    await watch.look()
+    assert sorted(told) == ["both", "both", "second", "second"]
+    await watch.close()
 
 
-def test_what_cannot_be_read_is_in_nobodys_way(tmp_path: Path) -> None:
-    """A callback that fails is tried again at the next change, and others go on."""
+@pytest.mark.parametrize("where", ["thread", "loop"])
+async def test_what_cannot_be_read_is_in_nobodys_way(tmp_path: Path, where: str) -> None:
+    """What fails is tried again at the next change, and others go on."""
     path = tmp_path / "file"
     told: list[int] = []
 
@@ -48,14 +52,20 @@ def test_what_cannot_be_read_is_in_nobodys_way(tmp_path: Path) -> None:
         told.append(1)
         raise RuntimeError("nobody has thought of this")
 
+    def read() -> Callable[[], None]:
+        if where == "thread":
+            fails()
+        return fails
+
     watch = Watch()
-    watch.add(fails, path)
-    watch.add(lambda: told.append(2), path)
+    watch.add(read, path)
+    watch.add(lambda: lambda: told.append(2), path)
     with structlog.testing.capture_logs() as logs:
         for text in ("a", "ab"):
             path.write_text(text)
-            watch.look()
-    assert told == [1, 2, 1, 2]
+            await watch.look()
+    assert sorted(told) == [1, 1, 2, 2]
+    await watch.close()
     assert [(entry["log_level"], entry["files"]) for entry in logs] == [("error", [str(path)])] * 2
 
 
@@ -64,12 +74,16 @@ async def test_the_watch_goes_on_after_that(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "file"
     told: asyncio.Queue[str] = asyncio.Queue()
 
-    def fails() -> None:
-        told.put_nowait(path.read_text())
+    def read() -> Callable[[], None]:
+        text = path.read_text()
+        return lambda: fails(text)
+
+    def fails(text: str) -> None:
+        told.put_nowait(text)
         raise RuntimeError("nobody has thought of this")
 
     watch = Watch()
-    watch.add(fails, path)
+    watch.add(read, path)
     watch.start(Supervisor())
     for text in ("a", "ab"):
         new = tmp_path / "new"
@@ -93,6 +107,38 @@ def test_a_change_that_looks_like_none(tmp_path: Path) -> None:
     eventually(changed, what="a later tick of the file system's clock")
 
 
+async def test_a_file_system_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for it but one thread; what happened meanwhile is seen when it answers again."""
+    monkeypatch.setattr("sidecar.small_file.PATIENCE", 0.1)
+    hanging, path = tmp_path / "hanging", tmp_path / "file"
+    answers, told = threading.Event(), list[str]()
+
+    def slow(which: Path) -> tuple[int, ...]:
+        if which == hanging and not begun.is_set():
+            begun.set()
+            assert answers.wait(60)
+        return signature(which)
+
+    begun = threading.Event()
+    watch = Watch()
+    watch.add(lambda: lambda: told.append("hanging"), hanging)
+    watch.add(lambda: lambda: told.append("file"), path)
+    monkeypatch.setattr("sidecar.watch.signature", slow)
+    hanging.write_text("a")
+    with structlog.testing.capture_logs() as logs:
+        for text in ("a", "ab", "abc"):
+            path.write_text(text)
+            await watch.look()
+        assert told == ["file"] * 3
+        assert [entry["log_level"] for entry in logs] == ["error"]
+        assert f"{hanging}: the file system does not answer" in logs[0]["reason"]
+        answers.set()
+        while "hanging" not in told:
+            await watch.look()
+    assert logs[-1]["log_level"] == "info"
+    await watch.close()
+
+
 async def test_tokens_that_are_swapped_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = access.TokenFile(tmp_path / "old", old="read"), access.TokenFile(tmp_path / "new", new="read")
 
@@ -108,6 +154,7 @@ async def test_tokens_that_are_swapped_while_they_are_read(tmp_path: Path, monke
         return await mine.guard.authenticator.caller(Credential("bearer", token), "192.0.2.1")
 
     assert await who(old.tokens["old"])
-    mine.watch.look()
+    await mine.watch.look()
+    await mine.watch.close()
     assert await who(old.tokens["old"]) is None
     assert await who(new.tokens["new"])
