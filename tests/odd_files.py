@@ -1,4 +1,4 @@
-"""What can stand at the path of a small file of settings, and is none."""
+"""What can stand at the path of a small file of settings and is none; what can hang elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 ODD = ("FIFO", "directory", "device", "sparse file")
+
+
+def hanging_looks(directory: Path) -> dict[str, str]:
+    """Return variables under which a follower's look at the Job never ends."""
+    directory.mkdir()
+    text = "import sys, time\nif 'sidecar.outlook' in sys.orig_argv:\n    time.sleep(600)\n"
+    (directory / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": str(directory)}
 
 
 def put(path: Path, how: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import harness
+from tests import harness, odd_files
 from tests.cluster_api import ClusterAPI
 from tests.flux.operator import Lead, follower_socket, start_follower
 from tests.harness import Process, Server, beside, eventually
@@ -125,10 +124,8 @@ def test_a_follower_that_cannot_write_the_end_file(tmp_path: Path, api: ClusterA
 
 def test_a_look_that_hangs_keeps_a_follower_from_nothing(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
     """Its broker comes and goes meanwhile, and both are noticed; the process that looks is ended."""
-    token = api.credentials_directory / "token"
-    token.unlink()
-    os.mkfifo(token)  # a file that is read, and never ends
-    waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, "serve", **variables(api, tmp_path / "end")))
+    options = {**variables(api, tmp_path / "end"), **odd_files.hanging_looks(tmp_path / "hanging")}
+    waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, "serve", **options))
     eventually(waiting.leftovers, what="a look")
     lead, follower = started(Lead(tmp_path)), started(start_follower(tmp_path))
     eventually(lambda: not waiting.leftovers(), what="the end of the look")

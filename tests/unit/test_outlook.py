@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from sidecar.manifests import Job, JobSpec, JobStatus, Metadata
 from sidecar.options import Follower
 from sidecar.outlook import Verdict
 from sidecar.settings import Settings
+from tests import odd_files
 from tests.harness import eventually
 
 
@@ -123,8 +123,8 @@ async def test_an_end_file_that_can_be_written_at_last(tmp_path: Path) -> None:
 
 def test_a_look_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is left after a while; the next one is as good as the first."""
-    os.mkfifo(tmp_path / "token")  # a file that is read, and never ends
-    monkeypatch.setenv("FLUX_SIDECAR_KUBERNETES_CREDENTIALS", str(tmp_path))
+    for name, value in odd_files.hanging_looks(tmp_path / "hanging").items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(follower, "_FIRST_LOOK", 0.0)
     monkeypatch.setattr(follower, "_LOOK_TAKES", 0.5)
     look = follower._Look(Follower(1, "", 0.0, 0.0, str(tmp_path / "end")))
