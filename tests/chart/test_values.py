@@ -104,6 +104,71 @@ def test_no_value_does_nothing(path: tuple[str, ...]) -> None:
     assert any(lines(one) != lines(other) for one, other in pairs)
 
 
+def _context(**fields: Any) -> dict[str, Any]:
+    return {"application": {"securityContext": fields}}
+
+
+def _peer(peer: dict[str, Any]) -> dict[str, Any]:
+    return {"networkPolicy": {"from": [peer]}}
+
+
+def _route(**parent: Any) -> dict[str, Any]:
+    return {"httpRoute": {"enabled": True, "hostnames": ["flux.example.org"], "parentRefs": [parent]}}
+
+
+@helm
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"application": {"resources": {"limit": {"memory": "1Gi"}}}}, "'limit' not allowed"),
+        ({"server": {"resources": {"request": {"cpu": "1"}}}}, "'request' not allowed"),
+        ({"application": {"resources": {"claims": [{"name": "gpu"}]}}}, "'claims' not allowed"),
+        (_context(readOnlyRootFileSystem=True), "'readOnlyRootFileSystem' not allowed"),
+        (_context(fsGroup=1000), "'fsGroup' not allowed"),
+        (_context(readOnlyRootFilesystem="true"), "want boolean"),
+        (_context(capabilities="ALL"), "want object"),
+        (_context(capabilities={"ad": ["SYS_PTRACE"]}), "'ad' not allowed"),
+        (_context(seccompProfile={"type": "runtimedefault"}), "RuntimeDefault"),
+        (_context(seccompProfile={"type": "Localhost"}), "localhostProfile"),
+        (_context(runAsUser=3000000000), "runAsUser"),
+        (_peer({"podselector": {}}), "'podselector' not allowed"),
+        (_peer({}), "minProperties"),
+        (_peer({"namespaceSelector": {"matchlabels": {"team": "a"}}}), "'matchlabels' not allowed"),
+        (_peer({"namespaceSelector": {"matchLabels": {"team": "a b"}}}), "a b"),
+        (_peer({"podSelector": {"matchExpressions": [{"key": "team", "operator": "In"}]}}), "values"),
+        (_peer({"ipBlock": {"cidr": "10.0.0.0"}}), "cidr"),
+        (_peer({"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}), "maxProperties"),
+        ({"metrics": {"from": [{"namespaceselector": {}}]}}, "'namespaceselector' not allowed"),
+        (_route(nme="gateway"), "'nme' not allowed"),
+        (_route(namespace="infra"), "missing property 'name'"),
+    ],
+)
+def test_a_name_that_kubernetes_would_drop_is_refused(values: dict[str, Any], text: str) -> None:
+    """The API server drops a field that it does not know: a misspelt selector would let everybody in."""
+    assert text in refused(values)
+
+
+@helm
+@pytest.mark.parametrize(
+    "values",
+    [
+        _context(
+            capabilities={"add": ["SYS_PTRACE"]}, seccompProfile={"type": "Localhost", "localhostProfile": "a.json"}
+        ),
+        _context(allowPrivilegeEscalation=True, privileged=True, procMount="Default", seLinuxOptions={"level": "s0"}),
+        _peer({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}),
+        _peer({"ipBlock": {"cidr": "2001:db8::/32"}}),
+        _peer({"namespaceSelector": {}, "podSelector": {"matchExpressions": [{"key": "a/b", "operator": "Exists"}]}}),
+        _peer({"podSelector": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["a", ""]}]}}),
+        _route(name="gateway", namespace="infra", sectionName="https", port=443, kind="Gateway"),
+        _route(name="gateway", group="gateway.networking.k8s.io"),
+    ],
+)
+def test_what_kubernetes_knows_is_let_through(values: dict[str, Any]) -> None:
+    done = template(values)
+    assert done.returncode == 0, done.stderr
+
+
 @helm
 @pytest.mark.parametrize(
     ("values", "text"),
