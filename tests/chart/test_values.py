@@ -90,6 +90,9 @@ def _volume(name: str, path: str) -> dict[str, str]:
     return {"name": name, "path": path, "claimName": name}
 
 
+_VAR_TMP = _volume("a", "/var/tmp")
+
+
 @helm
 @pytest.mark.parametrize("path", LEAVES, ids=".".join)
 def test_no_value_does_nothing(path: tuple[str, ...]) -> None:
@@ -206,6 +209,59 @@ def test_what_kubernetes_knows_is_let_through(values: dict[str, Any]) -> None:
         ({"workload": "job", "application": {"volumes": [_volume("tmp", "/in")]}}, "a volume of the cluster itself"),
         ({"application": {"volumes": [_volume("a", "/in"), _volume("a", "/out")]}}, "is there twice"),
         ({"application": {"volumes": [_volume("a", "/in"), _volume("b", "/in")]}}, "is there twice"),
+        ({"application": {"volumes": [_volume("a", "/in"), _volume("b", "/in/")]}}, "is there twice"),
+        ({"application": {"volumes": [_volume("a", "/mnt/flux/")]}}, "something of its own"),
+        ({"application": {"volumes": [_volume("a", "/var/lib/flux-sidecar")]}}, "something of its own"),
+        ({"application": {"volumes": [_volume("a", "/home/flux-operator")]}}, "something of its own"),
+        ({"application": {"volumes": [_volume("a", "/")]}}, "something of its own"),
+        ({"application": {"sharedMemory": "1Gi", "volumes": [_volume("a", "/dev/shm")]}}, "something of its own"),
+        ({"workload": "job", "application": {"volumes": [_volume("a", "/home/flux")]}}, "something of its own"),
+        (
+            merged(_context(readOnlyRootFilesystem=True), {"workload": "job", "application": {"volumes": [_VAR_TMP]}}),
+            "something of its own",
+        ),
+        ({"application": {"volumes": [_volume("a", "/in:out")]}}, "path"),
+        ({"application": {"volumes": [_volume("a.b", "/in")]}}, "a.b"),
+        ({"application": {"volumes": [_volume("a" * 64, "/in")]}}, "name"),
+        ({"application": {"volumes": [{"name": "a", "path": "/in", "claimName": "My_Claim"}]}}, "My_Claim"),
+        ({"application": {"volumes": [{"name": "a", "path": "/in", "secretName": "My_Secret"}]}}, "My_Secret"),
+        ({"application": {"volumes": [{"name": "a", "path": "/in", "configMapName": "in.d"}]}}, "cannot have dots"),
+        ({"uid": 2147483648}, "uid"),
+        ({"size": 100001}, "size"),
+        ({"maxSize": 3000000000}, "maxSize"),
+        ({"application": {"environment": {"a b": "c"}}}, "a b"),
+        ({"application": {"environment": {"1A": "c"}}}, "1A"),
+        ({"server": {"secretEnvironment": {"A=B": {"name": "s", "key": "k"}}}}, "A=B"),
+        ({"application": {"secretEnvironment": {"A": {"name": "My_Secret", "key": "k"}}}}, "My_Secret"),
+        ({"application": {"secretEnvironment": {"A": {"name": "s", "key": "a/b"}}}}, "a/b"),
+        ({"application": {"resources": {"limits": {"memroy": "1Gi"}}}}, "memroy"),
+        ({"application": {"resources": {"limits": {"gpu": 1}}}}, "gpu"),
+        ({"application": {"resources": {"limits": {"memory": "10K"}}}}, "10K"),
+        ({"application": {"resources": {"requests": {"cpu": -1}}}}, "minimum"),
+        ({"application": {"resources": {"requests": {"cpu": "-1"}}}}, "-1"),
+        ({"application": {"resources": {"requests": {"nvidia.com/gpu": 1}}}}, "limits.nvidia.com/gpu to 1"),
+        (
+            {"application": {"resources": {"requests": {"nvidia.com/gpu": 1}, "limits": {"nvidia.com/gpu": 2}}}},
+            "has to be its limit (2)",
+        ),
+        ({"application": {"resources": {"limits": {"nvidia.com/gpu": "0.5"}}}}, "whole number"),
+        (
+            {"application": {"resources": {"limits": {"hugepages-2Mi": "100Mi"}}}},
+            "set application.resources.limits.memory",
+        ),
+        (_context(privileged=True), "allowPrivilegeEscalation: set it to true"),
+        (_context(capabilities={"add": ["CAP_SYS_ADMIN"]}), "allowPrivilegeEscalation: set it to true"),
+        (_context(appArmorProfile={"type": "RuntimeDefault"}), "needs workload job"),
+        ({"pod": {"tolerations": [{}]}}, "has no key"),
+        ({"pod": {"tolerations": [{"operator": "Equal", "value": "b"}]}}, "has no key"),
+        ({"pod": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}, "there can be no value"),
+        ({"pod": {"tolerations": [{"key": "a b", "operator": "Exists"}]}}, "a b"),
+        ({"pod": {"labels": {"team": "b c"}}}, "b c"),
+        ({"pod": {"labels": {"team": "b" * 64}}}, "labels"),
+        ({"pod": {"labels": {"job-name": "other"}}}, "how the pods are found"),
+        ({"pod": {"nodeSelector": {"a b": "c"}}}, "a b"),
+        ({"pod": {"annotations": {"a b": "c"}}}, "a b"),
+        ({"pod": {"runtimeClassName": "Kata Q"}}, "Kata Q"),
         ({"tls": {"existingSecret": "My_Secret"}}, "existingSecret"),
     ],
 )
@@ -235,6 +291,17 @@ def test_a_release_name_that_cannot_be_one_of_hosts_is_refused(release: str, tex
         {"server": {"resources": {"limits": {"cpu": "0.1", "memory": "134217728"}}}},
         {"server": {"resources": {"limits": {"cpu": 1, "memory": "1e9"}}}},
         {"server": {"resources": {"limits": {"memory": 134217728, "nvidia.com/gpu": 1}}}},
+        {"application": {"resources": {"limits": {"memory": "100000k", "hugepages-2Mi": "4Mi"}}}},
+        {"application": {"resources": {"requests": {"example.com/a": 2}, "limits": {"example.com/a": "2"}}}},
+        {"application": {"resources": {"limits": {"cpu": 0}}}},
+        {"application": {"securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}},
+        {"application": {"securityContext": {"privileged": True, "allowPrivilegeEscalation": True}}},
+        {"workload": "job", "application": {"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}},
+        {"pod": {"tolerations": [{"operator": "Exists"}, {"key": "hpc", "value": "yes", "effect": "NoSchedule"}]}},
+        {"pod": {"labels": {"example.com/team": ""}, "annotations": {"Example.com/note": "a\nb"}}},
+        {"application": {"volumes": [_volume("a", "/home/flux/data"), _volume("b", "/tmp")]}},
+        {"workload": "job", "application": {"volumes": [{"name": "a", "path": "/in", "configMapName": "in.d"}]}},
+        {"workload": "job", "application": {"volumes": [_volume("a", "/var/lib/flux-sidecar")]}},
         {"auth": {"token": False, "kubernetes": True}},
         {"auth": {"token": False}, "server": {"environment": {"FLUX_TOKEN": "secret"}}},
         {

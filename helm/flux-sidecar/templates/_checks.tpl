@@ -12,6 +12,8 @@ What the chart refuses, before anything is created.
 {{- include "flux-sidecar.checkName" . }}
 {{- include "flux-sidecar.checkResources" . }}
 {{- include "flux-sidecar.checkVolumes" . }}
+{{- include "flux-sidecar.checkSecurityContext" . }}
+{{- include "flux-sidecar.checkPod" . }}
 {{- include "flux-sidecar.checkAuth" . }}
 {{- $job := eq .Values.workload "job" }}
 {{- if and $job (ne .Values.mode "sidecar") }}
@@ -71,9 +73,26 @@ What the chart refuses, before anything is created.
 {{- define "flux-sidecar.checkResources" -}}
 {{- range $name, $resources := dict "application" .Values.application.resources "server" .Values.server.resources "flux" .Values.flux.resources }}
 {{- $requests := $resources.requests | default dict }}
-{{- range $resource, $limit := $resources.limits }}
+{{- $limits := $resources.limits | default dict }}
+{{- range $resource, $request := $requests }}
+{{- if and (regexMatch "/|^hugepages-" $resource) (not (hasKey $limits $resource)) }}
+{{- fail (printf "%s.resources: %s is requested without a limit, so that no pod could be created: set %s.resources.limits.%s to %v" $name $resource $name $resource $request) }}
+{{- end }}
+{{- end }}
+{{- range $resource, $limit := $limits }}
+{{- $whole := regexMatch "/|^hugepages-" $resource }}
+{{- $amount := include "flux-sidecar.quantity" $limit | float64 }}
+{{- if and (contains "/" $resource) (ne $amount (floor $amount)) }}
+{{- fail (printf "%s.resources: the limit of %s (%v) has to be a whole number: no pod could be created" $name $resource $limit) }}
+{{- end }}
+{{- if and (hasPrefix "hugepages-" $resource) (not (or (hasKey $limits "cpu") (hasKey $limits "memory") (hasKey $requests "cpu") (hasKey $requests "memory"))) }}
+{{- fail (printf "%s.resources: %s needs cpu or memory beside it: set %s.resources.limits.memory" $name $resource $name) }}
+{{- end }}
 {{- with get $requests $resource }}
-{{- if gt (include "flux-sidecar.quantity" . | float64) (include "flux-sidecar.quantity" $limit | float64) }}
+{{- if and $whole (ne (include "flux-sidecar.quantity" . | float64) $amount) }}
+{{- fail (printf "%s.resources: the request of %s (%v) has to be its limit (%v), so that no pod could be created: leave %s.resources.requests.%s out" $name $resource . $limit $name $resource) }}
+{{- end }}
+{{- if gt (include "flux-sidecar.quantity" . | float64) $amount }}
 {{- fail (printf "%s.resources: the request of %s (%v) is more than its limit (%v), so that no pod could be created: set %s.resources.requests.%s too" $name $resource . $limit $name $resource) }}
 {{- end }}
 {{- end }}
@@ -81,29 +100,76 @@ What the chart refuses, before anything is created.
 {{- end }}
 {{- end }}
 
+{{/* What contradicts itself makes no pod. The chart says allowPrivilegeEscalation: false, unless it is said here. */}}
+{{- define "flux-sidecar.checkSecurityContext" -}}
+{{- $context := .Values.application.securityContext }}
+{{- if not $context.allowPrivilegeEscalation }}
+{{- if $context.privileged }}
+{{- fail "application.securityContext: privileged needs allowPrivilegeEscalation: set it to true as well" }}
+{{- end }}
+{{- if has "CAP_SYS_ADMIN" ($context.capabilities | default dict).add }}
+{{- fail "application.securityContext: the capability CAP_SYS_ADMIN needs allowPrivilegeEscalation: set it to true as well" }}
+{{- end }}
+{{- end }}
+{{- if and $context.appArmorProfile (ne .Values.workload "job") }}
+{{- fail "application.securityContext.appArmorProfile needs workload job: the Flux Operator does not know it" }}
+{{- end }}
+{{- end }}
+
+{{- define "flux-sidecar.checkPod" -}}
+{{- range .Values.pod.tolerations }}
+{{- if and (not .key) (ne (.operator | default "Equal") "Exists") }}
+{{- fail "pod.tolerations: one has no key: name a taint's, or set operator to Exists, which is for all taints" }}
+{{- end }}
+{{- if and (eq (.operator | default "Equal") "Exists") .value }}
+{{- fail (printf "pod.tolerations: with operator Exists there can be no value (%q): leave it out, or set operator to Equal" .value) }}
+{{- end }}
+{{- end }}
+{{- range $label, $_ := .Values.pod.labels }}
+{{- if or (has $label (list "app.kubernetes.io/instance" "app.kubernetes.io/part-of" "job-name" "job-index" "controller-uid")) (hasPrefix "batch.kubernetes.io/" $label) }}
+{{- fail (printf "pod.labels: %s is how the pods are found: use another name" $label) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Two volumes of one name or at one path make no pod, and a MiniCluster without pods says nothing. */}}
 {{- define "flux-sidecar.checkVolumes" -}}
+{{- $minicluster := eq .Values.workload "minicluster" }}
 {{- $taken := list "flux" "home" "tmp" "jobs-tmp" "config" "callers" "tls" "store" "account" "shared-memory" }}
-{{- if eq .Values.workload "minicluster" }}
+{{- $mounted := list "/" "/mnt/flux" "/home/flux" "/etc/flux-cluster" }}
+{{- if $minicluster }}
 {{- $entrypoint := printf "%s-entrypoint" (include "flux-sidecar.name" .) }}
-{{- $taken = list "spack-software" "flux-operator-home" "flux-view" "callers" "tls" "store" "account" "shared-memory" $entrypoint }}
+{{- $taken = list "spack-software" "flux-operator-home" "flux-view" "callers" "tls" "store" "account" "shared-memory" $entrypoint (include "flux-sidecar.tmp" .) }}
+{{- /* The volumes of the broker's container are mounted into the server's too. */}}
+{{- $mounted = list "/" "/mnt/flux" "/home/flux-operator" "/flux_operator" "/opt/software" "/etc/flux-sidecar/callers" "/etc/flux-sidecar/tls" "/var/lib/flux-sidecar" "/var/run/secrets/kubernetes.io/serviceaccount" }}
 {{- end }}
+{{- if .Values.application.sharedMemory }}{{ $mounted = append $mounted "/dev/shm" }}{{ end }}
+{{- if and (include "flux-sidecar.jobsTmp" .) (not $minicluster) }}{{ $mounted = append $mounted "/var/tmp" }}{{ end }}
 {{- $names := list }}
 {{- $paths := list }}
 {{- range .Values.application.volumes }}
 {{- $name := .name }}
-{{- if eq $.Values.workload "minicluster" }}{{ $name = .configMapName | default .name }}{{ end }}
+{{- $path := clean .path }}
+{{- if $minicluster }}
+{{- $name = .configMapName | default .name }}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" $name) }}
+{{- fail (printf "application.volumes: the Flux Operator makes the name of a volume of configMapName %q, so it cannot have dots, nor more than 63 characters: copy the ConfigMap to another name" $name) }}
+{{- end }}
+{{- end }}
 {{- if has $name $taken }}
 {{- fail (printf "application.volumes: the name %q is that of a volume of the cluster itself: use another one" $name) }}
 {{- end }}
 {{- if has $name $names }}
 {{- fail (printf "application.volumes: the name %q is there twice" $name) }}
 {{- end }}
-{{- if has .path $paths }}
+{{- if has $path $mounted }}
+{{- fail (printf "application.volumes: the path %q is where the cluster has something of its own: use another one" .path) }}
+{{- end }}
+{{- if has $path $paths }}
 {{- fail (printf "application.volumes: the path %q is there twice" .path) }}
 {{- end }}
 {{- $names = append $names $name }}
-{{- $paths = append $paths .path }}
+{{- $paths = append $paths $path }}
 {{- end }}
 {{- end }}
 
