@@ -3,6 +3,7 @@ What the chart refuses, before anything is created.
 
   flux-sidecar.check              refuses names and values that cannot work, contradict each other, or would do nothing
   flux-sidecar.checkUpgrade       refuses values that a release which is installed cannot take
+  flux-sidecar.checkChanges       … by what was recorded of it
   flux-sidecar.checkClaim         refuses values that a claim which was kept cannot take
   flux-sidecar.fixed              the values that reach pods, as JSON
   flux-sidecar.pods               a digest of what the pods are made from
@@ -222,7 +223,9 @@ several. Whether the release may take others is compared by what the record hold
 {{- $_ := set $fixed "metrics" (pick .Values.metrics "port" "open" "users") }}
 {{- $_ := set $fixed "minicluster" (omit .Values.minicluster "cleanup") }}
 {{- $_ := set $fixed "job" (pick .Values.job "terminationGracePeriodSeconds") }}
-{{- $_ := set $fixed "rbac.create" (eq (include "flux-sidecar.knowsTheCluster" .) "true") }}
+{{- $_ := set $fixed "rbac.create" .Values.rbac.create }}
+{{- /* Helm would delete the account that the pods have. */}}
+{{- $_ := set $fixed "serviceAccount.create" .Values.serviceAccount.create }}
 {{- $_ := set $fixed "serviceAccount.name" (include "flux-sidecar.serviceAccount" .) }}
 {{- omit $fixed (ternary "minicluster" "job" (eq .Values.workload "job")) | toJson }}
 {{- end }}
@@ -258,33 +261,48 @@ compared alone.
 {{- $living = lookup $api $kind .Release.Namespace $name }}
 {{- end }}
 {{- if $living }}
-{{- $new := include "flux-sidecar.fixed" . | fromJson }}
-{{- $old := $record.values | default "{}" | fromJson }}
-{{- if and (not $record.values) (eq $kind "Job") }}
-{{- $_ := set $old "size" $living.spec.completions }}
+{{- include "flux-sidecar.checkChanges" (dict "root" . "record" $record "kind" $kind "name" $name "size" $living.spec.completions) }}
 {{- end }}
-{{- if and (eq $kind "MiniCluster") $old.maxSize (eq (int $old.maxSize) (int $new.maxSize)) (le (int $new.size) (int $old.maxSize)) }}
+{{- end }}
+
+{{- define "flux-sidecar.checkChanges" -}}
+{{- $record := .record }}
+{{- $root := .root }}
+{{- $new := include "flux-sidecar.fixed" $root | fromJson }}
+{{- $old := $record.values | default "{}" | fromJson }}
+{{- if and (not $record.values) (eq .kind "Job") }}
+{{- $_ := set $old "size" .size }}
+{{- end }}
+{{- if and (eq .kind "MiniCluster") $old.maxSize (eq (int $old.maxSize) (int $new.maxSize)) (le (int $new.size) (int $old.maxSize)) }}
 {{- /* The operator scales it. */}}
 {{- $old = omit $old "size" }}
 {{- end }}
 {{- $changed := include "flux-sidecar.differences" (dict "old" $old "new" $new "path" "") | trim }}
-{{- $again := printf "stop the instance, `helm uninstall %s` and install again, or install another release" .Release.Name }}
+{{- $there := printf "the %s %s is there, and its pods are made once" .kind .name }}
+{{- $keep := printf "the values that it has (`helm get values %s --all`)" $root.Release.Name }}
+{{- $again := printf "stop the instance, `helm uninstall %s` and install again, or install another release" $root.Release.Name }}
 {{- if $changed }}
-{{- fail (printf "the %s %s is there, and its pods are made once: an upgrade cannot change %s. Give --reuse-values if you did not mean to; else %s" $kind $name (splitList "\n" $changed | join ", ") $again) }}
+{{- fail (printf "%s: an upgrade cannot change %s. Give %s, which --reuse-values does for those that are left out; to have others, %s" $there (splitList "\n" $changed | join ", ") $keep $again) }}
 {{- end }}
-{{- if and $record.pods (ne $record.pods (include "flux-sidecar.pods" .)) }}
-{{- fail (printf "the %s %s is there, and its pods are made once: they were made by chart %s, and this chart (%s) would make others. Upgrade with the chart that the release has; else %s" $kind $name $record.chart .Chart.Version $again) }}
+{{- if and $record.pods (ne $record.pods (include "flux-sidecar.pods" $root)) }}
+{{- if ne $record.chart $root.Chart.Version }}
+{{- fail (printf "%s: they were made by chart %s, and this chart (%s) would make others. Upgrade with the chart that the release has; else %s" $there $record.chart $root.Chart.Version $again) }}
 {{- end }}
+{{- fail (printf "%s: this upgrade would make others, by a value that shapes the pods, or by a changed chart. Give the chart and %s; else %s" $there $keep $again) }}
 {{- end }}
 {{- end }}
 
-{{/* Of another version of the chart the pods can differ where the values do not. */}}
+{{/*
+Of another version of the chart the pods can differ where the values do not. The size of a MiniCluster can change, and with
+it the quorum in its specification, which the operator reads once: pods that it makes later have what the first ones had.
+*/}}
 {{- define "flux-sidecar.pods" -}}
 {{- $pods := dict }}
 {{- if eq .Values.workload "job" }}
 {{- $pods = (include (print .Template.BasePath "/job.yaml") . | fromYaml).spec.template }}
 {{- else }}
 {{- $pods = omit (include (print .Template.BasePath "/minicluster.yaml") . | fromYaml).spec "size" "cleanup" }}
+{{- range $pods.containers }}{{ $_ := unset .environment "FLUX_SIDECAR_QUORUM" }}{{ end }}
 {{- end }}
 {{- toJson $pods | sha256sum }}
 {{- end }}
