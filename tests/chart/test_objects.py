@@ -408,6 +408,9 @@ def test_without_rights_there_is_no_token() -> None:
 def test_names_from_outside_are_let_in() -> None:
     server = containers(render(EVERYTHING))["flux-sidecar"]
     assert variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"] == "flux.example.org,flux.example.net"
+    more = {"server": {"environment": {"FLUX_SIDECAR_ALLOWED_HOSTS": "lb.example.org"}}}
+    server = containers(render(merged(EVERYTHING, more)))["flux-sidecar"]
+    assert variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"] == "flux.example.org,flux.example.net,lb.example.org"
 
 
 def test_who_may_reach_the_pods() -> None:

@@ -107,6 +107,18 @@ def test_no_value_does_nothing(path: tuple[str, ...]) -> None:
     assert any(lines(one) != lines(other) for one, other in pairs)
 
 
+def _server(**variables: str) -> dict[str, Any]:
+    return {"server": {"environment": variables}}
+
+
+def _only(**variables: str) -> dict[str, Any]:
+    return {"auth": {"token": False}, **_server(**variables)}
+
+
+_SECRET = {"name": "login", "key": "password"}
+_DIGEST = "a" * 64
+
+
 def _context(**fields: Any) -> dict[str, Any]:
     return {"application": {"securityContext": fields}}
 
@@ -199,6 +211,53 @@ def test_what_kubernetes_knows_is_let_through(values: dict[str, Any]) -> None:
         ({"rbac": {"create": False}, "auth": {"kubernetes": True}}, "system:auth-delegator"),
         ({"auth": {"token": False}}, "nothing could call the server"),
         ({"server": {"environment": {"FLUX_SIDECAR_NO_AUTH": "true"}}}, "exclude each other"),
+        (_only(FLUX_SIDECAR_KUBERNETES_AUTH="false"), "nothing could call the server"),
+        (_only(FLUX_SIDECAR_NO_AUTH="off"), "nothing could call the server"),
+        (_only(FLUX_SIDECAR_NO_AUTH="n"), "nothing could call the server"),
+        (_only(FLUX_TOKEN=""), "nothing could call the server"),
+        (_only(FLUX_SIDECAR_OIDC_ISSUER=""), "nothing could call the server"),
+        (_only(FLUX_SIDECAR_NO_AUTH="yes", FLUX_TOKEN="x"), "leave FLUX_TOKEN out"),
+        ({"auth": {"token": False, "callers": [f"#a:read:{_DIGEST}"]}}, "callers"),
+        ({"auth": {"callers": [f" a:read:{_DIGEST}"]}}, "callers"),
+        ({"auth": {"callers": [f"a\nb:read:{_DIGEST}"]}}, "callers"),
+        ({"auth": {"callers": [f"fxs_a:read:{_DIGEST}"]}}, "begins with a token"),
+        (_server(FLUX_SIDECAR_PORT="6000"), "server.environment.FLUX_SIDECAR_PORT would undo"),
+        (_server(FLUX_SIDECAR_PORT="6000"), "set server.port"),
+        (_server(FLUX_SIDECAR_HOST="127.0.0.1"), "leave it out"),
+        (_server(FLUX_SIDECAR_METRICS_PORT="9090"), "set metrics.port"),
+        (_server(FLUX_SIDECAR_STORE="/x"), "set store.enabled"),
+        (_server(FLUX_SIDECAR_TOKENS="/x"), "set auth.callers, or auth.existingSecret"),
+        (_server(FLUX_SIDECAR_TLS_CERT="/x"), "set tls.existingSecret"),
+        (_server(FLUX_SIDECAR_END_FILE="/x"), "leave it out"),
+        (_server(FLUX_SIDECAR_QUORUM="1"), "set minSize"),
+        (_server(FLUX_SIDECAR_MINICLUSTER="x"), "set nameOverride"),
+        (_server(FLUX_SIDECAR_COMPLETION_INDEX="1"), "Kubernetes tells each pod its own"),
+        (_server(FLUX_SIDECAR_END_WHEN_DEAD="5"), "it is 60 s"),
+        ({"workload": "job", **_server(FLUX_SIDECAR_LINGER="0")}, "leave it out"),
+        (
+            {"server": {"secretEnvironment": {"FLUX_SIDECAR_PORT": _SECRET}}},
+            "server.secretEnvironment.FLUX_SIDECAR_PORT would undo",
+        ),
+        (
+            {"mode": "launcher", "application": {"environment": {"FLUX_SIDECAR_PORT": "1"}}},
+            "application.environment.FLUX_SIDECAR_PORT would undo",
+        ),
+        (
+            {"server": {"environment": {"FLUX_TOKEN": "x"}, "secretEnvironment": {"FLUX_TOKEN": _SECRET}}},
+            "FLUX_TOKEN is in server.environment and in server.secretEnvironment",
+        ),
+        (
+            {"application": {"environment": {"A": "x"}, "secretEnvironment": {"A": _SECRET}}},
+            "A is in application.environment and in application.secretEnvironment",
+        ),
+        (
+            {
+                "mode": "launcher",
+                "application": {"environment": {"A": "x"}},
+                "server": {"secretEnvironment": {"A": _SECRET}},
+            },
+            "A is in application.environment and in server.secretEnvironment",
+        ),
         ({"server": {"resources": {"limits": {"cpu": "50m"}}}}, "set server.resources.requests.cpu too"),
         ({"server": {"resources": {"limits": {"memory": "100M"}}}}, "(128Mi) is more than its limit (100M)"),
         ({"application": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": 1.5}}}}, "application.resources"),
@@ -291,6 +350,11 @@ def test_a_release_name_that_cannot_be_one_of_hosts_is_refused(release: str, tex
         {"server": {"resources": {"limits": {"cpu": "0.1", "memory": "134217728"}}}},
         {"server": {"resources": {"limits": {"cpu": 1, "memory": "1e9"}}}},
         {"server": {"resources": {"limits": {"memory": 134217728, "nvidia.com/gpu": 1}}}},
+        _only(FLUX_SIDECAR_KUBERNETES_AUTH="Yes"),
+        _server(FLUX_SIDECAR_NO_AUTH="false"),
+        {"application": {"environment": {"FLUX_SIDECAR_PORT": "1"}}},
+        {"application": {"environment": {"A": "x"}}, "server": {"environment": {"A": "y"}, "secretEnvironment": {}}},
+        {"auth": {"callers": [f"a b:read,submit:{_DIGEST}"]}},
         {"application": {"resources": {"limits": {"memory": "100000k", "hugepages-2Mi": "4Mi"}}}},
         {"application": {"resources": {"requests": {"example.com/a": 2}, "limits": {"example.com/a": "2"}}}},
         {"application": {"resources": {"limits": {"cpu": 0}}}},

@@ -15,6 +15,7 @@ What the chart refuses, before anything is created.
 {{- include "flux-sidecar.checkVolumes" . }}
 {{- include "flux-sidecar.checkSecurityContext" . }}
 {{- include "flux-sidecar.checkPod" . }}
+{{- include "flux-sidecar.checkVariables" . }}
 {{- include "flux-sidecar.checkAuth" . }}
 {{- $job := eq .Values.workload "job" }}
 {{- if and $job (ne .Values.mode "sidecar") }}
@@ -188,26 +189,111 @@ What the chart refuses, before anything is created.
 {{- fail "auth.kubernetes without rbac.create needs a serviceAccount.name that is bound to system:auth-delegator" }}
 {{- end }}
 {{- $auth := .Values.auth }}
-{{- $variables := include "flux-sidecar.authVariables" . | fromJson }}
-{{- if not (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes $variables) }}
-{{- fail "without auth.token nothing could call the server: set auth.callers, auth.existingSecret or auth.kubernetes, or a method of your own in server.environment (docs/security.md)" }}
+{{- range $auth.callers }}
+{{- if hasPrefix "fxs_" . }}
+{{- fail "auth.callers: a line begins with a token: it has to be name:scopes:sha256, as `flux-sidecar token new NAME` prints it" }}
 {{- end }}
-{{- if and (include "flux-sidecar.open" .) (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes) }}
+{{- end }}
+{{- $variables := include "flux-sidecar.authVariables" . | fromJson }}
+{{- $open := include "flux-sidecar.open" . }}
+{{- if not (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes $variables) }}
+{{- fail "without auth.token nothing could call the server: set auth.callers, auth.existingSecret or auth.kubernetes, or a method of your own in server.environment (docs/security.md), which is neither empty nor false" }}
+{{- end }}
+{{- if and $open (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes) }}
 {{- fail "FLUX_SIDECAR_NO_AUTH and a method of authentication exclude each other: set auth.token to false, and no other value of auth" }}
+{{- end }}
+{{- if and $open (omit $variables "FLUX_SIDECAR_NO_AUTH") }}
+{{- fail (printf "FLUX_SIDECAR_NO_AUTH and a method of authentication exclude each other: leave %s out" (keys (omit $variables "FLUX_SIDECAR_NO_AUTH") | sortAlpha | join ", ")) }}
 {{- end }}
 {{- end }}
 
-{{/* Variables of the user's own by which the server knows callers; in mode launcher it has the application's too. */}}
+{{/* Variables of the server's own container, as maps by the name of the value; in mode launcher the application's too. */}}
+{{- define "flux-sidecar.serverVariables" -}}
+{{- $maps := dict "server.environment" .Values.server.environment "server.secretEnvironment" .Values.server.secretEnvironment }}
+{{- if eq .Values.mode "launcher" }}
+{{- $_ := set $maps "application.environment" .Values.application.environment }}
+{{- $_ := set $maps "application.secretEnvironment" .Values.application.secretEnvironment }}
+{{- end }}
+{{- toJson $maps }}
+{{- end }}
+
+{{/* What the chart says itself would be undone, or do nothing; and of two variables of one name Kubernetes takes the last. */}}
+{{- define "flux-sidecar.checkVariables" -}}
+{{- $reach := "leave it out: the Service leads to it" }}
+{{- $pods := "leave it out: it is the same for the whole pod" }}
+{{- $own := dict
+  "FLUX_SIDECAR_PORT" "set server.port"
+  "FLUX_SIDECAR_HOST" $reach
+  "FLUX_SIDECAR_TCP" $reach
+  "FLUX_SIDECAR_METRICS_PORT" "set metrics.port"
+  "FLUX_SIDECAR_METRICS_OPEN" "set metrics.open"
+  "FLUX_SIDECAR_METRICS_USERS" "set metrics.users"
+  "FLUX_SIDECAR_STORE" "set store.enabled"
+  "FLUX_SIDECAR_TOKENS" "set auth.callers, or auth.existingSecret"
+  "FLUX_SIDECAR_TOKENS_SECRET" "set auth.callers, or auth.existingSecret"
+  "FLUX_SIDECAR_TLS_CERT" "set tls.existingSecret"
+  "FLUX_SIDECAR_TLS_KEY" "set tls.existingSecret"
+  "FLUX_SIDECAR_LOG_FORMAT" "set server.logFormat"
+  "FLUX_SIDECAR_LOG_LEVEL" "set server.logLevel"
+  "FLUX_SIDECAR_IDLE_STOP" "set server.idleStop"
+  "FLUX_SIDECAR_QUORUM" "set minSize"
+  "FLUX_SIDECAR_MINICLUSTER" "set nameOverride"
+  "FLUX_SIDECAR_KUBERNETES_JOB" "set nameOverride"
+  "FLUX_SIDECAR_END_FILE" $pods
+  "FLUX_SIDECAR_COMPLETION_INDEX" "leave it out: Kubernetes tells each pod its own"
+  "JOB_COMPLETION_INDEX" "leave it out: Kubernetes tells each pod its own"
+  "FLUX_SIDECAR_EMBEDDED" $pods
+  "FLUX_SIDECAR_URI" $pods
+  "FLUX_URI" $pods }}
+{{- if eq .Values.workload "job" }}
+{{- $_ := set $own "FLUX_SIDECAR_LINGER" "leave it out: kubelet would start the server again" }}
+{{- $_ := set $own "FLUX_SIDECAR_STOP_ON_SIGNAL" "leave it out: kubelet tells the broker" }}
+{{- else if eq .Values.mode "sidecar" }}
+{{- $_ := set $own "FLUX_SIDECAR_END_WHEN_DEAD" "leave it out: it is 60 s" }}
+{{- end }}
+{{- range $value, $variables := include "flux-sidecar.serverVariables" . | fromJson }}
+{{- range $name, $_ := $variables }}
+{{- with get $own $name }}
+{{- fail (printf "%s.%s would undo what the chart says: %s" $value $name .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $pairs := list
+  (list "application.environment" .Values.application.environment "application.secretEnvironment" .Values.application.secretEnvironment)
+  (list "server.environment" .Values.server.environment "server.secretEnvironment" .Values.server.secretEnvironment) }}
+{{- if eq .Values.mode "launcher" }}
+{{- $pairs = append $pairs (list "application.environment" .Values.application.environment "server.secretEnvironment" .Values.server.secretEnvironment) }}
+{{- $pairs = append $pairs (list "server.environment" .Values.server.environment "application.secretEnvironment" .Values.application.secretEnvironment) }}
+{{- end }}
+{{- range $pairs }}
+{{- $secrets := index . 3 }}
+{{- $where := printf "%s and in %s" (index . 0) (index . 2) }}
+{{- range $name, $_ := index . 1 }}
+{{- if hasKey $secrets $name }}
+{{- fail (printf "%s is in %s: leave one of them out" $name $where) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Variables of the user's own by which the server knows callers: neither empty, nor off. */}}
 {{- define "flux-sidecar.authVariables" -}}
-{{- $variables := merge (dict) .Values.server.environment .Values.server.secretEnvironment }}
-{{- if eq .Values.mode "launcher" }}{{ $variables = merge $variables .Values.application.environment .Values.application.secretEnvironment }}{{ end }}
-{{- pick $variables "FLUX_SIDECAR_TOKENS" "FLUX_SIDECAR_LOGIN_PASSWORD" "FLUX_TOKEN" "FLUX_SIDECAR_OIDC_ISSUER" "FLUX_SIDECAR_KUBERNETES_AUTH" "FLUX_SIDECAR_TLS_CLIENT_CA" "FLUX_SIDECAR_NO_AUTH" | toJson }}
+{{- $variables := dict }}
+{{- range $_, $each := include "flux-sidecar.serverVariables" . | fromJson }}{{ $variables = merge $variables $each }}{{ end }}
+{{- $methods := dict }}
+{{- range $name := list "FLUX_SIDECAR_LOGIN_PASSWORD" "FLUX_TOKEN" "FLUX_SIDECAR_OIDC_ISSUER" "FLUX_SIDECAR_TLS_CLIENT_CA" }}
+{{- with get $variables $name }}{{ $_ := set $methods $name . }}{{ end }}
+{{- end }}
+{{- range $name := list "FLUX_SIDECAR_KUBERNETES_AUTH" "FLUX_SIDECAR_NO_AUTH" }}
+{{- $value := get $variables $name }}
+{{- if or (kindIs "map" $value) (has (toString $value | trim | lower) (list "1" "true" "t" "yes" "y")) }}{{ $_ := set $methods $name $value }}{{ end }}
+{{- end }}
+{{- toJson $methods }}
 {{- end }}
 
 {{/* "true" if the server asks for no credential. */}}
 {{- define "flux-sidecar.open" -}}
-{{- $value := get (include "flux-sidecar.authVariables" . | fromJson) "FLUX_SIDECAR_NO_AUTH" }}
-{{- if and $value (not (has (toString $value | lower) (list "0" "false" "no" "off"))) }}true{{ end }}
+{{- if hasKey (include "flux-sidecar.authVariables" . | fromJson) "FLUX_SIDECAR_NO_AUTH" }}true{{ end }}
 {{- end }}
 
 {{/*
