@@ -11,6 +11,8 @@ What the chart refuses, before anything is created.
 
 {{- define "flux-sidecar.check" -}}
 {{- include "flux-sidecar.checkName" . }}
+{{- include "flux-sidecar.checkPorts" . }}
+{{- include "flux-sidecar.checkImages" . }}
 {{- include "flux-sidecar.checkResources" . }}
 {{- include "flux-sidecar.checkVolumes" . }}
 {{- include "flux-sidecar.checkSecurityContext" . }}
@@ -43,9 +45,6 @@ What the chart refuses, before anything is created.
 {{- if and $metrics.existingSecret (or $metrics.open (not $metrics.monitor)) }}
 {{- fail "metrics.existingSecret is what a monitor sends: set metrics.monitor, and not metrics.open" }}
 {{- end }}
-{{- if eq (int $metrics.port) (int .Values.server.port) }}
-{{- fail "metrics.port is the API's: leave it 0" }}
-{{- end }}
 {{- if and $metrics.from (not .Values.networkPolicy.enabled) }}
 {{- fail "metrics.from needs networkPolicy.enabled" }}
 {{- end }}
@@ -60,6 +59,76 @@ What the chart refuses, before anything is created.
 {{- end }}
 {{- if gt (len $name) 48 }}
 {{- fail (printf "the name %q has %d characters, and can have 48: the names of pods and Services are made from it; %s" $name (len $name) $help) }}
+{{- end }}
+{{- end }}
+
+{{- define "flux-sidecar.checkPorts" -}}
+{{- $port := int .Values.metrics.port }}
+{{- if and $port (lt $port 1024) }}
+{{- fail (printf "metrics.port: %d is for root alone, and the server runs as the user %v: use 1024 or more" $port .Values.uid) }}
+{{- end }}
+{{- range $name, $each := dict "server.port" .Values.server.port "metrics.port" .Values.metrics.port }}
+{{- if eq (int $each) 8050 }}
+{{- fail (printf "%s: 8050 is the port by which the brokers speak to each other: use another one" $name) }}
+{{- end }}
+{{- end }}
+{{- if eq $port (int .Values.server.port) }}
+{{- fail (printf "metrics.port: %d is server.port: use another one, or 0 to have metrics there too" $port) }}
+{{- end }}
+{{- if eq $port (int .Values.service.port) }}
+{{- fail (printf "metrics.port: %d is service.port, and the Service has both: use another one" $port) }}
+{{- end }}
+{{- end }}
+
+{{/* A name that is none is an image that is never pulled. One that names no version is another image tomorrow. */}}
+{{- define "flux-sidecar.checkImages" -}}
+{{- $repository := .Values.image.repository }}
+{{- include "flux-sidecar.checkImage" (list "image.repository" $repository) }}
+{{- if not $repository }}
+{{- fail "image.repository: name the image, as in REGISTRY/flux-sidecar" }}
+{{- end }}
+{{- if contains "@" $repository }}
+{{- fail (printf "image.repository: %q has a digest: write that into image.digest" $repository) }}
+{{- end }}
+{{- if contains ":" (base $repository) }}
+{{- fail (printf "image.repository: %q has a tag: write %q, and the tag into image.tag" $repository (regexReplaceAll ":[^:/]*$" $repository "")) }}
+{{- end }}
+{{- with .Values.image.tag }}
+{{- if eq . "latest" }}
+{{- fail "image.tag: \"latest\" is another image tomorrow, and pods would differ: name a version" }}
+{{- end }}
+{{- if not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$" .) }}
+{{- fail (printf "image.tag: %q is no tag: use letters, digits, '.', '-' and '_', 128 at most" .) }}
+{{- end }}
+{{- end }}
+{{- range $name, $image := dict "application.image" .Values.application.image "flux.view" .Values.flux.view }}
+{{- if $image }}
+{{- include "flux-sidecar.checkImage" (list $name $image) }}
+{{- if not (or (contains "@" $image) (contains ":" (base $image))) }}
+{{- fail (printf "%s: %q has no tag, which is the tag \"latest\": name a version, as in %s:1.0" $name $image $image) }}
+{{- end }}
+{{- if hasSuffix ":latest" $image }}
+{{- fail (printf "%s: %q is another image tomorrow, and pods would differ: name a version" $name $image) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "flux-sidecar.checkImage" -}}
+{{- $value := index . 0 }}
+{{- $image := index . 1 }}
+{{- if contains "://" $image }}
+{{- fail (printf "%s: %q has a scheme: write %q" $value $image (regexReplaceAll "^.*://" $image "")) }}
+{{- end }}
+{{- if regexMatch "\\s" $image }}
+{{- fail (printf "%s: %q has spaces: write the name alone" $value $image) }}
+{{- end }}
+{{- $name := regexReplaceAll "(@.*|:[^:/]*)$" $image "" }}
+{{- if ne $name (lower $name) }}
+{{- fail (printf "%s: %q has upper-case letters, which the name of an image cannot have: write %q" $value $image (replace $name (lower $name) $image)) }}
+{{- end }}
+{{- if and $image (not (regexMatch "^[a-z0-9]([-a-zA-Z0-9._:/@]*[a-zA-Z0-9_])?$" $image)) }}
+{{- fail (printf "%s: %q is no name of an image: write it as REGISTRY/NAME" $value $image) }}
 {{- end }}
 {{- end }}
 
