@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from docs import chart
 from tests.chart.rendered import CHART, DEFAULTS, EVERYTHING, FOR_JOB, FOR_LAUNCHER, SCHEMA, merged, refused, template
@@ -50,6 +52,15 @@ def test_schema_and_values_are_of_the_same() -> None:
     assert set(paths(DEFAULTS)) == set(LEAVES)
 
 
+def test_every_value_is_looked_for() -> None:
+    """By its name, so that a value that is null is named."""
+    text = (CHART / "templates/_checks.tpl").read_text()
+    found = re.search(r'define "flux-sidecar.names" -}}\n(.*?){{- end', text, re.DOTALL)
+    assert found is not None
+    groups = {name: list(value) for name, value in DEFAULTS.items() if isinstance(value, dict)}
+    assert yaml.safe_load(found[1]) == {"": list(DEFAULTS), **groups}
+
+
 def test_every_value_is_described() -> None:
     assert not [path for path, each in LEAVES.items() if not each["description"].endswith(".")]
 
@@ -66,10 +77,10 @@ APART: dict[tuple[str, ...], dict[str, Any]] = {
     ("image", "digest"): {"image": {"digest": "sha256:" + "a" * 64}},
     ("auth", "token"): {"auth": {"token": False}},
     ("auth", "existingSecret"): {"auth": {"token": False, "callers": [], "existingSecret": "callers"}},
-    ("store", "existingClaim"): {"store": {"existingClaim": "history"}},
+    ("store", "existingClaim"): {"store": {"existingClaim": "history", "storageClass": ""}},
     ("serviceAccount", "create"): {"serviceAccount": {"create": False}},
     ("rbac", "create"): {"rbac": {"create": False}},
-    ("networkPolicy", "enabled"): {"networkPolicy": {"enabled": False}},
+    ("networkPolicy", "enabled"): {"networkPolicy": {"enabled": False, "from": []}, "metrics": {"from": []}},
     ("metrics", "open"): {"metrics": {"open": True, "existingSecret": ""}},
     ("flux", "cores"): merged(FOR_JOB, {"flux": {"brokerConfig": ""}}),
     ("clusterDomain",): merged(FOR_JOB, {"flux": {"brokerConfig": ""}}),
@@ -101,6 +112,7 @@ def test_no_value_does_nothing(path: tuple[str, ...]) -> None:
         bases = [merged(EVERYTHING, {"auth": {"token": False}})]
     if path in APART:
         special = merged(EVERYTHING, APART[path])
+        assert lines(special) != ["refused"], template(special).stderr
         pairs = [(special, EVERYTHING if path[-1] not in ("cores", "clusterDomain") else without(special, path))]
     else:
         pairs = [(base, without(base, path)) for base in bases]
@@ -368,6 +380,22 @@ def test_what_kubernetes_knows_is_let_through(values: dict[str, Any]) -> None:
         ({"pod": {"annotations": {"a b": "c"}}}, "a b"),
         ({"pod": {"runtimeClassName": "Kata Q"}}, "Kata Q"),
         ({"tls": {"existingSecret": "My_Secret"}}, "existingSecret"),
+        ({"store": {"existingClaim": "a"}}, "store.existingClaim does nothing unless store.enabled is true: set that"),
+        ({"store": {"storageClass": "a"}}, "store.storageClass does nothing unless store.enabled"),
+        ({"store": {"enabled": True, "existingClaim": "a", "storageClass": "b"}}, "unless the chart makes the claim"),
+        (
+            merged(_peer({"namespaceSelector": {}}), {"networkPolicy": {"enabled": False}}),
+            "networkPolicy.from does nothing unless networkPolicy.enabled is true",
+        ),
+        ({"ingress": {"hosts": ["a.b"]}}, "ingress.hosts does nothing unless ingress.enabled is true"),
+        ({"httpRoute": {"hostnames": ["a.b"]}}, "httpRoute.hostnames does nothing unless httpRoute.enabled is true"),
+        ({"clusterDomain": "example.internal"}, "clusterDomain does nothing unless workload is job"),
+        ({"server": {"resources": None}}, "server.resources: must not be empty (null): leave the key out"),
+        ({"auth": None}, "auth: must not be empty (null): leave the key out"),
+        ({"application": None}, "application: must not be empty (null)"),
+        ({"size": None}, "size: must not be empty (null)"),
+        ({"application": {"volumes": None}}, "application.volumes: must not be empty (null)"),
+        ({"workload": "job", "metrics": {"from": None}}, "metrics.from: must not be empty (null)"),
     ],
 )
 def test_what_cannot_work_is_refused(values: dict[str, Any], text: str) -> None:
@@ -396,6 +424,10 @@ def test_a_release_name_that_cannot_be_one_of_hosts_is_refused(release: str, tex
         {"server": {"resources": {"limits": {"cpu": "0.1", "memory": "134217728"}}}},
         {"server": {"resources": {"limits": {"cpu": 1, "memory": "1e9"}}}},
         {"server": {"resources": {"limits": {"memory": 134217728, "nvidia.com/gpu": 1}}}},
+        {"networkPolicy": {"enabled": False}},
+        {"workload": "job", "clusterDomain": "example.internal"},
+        {"server": {"resources": {"limits": {"memory": None}}}},
+        {"server": {"resources": {"limits": None}}},
         {"image": {"repository": "registry.example.org:5000/team/flux-sidecar", "tag": "v1.0_a"}},
         {"application": {"image": "example.org:5000/app@sha256:" + "a" * 64}},
         {"application": {"image": "example.org/app:v1.0-RC1"}},

@@ -10,7 +10,9 @@ What the chart refuses, before anything is created.
 */}}
 
 {{- define "flux-sidecar.check" -}}
+{{- include "flux-sidecar.checkNull" . }}
 {{- include "flux-sidecar.checkName" . }}
+{{- include "flux-sidecar.checkIdle" . }}
 {{- include "flux-sidecar.checkPorts" . }}
 {{- include "flux-sidecar.checkImages" . }}
 {{- include "flux-sidecar.checkResources" . }}
@@ -46,8 +48,78 @@ What the chart refuses, before anything is created.
 {{- fail "metrics.existingSecret is what a monitor sends: set metrics.monitor, and not metrics.open" }}
 {{- end }}
 {{- if and $metrics.from (not .Values.networkPolicy.enabled) }}
-{{- fail "metrics.from needs networkPolicy.enabled" }}
+{{- fail "metrics.from does nothing unless networkPolicy.enabled is true: set that, or leave it out" }}
 {{- end }}
+{{- if and $metrics.monitor $metrics.port .Values.networkPolicy.enabled (not $metrics.from) }}
+{{- fail (printf "metrics.monitor: the NetworkPolicy lets nobody reach metrics.port (%d): set metrics.from to where Prometheus is, as in metrics.from[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=monitoring" (int $metrics.port)) }}
+{{- end }}
+{{- end }}
+
+{{/* The names of all values, by group. */}}
+{{- define "flux-sidecar.names" -}}
+"": [nameOverride, workload, mode, size, maxSize, minSize, uid, clusterDomain, image, application, server, auth, tls, store, flux, minicluster, job, pod, serviceAccount, rbac, service, metrics, networkPolicy, ingress, httpRoute, test]
+image: [repository, tag, digest, pullPolicy, pullSecret]
+application: [image, pullPolicy, workingDir, environment, secretEnvironment, volumes, sharedMemory, pre, resources, securityContext]
+server: [port, idleStop, logFormat, logLevel, environment, secretEnvironment, resources]
+auth: [token, callers, existingSecret, kubernetes]
+tls: [existingSecret]
+store: [enabled, existingClaim, size, storageClass, accessModes]
+flux: [view, viewPullPolicy, resources, brokerOptions, brokerConfig, cores]
+minicluster: [backoffLimit, deadlineSeconds, cleanup, quiet, connectTimeout]
+job: [backoffLimit, deadlineSeconds, ttlSecondsAfterFinished, terminationGracePeriodSeconds]
+pod: [labels, annotations, nodeSelector, tolerations, schedulerName, runtimeClassName]
+serviceAccount: [create, name, annotations]
+rbac: [create]
+service: [type, port, annotations]
+metrics: [port, open, users, monitor, interval, existingSecret, rules, dashboard, labels, dashboardLabels, from]
+networkPolicy: [enabled, from]
+ingress: [enabled, className, annotations, hosts, tls]
+httpRoute: [enabled, annotations, parentRefs, hostnames]
+test: [timeoutSeconds]
+{{- end }}
+
+{{/* A value that is null has no default either, and a template that reads it fails with words about pointers. */}}
+{{- define "flux-sidecar.checkNull" -}}
+{{- $values := .Values }}
+{{- range $group, $names := include "flux-sidecar.names" . | fromYaml }}
+{{- $in := ternary (get $values $group) $values (ne $group "") }}
+{{- range $names }}
+{{- if or (not (hasKey $in .)) (kindIs "invalid" (index $in .)) }}
+{{- fail (printf "%s: must not be empty (null): leave the key out, and it has its default. With --reuse-values, the values of another version of the chart: give --reset-then-reuse-values" (ternary (printf "%s.%s" $group .) . (ne $group ""))) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Who sets a value wants what it says. */}}
+{{- define "flux-sidecar.checkIdle" -}}
+{{- $idle := "%s does nothing unless %s: %s, or leave it out" }}
+{{- $store := .Values.store }}
+{{- range $name := list "existingClaim" "storageClass" }}
+{{- if and (get $store $name) (not $store.enabled) }}
+{{- fail (printf $idle (printf "store.%s" $name) "store.enabled is true" "set that") }}
+{{- end }}
+{{- end }}
+{{- if and $store.storageClass $store.existingClaim }}
+{{- fail (printf $idle "store.storageClass" "the chart makes the claim" "leave store.existingClaim out") }}
+{{- end }}
+{{- if and .Values.networkPolicy.from (not .Values.networkPolicy.enabled) (not (include "flux-sidecar.fromIsDefault" .)) }}
+{{- fail (printf $idle "networkPolicy.from" "networkPolicy.enabled is true" "set that") }}
+{{- end }}
+{{- if and .Values.ingress.hosts (not .Values.ingress.enabled) }}
+{{- fail (printf $idle "ingress.hosts" "ingress.enabled is true" "set that, or for an Ingress of your own server.environment.FLUX_SIDECAR_ALLOWED_HOSTS") }}
+{{- end }}
+{{- if and .Values.httpRoute.hostnames (not .Values.httpRoute.enabled) }}
+{{- fail (printf $idle "httpRoute.hostnames" "httpRoute.enabled is true" "set that, or for a route of your own server.environment.FLUX_SIDECAR_ALLOWED_HOSTS") }}
+{{- end }}
+{{- if and (ne .Values.clusterDomain "cluster.local") (ne .Values.workload "job") }}
+{{- fail (printf $idle "clusterDomain" "workload is job" "the Flux Operator knows cluster.local alone: set that") }}
+{{- end }}
+{{- end }}
+
+{{/* "true" if who may reach the API is as the chart has it: the pods of the namespace. */}}
+{{- define "flux-sidecar.fromIsDefault" -}}
+{{- if eq (toJson .Values.networkPolicy.from) "[{\"podSelector\":{}}]" }}true{{ end }}
 {{- end }}
 
 {{/* The name is part of names of Services, of pods and of host names: a label of RFC 1123 that begins with a letter. */}}
