@@ -97,7 +97,22 @@ would be FLUX_SIDECAR_METRICS_PORT: so both ports are always set. */}}
 {{- end }}
 {{- end }}
 
-{{/* What both workloads run before the broker. */}}
+{{/* What is printed where the Job has ended already. */}}
+{{- define "flux-sidecar.ended" -}}
+{{- $name := include "flux-sidecar.name" .root -}}
+{{- $n := printf "-n %s" .root.Release.Namespace -}}
+The Job {{ $name }} is {{ .ended }}: its instance has ended, and an upgrade begins no other one. To see how it ended:
+
+  kubectl {{ $n }} describe job {{ $name }}
+  kubectl {{ $n }} logs -l job-name={{ $name }},batch.kubernetes.io/job-completion-index=0 --all-containers --tail=-1
+
+To begin again, with the same values or others; token and history stay:
+
+  helm {{ $n }} get values {{ .root.Release.Name }} > values.yaml
+  helm {{ $n }} uninstall {{ .root.Release.Name }}
+  helm {{ $n }} install {{ .root.Release.Name }} CHART -f values.yaml
+{{- end }}
+
 {{- define "flux-sidecar.scheme" -}}{{ if .Values.tls.existingSecret }}https{{ else }}http{{ end }}{{- end }}
 
 {{/* "true" if the broker and its jobs get a volume at /tmp: on a read-only root file system neither runs without. */}}
