@@ -33,8 +33,8 @@ scrape_configs:
 ```
 
 In Kubernetes the chart makes a PodMonitor or ServiceMonitor with a token of its own, the alert rules, and the
-dashboard: [kubernetes.md](kubernetes.md#monitoring). Alerts: [runbooks.md](runbooks.md). Scaling:
-[autoscaling.md](autoscaling.md).
+dashboard: [kubernetes.md](kubernetes.md#monitoring). Its NetworkPolicy lets a Prometheus of another namespace in where
+`metrics.from` names that. Alerts: [runbooks.md](runbooks.md). Scaling: [autoscaling.md](autoscaling.md).
 Besides these there are prometheus-client's `process_*` and `python_*`.
 """
 

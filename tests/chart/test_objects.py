@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 from typing import Any
 
@@ -30,7 +31,7 @@ from tests.chart.rendered import (
     render,
     variables,
 )
-from tests.harness import HELM
+from tests.harness import HELM, ROOT
 
 pytestmark = pytest.mark.helm
 
@@ -359,6 +360,23 @@ def test_the_role_allows_what_the_server_asks_for(workload: str) -> None:
             assert rule["resourceNames"] == ["flux"]
         if rule["resources"] == ["secrets"]:  # that with the digests, and no token
             assert rule["resourceNames"] == ["flux-callers"]
+
+
+def test_a_role_of_ones_own_allows_as_much() -> None:
+    """That of the examples, which docs/security.md has too, in another form."""
+    role = next(yaml.safe_load_all((ROOT / "examples/rbac/cluster.yaml").read_text()))
+    written = re.search(r"```yaml\nrules:\n(.*?)```", (ROOT / "docs/security.md").read_text(), re.DOTALL)
+    assert written is not None
+    for rules in (role["rules"], yaml.safe_load(written[1])):
+        allowed = [
+            (group, resource, verb)
+            for rule in rules
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        ]
+        assert sorted(allowed) == sorted([*map(tuple, kube.RULES), tuple(secret.RULE)])
+        assert all("resourceNames" in rule for rule in rules if rule["resources"] == ["secrets"])
 
 
 @pytest.mark.parametrize("kubernetes", [False, True])

@@ -106,7 +106,7 @@ The Job {{ $name }} is {{ .ended }}: its instance has ended, and an upgrade begi
   kubectl {{ $n }} describe job {{ $name }}
   kubectl {{ $n }} logs -l job-name={{ $name }},batch.kubernetes.io/job-completion-index=0 --all-containers --tail=-1
 
-To begin again, with the same values or others; token and history stay:
+To begin again, with the same values or others (the token{{ if .root.Values.store.enabled }} and the history{{ end }} stay{{ if not .root.Values.store.enabled }}s{{ end }}):
 
   helm {{ $n }} get values {{ .root.Release.Name }} > values.yaml
   helm {{ $n }} uninstall {{ .root.Release.Name }}
