@@ -355,6 +355,10 @@ def test_what_kubernetes_knows_is_let_through(values: dict[str, Any]) -> None:
         ({"application": {"resources": {"limits": {"gpu": 1}}}}, "gpu"),
         ({"application": {"resources": {"limits": {"memory": "10K"}}}}, "10K"),
         ({"application": {"resources": {"requests": {"cpu": -1}}}}, "minimum"),
+        (
+            {"application": {"resources": {"limits": {"memory": "400m"}}}},
+            "application.resources.limits.memory: 400m is a part",
+        ),
         ({"application": {"resources": {"requests": {"cpu": "-1"}}}}, "-1"),
         ({"application": {"resources": {"requests": {"nvidia.com/gpu": 1}}}}, "limits.nvidia.com/gpu to 1"),
         (
@@ -445,6 +449,8 @@ def test_a_release_name_that_cannot_be_one_of_hosts_is_refused(release: str, tex
         {"application": {"resources": {"limits": {"memory": "100000k", "hugepages-2Mi": "4Mi"}}}},
         {"application": {"resources": {"requests": {"example.com/a": 2}, "limits": {"example.com/a": "2"}}}},
         {"application": {"resources": {"limits": {"cpu": 0}}}},
+        {"application": {"resources": {"limits": {"cpu": "400m"}}}},
+        merged(_context(readOnlyRootFilesystem=True), {"application": {"volumes": [_volume("a", "/tmp//")]}}),
         {"application": {"securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}},
         {"application": {"securityContext": {"privileged": True, "allowPrivilegeEscalation": True}}},
         {"workload": "job", "application": {"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}},

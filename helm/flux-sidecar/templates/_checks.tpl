@@ -217,6 +217,13 @@ test: [timeoutSeconds]
 {{- range $name, $resources := dict "application" .Values.application.resources "server" .Values.server.resources "flux" .Values.flux.resources }}
 {{- $requests := $resources.requests | default dict }}
 {{- $limits := $resources.limits | default dict }}
+{{- range $kind, $each := dict "requests" $requests "limits" $limits }}
+{{- range $resource := list "memory" "ephemeral-storage" }}
+{{- if regexMatch "[num]$" (get $each $resource | toString) }}
+{{- fail (printf "%s.resources.%s.%s: %v is a part of a byte: write it with M or Mi, as in 400M" $name $kind $resource (get $each $resource)) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- range $resource, $request := $requests }}
 {{- if and (regexMatch "/|^hugepages-" $resource) (not (hasKey $limits $resource)) }}
 {{- fail (printf "%s.resources: %s is requested without a limit, so that no pod could be created: set %s.resources.limits.%s to %v" $name $resource $name $resource $request) }}

@@ -118,6 +118,6 @@ To begin again, with the same values or others (the token{{ if .root.Values.stor
 {{/* "true" if the broker and its jobs get a volume at /tmp: on a read-only root file system neither runs without. */}}
 {{- define "flux-sidecar.jobsTmp" -}}
 {{- $paths := list }}
-{{- range .Values.application.volumes }}{{ $paths = append $paths (trimSuffix "/" .path) }}{{ end }}
+{{- range .Values.application.volumes }}{{ $paths = append $paths (clean .path) }}{{ end }}
 {{- if and .Values.application.securityContext.readOnlyRootFilesystem (not (has "/tmp" $paths)) }}true{{ end }}
 {{- end }}
