@@ -33,7 +33,8 @@ scrape_configs:
 ```
 
 In Kubernetes the chart makes a PodMonitor or ServiceMonitor with a token of its own, the alert rules, and the
-dashboard: [kubernetes.md](kubernetes.md#monitoring). See also [runbooks.md](runbooks.md) for alerts, and
+dashboard: [kubernetes.md](kubernetes.md#monitoring). A Prometheus in another namespace needs `metrics.from` in the
+chart's NetworkPolicy. See also [runbooks.md](runbooks.md) for alerts, and
 [autoscaling.md](autoscaling.md).
 
 The server also exports the `process_*` and `python_*` metrics of prometheus-client.

@@ -19,8 +19,14 @@ SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 KUBERNETES = "1.33.0"
 
-#: What `job` and `launcher` refuse of the file in which everything is set.
-FOR_JOB: dict[str, Any] = {"workload": "job", "maxSize": 0, "minSize": 0, "flux": {"view": "", "cores": 4}}
+#: What `job` and `launcher` refuse of the file in which everything is set, and what they alone take.
+FOR_JOB: dict[str, Any] = {
+    "workload": "job",
+    "maxSize": 0,
+    "minSize": 0,
+    "clusterDomain": "example.internal",
+    "flux": {"view": "", "cores": 4},
+}
 FOR_LAUNCHER: dict[str, Any] = {"mode": "launcher", "flux": {"view": ""}, "auth": {"kubernetes": False}}
 
 Objects = dict[tuple[str, str], dict[str, Any]]

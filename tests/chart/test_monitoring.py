@@ -29,6 +29,9 @@ _SPEC = {
 _ENDPOINT = {"path", "scheme", "interval", "authorization", "relabelings", "tlsConfig"}
 
 
+PROMETHEUS = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+
+
 def monitor(kind: str, **metrics: Any) -> dict[str, Any]:
     return {"metrics": {"monitor": kind, **metrics}}
 
@@ -38,7 +41,7 @@ def test_nothing_that_a_cluster_may_not_know_unless_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("kind", _SPEC)
-@pytest.mark.parametrize("more", [{}, {"port": 9090}, {"open": True}])
+@pytest.mark.parametrize("more", [{}, {"port": 9090, "from": PROMETHEUS}, {"open": True}])
 def test_a_monitor_of_pod_0_alone(kind: str, more: dict[str, Any]) -> None:
     objects = render(monitor(kind, **more))
     spec = objects[kind, "flux"]["spec"]
@@ -188,6 +191,7 @@ def test_who_may_scrape() -> None:
         (monitor("PodMonitor", port=5000), "metrics.port"),
         ({"metrics": {"from": [{"podSelector": {}}]}, "networkPolicy": {"enabled": False}}, "networkPolicy.enabled"),
         (monitor("Probe"), "monitor"),
+        (monitor("PodMonitor", port=9090), "lets nobody reach metrics.port (9090): set metrics.from"),
     ],
 )
 def test_what_cannot_work_is_refused(values: dict[str, Any], text: str) -> None:

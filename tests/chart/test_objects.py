@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 from typing import Any
 
@@ -30,7 +31,7 @@ from tests.chart.rendered import (
     render,
     variables,
 )
-from tests.harness import HELM
+from tests.harness import HELM, ROOT
 
 pytestmark = pytest.mark.helm
 
@@ -361,6 +362,23 @@ def test_the_role_allows_what_the_server_asks_for(workload: str) -> None:
             assert rule["resourceNames"] == ["flux-callers"]
 
 
+def test_a_role_of_ones_own_allows_as_much() -> None:
+    """That of the examples, which docs/security.md has too, in another form."""
+    role = next(yaml.safe_load_all((ROOT / "examples/rbac/cluster.yaml").read_text()))
+    written = re.search(r"```yaml\nrules:\n(.*?)```", (ROOT / "docs/security.md").read_text(), re.DOTALL)
+    assert written is not None
+    for rules in (role["rules"], yaml.safe_load(written[1])):
+        allowed = [
+            (group, resource, verb)
+            for rule in rules
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        ]
+        assert sorted(allowed) == sorted([*map(tuple, kube.RULES), tuple(secret.RULE)])
+        assert all("resourceNames" in rule for rule in rules if rule["resources"] == ["secrets"])
+
+
 @pytest.mark.parametrize("kubernetes", [False, True])
 def test_jobs_beside_a_server_cannot_read_its_token(kubernetes: bool) -> None:
     """A pod's own token would be in every container; the server's is in a Secret, which its container alone mounts."""
@@ -408,6 +426,9 @@ def test_without_rights_there_is_no_token() -> None:
 def test_names_from_outside_are_let_in() -> None:
     server = containers(render(EVERYTHING))["flux-sidecar"]
     assert variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"] == "flux.example.org,flux.example.net"
+    more = {"server": {"environment": {"FLUX_SIDECAR_ALLOWED_HOSTS": "lb.example.org"}}}
+    server = containers(render(merged(EVERYTHING, more)))["flux-sidecar"]
+    assert variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"] == "flux.example.org,flux.example.net,lb.example.org"
 
 
 def test_names_below_a_domain_are_let_in() -> None:

@@ -3,15 +3,23 @@ What the chart refuses, before anything is created.
 
   flux-sidecar.check              refuses names and values that cannot work, contradict each other, or would do nothing
   flux-sidecar.checkUpgrade       refuses values that a release which is installed cannot take
+  flux-sidecar.checkChanges       … by what was recorded of it
   flux-sidecar.checkClaim         refuses values that a claim which was kept cannot take
   flux-sidecar.fixed              the values that reach pods, as JSON
   flux-sidecar.pods               a digest of what the pods are made from
 */}}
 
 {{- define "flux-sidecar.check" -}}
+{{- include "flux-sidecar.checkNull" . }}
 {{- include "flux-sidecar.checkName" . }}
+{{- include "flux-sidecar.checkIdle" . }}
+{{- include "flux-sidecar.checkPorts" . }}
+{{- include "flux-sidecar.checkImages" . }}
 {{- include "flux-sidecar.checkResources" . }}
 {{- include "flux-sidecar.checkVolumes" . }}
+{{- include "flux-sidecar.checkSecurityContext" . }}
+{{- include "flux-sidecar.checkPod" . }}
+{{- include "flux-sidecar.checkVariables" . }}
 {{- include "flux-sidecar.checkAuth" . }}
 {{- $job := eq .Values.workload "job" }}
 {{- if and $job (ne .Values.mode "sidecar") }}
@@ -39,12 +47,79 @@ What the chart refuses, before anything is created.
 {{- if and $metrics.existingSecret (or $metrics.open (not $metrics.monitor)) }}
 {{- fail "metrics.existingSecret is what a monitor sends: set metrics.monitor, and not metrics.open" }}
 {{- end }}
-{{- if eq (int $metrics.port) (int .Values.server.port) }}
-{{- fail "metrics.port is the API's: leave it 0" }}
-{{- end }}
 {{- if and $metrics.from (not .Values.networkPolicy.enabled) }}
-{{- fail "metrics.from needs networkPolicy.enabled" }}
+{{- fail "metrics.from does nothing unless networkPolicy.enabled is true: set that, or leave it out" }}
 {{- end }}
+{{- if and $metrics.monitor $metrics.port .Values.networkPolicy.enabled (not $metrics.from) }}
+{{- fail (printf "metrics.monitor: the NetworkPolicy lets nobody reach metrics.port (%d): set metrics.from to where Prometheus is, as in metrics.from[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=monitoring" (int $metrics.port)) }}
+{{- end }}
+{{- end }}
+
+{{/* The names of all values, by group. */}}
+{{- define "flux-sidecar.names" -}}
+"": [nameOverride, workload, mode, size, maxSize, minSize, uid, clusterDomain, image, application, server, auth, tls, store, flux, minicluster, job, pod, serviceAccount, rbac, service, metrics, networkPolicy, ingress, httpRoute, test]
+image: [repository, tag, digest, pullPolicy, pullSecret]
+application: [image, pullPolicy, workingDir, environment, secretEnvironment, volumes, sharedMemory, pre, resources, securityContext]
+server: [port, idleStop, logFormat, logLevel, environment, secretEnvironment, resources]
+auth: [token, callers, existingSecret, kubernetes]
+tls: [existingSecret]
+store: [enabled, existingClaim, size, storageClass, accessModes]
+flux: [view, viewPullPolicy, resources, brokerOptions, brokerConfig, cores]
+minicluster: [backoffLimit, deadlineSeconds, cleanup, quiet, connectTimeout]
+job: [backoffLimit, deadlineSeconds, ttlSecondsAfterFinished, terminationGracePeriodSeconds]
+pod: [labels, annotations, nodeSelector, tolerations, schedulerName, runtimeClassName]
+serviceAccount: [create, name, annotations]
+rbac: [create]
+service: [type, port, annotations]
+metrics: [port, open, users, monitor, interval, existingSecret, rules, dashboard, labels, dashboardLabels, from]
+networkPolicy: [enabled, from]
+ingress: [enabled, className, annotations, hosts, tls]
+httpRoute: [enabled, annotations, parentRefs, hostnames]
+test: [timeoutSeconds]
+{{- end }}
+
+{{/* A value that is null has no default either, and a template that reads it fails with words about pointers. */}}
+{{- define "flux-sidecar.checkNull" -}}
+{{- $values := .Values }}
+{{- range $group, $names := include "flux-sidecar.names" . | fromYaml }}
+{{- $in := ternary (get $values $group) $values (ne $group "") }}
+{{- range $names }}
+{{- if or (not (hasKey $in .)) (kindIs "invalid" (index $in .)) }}
+{{- fail (printf "%s: must not be empty (null): leave the key out, and it has its default. With --reuse-values, the values of another version of the chart: give --reset-then-reuse-values" (ternary (printf "%s.%s" $group .) . (ne $group ""))) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Who sets a value wants what it says. */}}
+{{- define "flux-sidecar.checkIdle" -}}
+{{- $idle := "%s does nothing unless %s: %s, or leave it out" }}
+{{- $store := .Values.store }}
+{{- range $name := list "existingClaim" "storageClass" }}
+{{- if and (get $store $name) (not $store.enabled) }}
+{{- fail (printf $idle (printf "store.%s" $name) "store.enabled is true" "set that") }}
+{{- end }}
+{{- end }}
+{{- if and $store.storageClass $store.existingClaim }}
+{{- fail (printf $idle "store.storageClass" "the chart makes the claim" "leave store.existingClaim out") }}
+{{- end }}
+{{- if and .Values.networkPolicy.from (not .Values.networkPolicy.enabled) (not (include "flux-sidecar.fromIsDefault" .)) }}
+{{- fail (printf $idle "networkPolicy.from" "networkPolicy.enabled is true" "set that") }}
+{{- end }}
+{{- if and .Values.ingress.hosts (not .Values.ingress.enabled) }}
+{{- fail (printf $idle "ingress.hosts" "ingress.enabled is true" "set that, or for an Ingress of your own server.environment.FLUX_SIDECAR_ALLOWED_HOSTS") }}
+{{- end }}
+{{- if and .Values.httpRoute.hostnames (not .Values.httpRoute.enabled) }}
+{{- fail (printf $idle "httpRoute.hostnames" "httpRoute.enabled is true" "set that, or for a route of your own server.environment.FLUX_SIDECAR_ALLOWED_HOSTS") }}
+{{- end }}
+{{- if and (ne .Values.clusterDomain "cluster.local") (ne .Values.workload "job") }}
+{{- fail (printf $idle "clusterDomain" "workload is job" "the Flux Operator knows cluster.local alone: set that") }}
+{{- end }}
+{{- end }}
+
+{{/* "true" if who may reach the API is as the chart has it: the pods of the namespace. */}}
+{{- define "flux-sidecar.fromIsDefault" -}}
+{{- if eq (toJson .Values.networkPolicy.from) "[{\"podSelector\":{}}]" }}true{{ end }}
 {{- end }}
 
 {{/* The name is part of names of Services, of pods and of host names: a label of RFC 1123 that begins with a letter. */}}
@@ -56,6 +131,76 @@ What the chart refuses, before anything is created.
 {{- end }}
 {{- if gt (len $name) 48 }}
 {{- fail (printf "the name %q has %d characters, and can have 48: the names of pods and Services are made from it; %s" $name (len $name) $help) }}
+{{- end }}
+{{- end }}
+
+{{- define "flux-sidecar.checkPorts" -}}
+{{- $port := int .Values.metrics.port }}
+{{- if and $port (lt $port 1024) }}
+{{- fail (printf "metrics.port: %d is for root alone, and the server runs as the user %v: use 1024 or more" $port .Values.uid) }}
+{{- end }}
+{{- range $name, $each := dict "server.port" .Values.server.port "metrics.port" .Values.metrics.port }}
+{{- if eq (int $each) 8050 }}
+{{- fail (printf "%s: 8050 is the port by which the brokers speak to each other: use another one" $name) }}
+{{- end }}
+{{- end }}
+{{- if eq $port (int .Values.server.port) }}
+{{- fail (printf "metrics.port: %d is server.port: use another one, or 0 to have metrics there too" $port) }}
+{{- end }}
+{{- if eq $port (int .Values.service.port) }}
+{{- fail (printf "metrics.port: %d is service.port, and the Service has both: use another one" $port) }}
+{{- end }}
+{{- end }}
+
+{{/* A name that is none is an image that is never pulled. One that names no version is another image tomorrow. */}}
+{{- define "flux-sidecar.checkImages" -}}
+{{- $repository := .Values.image.repository }}
+{{- include "flux-sidecar.checkImage" (list "image.repository" $repository) }}
+{{- if not $repository }}
+{{- fail "image.repository: name the image, as in REGISTRY/flux-sidecar" }}
+{{- end }}
+{{- if contains "@" $repository }}
+{{- fail (printf "image.repository: %q has a digest: write that into image.digest" $repository) }}
+{{- end }}
+{{- if contains ":" (base $repository) }}
+{{- fail (printf "image.repository: %q has a tag: write %q, and the tag into image.tag" $repository (regexReplaceAll ":[^:/]*$" $repository "")) }}
+{{- end }}
+{{- with .Values.image.tag }}
+{{- if eq . "latest" }}
+{{- fail "image.tag: \"latest\" is another image tomorrow, and pods would differ: name a version" }}
+{{- end }}
+{{- if not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$" .) }}
+{{- fail (printf "image.tag: %q is no tag: use letters, digits, '.', '-' and '_', 128 at most" .) }}
+{{- end }}
+{{- end }}
+{{- range $name, $image := dict "application.image" .Values.application.image "flux.view" .Values.flux.view }}
+{{- if $image }}
+{{- include "flux-sidecar.checkImage" (list $name $image) }}
+{{- if not (or (contains "@" $image) (contains ":" (base $image))) }}
+{{- fail (printf "%s: %q has no tag, which is the tag \"latest\": name a version, as in %s:1.0" $name $image $image) }}
+{{- end }}
+{{- if hasSuffix ":latest" $image }}
+{{- fail (printf "%s: %q is another image tomorrow, and pods would differ: name a version" $name $image) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "flux-sidecar.checkImage" -}}
+{{- $value := index . 0 }}
+{{- $image := index . 1 }}
+{{- if contains "://" $image }}
+{{- fail (printf "%s: %q has a scheme: write %q" $value $image (regexReplaceAll "^.*://" $image "")) }}
+{{- end }}
+{{- if regexMatch "\\s" $image }}
+{{- fail (printf "%s: %q has spaces: write the name alone" $value $image) }}
+{{- end }}
+{{- $name := regexReplaceAll "(@.*|:[^:/]*)$" $image "" }}
+{{- if ne $name (lower $name) }}
+{{- fail (printf "%s: %q has upper-case letters, which the name of an image cannot have: write %q" $value $image (replace $name (lower $name) $image)) }}
+{{- end }}
+{{- if and $image (not (regexMatch "^[a-z0-9]([-a-zA-Z0-9._:/@]*[a-zA-Z0-9_])?$" $image)) }}
+{{- fail (printf "%s: %q is no name of an image: write it as REGISTRY/NAME" $value $image) }}
 {{- end }}
 {{- end }}
 
@@ -71,9 +216,33 @@ What the chart refuses, before anything is created.
 {{- define "flux-sidecar.checkResources" -}}
 {{- range $name, $resources := dict "application" .Values.application.resources "server" .Values.server.resources "flux" .Values.flux.resources }}
 {{- $requests := $resources.requests | default dict }}
-{{- range $resource, $limit := $resources.limits }}
+{{- $limits := $resources.limits | default dict }}
+{{- range $kind, $each := dict "requests" $requests "limits" $limits }}
+{{- range $resource := list "memory" "ephemeral-storage" }}
+{{- if regexMatch "[num]$" (get $each $resource | toString) }}
+{{- fail (printf "%s.resources.%s.%s: %v is a part of a byte: write it with M or Mi, as in 400M" $name $kind $resource (get $each $resource)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $resource, $request := $requests }}
+{{- if and (regexMatch "/|^hugepages-" $resource) (not (hasKey $limits $resource)) }}
+{{- fail (printf "%s.resources: %s is requested without a limit, so that no pod could be created: set %s.resources.limits.%s to %v" $name $resource $name $resource $request) }}
+{{- end }}
+{{- end }}
+{{- range $resource, $limit := $limits }}
+{{- $whole := regexMatch "/|^hugepages-" $resource }}
+{{- $amount := include "flux-sidecar.quantity" $limit | float64 }}
+{{- if and (contains "/" $resource) (ne $amount (floor $amount)) }}
+{{- fail (printf "%s.resources: the limit of %s (%v) has to be a whole number: no pod could be created" $name $resource $limit) }}
+{{- end }}
+{{- if and (hasPrefix "hugepages-" $resource) (not (or (hasKey $limits "cpu") (hasKey $limits "memory") (hasKey $requests "cpu") (hasKey $requests "memory"))) }}
+{{- fail (printf "%s.resources: %s needs cpu or memory beside it: set %s.resources.limits.memory" $name $resource $name) }}
+{{- end }}
 {{- with get $requests $resource }}
-{{- if gt (include "flux-sidecar.quantity" . | float64) (include "flux-sidecar.quantity" $limit | float64) }}
+{{- if and $whole (ne (include "flux-sidecar.quantity" . | float64) $amount) }}
+{{- fail (printf "%s.resources: the request of %s (%v) has to be its limit (%v), so that no pod could be created: leave %s.resources.requests.%s out" $name $resource . $limit $name $resource) }}
+{{- end }}
+{{- if gt (include "flux-sidecar.quantity" . | float64) $amount }}
 {{- fail (printf "%s.resources: the request of %s (%v) is more than its limit (%v), so that no pod could be created: set %s.resources.requests.%s too" $name $resource . $limit $name $resource) }}
 {{- end }}
 {{- end }}
@@ -81,29 +250,76 @@ What the chart refuses, before anything is created.
 {{- end }}
 {{- end }}
 
+{{/* What contradicts itself makes no pod. The chart says allowPrivilegeEscalation: false, unless it is said here. */}}
+{{- define "flux-sidecar.checkSecurityContext" -}}
+{{- $context := .Values.application.securityContext }}
+{{- if not $context.allowPrivilegeEscalation }}
+{{- if $context.privileged }}
+{{- fail "application.securityContext: privileged needs allowPrivilegeEscalation: set it to true as well" }}
+{{- end }}
+{{- if has "CAP_SYS_ADMIN" ($context.capabilities | default dict).add }}
+{{- fail "application.securityContext: the capability CAP_SYS_ADMIN needs allowPrivilegeEscalation: set it to true as well" }}
+{{- end }}
+{{- end }}
+{{- if and $context.appArmorProfile (ne .Values.workload "job") }}
+{{- fail "application.securityContext.appArmorProfile needs workload job: the Flux Operator does not know it" }}
+{{- end }}
+{{- end }}
+
+{{- define "flux-sidecar.checkPod" -}}
+{{- range .Values.pod.tolerations }}
+{{- if and (not .key) (ne (.operator | default "Equal") "Exists") }}
+{{- fail "pod.tolerations: one has no key: name a taint's, or set operator to Exists, which is for all taints" }}
+{{- end }}
+{{- if and (eq (.operator | default "Equal") "Exists") .value }}
+{{- fail (printf "pod.tolerations: with operator Exists there can be no value (%q): leave it out, or set operator to Equal" .value) }}
+{{- end }}
+{{- end }}
+{{- range $label, $_ := .Values.pod.labels }}
+{{- if or (has $label (list "app.kubernetes.io/instance" "app.kubernetes.io/part-of" "job-name" "job-index" "controller-uid")) (hasPrefix "batch.kubernetes.io/" $label) }}
+{{- fail (printf "pod.labels: %s is how the pods are found: use another name" $label) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Two volumes of one name or at one path make no pod, and a MiniCluster without pods says nothing. */}}
 {{- define "flux-sidecar.checkVolumes" -}}
+{{- $minicluster := eq .Values.workload "minicluster" }}
 {{- $taken := list "flux" "home" "tmp" "jobs-tmp" "config" "callers" "tls" "store" "account" "shared-memory" }}
-{{- if eq .Values.workload "minicluster" }}
+{{- $mounted := list "/" "/mnt/flux" "/home/flux" "/etc/flux-cluster" }}
+{{- if $minicluster }}
 {{- $entrypoint := printf "%s-entrypoint" (include "flux-sidecar.name" .) }}
-{{- $taken = list "spack-software" "flux-operator-home" "flux-view" "callers" "tls" "store" "account" "shared-memory" $entrypoint }}
+{{- $taken = list "spack-software" "flux-operator-home" "flux-view" "callers" "tls" "store" "account" "shared-memory" $entrypoint (include "flux-sidecar.tmp" .) }}
+{{- /* The volumes of the broker's container are mounted into the server's too. */}}
+{{- $mounted = list "/" "/mnt/flux" "/home/flux-operator" "/flux_operator" "/opt/software" "/etc/flux-sidecar/callers" "/etc/flux-sidecar/tls" "/var/lib/flux-sidecar" "/var/run/secrets/kubernetes.io/serviceaccount" }}
 {{- end }}
+{{- if .Values.application.sharedMemory }}{{ $mounted = append $mounted "/dev/shm" }}{{ end }}
+{{- if and (include "flux-sidecar.jobsTmp" .) (not $minicluster) }}{{ $mounted = append $mounted "/var/tmp" }}{{ end }}
 {{- $names := list }}
 {{- $paths := list }}
 {{- range .Values.application.volumes }}
 {{- $name := .name }}
-{{- if eq $.Values.workload "minicluster" }}{{ $name = .configMapName | default .name }}{{ end }}
+{{- $path := clean .path }}
+{{- if $minicluster }}
+{{- $name = .configMapName | default .name }}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" $name) }}
+{{- fail (printf "application.volumes: the Flux Operator makes the name of a volume of configMapName %q, so it cannot have dots, nor more than 63 characters: copy the ConfigMap to another name" $name) }}
+{{- end }}
+{{- end }}
 {{- if has $name $taken }}
 {{- fail (printf "application.volumes: the name %q is that of a volume of the cluster itself: use another one" $name) }}
 {{- end }}
 {{- if has $name $names }}
 {{- fail (printf "application.volumes: the name %q is there twice" $name) }}
 {{- end }}
-{{- if has .path $paths }}
+{{- if has $path $mounted }}
+{{- fail (printf "application.volumes: the path %q is where the cluster has something of its own: use another one" .path) }}
+{{- end }}
+{{- if has $path $paths }}
 {{- fail (printf "application.volumes: the path %q is there twice" .path) }}
 {{- end }}
 {{- $names = append $names $name }}
-{{- $paths = append $paths .path }}
+{{- $paths = append $paths $path }}
 {{- end }}
 {{- end }}
 
@@ -121,26 +337,111 @@ What the chart refuses, before anything is created.
 {{- fail "auth.kubernetes without rbac.create needs a serviceAccount.name that is bound to system:auth-delegator" }}
 {{- end }}
 {{- $auth := .Values.auth }}
-{{- $variables := include "flux-sidecar.authVariables" . | fromJson }}
-{{- if not (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes $variables) }}
-{{- fail "without auth.token nothing could call the server: set auth.callers, auth.existingSecret or auth.kubernetes, or a method of your own in server.environment (docs/security.md)" }}
+{{- range $auth.callers }}
+{{- if hasPrefix "fxs_" . }}
+{{- fail "auth.callers: a line begins with a token: it has to be name:scopes:sha256, as `flux-sidecar token new NAME` prints it" }}
 {{- end }}
-{{- if and (include "flux-sidecar.open" .) (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes) }}
+{{- end }}
+{{- $variables := include "flux-sidecar.authVariables" . | fromJson }}
+{{- $open := include "flux-sidecar.open" . }}
+{{- if not (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes $variables) }}
+{{- fail "without auth.token nothing could call the server: set auth.callers, auth.existingSecret or auth.kubernetes, or a method of your own in server.environment (docs/security.md), which is neither empty nor false" }}
+{{- end }}
+{{- if and $open (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes) }}
 {{- fail "FLUX_SIDECAR_NO_AUTH and a method of authentication exclude each other: set auth.token to false, and no other value of auth" }}
+{{- end }}
+{{- if and $open (omit $variables "FLUX_SIDECAR_NO_AUTH") }}
+{{- fail (printf "FLUX_SIDECAR_NO_AUTH and a method of authentication exclude each other: leave %s out" (keys (omit $variables "FLUX_SIDECAR_NO_AUTH") | sortAlpha | join ", ")) }}
 {{- end }}
 {{- end }}
 
-{{/* Variables of the user's own by which the server knows callers; in mode launcher it has the application's too. */}}
+{{/* Variables of the server's own container, as maps by the name of the value; in mode launcher the application's too. */}}
+{{- define "flux-sidecar.serverVariables" -}}
+{{- $maps := dict "server.environment" .Values.server.environment "server.secretEnvironment" .Values.server.secretEnvironment }}
+{{- if eq .Values.mode "launcher" }}
+{{- $_ := set $maps "application.environment" .Values.application.environment }}
+{{- $_ := set $maps "application.secretEnvironment" .Values.application.secretEnvironment }}
+{{- end }}
+{{- toJson $maps }}
+{{- end }}
+
+{{/* What the chart says itself would be undone, or do nothing; and of two variables of one name Kubernetes takes the last. */}}
+{{- define "flux-sidecar.checkVariables" -}}
+{{- $reach := "leave it out: the Service leads to it" }}
+{{- $pods := "leave it out: it is the same for the whole pod" }}
+{{- $own := dict
+  "FLUX_SIDECAR_PORT" "set server.port"
+  "FLUX_SIDECAR_HOST" $reach
+  "FLUX_SIDECAR_TCP" $reach
+  "FLUX_SIDECAR_METRICS_PORT" "set metrics.port"
+  "FLUX_SIDECAR_METRICS_OPEN" "set metrics.open"
+  "FLUX_SIDECAR_METRICS_USERS" "set metrics.users"
+  "FLUX_SIDECAR_STORE" "set store.enabled"
+  "FLUX_SIDECAR_TOKENS" "set auth.callers, or auth.existingSecret"
+  "FLUX_SIDECAR_TOKENS_SECRET" "set auth.callers, or auth.existingSecret"
+  "FLUX_SIDECAR_TLS_CERT" "set tls.existingSecret"
+  "FLUX_SIDECAR_TLS_KEY" "set tls.existingSecret"
+  "FLUX_SIDECAR_LOG_FORMAT" "set server.logFormat"
+  "FLUX_SIDECAR_LOG_LEVEL" "set server.logLevel"
+  "FLUX_SIDECAR_IDLE_STOP" "set server.idleStop"
+  "FLUX_SIDECAR_QUORUM" "set minSize"
+  "FLUX_SIDECAR_MINICLUSTER" "set nameOverride"
+  "FLUX_SIDECAR_KUBERNETES_JOB" "set nameOverride"
+  "FLUX_SIDECAR_END_FILE" $pods
+  "FLUX_SIDECAR_COMPLETION_INDEX" "leave it out: Kubernetes tells each pod its own"
+  "JOB_COMPLETION_INDEX" "leave it out: Kubernetes tells each pod its own"
+  "FLUX_SIDECAR_EMBEDDED" $pods
+  "FLUX_SIDECAR_URI" $pods
+  "FLUX_URI" $pods }}
+{{- if eq .Values.workload "job" }}
+{{- $_ := set $own "FLUX_SIDECAR_LINGER" "leave it out: kubelet would start the server again" }}
+{{- $_ := set $own "FLUX_SIDECAR_STOP_ON_SIGNAL" "leave it out: kubelet tells the broker" }}
+{{- else if eq .Values.mode "sidecar" }}
+{{- $_ := set $own "FLUX_SIDECAR_END_WHEN_DEAD" "leave it out: it is 60 s" }}
+{{- end }}
+{{- range $value, $variables := include "flux-sidecar.serverVariables" . | fromJson }}
+{{- range $name, $_ := $variables }}
+{{- with get $own $name }}
+{{- fail (printf "%s.%s would undo what the chart says: %s" $value $name .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $pairs := list
+  (list "application.environment" .Values.application.environment "application.secretEnvironment" .Values.application.secretEnvironment)
+  (list "server.environment" .Values.server.environment "server.secretEnvironment" .Values.server.secretEnvironment) }}
+{{- if eq .Values.mode "launcher" }}
+{{- $pairs = append $pairs (list "application.environment" .Values.application.environment "server.secretEnvironment" .Values.server.secretEnvironment) }}
+{{- $pairs = append $pairs (list "server.environment" .Values.server.environment "application.secretEnvironment" .Values.application.secretEnvironment) }}
+{{- end }}
+{{- range $pairs }}
+{{- $secrets := index . 3 }}
+{{- $where := printf "%s and in %s" (index . 0) (index . 2) }}
+{{- range $name, $_ := index . 1 }}
+{{- if hasKey $secrets $name }}
+{{- fail (printf "%s is in %s: leave one of them out" $name $where) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Variables of the user's own by which the server knows callers: neither empty, nor off. */}}
 {{- define "flux-sidecar.authVariables" -}}
-{{- $variables := merge (dict) .Values.server.environment .Values.server.secretEnvironment }}
-{{- if eq .Values.mode "launcher" }}{{ $variables = merge $variables .Values.application.environment .Values.application.secretEnvironment }}{{ end }}
-{{- pick $variables "FLUX_SIDECAR_TOKENS" "FLUX_SIDECAR_LOGIN_PASSWORD" "FLUX_TOKEN" "FLUX_SIDECAR_OIDC_ISSUER" "FLUX_SIDECAR_KUBERNETES_AUTH" "FLUX_SIDECAR_TLS_CLIENT_CA" "FLUX_SIDECAR_NO_AUTH" | toJson }}
+{{- $variables := dict }}
+{{- range $_, $each := include "flux-sidecar.serverVariables" . | fromJson }}{{ $variables = merge $variables $each }}{{ end }}
+{{- $methods := dict }}
+{{- range $name := list "FLUX_SIDECAR_LOGIN_PASSWORD" "FLUX_TOKEN" "FLUX_SIDECAR_OIDC_ISSUER" "FLUX_SIDECAR_TLS_CLIENT_CA" }}
+{{- with get $variables $name }}{{ $_ := set $methods $name . }}{{ end }}
+{{- end }}
+{{- range $name := list "FLUX_SIDECAR_KUBERNETES_AUTH" "FLUX_SIDECAR_NO_AUTH" }}
+{{- $value := get $variables $name }}
+{{- if or (kindIs "map" $value) (has (toString $value | trim | lower) (list "1" "true" "t" "yes" "y")) }}{{ $_ := set $methods $name $value }}{{ end }}
+{{- end }}
+{{- toJson $methods }}
 {{- end }}
 
 {{/* "true" if the server asks for no credential. */}}
 {{- define "flux-sidecar.open" -}}
-{{- $value := get (include "flux-sidecar.authVariables" . | fromJson) "FLUX_SIDECAR_NO_AUTH" }}
-{{- if and $value (not (has (toString $value | lower) (list "0" "false" "no" "off"))) }}true{{ end }}
+{{- if hasKey (include "flux-sidecar.authVariables" . | fromJson) "FLUX_SIDECAR_NO_AUTH" }}true{{ end }}
 {{- end }}
 
 {{/*
@@ -156,7 +457,9 @@ several. Whether the release may take others is compared by what the record hold
 {{- $_ := set $fixed "metrics" (pick .Values.metrics "port" "open" "users") }}
 {{- $_ := set $fixed "minicluster" (omit .Values.minicluster "cleanup") }}
 {{- $_ := set $fixed "job" (pick .Values.job "terminationGracePeriodSeconds") }}
-{{- $_ := set $fixed "rbac.create" (eq (include "flux-sidecar.knowsTheCluster" .) "true") }}
+{{- $_ := set $fixed "rbac.create" .Values.rbac.create }}
+{{- /* Helm would delete the account that the pods have. */}}
+{{- $_ := set $fixed "serviceAccount.create" .Values.serviceAccount.create }}
 {{- $_ := set $fixed "serviceAccount.name" (include "flux-sidecar.serviceAccount" .) }}
 {{- omit $fixed (ternary "minicluster" "job" (eq .Values.workload "job")) | toJson }}
 {{- end }}
@@ -192,33 +495,48 @@ compared alone.
 {{- $living = lookup $api $kind .Release.Namespace $name }}
 {{- end }}
 {{- if $living }}
-{{- $new := include "flux-sidecar.fixed" . | fromJson }}
-{{- $old := $record.values | default "{}" | fromJson }}
-{{- if and (not $record.values) (eq $kind "Job") }}
-{{- $_ := set $old "size" $living.spec.completions }}
+{{- include "flux-sidecar.checkChanges" (dict "root" . "record" $record "kind" $kind "name" $name "size" $living.spec.completions) }}
 {{- end }}
-{{- if and (eq $kind "MiniCluster") $old.maxSize (eq (int $old.maxSize) (int $new.maxSize)) (le (int $new.size) (int $old.maxSize)) }}
+{{- end }}
+
+{{- define "flux-sidecar.checkChanges" -}}
+{{- $record := .record }}
+{{- $root := .root }}
+{{- $new := include "flux-sidecar.fixed" $root | fromJson }}
+{{- $old := $record.values | default "{}" | fromJson }}
+{{- if and (not $record.values) (eq .kind "Job") }}
+{{- $_ := set $old "size" .size }}
+{{- end }}
+{{- if and (eq .kind "MiniCluster") $old.maxSize (eq (int $old.maxSize) (int $new.maxSize)) (le (int $new.size) (int $old.maxSize)) }}
 {{- /* The operator scales it. */}}
 {{- $old = omit $old "size" }}
 {{- end }}
 {{- $changed := include "flux-sidecar.differences" (dict "old" $old "new" $new "path" "") | trim }}
-{{- $again := printf "stop the instance, `helm uninstall %s` and install again, or install another release" .Release.Name }}
+{{- $there := printf "the %s %s is there, and its pods are made once" .kind .name }}
+{{- $keep := printf "the values that it has (`helm get values %s --all`)" $root.Release.Name }}
+{{- $again := printf "stop the instance, `helm uninstall %s` and install again, or install another release" $root.Release.Name }}
 {{- if $changed }}
-{{- fail (printf "the %s %s is there, and its pods are made once: an upgrade cannot change %s. Give --reuse-values if you did not mean to; else %s" $kind $name (splitList "\n" $changed | join ", ") $again) }}
+{{- fail (printf "%s: an upgrade cannot change %s. Give %s, which --reuse-values does for those that are left out; to have others, %s" $there (splitList "\n" $changed | join ", ") $keep $again) }}
 {{- end }}
-{{- if and $record.pods (ne $record.pods (include "flux-sidecar.pods" .)) }}
-{{- fail (printf "the %s %s is there, and its pods are made once: they were made by chart %s, and this chart (%s) would make others. Upgrade with the chart that the release has; else %s" $kind $name $record.chart .Chart.Version $again) }}
+{{- if and $record.pods (ne $record.pods (include "flux-sidecar.pods" $root)) }}
+{{- if ne $record.chart $root.Chart.Version }}
+{{- fail (printf "%s: they were made by chart %s, and this chart (%s) would make others. Upgrade with the chart that the release has; else %s" $there $record.chart $root.Chart.Version $again) }}
 {{- end }}
+{{- fail (printf "%s: this upgrade would make others, by a value that shapes the pods, or by a changed chart. Give the chart and %s; else %s" $there $keep $again) }}
 {{- end }}
 {{- end }}
 
-{{/* Of another version of the chart the pods can differ where the values do not. */}}
+{{/*
+Of another version of the chart the pods can differ where the values do not. The size of a MiniCluster can change, and with
+it the quorum in its specification, which the operator reads once: pods that it makes later have what the first ones had.
+*/}}
 {{- define "flux-sidecar.pods" -}}
 {{- $pods := dict }}
 {{- if eq .Values.workload "job" }}
 {{- $pods = (include (print .Template.BasePath "/job.yaml") . | fromYaml).spec.template }}
 {{- else }}
 {{- $pods = omit (include (print .Template.BasePath "/minicluster.yaml") . | fromYaml).spec "size" "cleanup" }}
+{{- range $pods.containers }}{{ $_ := unset .environment "FLUX_SIDECAR_QUORUM" }}{{ end }}
 {{- end }}
 {{- toJson $pods | sha256sum }}
 {{- end }}

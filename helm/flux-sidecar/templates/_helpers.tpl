@@ -53,7 +53,7 @@ its pod, no longer ready, would lose its name. Longer than this, and a deletion 
 {{- define "flux-sidecar.environment" -}}
 {{- /* A pod of the operator has a variable for each Service of its namespace, and of one called flux-sidecar-metrics that
 would be FLUX_SIDECAR_METRICS_PORT: so both ports are always set. */}}
-{{- $hosts := concat .Values.ingress.hosts .Values.httpRoute.hostnames }}
+{{- $hosts := concat .Values.ingress.hosts .Values.httpRoute.hostnames (compact (list .Values.server.environment.FLUX_SIDECAR_ALLOWED_HOSTS)) }}
 {{- $environment := dict
   "FLUX_SIDECAR_HOST" "0.0.0.0"
   "FLUX_SIDECAR_PORT" (toString .Values.server.port)
@@ -68,7 +68,7 @@ would be FLUX_SIDECAR_METRICS_PORT: so both ports are always set. */}}
 {{- if not (include "flux-sidecar.open" .) }}
 {{- $_ := set $environment "FLUX_SIDECAR_TOKENS" "/etc/flux-sidecar/callers/tokens" }}
 {{- /* Kubelet writes a Secret that has changed into the volume after a minute or two: too late for what is revoked. */}}
-{{- if and .Values.rbac.create (not (hasKey .Values.server.environment "FLUX_SIDECAR_TOKENS")) }}{{ $_ := set $environment "FLUX_SIDECAR_TOKENS_SECRET" (include "flux-sidecar.callers" .) }}{{ end }}
+{{- if .Values.rbac.create }}{{ $_ := set $environment "FLUX_SIDECAR_TOKENS_SECRET" (include "flux-sidecar.callers" .) }}{{ end }}
 {{- end }}
 {{- if .Values.auth.kubernetes }}{{ $_ := set $environment "FLUX_SIDECAR_KUBERNETES_AUTH" "true" }}{{ end }}
 {{- if .Values.tls.existingSecret }}
@@ -78,8 +78,9 @@ would be FLUX_SIDECAR_METRICS_PORT: so both ports are always set. */}}
 {{- if .Values.metrics.open }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_OPEN" "true" }}{{ end }}
 {{- if .Values.metrics.users }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_USERS" "true" }}{{ end }}
 {{- if .Values.store.enabled }}{{ $_ := set $environment "FLUX_SIDECAR_STORE" "/var/lib/flux-sidecar/jobs.sqlite" }}{{ end }}
+{{- $environment = mergeOverwrite $environment .Values.server.environment }}
 {{- if $hosts }}{{ $_ := set $environment "FLUX_SIDECAR_ALLOWED_HOSTS" (join "," $hosts) }}{{ end }}
-{{- mergeOverwrite $environment .Values.server.environment | toYaml }}
+{{- toYaml $environment }}
 {{- end }}
 
 {{- define "flux-sidecar.variables" -}}
@@ -96,12 +97,27 @@ would be FLUX_SIDECAR_METRICS_PORT: so both ports are always set. */}}
 {{- end }}
 {{- end }}
 
-{{/* What both workloads run before the broker. */}}
+{{/* What is printed where the Job has ended already. */}}
+{{- define "flux-sidecar.ended" -}}
+{{- $name := include "flux-sidecar.name" .root -}}
+{{- $n := printf "-n %s" .root.Release.Namespace -}}
+The Job {{ $name }} is {{ .ended }}: its instance has ended, and an upgrade begins no other one. To see how it ended:
+
+  kubectl {{ $n }} describe job {{ $name }}
+  kubectl {{ $n }} logs -l job-name={{ $name }},batch.kubernetes.io/job-completion-index=0 --all-containers --tail=-1
+
+To begin again, with the same values or others (the token{{ if .root.Values.store.enabled }} and the history{{ end }} stay{{ if not .root.Values.store.enabled }}s{{ end }}):
+
+  helm {{ $n }} get values {{ .root.Release.Name }} > values.yaml
+  helm {{ $n }} uninstall {{ .root.Release.Name }}
+  helm {{ $n }} install {{ .root.Release.Name }} CHART -f values.yaml
+{{- end }}
+
 {{- define "flux-sidecar.scheme" -}}{{ if .Values.tls.existingSecret }}https{{ else }}http{{ end }}{{- end }}
 
 {{/* "true" if the broker and its jobs get a volume at /tmp: on a read-only root file system neither runs without. */}}
 {{- define "flux-sidecar.jobsTmp" -}}
 {{- $paths := list }}
-{{- range .Values.application.volumes }}{{ $paths = append $paths (trimSuffix "/" .path) }}{{ end }}
+{{- range .Values.application.volumes }}{{ $paths = append $paths (clean .path) }}{{ end }}
 {{- if and .Values.application.securityContext.readOnlyRootFilesystem (not (has "/tmp" $paths)) }}true{{ end }}
 {{- end }}
