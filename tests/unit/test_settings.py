@@ -48,7 +48,7 @@ def test_without_an_instance_it_says_how_to_start_one() -> None:
         (["--embedded", "--kill-timeout", "-1"], "must not be negative"),
         (["--embedded", "--cores", "-1"], "--cores must not be negative"),
         (["--embedded", "--cores", "65537"], "--cores must be 65,536 at most"),
-        (["--embedded", "--cores", "99999999999999999999"], "--cores must be 65,536 at most"),
+        (["--embedded", "--cores", "99999999999999999"], "--cores must be 65,536 at most"),
         (["--embedded", "--option-flags=-ompi"], "is not of the form -oKEY=VALUE"),
         (["--embedded", "--option-flags", "'"], "cannot be read"),
         (["--embedded", "--idle-stop", "soon"], "--idle-stop: 'soon' is not a duration; use seconds, or"),
