@@ -186,7 +186,9 @@ class FluxInstance(FluxAdmin):
         self.status.change(self.status.connection, f"{type(exc).__name__}: {exc}")
 
     def _on_failed(self, reason: str) -> None:
-        if self.status.connection == "lost" and not self._connected:
+        if self._thread.starting:
+            self._end_countdown()  # there is a broker again, however long it takes to start
+        elif self.status.connection == "lost" and not self._connected:
             self._give_up_later()
         if self.status.detail != reason:
             log.info("cannot connect, will retry", uri=self.status.uri, reason=reason)

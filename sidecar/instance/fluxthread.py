@@ -120,6 +120,8 @@ class FluxThread(threading.Thread):
         self._late: dict[asyncio.Future[Any], asyncio.Future[Any]] = {}  # on the event loop
         self.reached = False
         """Whether a broker has ever taken a connection."""
+        self.starting = False
+        """Whether the last try has found a broker that still starts."""
         self.heard = time.monotonic()
         """When the broker has said something last."""
         self.asked = 0.0
@@ -235,6 +237,7 @@ class FluxThread(threading.Thread):
             except OSError as exc:
                 self._disconnect()
                 self._reason = _words(exc)
+                self.starting = exc.errno == errno.EAGAIN
                 self._post(self._callbacks.failed, self._reason)
             except Exception as exc:
                 self._disconnect()

@@ -101,6 +101,26 @@ def test_a_broker_that_comes_back(tmp_path: Path, started: Start) -> None:
     assert server.run("true")["result"] == "COMPLETED"
 
 
+def test_a_broker_that_takes_long_to_come_back(tmp_path: Path, started: Start) -> None:
+    """One that starts is there: the server waits for it for longer than the lost timeout, and not for one that dies."""
+    first = started(Broker(tmp_path))
+    server = started(beside(first, tmp_path, "--lost-timeout", "8")).ready()
+    first.signal(signal.SIGKILL)
+    first.wait()
+    rc1 = tmp_path / "rc1"
+    rc1.write_text(f"#!/bin/sh\nwhile [ ! -e {tmp_path}/go ]; do sleep 0.1; done\nexec flux modprobe rc1\n")
+    rc1.chmod(0o755)
+    second = started(Broker(tmp_path, f"-Sbroker.rc1_path={rc1}"))
+    eventually(lambda: "the broker is starting (state init)" in server.text(), what="a broker that starts")
+    with pytest.raises(subprocess.TimeoutExpired):
+        server.popen.wait(10)
+    (tmp_path / "go").touch()
+    server.ready()
+    assert server.run("true")["result"] == "COMPLETED"
+    second.signal(signal.SIGKILL)
+    assert server.wait() == 0
+
+
 def test_the_job_manager_is_reloaded(tmp_path: Path, started: Start) -> None:
     """The journal ends and begins anew: nothing is lost, nothing is there twice."""
     broker = started(Broker(tmp_path))
