@@ -38,6 +38,7 @@ _OURS = ("FLUX_", "PYTHON", "KUBERNETES_", "JOB_COMPLETION_INDEX")
 #: A broker's `bash -c`, whose standard input is a socket, takes itself for a login over the network and reads ~/.bashrc,
 #: unless it is nested: what stands there (pyenv takes a lock, for one) would make brokers wait for each other.
 _NESTED = {"SHLVL": "2"}
+os.environ.update(_NESTED)  # also for Flux's own commands, whose batch jobs are brokers
 
 #: Where brokers have their directories, which those that are killed leave behind. The name is short: sockets are in it.
 TEMPORARY = tempfile.TemporaryDirectory(prefix="flux-tests-")
