@@ -68,7 +68,8 @@ class TestNeverReads:
             submit_many(server, 2000)
             eventually(lambda: reader.last_id == server.position(), what="the reader who reads")
             reader.close()
-            eventually(lambda: cut_off(server) == seen + 50, what="all fifty cut off")
+            # On a busy machine the one who reads may be too slow once too: it comes back, and misses nothing.
+            eventually(lambda: cut_off(server) >= seen + 50, what="all fifty cut off")
             assert server.memory - before < 30 * MIB
         last = int(server.position().split("-")[1])
         assert [int(message.id.split("-")[1]) for message in reader.messages] == list(range(1, last + 1))
