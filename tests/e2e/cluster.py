@@ -356,4 +356,5 @@ class Watch:
 
     def close(self) -> None:
         self._process.kill()
+        self._thread.join()  # it reads to the end, and what it reads from is closed after that
         self._process.communicate()
