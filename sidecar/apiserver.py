@@ -162,7 +162,7 @@ class Account:
         self._looks = Looks[tuple[str, ssl.SSLContext]](directory, _READ)
 
     async def credentials(self) -> tuple[str, ssl.SSLContext]:
-        """Return its token of now, and whom to trust; a file system that does not answer holds up this alone.
+        """Return the current token and CA; a file system that does not answer delays only this call.
 
         Raises:
             ApiError: they cannot be used.

@@ -26,7 +26,7 @@ from sidecar.api.login import LoginResource
 from sidecar.api.pieces import in_pieces
 from sidecar.api.routing import COMMAND, OPERATIONS, Operation
 from sidecar.audit import DETAILS, Audit, AuditEvent, Outcome, note, request_id
-from sidecar.auth.guard import CALLER, NOBODY, Guard
+from sidecar.auth.guard import CALLER, NO_CALLER, Guard
 from sidecar.auth.origins import SAFE
 from sidecar.errors import Denied, Overloaded, Problem, StoreUnavailable, Unauthenticated, forgotten
 from sidecar.headers import HEADERS
@@ -147,7 +147,7 @@ class Around:
             status=status,
             seconds=round(seconds, 6),
             bytes=sent,
-            caller=request.get(CALLER, NOBODY).name,
+            caller=request.get(CALLER, NO_CALLER).name,
             address=self._guard.origins.address(request),
         )
 
@@ -229,7 +229,7 @@ class Around:
 
     def _write(self, request: web.Request, op: Operation | None, status: int, problem: Problem | None) -> None:
         """Note a change, or an attempt that was refused."""
-        caller = request.get(CALLER, NOBODY)
+        caller = request.get(CALLER, NO_CALLER)
         note(request, **{_SAID.get(name, name): text[:_SHOWN] for name, text in request.match_info.items()})
         denied = isinstance(problem, Denied)
         refused = denied or status in _REFUSALS
@@ -249,7 +249,7 @@ class Around:
                 # The detail of an error may quote what was sent, and that may be a secret.
                 reason="" if problem is None else problem.detail if refused else problem.title,
             ),
-            sparingly=refused or caller is NOBODY,
+            sparingly=refused or caller is NO_CALLER,
         )
 
 

@@ -97,7 +97,7 @@ class Authenticator:
         return found
 
     async def again(self, credential: Credential, method: str) -> Caller | None:
-        """Return who has a credential that was let in before, which is no guess; None when nobody has any more.
+        """Return the caller of a credential that was accepted before; None if it is no longer valid. It is not a guess.
 
         Only the method that has let it in is asked: where it says no, it does not matter that another one cannot say.
 

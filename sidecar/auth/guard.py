@@ -27,7 +27,7 @@ CALLER = web.RequestKey("caller", Caller)
 
 #: Who calls where nobody is asked who they are.
 ANYBODY = Caller(name="", scopes=frozenset(SCOPES), method="none")
-NOBODY = Caller(name="", scopes=frozenset(), method="none")
+NO_CALLER = Caller(name="", scopes=frozenset(), method="none")
 
 
 class Place:
@@ -51,7 +51,7 @@ class Place:
 
     @property
     def caller(self) -> Caller:
-        """Who has sent the request."""
+        """The caller of the request."""
         return self.request[CALLER]
 
     def __enter__(self) -> None:
@@ -172,17 +172,17 @@ class Guard:
         if scope is None:
             if request.method not in SAFE:  # a login, or what wants to look like one: each is audited
                 self._check_rate(place(self.origins.address(request)))
-            return NOBODY
+            return NO_CALLER
         caller = await self._caller(request, unix, self.origins.address(request))
         if caller is None:
             self._check_rate(place(self.origins.address(request)))
-            raise unauthenticated("Say who you are: Authorization: Bearer TOKEN.")
+            raise unauthenticated("Credentials are required: send Authorization: Bearer TOKEN.")
         self._check_rate(caller.name or place(self.origins.address(request)))
         caller.require(scope)
         return caller
 
     async def _caller(self, request: web.Request, unix: bool, address: str) -> Caller | None:
-        """Return who has sent a request; None when they show nothing."""
+        """Return the caller of a request; None without a credential."""
         credential = self.credential(request) if self.authenticator.methods else None
         if credential is None:
             return self._by_connection(request, unix)
@@ -192,7 +192,7 @@ class Guard:
         raise unauthenticated(text, ', error="invalid_token"')
 
     def _by_connection(self, request: web.Request, unix: bool) -> Caller | None:
-        """Return who is at the other end of a connection; None when it tells nothing."""
+        """Return the caller that a connection identifies; None if it identifies none."""
         transport = request.transport
         if transport is not None and unix:
             if caller := self._socket_users.caller(transport):
@@ -253,7 +253,7 @@ class Guard:
 
         It is empty where that may be many callers': a port-forward, a tunnel or an unknown proxy on this machine.
         """
-        caller: Caller = request.get(CALLER, NOBODY)
+        caller: Caller = request.get(CALLER, NO_CALLER)
         if caller.name:
             return caller.name
         address = self.origins.address(request)

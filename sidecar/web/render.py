@@ -17,7 +17,7 @@ from markupsafe import Markup
 import sidecar
 from sidecar.api import html
 from sidecar.api.html import root
-from sidecar.auth.guard import CALLER, NOBODY
+from sidecar.auth.guard import CALLER, NO_CALLER
 from sidecar.errors import Problem
 from sidecar.web import texts
 
@@ -49,7 +49,7 @@ async def compile_all() -> None:
 
 def page(request: web.Request, name: str, *, status: int = 200, **values: Any) -> web.Response:
     """Answer with a page; every address in it is relative, so that it works behind a prefix that a proxy takes away."""
-    caller = request.get(CALLER, NOBODY)
+    caller = request.get(CALLER, NO_CALLER)
     text = _TEMPLATES.get_template(name).render(
         root=root(request.path),
         here=request.path,

@@ -13,6 +13,7 @@ import pytest
 import structlog.testing
 
 from sidecar.errors import Problem, Unavailable
+from sidecar.feed import Feed
 from sidecar.follow import Follower, Followers
 from sidecar.instance import HistoryBegin
 from sidecar.output import Run
@@ -87,13 +88,19 @@ class Following:
 
 
 @asynccontextmanager
-async def following(path: Path) -> AsyncIterator[Following]:
+async def followed(path: Path) -> AsyncIterator[tuple[Any, Followers, Feed]]:
+    """Yield an instance with one running job, what follows its output, and the feed."""
     async with running(path / "s.sqlite") as (feed, store), asyncio.timeout(20):
         for item in (HistoryBegin("i"), job(1, "alloc"), END):
             feed.push(item)
         await told(feed, 1)
         instance: Any = Instance()
-        followers = Followers(OutputLogs(instance), feed, store)
+        yield instance, Followers(OutputLogs(instance), feed, store), feed
+
+
+@asynccontextmanager
+async def following(path: Path) -> AsyncIterator[Following]:
+    async with followed(path) as (instance, followers, feed):
         follower = followers.join(1)
         yield Following(instance, follower, feed.push)
         followers.leave(1)
@@ -162,12 +169,7 @@ async def test_what_is_no_entry_stops_nothing(tmp_path: Path) -> None:
 
 
 async def test_the_server_leaves(tmp_path: Path) -> None:
-    async with running(tmp_path / "s.sqlite") as (feed, store), asyncio.timeout(20):
-        for item in (HistoryBegin("i"), job(1, "alloc"), END):
-            feed.push(item)
-        await told(feed, 1)
-        instance: Any = Instance()
-        followers = Followers(OutputLogs(instance), feed, store)
+    async with followed(tmp_path) as (_, followers, feed):
         waiting = asyncio.create_task(followers.join(1).wait(0))
         await asyncio.sleep(0)
         feed.end_streams("stopping", "The service is stopping.")
@@ -177,12 +179,7 @@ async def test_the_server_leaves(tmp_path: Path) -> None:
 
 
 async def test_each_job_is_watched_once(tmp_path: Path) -> None:
-    async with running(tmp_path / "s.sqlite") as (feed, store), asyncio.timeout(20):
-        for item in (HistoryBegin("i"), job(1, "alloc"), END):
-            feed.push(item)
-        await told(feed, 1)
-        instance: Any = Instance()
-        followers = Followers(OutputLogs(instance), feed, store)
+    async with followed(tmp_path) as (instance, followers, _):
         many = [followers.join(1) for _ in range(100)]
         assert len(set(many)) == 1
         await instance.write(entry("stdout", "0", b"0\n"))
