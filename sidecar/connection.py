@@ -30,6 +30,8 @@ _READ = 64 * 1024  # bytes that are taken from the kernel at once
 _BODY = 32 * 1024  # bytes of a body at which aiohttp stops reading until the handler takes some; it takes twice that
 _WRITE = 64 * 1024  # bytes that may wait behind a TLS connection's own buffer
 _METHOD = re.compile(rb"[A-Z]{3,7} [/*h]")  # how plain HTTP begins; TLS begins with 22
+_LINGER = 2.0  # seconds in which the peer may read a last answer, while what it still sends is dropped
+_DROPPED = 4 * 1024 * 1024  # bytes that are dropped meanwhile, at most
 _KEEP_ALIVE = 75.0  # seconds; longer than any usual proxy keeps a connection that is not used
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -64,13 +66,18 @@ class Handler(web.RequestHandler):
         self._held = False
         self._incoming: StreamReader = EMPTY_PAYLOAD
         self._broken = False
+        self._dropped = 0
+        self._closing: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------------------- what comes in
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, unless it is too much: of a head, or ahead of the answer to an earlier request."""
-        if self._broken:
-            return  # where a next request would begin is not known
+        if self._broken:  # where a next request would begin is not known
+            self._dropped += len(data)
+            if self._dropped > _DROPPED:
+                self.force_close()
+            return
         known = self._request_count
         super().data_received(data)
         if self._request_count > known:
@@ -93,6 +100,7 @@ class Handler(web.RequestHandler):
         if isinstance(message, _ErrInfo):
             if not self._incoming.is_eof():
                 self._break_off(message.exc)
+            self._broken = True
             return
         self._incoming = payload
         if message.upgrade:  # there is none here; what came behind it the parser has dropped
@@ -102,7 +110,6 @@ class Handler(web.RequestHandler):
         """End the body that is being read with an error: it has no end that could be found, nor has a next request."""
         self._messages.pop()
         self._request_count -= 1
-        self._broken = True
         self._incoming.set_exception(BodyUnreadable(exc))
         self._incoming.feed_eof()
 
@@ -112,9 +119,47 @@ class Handler(web.RequestHandler):
         return self._broken and self._answered + 1 == self._request_count
 
     def _refuse(self, problem: Problem) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(raw_answer(problem))
-        self.force_close()
+        """Answer with an error in place of a request, and take no more requests."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        self.transport.write(raw_answer(problem))
+        self._broken = True
+        self.close()
+        self._linger(self.transport)
+
+    # ----------------------------------------------------------------------------------------------------- end
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a response; after the last one of a broken connection, ``start`` closes the transport, not aiohttp."""
+        finished = await super().finish_response(request, resp, start_time)
+        if self._broken and not self._messages:
+            self._force_close = True
+        return finished
+
+    async def start(self) -> None:
+        """Handle requests until the connection ends."""
+        await super().start()
+        if self._broken and self.transport is not None:
+            self._linger(self.transport)
+
+    def _linger(self, transport: asyncio.Transport) -> None:
+        """Close the connection once the peer has closed it, or has had the time to read the answer.
+
+        A socket that is closed with unread data resets the connection, and the peer may lose the answer by it
+        (RFC 9112, section 9.6).
+        """
+        if transport.can_write_eof():
+            transport.write_eof()
+        transport.resume_reading()
+        self._closing = asyncio.get_running_loop().call_later(_LINGER, transport.close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note the end of the connection."""
+        if self._closing is not None:
+            self._closing.cancel()
+        super().connection_lost(exc)
 
     def begin(self, request: web.BaseRequest) -> None:
         """Note that a request is worked on."""
@@ -202,6 +247,7 @@ class Secured(SSLProtocol):
         self._left = left
         self._unsent = handler.unsent
         self._begun = False
+        self._closing: asyncio.TimerHandle | None = None
         self._set_write_buffer_limits(high=_WRITE)  # type: ignore[attr-defined] # which its transport calls too
 
     def pause_writing(self) -> None:
@@ -216,18 +262,23 @@ class Secured(SSLProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what has come, unless it is plain HTTP: then say so, where TLS would only close the connection."""
+        if self._closing is not None:
+            return  # the rest of a request in plain HTTP
         begun, self._begun = self._begun, True
         if not begun and _METHOD.match(self._ssl_buffer_view[:nbytes]):  # type: ignore[attr-defined]
             transport = cast(asyncio.Transport, self._transport)
             transport.write(
                 raw_answer(InvalidRequest("This port speaks HTTPS, and the client plain HTTP: use https://."))
             )
-            transport.close()
+            transport.write_eof()
+            self._closing = asyncio.get_running_loop().call_later(_LINGER, transport.close)
             return
         super().buffer_updated(nbytes)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Note its end."""
+        if self._closing is not None:
+            self._closing.cancel()
         self._unsent.end()
         self._left()
         super().connection_lost(exc)

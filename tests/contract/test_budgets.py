@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import resource
+import select
 import socket
 import time
 import zlib
@@ -326,10 +327,32 @@ def test_a_slow_reader_gets_all_of_it(impatient: Server) -> None:
     assert found.partition(b"\r\n\r\n")[2] == body
 
 
-def test_heads_without_an_end(impatient: Server) -> None:
-    with connect(impatient) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: %b\r\n" % (b"a" * 8000) * 20)
-        assert b" 431 " in answer(connection)
+HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /v1/jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on", "status"),
+    [
+        (HEAD, b"X-A: %b\r\n" % (b"a" * 8000), 431),
+        (HEAD, b"X-A: 1\r\n" * 1000, 431),
+        (b"GET /", b"a" * 10_000, 431),
+        (b"no request\r\n\r\n", b"a" * 10_000, 400),
+        (HEAD + b"no header\r\n", b"a" * 10_000, 400),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nno chunk\r\n", b"a" * 10_000, 400),
+        (POST + b"Content-Length: 100000000\r\n\r\n", b"a" * 10_000, 413),
+    ],
+    ids=["head", "headers", "line", "nonsense", "header", "chunk", "body"],
+)
+def test_an_answer_that_comes_before_the_end_of_its_request(
+    impatient: Server, begins: bytes, goes_on: bytes, status: int
+) -> None:
+    """It reaches a client that goes on to send, and reads only then: the connection is not reset meanwhile."""
+    with connect(impatient, buffer=MIB) as connection:
+        connection.sendall(begins + goes_on * 20)
+        eventually(lambda: select.select([connection], [], [], 0)[0], what="the answer")
+        connection.sendall(goes_on * 20)
+        assert f" {status} ".encode() in answer(connection)
     assert impatient.http.get("/livez").status_code == 200
 
 
