@@ -26,7 +26,9 @@ def source(of: object) -> str:
     return inspect.getsource(of)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["_request_count", "_reading_paused", "_buffer_paused", "_messages", "_force_close", "transport"])
+@pytest.mark.parametrize(
+    "name", ["_request_count", "_reading_paused", "_buffer_paused", "_messages", "_force_close", "transport"]
+)
 def test_what_a_connection_reads_of_its_handler(name: str) -> None:
     """sidecar/connection.py; of aiohttp 3.14."""
     slots = {slot for cls in web.RequestHandler.__mro__ for slot in getattr(cls, "__slots__", ())}
@@ -49,7 +51,9 @@ def test_requests_are_counted_when_their_heads_are_complete() -> None:
 
 def test_a_connection_is_left_open_by_aiohttp_when_it_is_forced_to_close() -> None:
     """sidecar/connection.py closes it itself then, after a while in which the peer may read the answer."""
-    assert "if not self._force_close:\n            self._task_handler = None" in source(web.RequestHandler.start), AIOHTTP
+    assert "if not self._force_close:\n            self._task_handler = None" in source(web.RequestHandler.start), (
+        AIOHTTP
+    )
 
 
 def test_errors_of_the_parser_are_in_the_place_of_a_request() -> None:
