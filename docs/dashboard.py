@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sidecar import metrics
-from sidecar.metrics import Metric
+from sidecar.telemetry import metrics
+from sidecar.telemetry.metrics import Metric
 
 FILE = Path(__file__).parents[1] / "helm/flux-sidecar/files/dashboard.json"
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import msgspec
 
 from docs import chart, dashboard, differences, metrics
-from sidecar import errors, model, openapi, settings
-from sidecar.api.routing import Operation
 from sidecar.app import Server
+from sidecar.config import settings
+from sidecar.domain import errors, model
+from sidecar.http import openapi
+from sidecar.http.routing import Operation
 
 HERE = Path(__file__).parent
 _MADE = "<!-- Made from the code by `make docs`; do not edit. -->\n"

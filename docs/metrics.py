@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sidecar.metrics import TABLE, Metric
+from sidecar.telemetry.metrics import TABLE, Metric
 
 _HEAD = """# Metrics
 
-<!-- Made from sidecar/metrics.py by `make docs`; do not edit. -->
+<!-- Made from sidecar/telemetry/metrics.py by `make docs`; do not edit. -->
 
 `GET /metrics` returns metrics in the Prometheus text format, or as OpenMetrics if the client asks for it. A scrape
 reads only the server's memory: it sends Flux no request, and takes as long with 100,000 jobs as with none.

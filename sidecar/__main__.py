@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 
-from sidecar import leaving
+from sidecar.runtime import exit as leaving
 
 if sys.argv[1:2] == ["serve"]:
     leaving.keep_signals()  # before anything else is loaded: SIGTERM is a stop, also in the first second
 
-from sidecar import log_writer, options
+from sidecar.config import options
+from sidecar.runtime import log_writer
 
 
 def main() -> None:

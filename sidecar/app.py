@@ -12,10 +12,6 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from sidecar import closing, hidden, leaving, outlook, shelloptions
-from sidecar.api import pieces, routing
-from sidecar.api.around import Around
-from sidecar.api.body import BODIES, Bodies
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
 from sidecar.api.cluster import ClusterResource
@@ -30,38 +26,54 @@ from sidecar.api.output import JobOutput
 from sidecar.api.queues import QueueResource
 from sidecar.api.search import JobSearch
 from sidecar.api.service import ServiceResource
-from sidecar.api.stream import Pace
 from sidecar.api.submit import Submit
-from sidecar.apiserver import ApiServer
-from sidecar.budget import Budget
-from sidecar.documents import Documents, static
-from sidecar.feed import Feed
-from sidecar.follow import Followers
-from sidecar.gate import Gate
-from sidecar.health import Health
-from sidecar.idle import IdleStop
+from sidecar.auth.setup import Gate
+from sidecar.cluster import outlook
+from sidecar.cluster.client import ApiServer
+from sidecar.cluster.cluster import Cluster
+from sidecar.config import secrets as hidden
+from sidecar.config.options import SettingsError, api_server
+from sidecar.config.settings import (
+    Settings,
+    hide_secrets,
+    make_run_directory,
+    parse_option_flags,
+    store_path,
+    trace_wish,
+)
+from sidecar.domain import shell_options as shelloptions
+from sidecar.http import routing
+from sidecar.http import streaming as pieces
+from sidecar.http.body import BODIES, Bodies
+from sidecar.http.listeners import Sites, running
+from sidecar.http.middleware import Around
+from sidecar.http.sse import Pace
 from sidecar.instance import Instance
-from sidecar.instance.embedded import EmbeddedInstance
-from sidecar.kube import Cluster
-from sidecar.launchers import Launchers
-from sidecar.lifecycle import Lifecycle, ServerFailed
-from sidecar.memory import return_early, trim_now_and_then
-from sidecar.meters import Meters
-from sidecar.options import SettingsError, api_server
-from sidecar.outputlog import OutputLogs
-from sidecar.parts import Parts, close_within
-from sidecar.place import Place
-from sidecar.scaling import Scaler
-from sidecar.settings import Settings, hide_secrets, make_run_directory, parse_option_flags, store_path, trace_wish
-from sidecar.sites import Sites, running
+from sidecar.instance.embedded.instance import EmbeddedInstance
+from sidecar.journal import closing
+from sidecar.journal.feed import Feed
+from sidecar.runtime import exit as leaving
+from sidecar.runtime.budget import Budget
+from sidecar.runtime.memory import return_early, trim_now_and_then
+from sidecar.runtime.parts import Parts, close_within
+from sidecar.runtime.tasks import Supervisor
+from sidecar.services.health import Health
+from sidecar.services.idle import IdleStop
+from sidecar.services.launchers import Launchers
+from sidecar.services.lifecycle import Lifecycle, ServerFailed
+from sidecar.services.live_output import Followers
+from sidecar.services.output_log import OutputLogs
+from sidecar.services.pod import Place
+from sidecar.services.resources import Survey
+from sidecar.services.scaling import Scaler
+from sidecar.services.submissions import Submissions
+from sidecar.services.watchdog import Watchdog
 from sidecar.store import Store, StoreError
-from sidecar.submissions import Submissions
-from sidecar.survey import Survey
-from sidecar.tasks import Supervisor
-from sidecar.tracing import Tracing
-from sidecar.watchdog import Watchdog
+from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.tracing import Tracing
 from sidecar.web import render
-from sidecar.web.actions import Actions
+from sidecar.web.docs import Documents, static
+from sidecar.web.forms import Actions
 from sidecar.web.history import History
 from sidecar.web.pages import Pages
 
@@ -420,7 +432,7 @@ def _cluster(settings: Settings) -> Cluster:
 def _instance(settings: Settings, directory: Path, meters: Meters) -> Instance:
     if settings.embedded:
         return EmbeddedInstance(directory, cores=settings.cores, kill_timeout=settings.kill_timeout)
-    from sidecar.instance.flux import FluxInstance  # needs libflux, which a laptop has not
+    from sidecar.instance.flux.instance import FluxInstance  # needs libflux, which a laptop has not
 
     return FluxInstance(
         settings.uri,

@@ -23,15 +23,18 @@ from cyclopts import (
 
 import sidecar
 from sidecar import app as server
-from sidecar import leaving, log_writer, logs, parts, values
-from sidecar import openapi as documents
 from sidecar.auth.tokens import append as append_line
 from sidecar.auth.tokens import new as make_token
-from sidecar.lifecycle import ServerFailed
-from sidecar.option_groups import LISTS
-from sidecar.options import SettingsError, early_option, in_kubernetes, parse_list
-from sidecar.settings import Settings, heed_environment
+from sidecar.config import values
+from sidecar.config.groups import LISTS
+from sidecar.config.options import SettingsError, early_option, in_kubernetes, parse_list
+from sidecar.config.settings import Settings, heed_environment
+from sidecar.http import openapi as documents
+from sidecar.runtime import exit as leaving
+from sidecar.runtime import log_writer, parts
+from sidecar.services.lifecycle import ServerFailed
 from sidecar.store import StoreError
+from sidecar.telemetry import logs
 
 log = structlog.get_logger("server")
 

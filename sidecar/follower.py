@@ -28,9 +28,9 @@ import sys
 import time
 from collections.abc import Iterator
 
-from sidecar import leaving
-from sidecar.log_writer import say
-from sidecar.options import Follower
+from sidecar.config.options import Follower
+from sidecar.runtime import exit as leaving
+from sidecar.runtime.log_writer import say
 
 _FIRST_POLL, _LONGEST_POLL = 0.1, 1.0
 _FIRST_LOOK, _LONGEST_LOOK = 10.0, 60.0  # seconds between looks at the Job; one takes half a second of CPU time
@@ -96,7 +96,7 @@ class _Look:
         if self._pid:
             self._see()
         elif self._role.end_file and time.monotonic() >= self._next:
-            argv = [sys.executable, "-P", "-m", "sidecar.outlook", str(self._role.index), self._role.end_file]
+            argv = [sys.executable, "-P", "-m", "sidecar.cluster.outlook", str(self._role.index), self._role.end_file]
             self._pid = os.spawnv(os.P_NOWAIT, sys.executable, argv)  # noqa: S606 - this program's own module
             self._until = time.monotonic() + _LOOK_TAKES
 

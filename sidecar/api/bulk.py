@@ -12,23 +12,23 @@ import structlog
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api import fields
-from sidecar.api.begun import begin, is_closed
-from sidecar.api.body import BODIES, Bodies, check_charset
 from sidecar.api.bulkline import INVALID, BulkLine, check_beginning, decode
-from sidecar.api.incoming import Line, Lines
 from sidecar.api.jobs import NDJSON
-from sidecar.api.pieces import ANSWERS, send
-from sidecar.api.routing import Answer, operation
 from sidecar.api.submit import KEY, key_of
 from sidecar.api.window import Window
-from sidecar.audit import note
 from sidecar.auth.caller import Caller
 from sidecar.auth.guard import PLACE, caller_of
-from sidecar.errors import InvalidRequest, Problem, ProblemBody, UnsupportedMediaType
+from sidecar.domain.errors import InvalidRequest, Problem, ProblemBody, UnsupportedMediaType
+from sidecar.http import decoding as fields
+from sidecar.http.audit import note
+from sidecar.http.body import BODIES, Bodies, check_charset
+from sidecar.http.body_lines import Line, Lines
+from sidecar.http.responses import begin, is_closed
+from sidecar.http.routing import Answer, operation
+from sidecar.http.streaming import ANSWERS, send
 from sidecar.instance import Instance
-from sidecar.lifecycle import Lifecycle
-from sidecar.submissions import Submissions, check_key
+from sidecar.services.lifecycle import Lifecycle
+from sidecar.services.submissions import Submissions, check_key
 
 log = structlog.get_logger("server")
 

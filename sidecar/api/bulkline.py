@@ -8,11 +8,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from sidecar.api import fields
-from sidecar.api.incoming import Line
-from sidecar.api.routing import json_object
-from sidecar.errors import InvalidRequest
-from sidecar.model import JobRequest
+from sidecar.domain.errors import InvalidRequest
+from sidecar.domain.model import JobRequest
+from sidecar.http import decoding as fields
+from sidecar.http.body_lines import Line
+from sidecar.http.routing import json_object
 
 INVALID = "Invalid submit request"
 _ONE_EACH = "send a JSON object for each job, each on a line of its own (NDJSON)"

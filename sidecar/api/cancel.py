@@ -9,16 +9,16 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import fluid
 from sidecar.api import filters
 from sidecar.api.filters import Which
 from sidecar.api.jobs import require_own
-from sidecar.api.routing import Answer, operation
-from sidecar.audit import note
 from sidecar.auth.guard import caller_of
-from sidecar.errors import Conflict, Ended, Forbidden, InvalidRequest, NotFound, Problem, Unavailable
-from sidecar.feed import Feed
+from sidecar.domain import fluid
+from sidecar.domain.errors import Conflict, Ended, Forbidden, InvalidRequest, NotFound, Problem, Unavailable
+from sidecar.http.audit import note
+from sidecar.http.routing import Answer, operation
 from sidecar.instance import Instance
+from sidecar.journal.feed import Feed
 from sidecar.store import Store
 
 _AT_ONCE = 256

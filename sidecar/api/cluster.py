@@ -9,16 +9,16 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import manifests
-from sidecar.api.routing import Answer, json_response, operation
-from sidecar.audit import note
 from sidecar.auth.guard import CALLER
-from sidecar.errors import Conflict, NotFound
+from sidecar.cluster import objects as manifests
+from sidecar.cluster.cluster import Cluster, View
+from sidecar.domain.errors import Conflict, NotFound
+from sidecar.domain.model import AS_TEXT, Node
+from sidecar.http.audit import note
+from sidecar.http.routing import Answer, json_response, operation
 from sidecar.instance import Instance
-from sidecar.kube import Cluster, View
-from sidecar.lifecycle import Lifecycle
-from sidecar.model import AS_TEXT, Node
-from sidecar.scaling import Scaler, Scaling
+from sidecar.services.lifecycle import Lifecycle
+from sidecar.services.scaling import Scaler, Scaling
 
 
 class ClusterCondition(msgspec.Struct):

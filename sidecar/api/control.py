@@ -9,16 +9,16 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import fluid, untrusted
-from sidecar.api import fields
 from sidecar.api.jobs import require_own
-from sidecar.api.routing import Answer, operation
-from sidecar.audit import note
 from sidecar.auth.guard import caller_of
-from sidecar.errors import Conflict, InvalidRequest
-from sidecar.feed import Feed
+from sidecar.domain import fluid, untrusted
+from sidecar.domain.errors import Conflict, InvalidRequest
+from sidecar.domain.model import HIGHEST_URGENCY, URGENCIES
+from sidecar.http import decoding as fields
+from sidecar.http.audit import note
+from sidecar.http.routing import Answer, operation
 from sidecar.instance import Instance
-from sidecar.model import HIGHEST_URGENCY, URGENCIES
+from sidecar.journal.feed import Feed
 from sidecar.store import Store
 
 _ERRORS = (400, 404, 409, 413, 415, 503)

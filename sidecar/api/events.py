@@ -12,11 +12,11 @@ from aiohttp import web
 from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
 from sidecar.api.jobs import require
-from sidecar.api.pieces import hold
-from sidecar.api.routing import Answer, operation
-from sidecar.api.stream import AFTER, EVENT_STREAM, EVENT_STREAM_TYPE, EventStream, Pace
-from sidecar.feed import Feed
-from sidecar.model import Job
+from sidecar.domain.model import Job
+from sidecar.http.routing import Answer, operation
+from sidecar.http.sse import AFTER, EVENT_STREAM, EVENT_STREAM_TYPE, EventStream, Pace
+from sidecar.http.streaming import hold
+from sidecar.journal.feed import Feed
 from sidecar.store import Filter, Store, Stored, Told
 
 _RESUME = {"Last-Event-ID": "the id of the last event that was read: go on behind it"}

@@ -8,9 +8,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from sidecar.api import fields
-from sidecar.errors import InvalidRequest
-from sidecar.model import RESULTS, STATES
+from sidecar.domain.errors import InvalidRequest
+from sidecar.domain.model import RESULTS, STATES
+from sidecar.http import decoding as fields
 from sidecar.store import Filter
 
 _LONGEST = 20  # characters that are compared with what is known

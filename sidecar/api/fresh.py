@@ -7,10 +7,10 @@ import contextlib
 
 from aiohttp import web
 
-from sidecar.api.begun import HEADERS
 from sidecar.auth.guard import caller_of
-from sidecar.errors import Lagging
-from sidecar.feed import Feed
+from sidecar.domain.errors import Lagging
+from sidecar.http.responses import HEADERS
+from sidecar.journal.feed import Feed
 
 LAG = "Flux-Journal-Lag"
 """For how many seconds something that has happened has not been stored, where a list may lack it."""

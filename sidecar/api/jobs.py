@@ -12,20 +12,20 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import fluid, jobspec, untrusted
 from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
-from sidecar.api.html import root
-from sidecar.api.pages import Pages
-from sidecar.api.pieces import framed, stream_pieces, whole_or_pieces
-from sidecar.api.routing import Answer, operation
 from sidecar.auth.caller import Caller
 from sidecar.auth.guard import PLACE, caller_of
-from sidecar.errors import InvalidRequest, NotFound, Problem, Unavailable
-from sidecar.feed import Feed
+from sidecar.domain import fluid, jobspec, untrusted
+from sidecar.domain.errors import InvalidRequest, NotFound, Problem, Unavailable
+from sidecar.domain.model import AS_TEXT, Brief, Entry, Job
+from sidecar.http.html import root
+from sidecar.http.negotiation import WANTED
+from sidecar.http.page_cache import Pages
+from sidecar.http.routing import Answer, operation
+from sidecar.http.streaming import framed, stream_pieces, whole_or_pieces
 from sidecar.instance import Instance
-from sidecar.model import AS_TEXT, Brief, Entry, Job
-from sidecar.negotiation import WANTED
+from sidecar.journal.feed import Feed
 from sidecar.store import Filter, Store, Told
 
 NDJSON = "application/x-ndjson"

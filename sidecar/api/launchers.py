@@ -8,9 +8,9 @@ import msgspec
 from aiohttp import web
 
 from sidecar.api.output import OutputBody
-from sidecar.api.routing import Answer, NoParameters, operation
 from sidecar.auth.guard import caller_of
-from sidecar.launchers import Launcher, Launchers
+from sidecar.http.routing import Answer, NoParameters, operation
+from sidecar.services.launchers import Launcher, Launchers
 
 
 class LauncherList(msgspec.Struct):

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 
 import msgspec
 
-from sidecar.output import Key, Run, Stream, wanted
-from sidecar.outputlog import Cursor
-from sidecar.partial import Part
-from sidecar.shelllog import texts
+from sidecar.domain.output import Key, Run, Stream, wanted
+from sidecar.domain.partial import Part
+from sidecar.domain.shell_log import texts
+from sidecar.services.output_log import Cursor
 
 _encode = msgspec.json.encode
 _PIECE = 64 * 1024

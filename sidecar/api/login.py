@@ -12,15 +12,15 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.access import Scope
-from sidecar.api import html
-from sidecar.api.routing import Answer, NoParameters, operation
-from sidecar.audit import note
 from sidecar.auth.authorization import read_authorization
 from sidecar.auth.caller import SCOPES, Caller, Credential
 from sidecar.auth.guard import Guard, caller_of
 from sidecar.auth.sessions import cookie_name
-from sidecar.errors import Denied, InvalidRequest, Problem, TooMany, Unauthenticated, Unavailable
+from sidecar.config.access import Scope
+from sidecar.domain.errors import Denied, InvalidRequest, Problem, TooMany, Unauthenticated, Unavailable
+from sidecar.http import html
+from sidecar.http.audit import note
+from sidecar.http.routing import Answer, NoParameters, operation
 
 if TYPE_CHECKING:
     from sidecar.auth.login import Login

@@ -19,21 +19,21 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 import sidecar
-from sidecar import metrics
-from sidecar.access import Scope
-from sidecar.api.routing import Answer, Operation, operation, operations
-from sidecar.errors import InvalidRequest, NotFound
-from sidecar.feed import Feed
-from sidecar.health import Health
+from sidecar.config.access import Scope
+from sidecar.domain.errors import InvalidRequest, NotFound
+from sidecar.domain.model import ANONYMOUS, Node
+from sidecar.http.routing import Answer, Operation, operation, operations
 from sidecar.instance import Instance
-from sidecar.launchers import Launchers
-from sidecar.lifecycle import Lifecycle
-from sidecar.meters import Meters
-from sidecar.metrics import Metric
-from sidecar.model import ANONYMOUS, Node
+from sidecar.journal.counts import Kind
+from sidecar.journal.feed import Feed
+from sidecar.services.health import Health
+from sidecar.services.launchers import Launchers
+from sidecar.services.lifecycle import Lifecycle
+from sidecar.services.resources import Survey
 from sidecar.store import Store
-from sidecar.survey import Survey
-from sidecar.tally import Kind
+from sidecar.telemetry import metrics
+from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.metrics import Metric
 
 _QUEUES = 100
 _MEDIA = ("text/plain", "application/openmetrics-text")

@@ -9,10 +9,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api.routing import Answer, NoParameters, operation
-from sidecar.errors import NotFound
+from sidecar.domain.errors import NotFound
+from sidecar.domain.model import Node
+from sidecar.http.routing import Answer, NoParameters, operation
 from sidecar.instance import Instance
-from sidecar.model import Node
 
 _ERRORS = (400, 404, 409, 413, 415, 503)
 _SHOWN = 10

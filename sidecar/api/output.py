@@ -9,22 +9,22 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta
 
-from sidecar import restored
 from sidecar.api.events import ending
 from sidecar.api.jobs import require
 from sidecar.api.lines import Written, beginning, body_of, bytes_of, chained, events_of
-from sidecar.api.pieces import stream_pieces
-from sidecar.api.routing import Answer, operation
-from sidecar.api.stream import AFTER, EVENT_STREAM, EventStream, Pace, TextStream
-from sidecar.errors import Gone
-from sidecar.feed import Feed
-from sidecar.follow import Followers
-from sidecar.model import Job
-from sidecar.negotiation import WANTED
-from sidecar.output import Stream
-from sidecar.outputlog import Cursor, OutputLog, resume
-from sidecar.outputtail import IN_VAIN, tail
-from sidecar.shelllog import Redirected, Said
+from sidecar.domain import restored
+from sidecar.domain.errors import Gone
+from sidecar.domain.model import Job
+from sidecar.domain.output import Stream
+from sidecar.domain.shell_log import Redirected, Said
+from sidecar.http.negotiation import WANTED
+from sidecar.http.routing import Answer, operation
+from sidecar.http.sse import AFTER, EVENT_STREAM, EventStream, Pace, TextStream
+from sidecar.http.streaming import stream_pieces
+from sidecar.journal.feed import Feed
+from sidecar.services.live_output import Followers
+from sidecar.services.output_log import Cursor, OutputLog, resume
+from sidecar.services.output_tail import IN_VAIN, tail
 from sidecar.store import Store
 
 #: What a job's bytes are sent as. Without a charset clients take text for ISO 8859-1, as RFC 2616 had it.

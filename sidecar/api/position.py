@@ -6,7 +6,7 @@ import re
 
 from aiohttp import web
 
-from sidecar.errors import InvalidRequest
+from sidecar.domain.errors import InvalidRequest
 from sidecar.store import Store
 
 HEADER = "Flux-Events-Position"

@@ -9,11 +9,11 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar.api import fresh
-from sidecar.api.routing import Answer, NoParameters, operation
-from sidecar.errors import NotFound
-from sidecar.feed import Feed
+from sidecar.domain.errors import NotFound
+from sidecar.domain.model import Queue, Queues
+from sidecar.http.routing import Answer, NoParameters, operation
 from sidecar.instance import Instance
-from sidecar.model import Queue, Queues
+from sidecar.journal.feed import Feed
 from sidecar.store import Store
 
 _ERRORS = (400, 404, 409, 413, 415, 503)

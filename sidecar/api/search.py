@@ -10,14 +10,14 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import untrusted
 from sidecar.api import fresh
-from sidecar.api.pages import Pages
-from sidecar.api.pieces import framed, whole_or_pieces
-from sidecar.api.routing import Answer, operation
-from sidecar.errors import InvalidRequest
-from sidecar.feed import Feed
-from sidecar.model import Job
+from sidecar.domain import untrusted
+from sidecar.domain.errors import InvalidRequest
+from sidecar.domain.model import Job
+from sidecar.http.page_cache import Pages
+from sidecar.http.routing import Answer, operation
+from sidecar.http.streaming import framed, whole_or_pieces
+from sidecar.journal.feed import Feed
 from sidecar.store import Search, Store
 from sidecar.store.query import ORDERS
 

@@ -11,16 +11,16 @@ from msgspec import Meta
 
 import sidecar
 from sidecar.api import fresh
-from sidecar.api.routing import Answer, json_response, operation
-from sidecar.audit import note
 from sidecar.auth.guard import CALLER
-from sidecar.errors import Unavailable
-from sidecar.feed import Feed
-from sidecar.health import Check, Health
-from sidecar.idle import IdleStop
+from sidecar.domain.errors import Unavailable
+from sidecar.domain.model import AS_TEXT
+from sidecar.http.audit import note
+from sidecar.http.routing import Answer, json_response, operation
 from sidecar.instance import Instance, Status
-from sidecar.lifecycle import Lifecycle, Mode, Service
-from sidecar.model import AS_TEXT
+from sidecar.journal.feed import Feed
+from sidecar.services.health import Check, Health
+from sidecar.services.idle import IdleStop
+from sidecar.services.lifecycle import Lifecycle, Mode, Service
 
 _MESSAGES = {
     "waiting": "The service will stop as soon as the instance runs, or when --start-timeout is over.",

@@ -9,18 +9,19 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar import jobspec, shelloptions
-from sidecar.api.html import root
-from sidecar.api.routing import Answer, json_response, operation
-from sidecar.audit import note
 from sidecar.auth.caller import Caller
 from sidecar.auth.guard import caller_of
-from sidecar.errors import InvalidRequest, Rejected
+from sidecar.domain import jobspec
+from sidecar.domain import shell_options as shelloptions
+from sidecar.domain.errors import InvalidRequest, Rejected
+from sidecar.domain.model import JobRequest
+from sidecar.http.audit import note
+from sidecar.http.html import root
+from sidecar.http.routing import Answer, json_response, operation
 from sidecar.instance import Instance
-from sidecar.launchers import Launchers
-from sidecar.lifecycle import Lifecycle
-from sidecar.model import JobRequest
-from sidecar.submissions import Submissions, check_key
+from sidecar.services.launchers import Launchers
+from sidecar.services.lifecycle import Lifecycle
+from sidecar.services.submissions import Submissions, check_key
 
 _INVALID = "Invalid submit request"
 KEY = "Idempotency-Key"

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sidecar.auth.caller import Caller, Credential, Method
-from sidecar.auth.limits import Buckets, place
 from sidecar.auth.tokens import PREFIX, TokenFile
 from sidecar.auth.turns import NoTurn, Turns
-from sidecar.errors import TooMany, Unavailable
+from sidecar.domain.errors import TooMany, Unavailable
+from sidecar.runtime.rate_limiter import Buckets, place
 
 _MOST = 10_000
 

@@ -8,7 +8,7 @@ import binascii
 from aiohttp import hdrs, web
 
 from sidecar.auth.caller import Credential
-from sidecar.errors import Unauthenticated
+from sidecar.domain.errors import Unauthenticated
 
 _CHALLENGE = 'Bearer realm="flux-sidecar"'
 

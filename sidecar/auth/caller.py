@@ -8,8 +8,8 @@ from typing import Literal, Protocol, get_args
 
 import msgspec
 
-from sidecar.access import Scope as Scope
-from sidecar.errors import Forbidden
+from sidecar.config.access import Scope as Scope
+from sidecar.domain.errors import Forbidden
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _IMPLIED: dict[Scope, frozenset[Scope]] = {

@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator, Iterator
 import structlog
 from aiohttp import hdrs, web
 
-from sidecar.access import Scope
 from sidecar.auth.again import Again
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.authorization import read_authorization, unauthenticated
 from sidecar.auth.caller import SCOPES, Caller, Credential
-from sidecar.auth.limits import Buckets, place, read_address
 from sidecar.auth.origins import SAFE, Origins
 from sidecar.auth.peer import SocketUsers, certificate_caller, is_unix
 from sidecar.auth.sessions import Sessions, cookie_name
-from sidecar.errors import Forbidden, TooMany, Unauthenticated, Unavailable
+from sidecar.config.access import Scope
+from sidecar.domain.errors import Forbidden, TooMany, Unauthenticated, Unavailable
+from sidecar.runtime.rate_limiter import Buckets, place, read_address
 
 log = structlog.get_logger("auth")
 

@@ -19,11 +19,11 @@ import msgspec
 import structlog
 from yarl import URL
 
-from sidecar import bodies
 from sidecar.auth.keys import LARGEST, Header, Key, fitting_keys, read_keys
-from sidecar.errors import CallerUnknown
-from sidecar.small_file import Looks, Unanswered, read_small, within
-from sidecar.watch import Signature, signature
+from sidecar.domain.errors import CallerUnknown
+from sidecar.runtime import bodies
+from sidecar.runtime.files import Looks, Unanswered, read_small, within
+from sidecar.runtime.filewatch import Signature, signature
 
 log = structlog.get_logger("oidc")
 

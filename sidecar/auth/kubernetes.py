@@ -14,9 +14,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from sidecar.apiserver import AT_ONCE, TOKEN, ApiError, ApiServer
 from sidecar.auth.caller import Caller, Credential, Scope, implied
-from sidecar.errors import CallerUnknown
+from sidecar.cluster.client import AT_ONCE, TOKEN, ApiError, ApiServer
+from sidecar.domain.errors import CallerUnknown
 
 S = TypeVar("S")
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 from aiohttp import HttpVersion10, hdrs, web
 
-from sidecar import names
-from sidecar.auth.limits import read_address
-from sidecar.errors import Forbidden, Misdirected
-from sidecar.options import in_kubernetes, service_names
+from sidecar.cluster import names
+from sidecar.config.options import in_kubernetes, service_names
+from sidecar.domain.errors import Forbidden, Misdirected
+from sidecar.runtime.rate_limiter import read_address
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""

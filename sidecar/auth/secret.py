@@ -15,9 +15,9 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from sidecar.apiserver import ApiError, ApiServer
 from sidecar.auth.tokens import TokenFile
-from sidecar.kube import Rule
+from sidecar.cluster.client import ApiError, ApiServer
+from sidecar.cluster.cluster import Rule
 
 log = structlog.get_logger("auth")
 

@@ -16,9 +16,9 @@ from typing import NamedTuple, cast
 
 import structlog
 
-from sidecar import small_file
 from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
-from sidecar.options import SettingsError
+from sidecar.config.options import SettingsError
+from sidecar.runtime import files as small_file
 
 log = structlog.get_logger("auth")
 

@@ -11,7 +11,7 @@ import contextlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 
-from sidecar.errors import CallerUnknown
+from sidecar.domain.errors import CallerUnknown
 
 _WAIT = 5.0  # seconds
 

@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from sidecar.errors import Unavailable
-from sidecar.jobspec import Prepared
-from sidecar.model import Environment, JobEvents, Queues, Resources
-from sidecar.tasks import Supervisor
+from sidecar.domain.errors import Unavailable
+from sidecar.domain.jobspec import Prepared
+from sidecar.domain.model import Environment, JobEvents, Queues, Resources
+from sidecar.runtime.tasks import Supervisor
 
 Connection = Literal["connecting", "ready", "lost", "gone"]
 

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 import structlog
 
+from sidecar.runtime.threads import Workers
 from sidecar.store.lock import StoreLock
 from sidecar.store.schema import StoreError, check, connect, inspect, open_file
-from sidecar.workers import Workers
 
 T = TypeVar("T")
 log = structlog.get_logger("store")

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from sidecar import fluid, restored
-from sidecar.model import Brief
+from sidecar.domain import fluid, restored
+from sidecar.domain.model import Brief
 from sidecar.store.rows import Stored
 
 log = structlog.get_logger("store")

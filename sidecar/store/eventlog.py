@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sidecar import fluid, untrusted
+from sidecar.domain import fluid, untrusted
 from sidecar.store.damage import Damage
 from sidecar.store.rows import LARGEST_CONTEXT, LARGEST_ROW, Stored, Told, together
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from sidecar import fluid
-from sidecar.model import ANONYMOUS, RESULTS, STATES, ExceptionInfo, Job
+from sidecar.domain import fluid
+from sidecar.domain.model import ANONYMOUS, RESULTS, STATES, ExceptionInfo, Job
 
 #: What a search may be ordered by without a look at each job's document: the caller's name for it, and its column.
 _COLUMNS = {

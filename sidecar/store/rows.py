@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.model import Result, State, Unset
+from sidecar.domain.model import Result, State, Unset
 
 LARGEST_CONTEXT = 16 * 1024
 """Bytes of one entry's context as JSON, at most."""

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections import deque
 
-from sidecar.feed import Feed
-from sidecar.tasks import Supervised, Supervisor
+from sidecar.journal.feed import Feed
+from sidecar.runtime.tasks import Supervised, Supervisor
 
 _EVERY = 10.0  # seconds
 _KEPT = 360

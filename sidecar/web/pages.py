@@ -13,17 +13,17 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta
 
-from sidecar import fluid, idset, jobspec, restored, untrusted
 from sidecar.api import filters, fresh, position
 from sidecar.api.jobs import require
-from sidecar.api.routing import Answer, operation
 from sidecar.auth.guard import caller_of
-from sidecar.feed import Feed
+from sidecar.domain import fluid, idset, jobspec, restored, untrusted
+from sidecar.domain.model import RESULTS, STATES, Job
+from sidecar.http.routing import Answer, operation
 from sidecar.instance import Instance
-from sidecar.lifecycle import Lifecycle
-from sidecar.metrics import NODE_STATES
-from sidecar.model import RESULTS, STATES, Job
+from sidecar.journal.feed import Feed
+from sidecar.services.lifecycle import Lifecycle
 from sidecar.store import Filter, Search, Store, Stored
+from sidecar.telemetry.metrics import NODE_STATES
 from sidecar.web import texts
 from sidecar.web.history import History
 from sidecar.web.render import page, to

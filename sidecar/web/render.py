@@ -15,10 +15,10 @@ from aiohttp import web
 from markupsafe import Markup
 
 import sidecar
-from sidecar.api import html
-from sidecar.api.html import root
 from sidecar.auth.guard import CALLER, NO_CALLER
-from sidecar.errors import Problem
+from sidecar.domain.errors import Problem
+from sidecar.http import html
+from sidecar.http.html import root
 from sidecar.web import texts
 
 _ROOT = resources.files("sidecar.web") / "templates"

@@ -15,8 +15,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from sidecar import access, addresses, kube
 from sidecar.auth import secret
+from sidecar.cluster import cluster as kube
+from sidecar.config import access, addresses
 from tests.chart.rendered import (
     CHART,
     EVERYTHING,

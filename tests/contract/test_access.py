@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from sidecar.app import Server as Application
-from sidecar.settings import Settings
+from sidecar.config.settings import Settings
 from tests.access import SCOPES, TokenFile, audit
 from tests.contract.test_errors import problem
 from tests.harness import Server, eventually

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sidecar import fluid
+from sidecar.domain import fluid
 from tests.contract.test_errors import problem
 from tests.harness import Server, eventually
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sidecar import app
-from sidecar.settings import Settings
+from sidecar.config.settings import Settings
 from tests.harness import Server, eventually
 
 

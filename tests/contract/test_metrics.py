@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sidecar import metrics
+from sidecar.telemetry import metrics
 from tests import harness
 from tests.access import TokenFile
 from tests.contract.test_errors import problem

@@ -11,7 +11,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from sidecar.app import Server as Application
-from sidecar.settings import Settings
+from sidecar.config.settings import Settings
 from tests.access import TokenFile
 from tests.harness import BIN, SIDECAR, Server, embedded
 

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecar.manifests import Job, Pod
-from sidecar.obstacles import obstacles
+from sidecar.cluster.objects import Job, Pod
+from sidecar.cluster.obstacles import obstacles
 from tests import odd_files
 from tests.access import TokenFile
 from tests.authority import Authority

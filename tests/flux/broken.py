@@ -48,7 +48,7 @@ def hung_open() -> None:
 
 def hung_flux_thread() -> None:
     """The Flux thread hangs in a callback, once it is told of a job's event."""
-    from sidecar import journal
+    from sidecar.instance.flux import journal
 
     decode = journal.decode
 
@@ -62,20 +62,20 @@ def hung_flux_thread() -> None:
 
 
 def dead_survey() -> None:
-    from sidecar.survey import Survey
+    from sidecar.services.resources import Survey
 
     Survey._run = die  # type: ignore[method-assign]
 
 
 def dead_ping() -> None:
-    from sidecar.instance.flux import FluxInstance
+    from sidecar.instance.flux.instance import FluxInstance
 
     FluxInstance._ping = die  # type: ignore[method-assign]
 
 
 def dead_feed() -> None:
     """The feed's task dies in the middle of a batch, once, after a job has started."""
-    from sidecar.feed import Feed
+    from sidecar.journal.feed import Feed
 
     write, count = Feed._write, []
 
@@ -90,8 +90,8 @@ def dead_feed() -> None:
 
 def bad_closes() -> None:
     """One part raises when it is closed, one does not end, and the task of a third takes no cancellation."""
-    from sidecar.idle import IdleStop
-    from sidecar.survey import Survey
+    from sidecar.services.idle import IdleStop
+    from sidecar.services.resources import Survey
     from sidecar.web.history import History
 
     History.close = die  # type: ignore[method-assign]
@@ -101,7 +101,7 @@ def bad_closes() -> None:
 
 def blocked_loop() -> None:
     """The event loop is blocked, from the tenth request for the service's state on."""
-    from sidecar.lifecycle import Lifecycle
+    from sidecar.services.lifecycle import Lifecycle
 
     service, count = Lifecycle.service, []
 
@@ -116,7 +116,7 @@ def blocked_loop() -> None:
 
 def failing_stop() -> None:
     """The first stop dies of an error of its own."""
-    from sidecar.lifecycle import Lifecycle
+    from sidecar.services.lifecycle import Lifecycle
 
     stop, count = Lifecycle._stop_running, []
 
@@ -131,8 +131,8 @@ def failing_stop() -> None:
 
 def everything() -> None:
     """Every part hangs that can: the disk, the Event, the closing of several parts."""
-    from sidecar.instance.embedded import EmbeddedInstance
-    from sidecar.place import Place
+    from sidecar.instance.embedded.instance import EmbeddedInstance
+    from sidecar.services.pod import Place
     from sidecar.store import Store
 
     hung_disk()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sidecar import metrics
+from sidecar.telemetry import metrics
 from tests.harness import Broker, Process, Server, beside
 from tests.metrics import scrape
 

@@ -20,10 +20,10 @@ import flux.job
 import pytest
 import structlog
 
-from sidecar.errors import Unavailable
-from sidecar.instance import submission
-from sidecar.instance.broker import Broker as Known
-from sidecar.instance.fluxthread import Callbacks, FluxThread
+from sidecar.domain.errors import Unavailable
+from sidecar.instance.flux import submission
+from sidecar.instance.flux.broker import Broker as Known
+from sidecar.instance.flux.thread import Callbacks, FluxThread
 from tests.harness import Broker, eventually
 
 Start = Callable[[Any], Any]
@@ -166,7 +166,7 @@ async def test_an_error_of_one_reader(broker: Broker) -> None:
 
 async def test_a_journal_that_nothing_takes(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not followed while too much of it waits, commands go on, and later its history is read again."""
-    monkeypatch.setattr("sidecar.instance.fluxthread._TOO_FAR", 99)
+    monkeypatch.setattr("sidecar.instance.flux.thread._TOO_FAR", 99)
     told, waits = Told(), [0]
     callbacks = told.callbacks()
     callbacks.backlog = lambda: waits[0]
@@ -203,7 +203,7 @@ async def test_a_journal_that_nothing_takes(broker: Broker, monkeypatch: pytest.
 
 async def test_a_service_that_never_answers(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for it is bounded: the connection is made anew, and everything that waits is answered."""
-    monkeypatch.setattr("sidecar.instance.fluxthread._MOST_LATE", 20)
+    monkeypatch.setattr("sidecar.instance.flux.thread._MOST_LATE", 20)
     told = Told()
     async with asyncio.timeout(60), running(broker.uri, told) as thread:
         await told.up.wait()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sidecar import fluid
+from sidecar.domain import fluid
 from tests import harness
 from tests.harness import Broker, Process, Server, beside, eventually, flux_start
 

@@ -12,13 +12,14 @@ from typing import Any
 import flux
 import pytest
 
-from sidecar.instance import HistoryBegin, lease
-from sidecar.instance.broker import introduce
-from sidecar.instance.flux import FluxInstance
-from sidecar.instance.fluxthread import FluxThread
-from sidecar.meters import Meters
-from sidecar.model import JobEvents
-from sidecar.tasks import Supervisor
+from sidecar.domain.model import JobEvents
+from sidecar.instance import HistoryBegin
+from sidecar.instance.flux import lease
+from sidecar.instance.flux.broker import introduce
+from sidecar.instance.flux.instance import FluxInstance
+from sidecar.instance.flux.thread import FluxThread
+from sidecar.runtime.tasks import Supervisor
+from sidecar.telemetry.instruments import Meters
 from tests.harness import Broker, beside
 
 Start = Callable[[Any], Any]
@@ -104,7 +105,7 @@ async def test_an_error_of_our_own_is_not_the_end_of_the_instance(
         return known
 
     monkeypatch.setattr(FluxThread, "_connect", fails)
-    monkeypatch.setattr("sidecar.instance.fluxthread._LONGEST_RETRY", 0.05)
+    monkeypatch.setattr("sidecar.instance.flux.thread._LONGEST_RETRY", 0.05)
     instance = FluxInstance(broker.uri, Meters(), rpc_timeout=10, lost_timeout=0.5, silence_timeout=10)
 
     async def until(check: Callable[[], bool]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from docs.differences import DIFFERENCES
-from sidecar import fluid
+from sidecar.domain import fluid
 from tests.flux.lives import plain
 from tests.flux.shapes import (
     ALIVE,

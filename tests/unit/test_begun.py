@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from sidecar.api.begun import is_closed, is_lost
+from sidecar.http.responses import is_closed, is_lost
 
 _HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
 _PIECE = b"a" * 65536

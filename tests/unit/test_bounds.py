@@ -13,14 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar import batch, depth, fold, journal, untrusted
-from sidecar.batch import Batch
-from sidecar.feed import Feed
+from sidecar.domain import untrusted
+from sidecar.domain.model import Event, JobEvents
 from sidecar.instance import HistoryBegin
-from sidecar.meters import Meters
-from sidecar.model import Event, JobEvents
+from sidecar.instance.flux import depth, journal
+from sidecar.journal import batch, fold
+from sidecar.journal.batch import Batch
+from sidecar.journal.feed import Feed
+from sidecar.journal.tail import Tail
 from sidecar.store import Filter, Search, Store
-from sidecar.tail import Tail
+from sidecar.telemetry.instruments import Meters
 from tests.stored import entries
 
 _TEXTS = st.text(st.sampled_from('a"\\\n\x01\x7fé€😀\0\ud800'), max_size=300)
@@ -173,7 +175,7 @@ def test_what_is_nested_too_deeply_is_null(around: list[tuple[bool, Any]], besid
 @pytest.fixture
 async def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A feed with a store, and what tells it a response of the journal."""
-    monkeypatch.setattr("sidecar.feed._GATHER", 0)
+    monkeypatch.setattr("sidecar.journal.feed._GATHER", 0)
     store = Store(tmp_path / "s.sqlite")
     await store.open()
     feed = Feed(store, Meters())

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from sidecar.budget import Budget
-from sidecar.errors import Overloaded, TooMany
+from sidecar.domain.errors import Overloaded, TooMany
+from sidecar.runtime.budget import Budget
 
 
 def test_a_caller_has_a_quarter() -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sidecar.clock import LoopClock
+from sidecar.runtime.clock import LoopClock
 
 _STOOD = 0.6
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecar import closing
-from sidecar.feed import Feed
+from sidecar.domain.model import Event, Job, JobEvents
 from sidecar.instance import HistoryBegin
-from sidecar.meters import Meters
-from sidecar.metrics import RESULTS_OF_JOBS
-from sidecar.model import Event, Job, JobEvents
+from sidecar.journal import closing
+from sidecar.journal.counts import Tally
+from sidecar.journal.feed import Feed
 from sidecar.store import Filter, Search, Store
-from sidecar.tally import Tally
+from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.metrics import RESULTS_OF_JOBS
 from tests.stored import entries
 
 END = JobEvents(-1, [])

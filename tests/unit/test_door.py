@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sidecar.clock import LoopClock
-from sidecar.listen import Door
-from sidecar.unsent import Patience
+from sidecar.http.connections import Door
+from sidecar.http.unsent import Patience
+from sidecar.runtime.clock import LoopClock
 
 
 class Transport(asyncio.Transport):

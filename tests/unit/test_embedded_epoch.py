@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sidecar.instance import embedded_epoch
+from sidecar.instance.embedded import epoch as embedded_epoch
 
 
 def test_it_is_kept(tmp_path: Path) -> None:

@@ -14,15 +14,15 @@ import msgspec
 import pytest
 
 from sidecar.api.events import Events
-from sidecar.api.stream import EventStream, Pace
-from sidecar.clock import LoopClock
-from sidecar.errors import Lagging
-from sidecar.feed import Feed
+from sidecar.domain.errors import Lagging
+from sidecar.domain.model import Event, JobEvents
+from sidecar.http.sse import EventStream, Pace
 from sidecar.instance import HistoryBegin
-from sidecar.meters import Meters
-from sidecar.model import Event, JobEvents
+from sidecar.journal.feed import Feed
+from sidecar.journal.tail import Tail
+from sidecar.runtime.clock import LoopClock
 from sidecar.store import Filter, Store, StoreError, Told
-from sidecar.tail import Tail
+from sidecar.telemetry.instruments import Meters
 from tests.stored import entries
 
 END = JobEvents(-1, [])
@@ -149,7 +149,7 @@ async def test_a_job_that_is_never_told_of_is_not_forgotten(tmp_path: Path, monk
         for _ in range(2):
             for read in (feed.settle(), feed.settle("alice"), feed.settle_job(5)):
                 with monkeypatch.context() as patched:
-                    patched.setattr("sidecar.barrier.BOUND", 0.01)
+                    patched.setattr("sidecar.journal.barrier.BOUND", 0.01)
                     with pytest.raises(Lagging) as raised:
                         await read
                 assert raised.value.status == 503
@@ -195,7 +195,7 @@ async def test_reads_go_on_while_instances_change(tmp_path: Path) -> None:
 
 async def test_a_full_disk_delays_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's own limit on pages is the disk that is full, and then is not."""
-    monkeypatch.setattr("sidecar.steady._RETRY", 0.01)
+    monkeypatch.setattr("sidecar.journal.steady._RETRY", 0.01)
     async with running(tmp_path / "s.sqlite") as (feed, store):
         feed.push(HistoryBegin("i"))
         feed.push(END)
@@ -243,7 +243,7 @@ async def test_who_waits_no_longer_is_forgotten(tmp_path: Path) -> None:
 async def test_a_job_that_is_not_kept_in_memory_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.feed._KEPT", 1)
+    monkeypatch.setattr("sidecar.journal.feed._KEPT", 1)
     async with running(tmp_path / "s.sqlite") as (feed, store):
         for item in (HistoryBegin("i"), END, job(1), job(2), job(3)):
             feed.push(item)

@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import fold
-from sidecar.model import STATES, Event, Job, JobEvents
+from sidecar.domain.model import STATES, Event, Job, JobEvents
+from sidecar.journal import fold
 
 SPEC = {
     "resources": [{"type": "slot", "count": 1, "label": "task", "with": [{"type": "core", "count": 1}]}],

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from sidecar.errors import Problem, Unavailable
-from sidecar.feed import Feed
-from sidecar.follow import Follower, Followers
+from sidecar.domain.errors import Problem, Unavailable
+from sidecar.domain.output import Run
 from sidecar.instance import HistoryBegin
-from sidecar.output import Run
-from sidecar.outputlog import Cursor, OutputLogs
-from sidecar.tail import Closed
+from sidecar.journal.feed import Feed
+from sidecar.journal.tail import Closed
+from sidecar.services.live_output import Follower, Followers
+from sidecar.services.output_log import Cursor, OutputLogs
 from tests.unit.test_feed import END, job, live, running, told
 from tests.unit.test_output import entry
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar import foreign, settings
+from sidecar.config import settings
+from sidecar.config import unknown_variables as foreign
 
 KNOWN = {name for field in ("host", "port", "metrics_port", "embedded", "uri") for name in settings.env_names(field)}
 

@@ -15,12 +15,13 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidecar import idset, journal, untrusted
-from sidecar.feed import Feed
+from sidecar.domain import idset, untrusted
+from sidecar.domain.model import STATES, Job, JobEvents
 from sidecar.instance import HistoryBegin
-from sidecar.meters import Meters
-from sidecar.model import STATES, Job, JobEvents
+from sidecar.instance.flux import journal
+from sidecar.journal.feed import Feed
 from sidecar.store import Filter, Search, Store
+from sidecar.telemetry.instruments import Meters
 from tests import hostile
 from tests.hostile import OddJob, odd_jobs
 from tests.stored import entries
@@ -82,7 +83,7 @@ class Journal:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journal]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sidecar.feed._GATHER", 0)  # each example waits for its own
+        patch.setattr("sidecar.journal.feed._GATHER", 0)  # each example waits for its own
         journal_ = Journal(tmp_path_factory.mktemp("hostile") / "s.sqlite")
         yield journal_
         journal_.close()
@@ -152,7 +153,7 @@ def test_history_and_live_make_the_same_job(told: Journal, odd: OddJob) -> None:
 
 async def test_jobs_go_on_where_they_were_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that was written of odd jobs can be begun with, and their events be told again."""
-    monkeypatch.setattr("sidecar.feed._GATHER", 0)
+    monkeypatch.setattr("sidecar.journal.feed._GATHER", 0)
     odd = hostile.text(
         {"id": 1, "jobspec": {"tasks": 5, "attributes": {"system": {"project": 5, "job": {"name": ["x"]}, "duration": "@huge@"}}},
          "events": [{"timestamp": 1.0, "name": "submit", "context": {"userid": "x"}}, {"timestamp": 1.0, "name": "validate"}, {"timestamp": 2.0, "name": "urgency", "context": {"urgency": None}},

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import counts, feasibility, jobspec
-from sidecar.errors import InvalidRequest
-from sidecar.model import Environment, JobRequest, Node
+from sidecar.domain import feasibility, jobspec
+from sidecar.domain import resource_counts as counts
+from sidecar.domain.errors import InvalidRequest
+from sidecar.domain.model import Environment, JobRequest, Node
 
 HERE = Environment({"PATH": "/bin", "KEPT": "1"}, "/home/user")
 COUNT = st.integers(1, 20)

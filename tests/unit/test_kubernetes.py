@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 import pytest
 
-from sidecar.apiserver import Account, ApiError
 from sidecar.auth.caller import Caller, Credential, Scope
 from sidecar.auth.kubernetes import Kubernetes
-from sidecar.errors import Unavailable
-from sidecar.options import SettingsError
-from sidecar.small_file import read_small
+from sidecar.cluster.client import Account, ApiError
+from sidecar.config.options import SettingsError
+from sidecar.domain.errors import Unavailable
+from sidecar.runtime.files import read_small
 from tests import odd_files
 from tests.kubernetes_api import (
     ACCESS_REVIEWS,
@@ -507,7 +507,7 @@ def test_what_is_no_file_of_a_namespace(tmp_path: Path, how: str) -> None:
 async def test_a_service_account_on_a_file_system_that_does_not_answer(
     api: KubernetesAPI, method: Callable[..., Kubernetes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.apiserver._READ", 0.1)
+    monkeypatch.setattr("sidecar.cluster.client._READ", 0.1)
     answers = threading.Event()
 
     def slow(path: Path) -> bytes:
@@ -515,7 +515,7 @@ async def test_a_service_account_on_a_file_system_that_does_not_answer(
         return read_small(path)
 
     mine = method(namespace="ns")
-    monkeypatch.setattr("sidecar.apiserver.read_small", slow)
+    monkeypatch.setattr("sidecar.cluster.client.read_small", slow)
     for _ in range(2):
         assert "the file system does not answer" in (await unavailable(api, mine, "someones-token")).detail
     answers.set()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import launchers as module
-from sidecar.errors import NotFound, Rejected, Unavailable
-from sidecar.launchers import Launcher, Launchers
-from sidecar.tasks import Supervisor
+from sidecar.domain.errors import NotFound, Rejected, Unavailable
+from sidecar.runtime.tasks import Supervisor
+from sidecar.services import launchers as module
+from sidecar.services.launchers import Launcher, Launchers
 
 _DEAF = "trap '' TERM; echo deaf; while :; do sleep 0.05; done"
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import structlog
 
-from sidecar import logs
-from sidecar.log_budget import ALL, SAME, STRANGER, STRANGERS, LogBudget
-from sidecar.logs import ORIGIN, Origin
+from sidecar.telemetry import logs
+from sidecar.telemetry.log_budget import ALL, SAME, STRANGER, STRANGERS, LogBudget
+from sidecar.telemetry.logs import ORIGIN, Origin
 
 
 class Clock:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.log_writer import LogWriter, to
+from sidecar.runtime.log_writer import LogWriter, to
 from tests.harness import eventually
 
 
@@ -44,7 +44,7 @@ def read(reader: int, wanted: bytes) -> bytes:
 def test_more_lines_than_a_pipe_holds(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, anew: bool) -> None:
     reader, fd = pipe
     if not anew:
-        monkeypatch.setattr("sidecar.log_writer._not_blocking", lambda given: given)
+        monkeypatch.setattr("sidecar.runtime.log_writer._not_blocking", lambda given: given)
     writer = LogWriter(fd)
     lines = [f"{number} " + "x" * (number % 7000) for number in range(200)]
     for line in lines:

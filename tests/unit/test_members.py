@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import members
+from sidecar.domain import json_size as members
 
 TEXTS = st.text(st.sampled_from('a,[]{}"\\\n é'), max_size=8)
 VALUES = st.recursive(

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from docs import dashboard
-from sidecar.metrics import TABLE
+from sidecar.telemetry.metrics import TABLE
 from tests.harness import ROOT
 
 RULES = ROOT / "helm/flux-sidecar/files/rules.yaml"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import names
 from sidecar.auth import origins
+from sidecar.cluster import names
 
 HOST = socket.gethostname().lower()
 

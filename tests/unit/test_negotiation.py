@@ -9,8 +9,8 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.errors import NotAcceptable
-from sidecar.negotiation import WANTED, best, choose
+from sidecar.domain.errors import NotAcceptable
+from sidecar.http.negotiation import WANTED, best, choose
 
 JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
 OFFERED = (JSON, TEXT, BYTES)

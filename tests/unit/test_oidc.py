@@ -25,8 +25,8 @@ from sidecar.auth import jwks
 from sidecar.auth.caller import Caller, Credential, Method, Scope
 from sidecar.auth.keys import read_keys
 from sidecar.auth.oidc import Oidc
-from sidecar.errors import Unavailable
-from sidecar.watch import Signature, signature
+from sidecar.domain.errors import Unavailable
+from sidecar.runtime.filewatch import Signature, signature
 from tests import odd_files
 from tests.issuer import ALGORITHMS, Issuer, Signer, Trouble, unsigned
 
@@ -746,7 +746,7 @@ async def test_keys_on_a_file_system_that_does_not_answer(
     make: Make, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The known keys go on, after one wait."""
-    monkeypatch.setattr("sidecar.small_file.PATIENCE", 0.1)
+    monkeypatch.setattr("sidecar.runtime.files.PATIENCE", 0.1)
     file = tmp_path / "jwks.json"
     file.write_bytes(issuer.published())
     oidc = make(jwks=str(file))

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import follower, outlook
+from sidecar import follower
 from sidecar.app import Server as Application
-from sidecar.manifests import Job, JobSpec, JobStatus, Metadata
-from sidecar.options import Follower
-from sidecar.outlook import Verdict
-from sidecar.settings import Settings
+from sidecar.cluster import outlook
+from sidecar.cluster.objects import Job, JobSpec, JobStatus, Metadata
+from sidecar.cluster.outlook import Verdict
+from sidecar.config.options import Follower
+from sidecar.config.settings import Settings
 from tests import odd_files
 from tests.harness import eventually
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar import output
 from sidecar.api.lines import as_bytes, as_strings
-from sidecar.output import Assembler, Run
+from sidecar.domain import output
+from sidecar.domain.output import Assembler, Run
 
 Written = tuple[str, str, bytes]
 

@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
-from sidecar import fluid, outputlog, outputtail, segments
-from sidecar.errors import InvalidRequest, Problem
-from sidecar.instance import embedded_output
-from sidecar.instance.embedded import EmbeddedInstance
-from sidecar.output import Stream
-from sidecar.outputlog import Cursor, OutputLog, OutputLogs, resume
-from sidecar.outputtail import tail
-from sidecar.partial import Part
+from sidecar.domain import fluid
+from sidecar.domain.errors import InvalidRequest, Problem
+from sidecar.domain.output import Stream
+from sidecar.domain.partial import Part
+from sidecar.instance.embedded import output as embedded_output
+from sidecar.instance.embedded.instance import EmbeddedInstance
+from sidecar.services import output_log as outputlog
+from sidecar.services import output_segments as segments
+from sidecar.services import output_tail as outputtail
+from sidecar.services.output_log import Cursor, OutputLog, OutputLogs, resume
+from sidecar.services.output_tail import tail
 from tests.unit.test_follow import Blobs
 from tests.unit.test_output import Written, entry, lines_of
 

@@ -8,8 +8,8 @@ import time
 import pytest
 import structlog
 
-from sidecar import parts
-from sidecar.parts import Parts
+from sidecar.runtime import parts
+from sidecar.runtime.parts import Parts
 
 
 async def test_every_part_is_closed_in_the_reverse_order() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from sidecar import counts, policy
-from sidecar.jobspec import build, prepared
-from sidecar.model import Environment, JobRequest
+from sidecar.domain import policy
+from sidecar.domain import resource_counts as counts
+from sidecar.domain.jobspec import build, prepared
+from sidecar.domain.model import Environment, JobRequest
 
 _GENERAL = {"limits": {"duration": "1h", "job-size": {"max": {"nnodes": 4, "ncores": 8}, "min": {"ncores": 2}}}}
 _BATCH = {

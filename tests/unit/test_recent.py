@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from sidecar.errors import Unavailable
-from sidecar.instance.recent import Recent
+from sidecar.domain.errors import Unavailable
+from sidecar.instance.flux.cache import Recent
 
 
 class Source:

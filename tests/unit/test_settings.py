@@ -17,9 +17,10 @@ from cyclopts import CycloptsError
 
 import sidecar
 from docs import generate
-from sidecar import addresses, cli, options, settings
-from sidecar.option_groups import GROUPS
-from sidecar.settings import Settings
+from sidecar import cli
+from sidecar.config import addresses, options, settings
+from sidecar.config.groups import GROUPS
+from sidecar.config.settings import Settings
 from tests.harness import BIN, SIDECAR
 
 ROOT = Path(__file__).parents[2]

@@ -15,11 +15,11 @@ import pytest
 import structlog
 from aiohttp import web
 
-from sidecar.clock import LoopClock
-from sidecar.listen import Door
-from sidecar.options import SettingsError
-from sidecar.unix_socket import Socket
-from sidecar.unsent import Patience
+from sidecar.config.options import SettingsError
+from sidecar.http.connections import Door
+from sidecar.http.unix_socket import Socket
+from sidecar.http.unsent import Patience
+from sidecar.runtime.clock import LoopClock
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import fluid, idset
+from sidecar.domain import fluid, idset
 
 FLUIDS = st.integers(min_value=0, max_value=fluid.MAX)
 

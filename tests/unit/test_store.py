@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecar.barrier import Barrier
-from sidecar.errors import Lagging
-from sidecar.feed import Feed
+from sidecar.domain.errors import Lagging
+from sidecar.domain.model import Event, JobEvents
 from sidecar.instance import HistoryBegin
-from sidecar.meters import Meters
-from sidecar.model import Event, JobEvents
+from sidecar.journal.barrier import Barrier
+from sidecar.journal.feed import Feed
+from sidecar.runtime.threads import Workers
 from sidecar.store import Filter, Row, Store, StoreError
-from sidecar.workers import Workers
+from sidecar.telemetry.instruments import Meters
 
 END = JobEvents(-1, [])
 
@@ -40,7 +40,7 @@ def row(number: int, text: str) -> Row:
 
 async def test_a_disk_that_hangs_holds_up_no_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer's thread is in a call that does not return, as on a network file system whose server has gone."""
-    monkeypatch.setattr("sidecar.feed._CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr("sidecar.journal.feed._CLOSE_TIMEOUT", 0.2)
     monkeypatch.setattr("sidecar.store.connections._CLOSE_TIMEOUT", 0.2)
     back = threading.Event()
     store = Store(tmp_path / "s.sqlite")
@@ -311,7 +311,7 @@ async def test_the_lock_file_is_ours_or_none(tmp_path: Path, holder: str) -> Non
 
 async def test_room_for_others_beside_a_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bulk waits before single submits do; what is too much for all is refused, and nothing is counted twice."""
-    monkeypatch.setattr("sidecar.barrier.BOUND", 0.05)
+    monkeypatch.setattr("sidecar.journal.barrier.BOUND", 0.05)
     store = Store(tmp_path / "s.sqlite")
     await store.open()
     barrier = Barrier(store)
@@ -336,7 +336,7 @@ async def test_room_for_others_beside_a_bulk(tmp_path: Path, monkeypatch: pytest
 
 async def test_a_command_that_is_not_stored_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No job is expected, only what a cancel did to one: the lag is at least the time that the reader has waited."""
-    monkeypatch.setattr("sidecar.barrier.BOUND", 0.1)
+    monkeypatch.setattr("sidecar.journal.barrier.BOUND", 0.1)
     store = Store(tmp_path / "s.sqlite")
     await store.open()
     barrier = Barrier(store)
@@ -353,8 +353,8 @@ async def test_a_command_that_is_not_stored_in_time(tmp_path: Path, monkeypatch:
 
 async def test_each_reader_waits_for_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What others have had accepted is waited for a moment; a command that selects jobs waits for all."""
-    monkeypatch.setattr("sidecar.barrier.BOUND", 0.1)
-    monkeypatch.setattr("sidecar.barrier._OTHERS", 0.02)
+    monkeypatch.setattr("sidecar.journal.barrier.BOUND", 0.1)
+    monkeypatch.setattr("sidecar.journal.barrier._OTHERS", 0.02)
     store = Store(tmp_path / "s.sqlite")
     await store.open()
     barrier = Barrier(store)
@@ -367,8 +367,8 @@ async def test_each_reader_waits_for_its_own(tmp_path: Path, monkeypatch: pytest
             await wait()  # type: ignore[misc]
     # The store has it, and the journal's word of it was forgotten: it is looked up.
     await store.write([row(1, "a")])
-    monkeypatch.setattr("sidecar.barrier.BOUND", 5)
-    monkeypatch.setattr("sidecar.barrier._TICK", 0.05)
+    monkeypatch.setattr("sidecar.journal.barrier.BOUND", 5)
+    monkeypatch.setattr("sidecar.journal.barrier._TICK", 0.05)
     await barrier.settle("alice")
     assert not barrier.expects(1)
     await store.close()

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import jobspec
 from sidecar.auth.caller import Caller
-from sidecar.errors import InvalidRequest
-from sidecar.feed import Feed
-from sidecar.instance.embedded import EmbeddedInstance
-from sidecar.meters import Meters
-from sidecar.model import JobRequest
+from sidecar.domain import jobspec
+from sidecar.domain.errors import InvalidRequest
+from sidecar.domain.model import JobRequest
+from sidecar.instance.embedded.instance import EmbeddedInstance
+from sidecar.journal.feed import Feed
+from sidecar.runtime.tasks import Supervisor
+from sidecar.services.submissions import Submissions
 from sidecar.store import Store
-from sidecar.submissions import Submissions
-from sidecar.tasks import Supervisor
+from sidecar.telemetry.instruments import Meters
 
 ALICE = Caller(name="alice", scopes=frozenset({"submit"}), method="test")
 
@@ -56,7 +56,7 @@ async def test_one_key_that_is_never_stored_keeps_no_other(
     for _ in range(10):
         assert await submit(submissions, "key 1") == jobs[1]
     assert set(submissions._accepted) == {jobspec.scoped("purged", "alice"), jobspec.scoped("late", "alice")}
-    monkeypatch.setattr("sidecar.submissions._KEPT", 0.0)
+    monkeypatch.setattr("sidecar.services.submissions._KEPT", 0.0)
     await submit(submissions, "key 2")
     assert set(submissions._accepted) == {jobspec.scoped("late", "alice")}, "its job is still expected"
 

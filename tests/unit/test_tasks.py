@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import structlog
 
-from sidecar import tasks
-from sidecar.tasks import Supervisor
+from sidecar.runtime import tasks
+from sidecar.runtime.tasks import Supervisor
 
 
 @pytest.fixture(autouse=True)

@@ -17,12 +17,12 @@ import structlog
 from sidecar.auth import tokens
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import Caller, Credential, implied
-from sidecar.auth.limits import Buckets, place
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.auth.tokens import TokenFile
 from sidecar.auth.turns import NoTurn, Turns
-from sidecar.errors import TooMany, Unavailable
-from sidecar.options import SettingsError
+from sidecar.config.options import SettingsError
+from sidecar.domain.errors import TooMany, Unavailable
+from sidecar.runtime.rate_limiter import Buckets, place
 from tests import odd_files
 from tests.harness import SIDECAR
 

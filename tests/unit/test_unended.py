@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sidecar.domain.model import Event, JobEvents
 from sidecar.instance import HistoryBegin
-from sidecar.model import Event, JobEvents
-from sidecar.unended import Unended
+from sidecar.journal.unended import Unended
 
 END = JobEvents(-1, [])
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar import gate
+from sidecar.auth import setup as gate
 from sidecar.auth.caller import Caller, Credential
+from sidecar.auth.setup import Gate
 from sidecar.auth.tokens import TokenFile
-from sidecar.gate import Gate
-from sidecar.settings import Settings
-from sidecar.tasks import Supervisor
-from sidecar.watch import Watch, signature
+from sidecar.config.settings import Settings
+from sidecar.runtime.filewatch import Watch, signature
+from sidecar.runtime.tasks import Supervisor
 from tests import access
 from tests.harness import eventually
 
@@ -70,7 +70,7 @@ async def test_what_cannot_be_read_is_in_nobodys_way(tmp_path: Path, where: str)
 
 
 async def test_the_watch_goes_on_after_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.watch._EVERY", 0.01)
+    monkeypatch.setattr("sidecar.runtime.filewatch._EVERY", 0.01)
     path = tmp_path / "file"
     told: asyncio.Queue[str] = asyncio.Queue()
 
@@ -109,7 +109,7 @@ def test_a_change_that_looks_like_none(tmp_path: Path) -> None:
 
 async def test_a_file_system_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for it but one thread; what happened meanwhile is seen when it answers again."""
-    monkeypatch.setattr("sidecar.small_file.PATIENCE", 0.1)
+    monkeypatch.setattr("sidecar.runtime.files.PATIENCE", 0.1)
     hanging, path = tmp_path / "hanging", tmp_path / "file"
     answers, told = threading.Event(), list[str]()
 
@@ -123,7 +123,7 @@ async def test_a_file_system_that_does_not_answer(tmp_path: Path, monkeypatch: p
     watch = Watch()
     watch.add(lambda: lambda: told.append("hanging"), hanging)
     watch.add(lambda: lambda: told.append("file"), path)
-    monkeypatch.setattr("sidecar.watch.signature", slow)
+    monkeypatch.setattr("sidecar.runtime.filewatch.signature", slow)
     hanging.write_text("a")
     with structlog.testing.capture_logs() as logs:
         for text in ("a", "ab", "abc"):

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from sidecar.health import Check
-from sidecar.watchdog import ServerDead, Watchdog
+from sidecar.services.health import Check
+from sidecar.services.watchdog import ServerDead, Watchdog
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Options, the environment and the addresses and values that they take."""

@@ -1,0 +1,1 @@
+"""HTTP mechanics: listeners, connections, middleware, routing, decoding, streaming, problems."""

@@ -1,0 +1,167 @@
+"""The OpenAPI 3.1 document, made from the same operations and types that serve the requests."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+import sidecar
+from sidecar.domain.errors import CONTENT_TYPE, ProblemBody
+from sidecar.http.routing import Answer, Operation
+
+_REF = "#/components/schemas/{name}"
+_PATH_PARAMETERS = {
+    "uid": {
+        "description": "Job id in any of Flux's spellings: decimal, ƒ… or f…, 0x…, dothex, KVS, words, emoji",
+        "schema": {"type": "string"},
+        "example": "f2oUvBnNfh",
+    },
+    "name": {"description": "Name of the queue; or of the node, or its rank", "schema": {"type": "string"}},
+    "number": {"description": "Number of the launcher", "schema": {"type": "integer", "minimum": 0}},
+}
+_BINARY = {"type": "string", "format": "binary"}
+_SECURITY: dict[str, dict[str, Any]] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token: from a token file, of Kubernetes, of an OIDC issuer, or of POST /v1/token",
+    },
+    "basic": {"type": "http", "scheme": "basic", "description": "User and password, where there are some"},
+}
+
+
+def document(operations: Sequence[Operation], *, open_to_all: bool = False) -> dict[str, Any]:
+    """Return the document that describes ``operations``.
+
+    Args:
+        operations: what is served; pages are left out.
+        open_to_all: nobody is asked who they are.
+    """
+    operations = [op for op in operations if not op.page]
+    types_ = list(dict.fromkeys(_types(operations)))
+    schemas, components = msgspec.json.schema_components(types_, ref_template=_REF)
+    schema = dict(zip(types_, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for op in operations:
+        paths.setdefault(op.path, {})[op.method.lower()] = _operation(op, schema, components)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "flux-sidecar",
+            "version": sidecar.__version__,
+            "summary": "Jobs of a Flux instance over HTTP",
+            "description": "Times are Unix seconds, durations seconds. Every error is a ProblemBody (RFC 9457). "
+            "Parameters of a JSON body may as well be sent as a form, under the same names, or in the query; not "
+            "passwords and tokens, which are never read from the query.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": dict(sorted(paths.items())),
+        "security": [*([{}] if open_to_all else []), *({name: []} for name in _SECURITY)],
+        "components": {"schemas": dict(sorted(components.items())), "securitySchemes": _SECURITY},
+    }
+
+
+def _types(operations: Iterable[Operation]) -> Iterable[Any]:
+    yield ProblemBody
+    for op in operations:
+        yield from filter(None, (op.query, op.body, op.lines))
+        for answer in op.answers:
+            yield from _alternatives(answer)
+
+
+def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "operationId": op.name,
+        "summary": op.summary,
+        "tags": [op.name.partition("_")[0]],
+    }
+    needs = f"Needs the scope {op.scope}." if op.scope else ""
+    if description := " ".join(filter(None, (op.description, needs))):
+        found["description"] = description
+    if op.scope is None:
+        found["security"] = []
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, **_PATH_PARAMETERS[name]}
+        for name in re.findall(r"{(\w+)}", op.path)
+    ]
+    if op.query:
+        parameters += _query(components.pop(op.query.__name__))
+    parameters += [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        for name, text in op.headers.items()
+    ]
+    if parameters:
+        found["parameters"] = parameters
+    if op.lines:
+        # OpenAPI 3.1 has no word for a sequence of JSON texts, and generated clients encode what has json in its name.
+        lines = {**_BINARY, "description": f"NDJSON (application/x-ndjson): a line each: {op.lines.__name__}"}
+        found["requestBody"] = {"content": {"application/octet-stream": {"schema": lines}}, "required": True}
+    if op.body:
+        required = any(field.required for field in msgspec.structs.fields(op.body))
+        # Of a form with the same schema generated clients would send both, or neither.
+        found["requestBody"] = {"content": {"application/json": {"schema": schema[op.body]}}, "required": required}
+    problem = {CONTENT_TYPE: {"schema": schema[ProblemBody]}}
+    found["responses"] = {
+        **{str(answer.status): _answer(answer, schema) for answer in op.answers},
+        **{
+            str(status): {"description": HTTPStatus(status).phrase, "content": problem}
+            for status in sorted({*op.errors, *always(op)})
+        },
+    }
+    return found
+
+
+def always(op: Operation) -> set[int]:
+    """Return the errors that have nothing to do with what an operation is for."""
+    found = {421} if op.method == "GET" else {403, 421}
+    if op.scope is not None:
+        found |= {401, 403, 429, 503}
+    if op.body is not None:
+        found.add(408)
+    if op.negotiated:
+        found.add(406)
+    return found
+
+
+def _answer(answer: Answer, schema: dict[Any, Any]) -> dict[str, Any]:
+    kinds = [schema[type_] for type_ in _alternatives(answer)]
+    json = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    content = {media: _content(media, json) for media in answer.media}
+    return {"description": answer.description, **({"content": content} if content else {})}
+
+
+def _content(media: str, json: Any) -> dict[str, Any]:
+    """Return what an answer of a media type holds; JSON Schema has no words for what lines and events hold."""
+    if media == "application/json":
+        return {"schema": json}
+    if media.startswith("text/event-stream"):
+        return {"schema": {}}  # tools differ in what they hold against it: the text, or each event
+    return {"schema": {"type": "string"} if media.startswith("text/") else dict(_BINARY)}
+
+
+def _alternatives(answer: Answer) -> tuple[Any, ...]:
+    """Return the types that an answer's JSON may have."""
+    if answer.type is None:
+        return ()
+    return typing.get_args(answer.type) if isinstance(answer.type, types.UnionType) else (answer.type,)
+
+
+def _query(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one parameter for each field; null is not a thing that a query can say."""
+    found = []
+    for name, field in schema["properties"].items():
+        field = {key: value for key, value in field.items() if key != "default" or value is not None}
+        if "anyOf" in field:
+            kinds = [kind for kind in field.pop("anyOf") if kind.get("type") != "null"]
+            field = {**(kinds[0] if len(kinds) == 1 else {"anyOf": kinds}), **field}
+        description = field.pop("description", None)
+        parameter = {"name": name, "in": "query", "required": False, "schema": field}
+        found.append({**parameter, "description": description} if description else parameter)
+    return found

@@ -1,0 +1,57 @@
+"""Percent-encoded text: bytes that are not UTF-8 are refused, where parsers put U+FFFD in their place."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, unquote_plus, unquote_to_bytes
+
+from sidecar.domain.errors import InvalidRequest
+from sidecar.http import decoding as fields
+
+_NAME = 200  # characters of a parameter's name that are read for an error
+_ADVICE = "the text is not UTF-8; percent-encode it as UTF-8 (é is %C3%A9)."
+
+
+def check(path: str, query: str) -> None:
+    """Let an address through whose text is UTF-8.
+
+    Args:
+        path: as it was sent.
+        query: as it was sent.
+
+    Raises:
+        InvalidRequest: it is not; each parameter is named.
+    """
+    if "%" in path and not _is_utf8(path):
+        raise InvalidRequest(f"The path: {_ADVICE}")
+    if "%" in query and not _is_utf8(query):
+        raise _faults(query)
+
+
+def pairs(form: str) -> list[tuple[str, str]]:
+    """Return the names and values of a URL-encoded form.
+
+    Raises:
+        InvalidRequest: their text is not UTF-8; each parameter is named.
+    """
+    try:
+        return parse_qsl(form, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise _faults(form) from None
+
+
+def _faults(text: str) -> InvalidRequest:
+    errors = [f"{_name(pair)}: {_ADVICE}" for pair in text.split("&") if not _is_utf8(pair)]
+    return InvalidRequest(" ".join(errors), errors=errors)
+
+
+def _name(pair: str) -> str:
+    name = pair.partition("=")[0][:_NAME]
+    return fields.named(unquote_plus(name)) if _is_utf8(name) else fields.shown(name)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        return False
+    return True

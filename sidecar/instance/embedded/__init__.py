@@ -1,0 +1,1 @@
+"""The embedded engine: jobs as processes of this machine."""

@@ -1,0 +1,1 @@
+"""The process: background tasks, threads, signals, files and bounded resources."""

@@ -1,0 +1,1 @@
+"""What the server does: submissions, lifecycle, launchers, scaling, live output, health."""
