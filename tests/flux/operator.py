@@ -20,8 +20,7 @@ def operator_options(directory: Path, name: str, more: str = "") -> list[str]:
     certificate = config / "curve.cert"
     if not certificate.exists():
         subprocess.run(["flux", "keygen", str(certificate)], check=True, timeout=60)
-    (config / "etc/flux/config/broker.toml").write_text(
-        f"""
+    text = f"""
 [access]
 allow-guest-user = true
 allow-root-owner = true
@@ -38,7 +37,9 @@ hosts = [
 ]
 {more}
 """
-    )
+    file = config / "etc/flux/config/broker.toml"
+    if not file.exists() or file.read_text() != text:  # a broker that was just started may be reading it
+        file.write_text(text)
     return [
         f"-Scron.directory={config}/etc/flux/system/cron.d",
         "-Stbon.fanout=256",
