@@ -27,7 +27,7 @@ from sidecar.api.queues import QueueResource
 from sidecar.api.search import JobSearch
 from sidecar.api.service import ServiceResource
 from sidecar.api.submit import Submit
-from sidecar.auth.setup import Gate
+from sidecar.auth.setup import AuthSetup
 from sidecar.cluster import outlook
 from sidecar.cluster.client import ApiServer
 from sidecar.cluster.cluster import Cluster
@@ -39,15 +39,15 @@ from sidecar.config.settings import (
     make_run_directory,
     parse_option_flags,
     store_path,
-    trace_wish,
+    tracing_config,
 )
 from sidecar.domain import shell_options as shelloptions
 from sidecar.http import routing
 from sidecar.http import streaming as pieces
 from sidecar.http.body import BODIES, Bodies
-from sidecar.http.listeners import Sites, running
+from sidecar.http.listeners import Listeners, app_runner
 from sidecar.http.middleware import Around
-from sidecar.http.sse import Pace
+from sidecar.http.sse import StreamLimits
 from sidecar.instance import Instance
 from sidecar.instance.embedded.instance import EmbeddedInstance
 from sidecar.journal import closing
@@ -61,19 +61,19 @@ from sidecar.services.health import Health
 from sidecar.services.idle import IdleStop
 from sidecar.services.launchers import Launchers
 from sidecar.services.lifecycle import Lifecycle, ServerFailed
-from sidecar.services.live_output import Followers
+from sidecar.services.live_output import LiveOutputs
 from sidecar.services.output_log import OutputLogs
-from sidecar.services.pod import Place
-from sidecar.services.resources import Survey
+from sidecar.services.pod import Pod
+from sidecar.services.resources import ResourcePoller
 from sidecar.services.scaling import Scaler
 from sidecar.services.submissions import Submissions
 from sidecar.services.watchdog import Watchdog
 from sidecar.store import Store, StoreError
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 from sidecar.telemetry.tracing import Tracing
 from sidecar.web import render
 from sidecar.web.docs import Documents, static
-from sidecar.web.forms import Actions
+from sidecar.web.forms import Forms
 from sidecar.web.history import History
 from sidecar.web.pages import Pages
 
@@ -94,24 +94,24 @@ class Server:
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self.settings = settings
-        self.gate = Gate(settings)
-        self.sites = Sites(settings, self.gate.watch)
+        self.gate = AuthSetup(settings)
+        self.sites = Listeners(settings, self.gate.watch)
         most = settings.max_in_flight << 20
         self.bodies = Budget(most, "request bodies", "--max-in-flight")
         self.answers = Budget(most, "answers", "--max-in-flight")
         path = store_path(settings.store) if settings.store else directory / "jobs.sqlite"
         self.store = Store(path)
-        self.meters = Meters(_tracing())
+        self.meters = Instruments(_tracing())
         self.tasks = Supervisor(self.meters.task_died, self._end)
         self.feed = Feed(self.store, self.meters, log_jobs=settings.log_jobs)
         self.instance = _instance(settings, directory, self.meters)
         self.feed.begin_again = self.instance.begin_again
-        self.survey = Survey(self.instance, self.feed)
+        self.survey = ResourcePoller(self.instance, self.feed)
         self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout, tasks=self.tasks)
         self.no_cluster = settings.no_cluster
         self.cluster = None if self.no_cluster else _cluster(settings)
         self.scaler = Scaler(self.cluster, self.instance, self.tasks) if self.cluster else None
-        self.place = Place(settings, self.cluster, self.instance)
+        self.place = Pod(settings, self.cluster, self.instance)
         self.lifecycle = Lifecycle(
             self.instance,
             self.feed,
@@ -159,10 +159,10 @@ class Server:
             authenticates=not self.gate.guard.open,
             no_auth=settings.no_auth,
         )
-        pace = Pace(settings.heartbeat, settings.send_timeout, self.meters.dropped, self.sites.clock)
+        pace = StreamLimits(settings.heartbeat, settings.send_timeout, self.meters.dropped, self.sites.clock)
         submit = Submit(instance, lifecycle, submissions, self.launchers, settings.launcher_names)
         cancel, control, nodes = Cancel(store, feed, instance), JobControl(store, feed, instance), Nodes(instance)
-        output = JobOutput(store, feed, Followers(OutputLogs(instance), feed, store), pace)
+        output = JobOutput(store, feed, LiveOutputs(OutputLogs(instance), feed, store), pace)
         # The order is that of the routes: /v1/jobs/search must come before /v1/jobs/{uid}.
         parts = (
             JobSearch(store, feed),
@@ -186,7 +186,7 @@ class Server:
             service,
             self.login,
             self.pages,
-            Actions(
+            Forms(
                 self.pages, submit=submit, cancel=cancel, control=control, output=output, nodes=nodes, service=service
             ),
             Documents(lambda: self.operations, open_to_all=self.gate.guard.open, no_auth=settings.no_auth),
@@ -228,7 +228,7 @@ class Server:
             self.gate.guard,
             self.instance,
             self.idle,
-            self.login,
+            self.login.page,
             self.meters,
             error_page=render.error(self.pages.around),
             max_body=settings.max_body,
@@ -301,7 +301,7 @@ class Server:
         if not (self.settings.store and self.lifecycle.over and self.feed.caught_up):
             return
         try:
-            await closing.end_all(self.store, within=_END_JOBS, stopped=True)
+            await closing.end_active_jobs(self.store, within=_END_JOBS, stopped=True)
         except StoreError as exc:
             log.error("jobs of the instance stay in the store as they were seen last", reason=str(exc))
 
@@ -395,10 +395,10 @@ async def _has_started(starting: asyncio.Task[list[str]], lifecycle: Lifecycle) 
 
 async def _start(stack: AsyncExitStack, server: Server, settings: Settings) -> list[str]:
     """Start all parts and listen; return the addresses."""
-    runner = await stack.enter_async_context(running(server.application()))
+    runner = await stack.enter_async_context(app_runner(server.application()))
     metrics = None
     if settings.metrics_port:
-        metrics = await stack.enter_async_context(running(server.metrics_application()))
+        metrics = await stack.enter_async_context(app_runner(server.metrics_application()))
     return await server.sites.listen(runner, metrics)
 
 
@@ -408,7 +408,7 @@ def _tracing() -> Tracing | None:
     Raises:
         SettingsError: they ask for what there is not.
     """
-    wish = trace_wish()
+    wish = tracing_config()
     if wish is None:
         return None
     try:
@@ -429,7 +429,7 @@ def _cluster(settings: Settings) -> Cluster:
     )
 
 
-def _instance(settings: Settings, directory: Path, meters: Meters) -> Instance:
+def _instance(settings: Settings, directory: Path, meters: Instruments) -> Instance:
     if settings.embedded:
         return EmbeddedInstance(directory, cores=settings.cores, kill_timeout=settings.kill_timeout)
     from sidecar.instance.flux.instance import FluxInstance  # needs libflux, which a laptop has not

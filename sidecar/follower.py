@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from sidecar.config.options import Follower
+from sidecar.config.options import FollowerRole
 from sidecar.runtime import exit as leaving
 from sidecar.runtime.log_writer import say
 
@@ -44,7 +44,7 @@ _PROTO = struct.Struct(">BBBBIIII")  # magic, version, type, flags, userid, role
 _RUNS, _LEADS_STATES = 1, 2  # matchtags
 
 
-def run(role: Follower) -> None:
+def run(role: FollowerRole) -> None:
     """Return when the broker of this pod has ended and will not come back; a signal to stop exits with 0 at once.
 
     In the lead's pod: return when the instance runs. Where the end file says that this pod's part is over, exit with
@@ -65,7 +65,7 @@ def run(role: Follower) -> None:
         look.end()
 
 
-def _await_end(role: Follower, look: _Look) -> None:
+def _await_end(role: FollowerRole, look: _Look) -> None:
     _say(f"pod {role.index} is a follower: waiting for the end of the broker at {role.socket}; the lead's pod serves")
     deadline: float | None = None
     while (connection := _connect(role.socket, deadline, look)) is not None:
@@ -85,7 +85,7 @@ class _Look:
     It is called whenever there is nothing else to do, once a second at least.
     """
 
-    def __init__(self, role: Follower) -> None:
+    def __init__(self, role: FollowerRole) -> None:
         self._role = role
         self._pause = _FIRST_LOOK
         self._next = time.monotonic() + self._pause
@@ -136,7 +136,7 @@ class _Look:
         sys.exit(int(code) if code.isdecimal() and len(code) < 10 else 1)
 
 
-def _await_instance(role: Follower, look: _Look) -> None:
+def _await_instance(role: FollowerRole, look: _Look) -> None:
     while (connection := _connect(role.socket, None, look)) is not None:
         with connection:
             connection.settimeout(_LONGEST_POLL)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sidecar.store import Store, Stored
+from sidecar.store import Store, StoredEvent
 
 
-async def entries(store: Store, job: int) -> list[Stored]:
+async def entries(store: Store, job: int) -> list[StoredEvent]:
     """Return a job's whole eventlog."""
     return [entry async for told in store.eventlog(job) for _, entry in told.entries(0)]

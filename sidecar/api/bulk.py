@@ -13,17 +13,17 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar.api.bulkline import INVALID, BulkLine, check_beginning, decode
-from sidecar.api.jobs import NDJSON
-from sidecar.api.submit import KEY, key_of
-from sidecar.api.window import Window
+from sidecar.api.idempotency import KEY, key_of
+from sidecar.api.window import AdaptiveLimit
 from sidecar.auth.caller import Caller
-from sidecar.auth.guard import PLACE, caller_of
+from sidecar.auth.guard import ADMISSION, caller_of
 from sidecar.domain.errors import InvalidRequest, Problem, ProblemBody, UnsupportedMediaType
 from sidecar.http import decoding as fields
-from sidecar.http.audit import note
+from sidecar.http.audit import audit_details
 from sidecar.http.body import BODIES, Bodies, check_charset
 from sidecar.http.body_lines import Line, Lines
-from sidecar.http.responses import begin, is_closed
+from sidecar.http.negotiation import NDJSON
+from sidecar.http.responses import is_closed, start_response
 from sidecar.http.routing import Answer, operation
 from sidecar.http.streaming import ANSWERS, send
 from sidecar.instance import Instance
@@ -116,7 +116,7 @@ class Bulk:
         check_charset(request)
         if (key := key_of(request)) is not None:
             check_key(key)
-        with request[PLACE].as_stream(), Lines(request, self._longest_line) as lines:
+        with request[ADMISSION].as_stream(), Lines(request, self._longest_line) as lines:
             # A client that sends chunks may wait for the answer to begin, unless it has sent all of them.
             if request.content_length is not None or request.content.is_eof():
                 check_beginning(await lines.begin())
@@ -124,11 +124,11 @@ class Bulk:
 
     async def _carry_out(self, request: web.Request, lines: Lines) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
-        await begin(request, response)
+        await start_response(request, response)
         results = _Results(request, response)
         sending = asyncio.create_task(results.send())
         try:
-            async with request[PLACE].held():
+            async with request[ADMISSION].held():
                 await self._read(request, lines, results)
         except BaseException:  # disconnected, or no longer authorized: no results are sent
             results.close()
@@ -140,7 +140,7 @@ class Bulk:
         finally:
             # What is on its way into Flux arrives there all the same.
             sending.cancel()
-            note(request, **results.tally)
+            audit_details(request, **results.tally)
         await response.write_eof()
         return response
 
@@ -154,7 +154,7 @@ class Bulk:
 
     async def _read(self, request: web.Request, lines: Lines, results: _Results) -> None:
         """Submit line after line, many at once; the results are awaited in the lines' order."""
-        window = Window(self._in_flight)
+        window = AdaptiveLimit(self._in_flight)
         key, caller = key_of(request), caller_of(request)
         bodies, stretch = request.app[BODIES], 0
 

@@ -11,11 +11,11 @@ from msgspec import Meta
 
 from sidecar.api import filters
 from sidecar.api.filters import Which
-from sidecar.api.jobs import require_own
+from sidecar.api.lookup import require_own
 from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid
 from sidecar.domain.errors import Conflict, Ended, Forbidden, InvalidRequest, NotFound, Problem, Unavailable
-from sidecar.http.audit import note
+from sidecar.http.audit import audit_details
 from sidecar.http.routing import Answer, operation
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
@@ -131,7 +131,7 @@ class Cancel:
             return CancelledMany(f"{len(jobs)} jobs match; none was cancelled (dry_run).", len(jobs), 0)
         ended, failed = await self._all(jobs, body.reason, caller.name)
         done = len(jobs) - ended - len(failed)
-        note(request, matched=len(jobs), cancelled=done)
+        audit_details(request, matched=len(jobs), cancelled=done)
         text = f"{done} jobs are requested to cancel."
         if ended:
             text += f" {ended} had ended before."

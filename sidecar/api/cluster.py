@@ -11,10 +11,10 @@ from msgspec import Meta
 
 from sidecar.auth.guard import CALLER
 from sidecar.cluster import objects as manifests
-from sidecar.cluster.cluster import Cluster, View
+from sidecar.cluster.cluster import Cluster, ClusterSnapshot
 from sidecar.domain.errors import Conflict, NotFound
 from sidecar.domain.model import AS_TEXT, Node
-from sidecar.http.audit import note
+from sidecar.http.audit import audit_details
 from sidecar.http.routing import Answer, json_response, operation
 from sidecar.instance import Instance
 from sidecar.services.lifecycle import Lifecycle
@@ -151,7 +151,7 @@ class ClusterResource:
         stays, the nodes are undrained, and scaling says failed. A plain Job keeps its size: 409.
         """
         _, scaler = self._parts()
-        note(request, size=body.size)
+        audit_details(request, size=body.size)
         if self._lifecycle.state != "running":
             raise Conflict(f"The cluster cannot be scaled: the service is {self._lifecycle.state}.")
         return json_response(await scaler.scale(body.size, body.timeout, request[CALLER].name), status=202)
@@ -162,7 +162,7 @@ class ClusterResource:
         return self._cluster, self._scaler
 
 
-def _body(view: View, nodes: Iterable[Node], scaling: Scaling | None) -> ClusterBody:
+def _body(view: ClusterSnapshot, nodes: Iterable[Node], scaling: Scaling | None) -> ClusterBody:
     brokers = {node.name: node for node in nodes}
     return ClusterBody(
         namespace=view.job.metadata.namespace,

@@ -9,13 +9,13 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api.jobs import require_own
+from sidecar.api.lookup import require_own
 from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid, untrusted
 from sidecar.domain.errors import Conflict, InvalidRequest
 from sidecar.domain.model import HIGHEST_URGENCY, URGENCIES
 from sidecar.http import decoding as fields
-from sidecar.http.audit import note
+from sidecar.http.audit import audit_details
 from sidecar.http.routing import Answer, operation
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
@@ -92,7 +92,7 @@ class JobControl:
         """
         number = _signal_number(body.signal)
         await self._require_active(request, job, "signalled")
-        note(request, signal=_NAMES.get(number, str(number)))
+        audit_details(request, signal=_NAMES.get(number, str(number)))
         await self._instance.send_signal(job, number)
         self._feed.commanded(job, caller_of(request).name)
         return Signalled("Job is sent the signal.", job, fluid.f58(job), _NAMES.get(number, str(number)))
@@ -110,7 +110,7 @@ class JobControl:
         urgency = _urgency_number(body.urgency)
         caller_of(request).require_urgency(urgency)
         await self._require_active(request, job, "reprioritized")
-        note(request, urgency=urgency)
+        audit_details(request, urgency=urgency)
         old = await self._instance.set_urgency(job, urgency)
         self._feed.commanded(job, caller_of(request).name)
         return Reprioritized("Job has the new urgency.", job, fluid.f58(job), old, urgency)

@@ -11,13 +11,12 @@ from aiohttp import web
 
 from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
-from sidecar.api.jobs import require
-from sidecar.domain.model import Job
+from sidecar.api.lookup import ending, require
 from sidecar.http.routing import Answer, operation
-from sidecar.http.sse import AFTER, EVENT_STREAM, EVENT_STREAM_TYPE, EventStream, Pace
+from sidecar.http.sse import AFTER, EVENT_STREAM, EVENT_STREAM_TYPE, EventStream, StreamLimits
 from sidecar.http.streaming import hold
 from sidecar.journal.feed import Feed
-from sidecar.store import Filter, Store, Stored, Told
+from sidecar.store import Filter, LoggedEvents, Store, StoredEvent
 
 _RESUME = {"Last-Event-ID": "the id of the last event that was read: go on behind it"}
 _SKIPPED = 500  # events that a filter may leave out before the reader is given a newer id to come back with
@@ -40,7 +39,7 @@ class Events:
 
     tag = "events"
 
-    def __init__(self, store: Store, feed: Feed, pace: Pace) -> None:
+    def __init__(self, store: Store, feed: Feed, pace: StreamLimits) -> None:
         self._store = store
         self._feed = feed
         self._pace = pace
@@ -62,7 +61,7 @@ class Events:
         over a restart of the server too. An event named end is the last one; its reason says why.
         """
         where = filters.read(query)
-        after = position.requested(request, self._store, query.after)
+        after = position.requested_event_id(request, self._store, query.after)
         if after is None:
             await fresh.settle(request, self._feed)
             after = self._store.position
@@ -70,7 +69,7 @@ class Events:
         if request.method == "HEAD":
             return web.Response(headers={"Content-Type": EVENT_STREAM_TYPE})
         generation = self._feed.tail.generation
-        await stream.begin(request, position.show(self._store, after))
+        await stream.begin(request, position.format_event_id(self._store, after))
         return await stream.run(self._follow(stream, where, after, generation))
 
     async def _follow(self, stream: EventStream, where: Filter, after: int, generation: int) -> None:
@@ -81,7 +80,7 @@ class Events:
             if data:
                 shown = after
             elif after - shown > _SKIPPED:
-                data, shown = b"id: %b\n\n" % position.show(self._store, after).encode(), after
+                data, shown = b"id: %b\n\n" % position.format_event_id(self._store, after).encode(), after
             if data:
                 await stream.push(data)
             del data  # a reader that waits holds nothing
@@ -94,7 +93,7 @@ class Events:
         told, upto = await self._feed.tail.read(after, job)
         return b"".join(self._render(told, where, after)), upto
 
-    def _render(self, told: Sequence[Told], where: Filter, after: int) -> list[bytes]:
+    def _render(self, told: Sequence[LoggedEvents], where: Filter, after: int) -> list[bytes]:
         return [
             event
             for each in told
@@ -105,16 +104,16 @@ class Events:
             and (not where.results or result in where.results)
         ]
 
-    def _events(self, told: Told) -> list[tuple[int, str, str, bytes]]:
+    def _events(self, told: LoggedEvents) -> list[tuple[int, str, str, bytes]]:
         told.rendered = [
             (number, entry.state, entry.result, self._event(number, told, entry)) for number, entry in told.entries(0)
         ]
         return told.rendered
 
-    def _event(self, number: int, told: Told, entry: Stored) -> bytes:
+    def _event(self, number: int, told: LoggedEvents, entry: StoredEvent) -> bytes:
         # The entry's JSON begins with a brace; what job it is of comes first.
         return b'id: %b\ndata: {"id":%d,"f58id":"%b",%b\n\n' % (
-            position.show(self._store, number).encode(),
+            position.format_event_id(self._store, number).encode(),
             told.job,
             told.f58id.encode(),
             msgspec.json.encode(entry)[1:],
@@ -136,11 +135,11 @@ class Events:
         reason, or none, says nothing about the job.
         """
         await require(self._store, self._feed, job)
-        after = position.requested(request, self._store, query.after) or 0
+        after = position.requested_event_id(request, self._store, query.after) or 0
         stream = EventStream(self._pace, functools.partial(hold, request))
         if request.method == "HEAD":
             return web.Response(headers={"Content-Type": EVENT_STREAM_TYPE})
-        await stream.begin(request, position.show(self._store, after))
+        await stream.begin(request, position.format_event_id(self._store, after))
         return await stream.run(self._follow_job(stream, job, after))
 
     async def _follow_job(self, stream: EventStream, job: int, after: int) -> None:
@@ -160,12 +159,3 @@ class Events:
                     return
                 tail.check(generation)
                 await change
-
-
-async def ending(store: Store, job: int) -> dict[str, object]:
-    """Return what the last event of a stream says of a job."""
-    found = await store.job(job)
-    if found is None:
-        return {"id": job}
-    decoded = msgspec.json.decode(found, type=Job)
-    return {name: getattr(decoded, name) for name in ("id", "f58id", "state", "result", "returncode")}

@@ -14,21 +14,19 @@ from msgspec import Meta
 
 from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
-from sidecar.auth.caller import Caller
-from sidecar.auth.guard import PLACE, caller_of
+from sidecar.api.lookup import require, require_own, unknown
+from sidecar.auth.guard import ADMISSION, caller_of
 from sidecar.domain import fluid, jobspec, untrusted
-from sidecar.domain.errors import InvalidRequest, NotFound, Problem, Unavailable
+from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import AS_TEXT, Brief, Entry, Job
-from sidecar.http.html import root
-from sidecar.http.negotiation import WANTED
-from sidecar.http.page_cache import Pages
+from sidecar.http.html import relative_root
+from sidecar.http.negotiation import NDJSON, WANTED
+from sidecar.http.page_cache import ResponseCache
 from sidecar.http.routing import Answer, operation
-from sidecar.http.streaming import framed, stream_pieces, whole_or_pieces
+from sidecar.http.streaming import framed, stream_chunks, whole_or_chunks
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
-from sidecar.store import Filter, Store, Told
-
-NDJSON = "application/x-ndjson"
+from sidecar.store import Filter, LoggedEvents, Store
 
 _RUNNING = b'"state":"RUN","result":"","returncode"'  # in a job with all its fields
 _ONE_PIECE = 200  # jobs that are sent in one piece
@@ -120,7 +118,7 @@ class Jobs:
         self._store = store
         self._feed = feed
         self._instance = instance
-        self._pages = Pages()
+        self._pages = ResponseCache()
 
     @operation(
         "GET",
@@ -153,12 +151,15 @@ class Jobs:
             and (whole := await self._one_piece(request, where, query.limit, shape))
         ):
             return self._kept(revision, key, whole)
-        headers = {"Content-Type": shape.media, position.HEADER: position.show(self._store, self._store.position)}
+        headers = {
+            "Content-Type": shape.media,
+            position.HEADER: position.format_event_id(self._store, self._store.position),
+        }
         if query.limit is not None:
             headers |= _next(request, await self._store.last_of(where, query.limit))
         pieces = self._store.pieces(where, query.limit, shape.what, shape.separator)
         framed_ = framed(pieces, shape.separator.encode(), shape.opening, shape.closing)
-        return await stream_pieces(request, framed_, headers)
+        return await stream_chunks(request, framed_, headers)
 
     def _kept(self, revision: int, key: Hashable, response: web.StreamResponse) -> web.StreamResponse:
         """Keep a page for who asks for the same before anything has happened; the runtime of a job grows by itself."""
@@ -169,7 +170,7 @@ class Jobs:
 
     async def _plain(self, request: web.Request, where: Filter, limit: int | None) -> web.StreamResponse:
         page = await self._store.page(where, limit)
-        shown = position.show(self._store, page.position)
+        shown = position.format_event_id(self._store, page.position)
         cut = page.last is not None and page.number != limit  # the page is large, and not all that is asked for
         last = page.last
         if cut:
@@ -181,14 +182,14 @@ class Jobs:
             return web.Response(body=b'{"jobs":[' + page.json + closing, headers=headers)
         del page
         pieces = self._store.pieces(where, limit, "brief")
-        return await stream_pieces(request, framed(pieces, b",", b'{"jobs":[', closing), headers)
+        return await stream_chunks(request, framed(pieces, b",", b'{"jobs":[', closing), headers)
 
     async def _one_piece(self, request: web.Request, where: Filter, limit: int, shape: _Shape) -> web.Response | None:
         """Return a short list as one piece; None where its jobs are too large for that."""
         page = await self._store.page(where, limit, shape.what, shape.separator)
         if page.last is not None and page.number < limit:
             return None
-        shown = position.show(self._store, page.position)
+        shown = position.format_event_id(self._store, page.position)
         headers = {"Content-Type": shape.media, position.HEADER: shown, **_next(request, page.last)}
         body = shape.opening + page.json + shape.closing if page.json or shape.opening else b""
         return web.Response(body=body, headers=headers)
@@ -201,7 +202,7 @@ class Jobs:
         """
         await self._feed.settle_job(job)
         if query.wait:
-            async with request[PLACE].held():
+            async with request[ADMISSION].held():
                 await self._wait(job, _REACHED[query.until], query.wait)
         found = await self._store.job(job)
         if found is None:
@@ -230,7 +231,7 @@ class Jobs:
         await require(self._store, self._feed, job)
         opening = b'{"id":%d,"f58id":"%b","events":[' % (job, fluid.f58(job).encode())
         rows = (each async for told in self._store.eventlog(job) if (each := _entries(told)))
-        return await whole_or_pieces(
+        return await whole_or_chunks(
             request, framed(rows, b",", opening, b"]}\n"), {"Content-Type": "application/json"}
         )
 
@@ -261,47 +262,12 @@ class Jobs:
         return await self._store.jobspec(job) or b"{}"
 
 
-async def require(store: Store, feed: Feed, job: int) -> str:
-    """Return a job's state.
-
-    Raises:
-        NotFound: there is no such job.
-        Unavailable: it may be in the part of the history that is not read yet.
-    """
-    await feed.settle_job(job)
-    state = await store.state(job)
-    if state is None:
-        raise unknown(feed, job)
-    return state
-
-
-async def require_own(store: Store, feed: Feed, job: int, caller: Caller) -> str:
-    """Return the state of a job that is the caller's to change.
-
-    Raises:
-        Forbidden: it is somebody else's.
-        NotFound: there is no such job.
-        Unavailable: it may be in the part of the history that is not read yet.
-    """
-    state = await require(store, feed, job)
-    if "admin" not in caller.scopes:
-        caller.require_own(await store.submitter(job), f"Job {fluid.f58(job)}")
-    return state
-
-
-def unknown(feed: Feed, job: int) -> Problem:
-    """Return the error for a job that the store does not know."""
-    if not feed.caught_up:  # who comes back to a server that has just begun must not be told that the job is gone
-        return Unavailable(f"The history is being read: whether there is a job {fluid.f58(job)} is not known yet.")
-    return NotFound(f"There is no job {fluid.f58(job)} ({job}).")
-
-
-def _entries(told: Told) -> bytes:
+def _entries(told: LoggedEvents) -> bytes:
     """Return entries as JSON with commas between them, and all members of each."""
     return msgspec.json.encode([entry for _, entry in told.entries(0)])[1:-1]
 
 
-def _updates(told: Told) -> list[str]:
+def _updates(told: LoggedEvents) -> list[str]:
     """Return which places in the jobspec were updated."""
     updates = (entry for _, entry in told.entries(0) if entry.name == "jobspec-update")
     return [path for entry in updates for path in untrusted.decoded(entry.context)]
@@ -323,7 +289,7 @@ def _next(request: web.Request, last: int | None) -> dict[str, str]:
     if last is None:
         return {}
     following = urlencode({**request.query, "cursor": _plain_f58(last)})
-    return {"Link": f'<{root(request.path)}{request.path[1:]}?{following}>; rel="next"'}
+    return {"Link": f'<{relative_root(request.path)}{request.path[1:]}?{following}>; rel="next"'}
 
 
 def _plain_f58(job: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from sidecar.api.output import OutputBody
+from sidecar.api.lines import OutputBody
 from sidecar.auth.guard import caller_of
 from sidecar.http.routing import Answer, NoParameters, operation
 from sidecar.services.launchers import Launcher, Launchers

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from sidecar.domain.output import Key, Run, Stream, wanted
 from sidecar.domain.partial import Part
-from sidecar.domain.shell_log import texts
+from sidecar.domain.shell_log import Redirected, Said, texts
 from sidecar.services.output_log import Cursor
 
 _encode = msgspec.json.encode
@@ -192,3 +194,14 @@ async def chained(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[b
     yield first
     async for piece in pieces:
         yield piece
+
+
+class OutputBody(msgspec.Struct, omit_defaults=True):
+    """Lines with their newline; bytes that are not UTF-8 are shown as U+FFFD (ask for text/plain to get them)."""
+
+    Output: list[str]
+    Message: Annotated[str | None, Meta(description="why there are no lines")] = None
+    Log: Annotated[
+        list[Said], Meta(description="what the job's shell says, such as how much of the output was cut")
+    ] = []
+    Redirected: Annotated[list[Redirected], Meta(description="streams that go to files instead")] = []

@@ -17,9 +17,9 @@ from sidecar.auth.caller import SCOPES, Caller, Credential
 from sidecar.auth.guard import Guard, caller_of
 from sidecar.auth.sessions import cookie_name
 from sidecar.config.access import Scope
-from sidecar.domain.errors import Denied, InvalidRequest, Problem, TooMany, Unauthenticated, Unavailable
+from sidecar.domain.errors import Denied, InvalidRequest, Problem, TooManyRequests, Unauthenticated, Unavailable
 from sidecar.http import html
-from sidecar.http.audit import note
+from sidecar.http.audit import audit_details
 from sidecar.http.routing import Answer, NoParameters, operation
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class LoginResource:
         caller = await self._guard.authenticator.caller(credential, self._guard.origins.address(request))
         if caller is None:
             raise refusal()
-        note(request, caller=caller.name)
+        audit_details(request, caller=caller.name)
         return caller
 
     @operation("GET", "/v1/whoami", answers=(Answer("The caller", Whoami),), errors=(400,))
@@ -180,7 +180,7 @@ class LoginResource:
         destination = body.next if _is_ours(body.next) else _HOME
         try:
             await self._caller(request, credential, _nobody)
-        except (Unauthenticated, TooMany, Unavailable) as exc:
+        except (Unauthenticated, TooManyRequests, Unavailable) as exc:
             return self.page(exc, destination=destination)
         response = web.Response(status=303, headers={"Location": f".{destination}"})
         response.set_cookie(

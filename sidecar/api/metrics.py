@@ -24,15 +24,15 @@ from sidecar.domain.errors import InvalidRequest, NotFound
 from sidecar.domain.model import ANONYMOUS, Node
 from sidecar.http.routing import Answer, Operation, operation, operations
 from sidecar.instance import Instance
-from sidecar.journal.counts import Kind
+from sidecar.journal.counts import JobGroup
 from sidecar.journal.feed import Feed
 from sidecar.services.health import Health
 from sidecar.services.launchers import Launchers
 from sidecar.services.lifecycle import Lifecycle
-from sidecar.services.resources import Survey
+from sidecar.services.resources import ResourcePoller
 from sidecar.store import Store
 from sidecar.telemetry import metrics
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 from sidecar.telemetry.metrics import Metric
 
 _QUEUES = 100
@@ -59,7 +59,7 @@ class InstanceMetrics(Collector):
         self,
         instance: Instance,
         feed: Feed,
-        survey: Survey,
+        survey: ResourcePoller,
         lifecycle: Lifecycle,
         launchers: Launchers,
         store: Store,
@@ -199,7 +199,7 @@ class InstanceMetrics(Collector):
 _NOTHING = (0.0,)
 
 
-def _nodes(kind: Kind, cores: int) -> int:
+def _nodes(kind: JobGroup, cores: int) -> int:
     """How many nodes a pending job wants; from its cores where it did not say."""
     return kind.nodes or (math.ceil(kind.cores / cores) if cores else 1)
 
@@ -224,7 +224,9 @@ class MetricsResource:
 
     tag = "metrics"
 
-    def __init__(self, meters: Meters, collector: Collector, store: Store, *, open_to_all: bool, users: bool) -> None:
+    def __init__(
+        self, meters: Instruments, collector: Collector, store: Store, *, open_to_all: bool, users: bool
+    ) -> None:
         self._scope: Scope | None = None if open_to_all else "read"
         self._store = store
         self._users = users

@@ -9,20 +9,18 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta
 
-from sidecar.api.events import ending
-from sidecar.api.jobs import require
-from sidecar.api.lines import Written, beginning, body_of, bytes_of, chained, events_of
+from sidecar.api.lines import OutputBody, Written, beginning, body_of, bytes_of, chained, events_of
+from sidecar.api.lookup import ending, require
 from sidecar.domain import restored
 from sidecar.domain.errors import Gone
 from sidecar.domain.model import Job
 from sidecar.domain.output import Stream
-from sidecar.domain.shell_log import Redirected, Said
 from sidecar.http.negotiation import WANTED
 from sidecar.http.routing import Answer, operation
-from sidecar.http.sse import AFTER, EVENT_STREAM, EventStream, Pace, TextStream
-from sidecar.http.streaming import stream_pieces
+from sidecar.http.sse import AFTER, EVENT_STREAM, EventStream, StreamLimits, TextStream
+from sidecar.http.streaming import stream_chunks
 from sidecar.journal.feed import Feed
-from sidecar.services.live_output import Followers
+from sidecar.services.live_output import LiveOutputs
 from sidecar.services.output_log import Cursor, OutputLog, resume
 from sidecar.services.output_tail import IN_VAIN, tail
 from sidecar.store import Store
@@ -54,15 +52,12 @@ class StreamQuery(OutputQuery, kw_only=True, frozen=True):
     after: Annotated[str | None, AFTER] = None
 
 
-class OutputBody(msgspec.Struct, omit_defaults=True):
-    """Lines with their newline; bytes that are not UTF-8 are shown as U+FFFD (ask for text/plain to get them)."""
+class _BytesStream(TextStream):
+    """A job's output as bytes, and what of it was sent."""
 
-    Output: list[str]
-    Message: Annotated[str | None, Meta(description="why there are no lines")] = None
-    Log: Annotated[
-        list[Said], Meta(description="what the job's shell says, such as how much of the output was cut")
-    ] = []
-    Redirected: Annotated[list[Redirected], Meta(description="streams that go to files instead")] = []
+    def __init__(self, pace: StreamLimits, content_type: str, stream: Stream) -> None:
+        super().__init__(pace, content_type)
+        self.written = Written(stream)
 
 
 class JobOutput:
@@ -70,7 +65,7 @@ class JobOutput:
 
     tag = "jobs"
 
-    def __init__(self, store: Store, feed: Feed, followers: Followers, pace: Pace) -> None:
+    def __init__(self, store: Store, feed: Feed, followers: LiveOutputs, pace: StreamLimits) -> None:
         self._store = store
         self._feed = feed
         self._followers = followers
@@ -109,7 +104,7 @@ class JobOutput:
         headers = {"Content-Type": RAW.get(wanted, wanted)}
         first, whole = await beginning(pieces)
         if not whole:
-            return await stream_pieces(request, chained(first, pieces), headers)
+            return await stream_chunks(request, chained(first, pieces), headers)
         return web.Response(body=first, headers=headers)
 
     async def written(self, request: web.Request, job: int, headers: dict[str, str]) -> web.StreamResponse:
@@ -119,7 +114,7 @@ class JobOutput:
             NotFound: there is no such job.
         """
         cursor, end, _ = await self._open(job)
-        return await stream_pieces(request, bytes_of(cursor, end, "both"), headers)
+        return await stream_chunks(request, bytes_of(cursor, end, "both"), headers)
 
     async def _open(self, job: int) -> tuple[Cursor, int, bool]:
         """Return the first place of a job's log as it is now, how many pieces it has, and whether that is all."""
@@ -185,7 +180,7 @@ class JobOutput:
         output = self._followers.logs.open(job)
         cursor = await _place(request, query, output, end, rest=ended)
         wanted = request[WANTED]
-        sink = TextStream(self._pace, RAW[wanted], Written(query.stream)) if wanted in RAW else EventStream(self._pace)
+        sink = _BytesStream(self._pace, RAW[wanted], query.stream) if wanted in RAW else EventStream(self._pace)
         if request.method == "HEAD":
             return web.Response(headers={"Content-Type": sink.headers["Content-Type"]})
         await sink.begin(request, cursor.place if cursor else None)
@@ -227,10 +222,10 @@ class JobOutput:
         """Send some lines; return whether there were any. They are made once for all readers at the same place."""
         first, runs = await cursor.read(end, rest=rest)
         if not runs:
-            if isinstance(sink, TextStream) and not rest and (data := sink.written.begun(cursor.begun)):
+            if isinstance(sink, _BytesStream) and not rest and (data := sink.written.begun(cursor.begun)):
                 await sink.push(data)
             return False
-        if isinstance(sink, TextStream):
+        if isinstance(sink, _BytesStream):
             data = sink.written.lines(runs)
         else:
             data = await events_of(cursor, first, runs, stream)

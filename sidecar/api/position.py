@@ -13,12 +13,12 @@ HEADER = "Flux-Events-Position"
 _POSITION = re.compile(r"([0-9a-f]{8})-(\d{1,18})")
 
 
-def show(store: Store, position: int) -> str:
+def format_event_id(store: Store, position: int) -> str:
     """Return what a caller may give back as ``after`` or ``Last-Event-ID``."""
     return f"{store.id}-{position}"
 
 
-def requested(request: web.Request, store: Store, after: str | None) -> int | None:
+def requested_event_id(request: web.Request, store: Store, after: str | None) -> int | None:
     """Return the position behind which a caller wants to read; None when it names none.
 
     Last-Event-ID counts more than ``after``: a browser that comes back still has the address that it began with.
@@ -41,6 +41,6 @@ def _parse(name: str, text: str, store: Store) -> int:
     other = bool(match) and match is not None and match[1] != store.id
     why = "belongs to another instance or store" if other else "is no position of this server"
     raise InvalidRequest(
-        f"{name}: {text[:80]!r} {why}; use 0 (from the first event on), or {show(store, 0)} to "
-        f"{show(store, store.position)}. GET /v1/jobs tells the one that its list belongs to."
+        f"{name}: {text[:80]!r} {why}; use 0 (from the first event on), or {format_event_id(store, 0)} to "
+        f"{format_event_id(store, store.position)}. GET /v1/jobs tells the one that its list belongs to."
     )

@@ -14,9 +14,9 @@ from sidecar.api import fresh
 from sidecar.domain import untrusted
 from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import Job
-from sidecar.http.page_cache import Pages
+from sidecar.http.page_cache import ResponseCache
 from sidecar.http.routing import Answer, operation
-from sidecar.http.streaming import framed, whole_or_pieces
+from sidecar.http.streaming import framed, whole_or_chunks
 from sidecar.journal.feed import Feed
 from sidecar.store import Search, Store
 from sidecar.store.query import ORDERS
@@ -56,7 +56,7 @@ class JobSearch:
     def __init__(self, store: Store, feed: Feed) -> None:
         self._store = store
         self._feed = feed
-        self._pages = Pages()
+        self._pages = ResponseCache()
 
     @operation(
         "GET",
@@ -94,7 +94,7 @@ class JobSearch:
         jobs = self._store.search(msgspec.structs.replace(search, length=window))
         closing = b'],"recordsTotal":%d,"recordsFiltered":%d,"recordsMatched":%d,"draw":' % (total, window, matched)
         pieces = framed(jobs, b",", b'{"data":[', closing + draw)
-        response = await whole_or_pieces(
+        response = await whole_or_chunks(
             request, pieces, {"Content-Type": "application/json"}, short=window <= _ONE_PIECE
         )
         body = response.body if isinstance(response, web.Response) else None

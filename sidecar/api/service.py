@@ -14,7 +14,7 @@ from sidecar.api import fresh
 from sidecar.auth.guard import CALLER
 from sidecar.domain.errors import Unavailable
 from sidecar.domain.model import AS_TEXT
-from sidecar.http.audit import note
+from sidecar.http.audit import audit_details
 from sidecar.http.routing import Answer, json_response, operation
 from sidecar.instance import Instance, Status
 from sidecar.journal.feed import Feed
@@ -136,7 +136,7 @@ class ServiceResource:
 
         A second stop is answered like the first; now cuts a drain short.
         """
-        note(request, mode=body.mode, force=body.force)
+        audit_details(request, mode=body.mode, force=body.force)
         by = request[CALLER].name or "anonymous"
         self._lifecycle.stop(body.mode, by=by, timeout=body.timeout, force=body.force, reason=body.reason)
         service = self._lifecycle.service()

@@ -9,14 +9,15 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from sidecar.api.idempotency import KEY, key_of
 from sidecar.auth.caller import Caller
 from sidecar.auth.guard import caller_of
 from sidecar.domain import jobspec
 from sidecar.domain import shell_options as shelloptions
 from sidecar.domain.errors import InvalidRequest, Rejected
 from sidecar.domain.model import JobRequest
-from sidecar.http.audit import note
-from sidecar.http.html import root
+from sidecar.http.audit import audit_details
+from sidecar.http.html import relative_root
 from sidecar.http.routing import Answer, json_response, operation
 from sidecar.instance import Instance
 from sidecar.services.launchers import Launchers
@@ -24,7 +25,6 @@ from sidecar.services.lifecycle import Lifecycle
 from sidecar.services.submissions import Submissions, check_key
 
 _INVALID = "Invalid submit request"
-KEY = "Idempotency-Key"
 
 #: What means nothing to a launcher, which is no job and takes no resources of the instance.
 _JOB_ONLY = (
@@ -119,8 +119,8 @@ class Submit:
         if body.dry_run:
             return await self._check(body, key, caller)
         job = await self._submissions.submit(body, key, caller)
-        note(request, job=job.f58id, replayed=job.replayed)
-        headers = {"Location": f"{root(request.path)}v1/jobs/{job.f58id.replace('ƒ', 'f')}"}
+        audit_details(request, job=job.f58id, replayed=job.replayed)
+        headers = {"Location": f"{relative_root(request.path)}v1/jobs/{job.f58id.replace('ƒ', 'f')}"}
         if job.replayed:
             headers["Idempotent-Replayed"] = "true"
         return json_response(Submitted("Job submit.", job.id, job.f58id, self._warnings(body)), headers=headers)
@@ -157,23 +157,11 @@ class Submit:
         launcher = await self._launchers.start(
             program, words, variables, body.workdir or environment.cwd, caller_of(request).name
         )
-        note(request, launcher=launcher.id, program=words[0])
+        audit_details(request, launcher=launcher.id, program=words[0])
         answer = Launched("Job submit, see jobs table for spawned jobs.", "MANY", launcher.id)
-        return json_response(answer, headers={"Location": f"{root(request.path)}v1/launchers/{launcher.id}"})
+        return json_response(answer, headers={"Location": f"{relative_root(request.path)}v1/launchers/{launcher.id}"})
 
     def _warnings(self, body: SubmitBody) -> list[str]:
         """Return what may not be meant in a request."""
         ignored = shelloptions.ignored(body.option_flags) if self._instance.status.kind == "embedded" else ""
         return [text for text in (jobspec.without_shell(body.command), ignored) if text]
-
-
-def key_of(request: web.Request) -> str | None:
-    """Return the key in a request's header; None where there is none.
-
-    Raises:
-        InvalidRequest: there are several: a proxy, or a repeated request, might go by another one.
-    """
-    keys = set(request.headers.getall(KEY, ()))
-    if len(keys) > 1:
-        raise InvalidRequest(f"{KEY}: it is there {len(keys)} times, with different values; send one.")
-    return keys.pop() if keys else None

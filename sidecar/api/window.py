@@ -13,7 +13,7 @@ _LEAST = 16
 _QUICK, _SLOW = 1.0, 2.0  # seconds from in to out
 
 
-class Window:
+class AdaptiveLimit:
     """Lets so many in at once, and finds out how many that should be.
 
     Args:

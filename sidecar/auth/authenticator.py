@@ -15,8 +15,8 @@ from typing import NamedTuple
 from sidecar.auth.caller import Caller, Credential, Method
 from sidecar.auth.tokens import PREFIX, TokenFile
 from sidecar.auth.turns import NoTurn, Turns
-from sidecar.domain.errors import TooMany, Unavailable
-from sidecar.runtime.rate_limiter import Buckets, place
+from sidecar.domain.errors import TooManyRequests, Unavailable
+from sidecar.runtime.rate_limiter import RateLimiter, client_key
 
 _MOST = 10_000
 
@@ -39,7 +39,7 @@ class Authenticator:
     def __init__(
         self,
         methods: Sequence[Method],
-        guesses: Buckets,
+        guesses: RateLimiter,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,9 +75,9 @@ class Authenticator:
             return await asyncio.shield(asking)
         # Before it is looked at, and given back when it was good: who guesses must not learn that a guess was right.
         # What was good a while ago is no guess: others who guess from behind the same ingress must not lock it out.
-        guess = None if digest in self._good else place(address)
+        guess = None if digest in self._good else client_key(address)
         if guess is not None and (wait := self._guesses.take(guess)):
-            raise TooMany("Too many failed logins from this address.", retry_after=int(wait) + 1)
+            raise TooManyRequests("Too many failed logins from this address.", retry_after=int(wait) + 1)
         try:
             found = await asyncio.shield(self._ask(digest, credential, self.methods, guess))
         except NoTurn:  # not given back: addresses that send more than can be checked would never be told to stop

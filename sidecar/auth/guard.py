@@ -18,8 +18,8 @@ from sidecar.auth.origins import SAFE, Origins
 from sidecar.auth.peer import SocketUsers, certificate_caller, is_unix
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.config.access import Scope
-from sidecar.domain.errors import Forbidden, TooMany, Unauthenticated, Unavailable
-from sidecar.runtime.rate_limiter import Buckets, place, read_address
+from sidecar.domain.errors import Forbidden, TooManyRequests, Unauthenticated, Unavailable
+from sidecar.runtime.rate_limiter import RateLimiter, client_key, read_address
 
 log = structlog.get_logger("auth")
 
@@ -30,7 +30,7 @@ ANYBODY = Caller(name="", scopes=frozenset(SCOPES), method="none")
 NO_CALLER = Caller(name="", scopes=frozenset(), method="none")
 
 
-class Place:
+class Admission:
     """The place of one request while it is worked on: what takes long there is done in it.
 
     Args:
@@ -103,7 +103,7 @@ class Place:
             self._timer.reschedule(asyncio.get_running_loop().time())
 
 
-PLACE = web.RequestKey("place", Place)
+ADMISSION = web.RequestKey("place", Admission)
 
 
 class Guard:
@@ -135,11 +135,11 @@ class Guard:
         self._socket_users = socket_users
         self._certificate_scope = certificate_scope
         self.origins = origins
-        self._rate = Buckets(rate, 2 * rate)
+        self._rate = RateLimiter(rate, 2 * rate)
         self._max_streams = max_streams
         self.streams: Counter[str] = Counter()
         """How many streams each caller follows."""
-        self.places: set[Place] = set()
+        self.places: set[Admission] = set()
         """Of all requests that are being worked on."""
         self._asked = frozenset(method.name for method in authenticator.methods)
         self._again = Again(self.places, self._stays, self._asked)
@@ -171,13 +171,13 @@ class Guard:
         self.origins.check_page(request)
         if scope is None:
             if request.method not in SAFE:  # a login, or what wants to look like one: each is audited
-                self._check_rate(place(self.origins.address(request)))
+                self._check_rate(client_key(self.origins.address(request)))
             return NO_CALLER
         caller = await self._caller(request, unix, self.origins.address(request))
         if caller is None:
-            self._check_rate(place(self.origins.address(request)))
+            self._check_rate(client_key(self.origins.address(request)))
             raise unauthenticated("Credentials are required: send Authorization: Bearer TOKEN.")
-        self._check_rate(caller.name or place(self.origins.address(request)))
+        self._check_rate(caller.name or client_key(self.origins.address(request)))
         caller.require(scope)
         return caller
 
@@ -218,11 +218,11 @@ class Guard:
 
     def _check_rate(self, name: str) -> None:
         if wait := self._rate.take(name):
-            raise TooMany("You ask too often (--rate-limit).", retry_after=int(wait) + 1)
+            raise TooManyRequests("You ask too often (--rate-limit).", retry_after=int(wait) + 1)
 
     # ------------------------------------------------------------------------------------------------- places
 
-    def hold(self, request: web.Request, scope: Scope, *, stream: bool) -> Place:
+    def hold(self, request: web.Request, scope: Scope, *, stream: bool) -> Admission:
         """Give a request its place; of streams there are so many, and no caller gets more than a quarter of them.
 
         Raises:
@@ -231,7 +231,7 @@ class Guard:
         key = self.share(request) if stream else None
         if key is not None:
             self.check_streams(key)
-        held = request[PLACE] = Place(self, request, scope, key)
+        held = request[ADMISSION] = Admission(self, request, scope, key)
         return held
 
     def check_streams(self, key: str) -> None:
@@ -244,9 +244,9 @@ class Guard:
             TooMany: there is no place for it.
         """
         if self.streams.total() >= self._max_streams:
-            raise TooMany("Too many streams are followed (--max-streams).", retry_after=5)
+            raise TooManyRequests("Too many streams are followed (--max-streams).", retry_after=5)
         if key and self.streams[key] >= max(1, self._max_streams // 4):
-            raise TooMany("You follow too many streams (a quarter of --max-streams).", retry_after=5)
+            raise TooManyRequests("You follow too many streams (a quarter of --max-streams).", retry_after=5)
 
     def share(self, request: web.Request) -> str:
         """Return whose share of streams and bytes a request takes: its caller's, else its address's.
@@ -258,7 +258,7 @@ class Guard:
             return caller.name
         address = self.origins.address(request)
         found = read_address(address)
-        return "" if found is None or found.is_loopback else place(address)
+        return "" if found is None or found.is_loopback else client_key(address)
 
     def look_again(self) -> None:
         """See to it that whoever is no longer let in, since something has changed, does not stay."""
@@ -269,7 +269,7 @@ class Guard:
         """End what is done for callers who are no longer let in: a stream may go on for days after it was admitted."""
         await self._again.run()
 
-    async def _stays(self, held: Place) -> bool:
+    async def _stays(self, held: Admission) -> bool:
         """Whether a caller is still let in, by what has let them in, with the name and all scopes that they had."""
         request = held.request
         was = held.caller

@@ -20,9 +20,9 @@ import structlog
 from yarl import URL
 
 from sidecar.auth.keys import LARGEST, Header, Key, fitting_keys, read_keys
-from sidecar.domain.errors import CallerUnknown
+from sidecar.domain.errors import AuthBackendUnavailable
 from sidecar.runtime import bodies
-from sidecar.runtime.files import Looks, Unanswered, read_small, within
+from sidecar.runtime.files import Looks, ReadTimeout, read_small, within
 from sidecar.runtime.filewatch import Signature, signature
 
 log = structlog.get_logger("oidc")
@@ -81,12 +81,12 @@ class FileKeys:
         try:
             self._take(await self._looks.look(self._look))
             self._hangs = False
-        except Unanswered as exc:  # the known keys go on
+        except ReadTimeout as exc:  # the known keys go on
             if not self._hangs:
                 self._hangs = True
                 self._warn(exc)
         if not self._keys:
-            raise CallerUnknown(
+            raise AuthBackendUnavailable(
                 "No token can be checked: the JWKS file has no key to check it with. The server's log says why."
             )
         return fitting_keys(self._keys, header)
@@ -151,7 +151,7 @@ class WebKeys:
             await asyncio.wait([task])  # whoever leaves does not take it along: others wait for it too
             found = fitting_keys(self._keys, header)
         if not self._keys:
-            raise CallerUnknown(
+            raise AuthBackendUnavailable(
                 f"No token can be checked: the keys of {self._issuer} are not known. The server's log says why; "
                 "look whether it reaches the issuer.",
                 retry_after=math.ceil(_RETRY),

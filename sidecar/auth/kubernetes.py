@@ -16,7 +16,7 @@ import msgspec
 
 from sidecar.auth.caller import Caller, Credential, Scope, implied
 from sidecar.cluster.client import AT_ONCE, TOKEN, ApiError, ApiServer
-from sidecar.domain.errors import CallerUnknown
+from sidecar.domain.errors import AuthBackendUnavailable
 
 S = TypeVar("S")
 
@@ -100,7 +100,9 @@ class Kubernetes:
         if not found.authenticated or self._audience not in found.audiences:
             return None
         if not found.user.username:
-            raise CallerUnknown(f"The API server at {self._server.url} knows a token, and gives its user no name.")
+            raise AuthBackendUnavailable(
+                f"The API server at {self._server.url} knows a token, and gives its user no name."
+            )
         return Caller(
             name=found.user.username,
             scopes=await self._scopes(found.user),
@@ -147,14 +149,16 @@ class Kubernetes:
         raw = await self._post(f"/apis/{version}/{resource}", msgspec.json.encode(review), resource)
         answer = _decode(raw, filled)
         if answer is None or answer.kind != kind:
-            raise CallerUnknown(f"What {self._server.url} has answered is no {kind}: is it a Kubernetes API server?")
+            raise AuthBackendUnavailable(
+                f"What {self._server.url} has answered is no {kind}: is it a Kubernetes API server?"
+            )
         return answer.status
 
     def _own_namespace(self) -> str:
         try:
             return self._server.account.read("namespace")
         except ApiError as exc:
-            raise CallerUnknown(exc.detail) from None
+            raise AuthBackendUnavailable(exc.detail) from None
 
     async def _post(self, path: str, body: bytes, resource: str) -> bytes:
         try:
@@ -166,7 +170,7 @@ class Kubernetes:
                     f"The API server at {self._server.url} has answered 403: the server's service account may not "
                     f"create {resource}: bind the ClusterRole system:auth-delegator to it."
                 )
-            raise CallerUnknown(detail, retry_after=exc.retry_after) from None
+            raise AuthBackendUnavailable(detail, retry_after=exc.retry_after) from None
 
 
 def _decode(raw: bytes, kind: type[S]) -> S | None:

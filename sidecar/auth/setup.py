@@ -20,7 +20,7 @@ from sidecar.config import addresses
 from sidecar.config.access import AccessOptions, parse_scopes
 from sidecar.config.options import SettingsError, api_server, parse_list
 from sidecar.runtime.filewatch import Watch
-from sidecar.runtime.rate_limiter import Buckets
+from sidecar.runtime.rate_limiter import RateLimiter
 from sidecar.runtime.tasks import Supervised, Supervisor
 
 if TYPE_CHECKING:  # what is not asked for is not loaded: JWTs alone are ten megabytes
@@ -34,7 +34,7 @@ log = structlog.get_logger("auth")
 _GUESSES_A_SECOND = 1.0
 
 
-class Gate:
+class AuthSetup:
     """All of it, for one server.
 
     Args:
@@ -53,7 +53,8 @@ class Gate:
         self.login = _login(options)
         self.guard = Guard(
             Authenticator(
-                self._methods(options), Buckets(_GUESSES_A_SECOND if options.guess_limit else 0, options.guess_limit)
+                self._methods(options),
+                RateLimiter(_GUESSES_A_SECOND if options.guess_limit else 0, options.guess_limit),
             ),
             Sessions(60 * options.login_minutes),
             Origins(

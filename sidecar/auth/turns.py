@@ -11,12 +11,12 @@ import contextlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 
-from sidecar.domain.errors import CallerUnknown
+from sidecar.domain.errors import AuthBackendUnavailable
 
 _WAIT = 5.0  # seconds
 
 
-class NoTurn(CallerUnknown):
+class NoTurn(AuthBackendUnavailable):
     """No turn has come in time: the remote server was not asked."""
 
 

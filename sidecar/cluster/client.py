@@ -15,7 +15,7 @@ import aiohttp
 
 from sidecar.config.options import SettingsError
 from sidecar.runtime import bodies
-from sidecar.runtime.files import Looks, NotSmall, Unanswered, read_small
+from sidecar.runtime.files import Looks, NotSmall, ReadTimeout, read_small
 
 TOKEN = re.compile(r"[!-~]{1,16384}")
 """What a bearer token can be; no API server can have issued anything else."""
@@ -169,7 +169,7 @@ class Account:
         """
         try:
             return await self._looks.look(lambda: (self.token(), self.trust()))
-        except Unanswered as exc:
+        except ReadTimeout as exc:
             raise ApiError(f"{exc}. The server's service account is mounted there.") from None
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from sidecar.cluster.client import ApiError, ApiServer
 from sidecar.cluster.objects import INDEX, Job, MiniCluster, Pod, Pods
-from sidecar.domain.errors import ClusterRefuses, ClusterUnavailable, Conflict, NotFound
+from sidecar.domain.errors import ClusterForbidden, ClusterUnavailable, Conflict, NotFound
 from sidecar.runtime.tasks import CLOSE_TIMEOUT
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ EVENT = Rule("", "events", "create")
 RULES = (PODS, JOB, JOB_CHANGE, MINICLUSTER, SCALE, EVENT)
 
 
-class View(NamedTuple):
+class ClusterSnapshot(NamedTuple):
     """All of it, as it was at one time (Unix seconds)."""
 
     minicluster: MiniCluster | None
@@ -79,9 +79,9 @@ class Cluster:
         self._namespace = namespace
         self._job = job
         self._index = index
-        self._view: View | None = None
+        self._view: ClusterSnapshot | None = None
         self._looked = 0.0  # by the monotonic clock
-        self._looking: asyncio.Task[View] | None = None
+        self._looking: asyncio.Task[ClusterSnapshot] | None = None
 
     async def close(self) -> None:
         """Close the connections to the API server."""
@@ -90,7 +90,7 @@ class Cluster:
             await asyncio.wait([self._looking], timeout=CLOSE_TIMEOUT)
         await self._server.close()
 
-    async def look(self, *, again: bool = False) -> View:
+    async def look(self, *, again: bool = False) -> ClusterSnapshot:
         """Return what there is, at most a second old; ``again``: asked for from now on.
 
         Raises:
@@ -107,7 +107,7 @@ class Cluster:
             self._looking.add_done_callback(lambda done: done.cancelled() or done.exception())  # may have no reader
         return await asyncio.shield(self._looking)
 
-    async def _look(self) -> View:
+    async def _look(self) -> ClusterSnapshot:
         if not self._job:
             self._job = await self._own_job()
         job = await self._get(f"/apis/batch/v1/{self._in()}/jobs/{self._job}", JOB, Job)
@@ -119,7 +119,7 @@ class Cluster:
             minicluster = await self._get(path, MINICLUSTER, MiniCluster)
         pods = await self._pods(selector)
         pods.sort(key=lambda pod: (pod.index or 0, pod.metadata.creation_timestamp or ""))
-        self._view, self._looked = View(minicluster, job, pods, time.time()), time.monotonic()
+        self._view, self._looked = ClusterSnapshot(minicluster, job, pods, time.time()), time.monotonic()
         return self._view
 
     async def _own_job(self) -> str:
@@ -164,7 +164,7 @@ class Cluster:
         try:
             async with asyncio.timeout(_EVENT_TIMEOUT):
                 await self._tell(reason, message, "Warning" if warning else "Normal")
-        except (NotFound, Conflict, ClusterRefuses, ClusterUnavailable) as exc:
+        except (NotFound, Conflict, ClusterForbidden, ClusterUnavailable) as exc:
             log.warning("no Event was left", reason=exc.detail)
         except TimeoutError:
             log.warning("no Event was left", reason=f"the API server has not answered within {_EVENT_TIMEOUT:g} s")
@@ -226,7 +226,7 @@ class Cluster:
 
     def _fail(self, exc: ApiError, rule: Rule, path: str) -> NoReturn:
         if exc.status == 403:
-            raise ClusterRefuses(
+            raise ClusterForbidden(
                 f"The API server does not let this server {rule.verb} {rule.resource}: in the namespace "
                 f"{self._names()} bind a Role to its service account with the rule {rule}."
             ) from None

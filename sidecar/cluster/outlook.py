@@ -27,7 +27,7 @@ from sidecar.cluster.objects import Job
 from sidecar.cluster.obstacles import obstacles
 from sidecar.config.options import CREDENTIALS, api_server, early_value
 from sidecar.domain import idset
-from sidecar.domain.errors import ClusterRefuses, Conflict, NotFound, Problem
+from sidecar.domain.errors import ClusterForbidden, Conflict, NotFound, Problem
 from sidecar.domain.untrusted import digits
 from sidecar.runtime.log_writer import say, write_json
 
@@ -201,7 +201,7 @@ class Outlook:
         """Return whether there is nothing left to do about the Job."""
         try:
             await self._cluster.wait_for_pods()
-        except (ClusterRefuses, NotFound, Conflict) as exc:
+        except (ClusterForbidden, NotFound, Conflict) as exc:
             log.warning("a lead that is deleted may be there twice", reason=exc.detail)
         except Problem as exc:
             log.debug("the Job cannot be looked at", reason=exc.detail)

@@ -54,7 +54,7 @@ def option(name: str, text: str, *aliases: str, unit: str = "", **details: objec
     )
 
 
-class Follower:
+class FollowerRole:
     """A process that waits for this pod's broker and serves nothing: in the pod of a follower, or before a server.
 
     Args:
@@ -99,7 +99,7 @@ def operator_uri() -> str:
     return f"{LOCAL}{OPERATOR}/run/flux/local"
 
 
-def early_role(arguments: Sequence[str]) -> Follower | None:
+def early_role(arguments: Sequence[str]) -> FollowerRole | None:
     """Find out, without the command line's parser, whether this process is to be a follower.
 
     Whatever is not plain is left to the parser, which says what is wrong: then this returns None.
@@ -119,7 +119,7 @@ def early_role(arguments: Sequence[str]) -> Follower | None:
         return None
     if min(seconds, linger) < 0:
         return None
-    return Follower(int(index), uri.removeprefix(LOCAL), seconds, linger, _early(arguments, *END_FILE))
+    return FollowerRole(int(index), uri.removeprefix(LOCAL), seconds, linger, _early(arguments, *END_FILE))
 
 
 def early_option(arguments: Sequence[str], name: str) -> str:
@@ -153,7 +153,7 @@ def parse_duration(name: str, text: str) -> float:
     Raises:
         SettingsError: it is 0, or another value.
     """
-    from sidecar.config import durations
+    from sidecar.domain import durations
 
     try:
         seconds = durations.parse(text)
@@ -193,7 +193,7 @@ def read_seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        from sidecar.config import durations
+        from sidecar.domain import durations
 
         seconds = durations.parse(text)
     if not abs(seconds) <= _LONGEST:  # nor is nan or inf

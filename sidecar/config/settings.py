@@ -280,21 +280,21 @@ def process_environment() -> dict[str, str]:
     return job_environment(os.environ)
 
 
-class TraceWish(NamedTuple):
+class TracingConfig(NamedTuple):
     """What OpenTelemetry's variables ask for, of what is not its SDK's to read."""
 
     exporter: str
     names_service: bool
 
 
-def trace_wish() -> TraceWish | None:
+def tracing_config() -> TracingConfig | None:
     """Return how traces are to be sent; None where nobody has asked for any."""
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
     asked = exporter or any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("ENDPOINT", "TRACES_ENDPOINT"))
     if not asked or exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return TraceWish(exporter or "otlp", named)
+    return TracingConfig(exporter or "otlp", named)
 
 
 def hide_secrets() -> None:

@@ -9,10 +9,7 @@ import asyncio
 from typing import Annotated, Any
 
 import msgspec
-from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
-
-CONTENT_TYPE = "application/problem+json"
 
 
 class ProblemBody(msgspec.Struct, omit_defaults=False):
@@ -195,7 +192,7 @@ class Misdirected(Problem):
     status, title, slug = 421, "Misdirected request", "misdirected-request"
 
 
-class TooMany(Problem):
+class TooManyRequests(Problem):
     """The caller asks too often, or holds too much: 429 with ``Retry-After``."""
 
     status, title, slug = 429, "Too many requests", "too-many-requests"
@@ -204,7 +201,7 @@ class TooMany(Problem):
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
 
 
-class KeyReused(Problem):
+class IdempotencyKeyReused(Problem):
     """An idempotency key was used for another request: 422."""
 
     status, title, slug = 422, "The idempotency key was used for another request", "idempotency-key-reused"
@@ -245,13 +242,13 @@ class Overloaded(Unavailable):
     title, slug = "The server is at its limit", "overloaded"
 
 
-class CallerUnknown(Unavailable):
+class AuthBackendUnavailable(Unavailable):
     """Who would know the caller cannot be asked just now: 503, and nobody is let in."""
 
     title, slug = "Callers cannot be told just now", "caller-unknown"
 
 
-class ClusterRefuses(Problem):
+class ClusterForbidden(Problem):
     """Kubernetes does not let this server do it, whoever asks: 502."""
 
     status, title, slug = 502, "The cluster does not let this server do it", "cluster-refuses"
@@ -263,7 +260,7 @@ class ClusterUnavailable(Unavailable):
     title, slug = "The Kubernetes API server is not available", "cluster-unavailable"
 
 
-class Unanswered(Unavailable):
+class ResponseTimeout(Unavailable):
     """A command was sent and is not answered yet: it may be carried out all the same. ``result`` will tell."""
 
     def __init__(self, detail: str, result: asyncio.Future[Any]) -> None:
@@ -271,52 +268,7 @@ class Unanswered(Unavailable):
         self.result = result
 
 
-_FROM_HTTP: dict[int, type[Problem]] = {
-    cls.status: cls for cls in (InvalidRequest, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType)
-}
-
-
-def from_http(exc: web.HTTPException, request: web.Request, max_body: int, meant: str = "") -> Problem:
-    """Translate an error that aiohttp raised by itself (unknown path, wrong method, body over the limit).
-
-    Args:
-        exc: the error.
-        request: that it is about.
-        max_body: for its text.
-        meant: the path that was probably meant, where there is nothing at the one that was asked for.
-    """
-    cls = _FROM_HTTP.get(exc.status)
-    if cls is NotFound:
-        hint = f"did you mean {meant}?" if meant else "/openapi.json lists every route."
-        return NotFound(f"There is nothing at {request.path}; {hint}")
-    if cls is MethodNotAllowed:
-        allowed = exc.headers.get("Allow", "")
-        return MethodNotAllowed(
-            f"{request.method} is not for {request.path}; allowed: {allowed}.", headers={"Allow": allowed}
-        )
-    if cls is TooLarge:
-        return TooLarge(f"The body is larger than the limit of {max_body} bytes (--max-body).")
-    problem = (cls or Problem)(exc.text or exc.reason)
-    problem.status, problem.title = exc.status, exc.reason
-    return problem
-
-
-def encode(problem: Problem) -> bytes:
-    """Return the one body that every error of every route has."""
-    return msgspec.json.encode(problem.body()) + b"\n"
-
-
-def render(problem: Problem) -> web.Response:
-    """Make the one response shape that every error of every route has."""
-    return web.Response(
-        body=encode(problem),
-        status=problem.status,
-        content_type=CONTENT_TYPE,
-        headers=problem.headers,
-    )
-
-
-def forgotten(problem: Problem) -> Problem:
+def without_traceback(problem: Problem) -> Problem:
     """Return a problem without its traceback and context.
 
     Those hold every variable of the calls that it came through, a whole body perhaps; and as they hold the variable of
@@ -334,3 +286,16 @@ def shortened(text: str, most: int) -> str:
         return text
     end = most // 4
     return f"{text[: most - end - 5]} ... {text[-end:]}"
+
+
+class Closed(Exception):
+    """There will be no more events; the text says why."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class StoreError(Exception):
+    """The store cannot be used; the text says why and what to do."""

@@ -302,3 +302,12 @@ class Environment(Struct):
 
     variables: dict[str, str]
     cwd: str
+
+
+class HistoryBegin(Struct):
+    """The journal starts from the beginning: what follows is history, until events of id -1.
+
+    ``identity`` tells one instance from another; it survives the instance's own restart.
+    """
+
+    identity: str

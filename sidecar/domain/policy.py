@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sidecar.config import durations
+from sidecar.domain import durations
 from sidecar.domain.jobspec import get
 from sidecar.domain.resource_counts import Counts, is_whole
 

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from sidecar.runtime.rate_limiter import Buckets, place
+from sidecar.runtime.rate_limiter import RateLimiter, client_key
 
 log = structlog.get_logger("audit")
 
@@ -56,13 +56,13 @@ class Audit:
     """Writes the events; a flood of attempts by strangers does not become a flood of log lines."""
 
     def __init__(self) -> None:
-        self._sparingly = Buckets(_A_SECOND, _AT_ONCE)
+        self._sparingly = RateLimiter(_A_SECOND, _AT_ONCE)
         self._unlogged = 0
 
     def write(self, event: AuditEvent, *, sparingly: bool) -> None:
         """Log one event; sparingly: only so many of them from each address."""
         if sparingly:
-            if self._sparingly.take(place(event.address)):
+            if self._sparingly.take(client_key(event.address)):
                 self._unlogged += 1
                 return
             event = msgspec.structs.replace(event, unlogged=self._unlogged)
@@ -70,7 +70,7 @@ class Audit:
         log.info("audit", **msgspec.to_builtins(event))
 
 
-def note(request: web.Request, **details: Any) -> None:
+def audit_details(request: web.Request, **details: Any) -> None:
     """Add to what the event of this request will say."""
     request.setdefault(DETAILS, {}).update(details)
 

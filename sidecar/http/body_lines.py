@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from sidecar.domain import json_size as members
-from sidecar.domain.errors import InvalidRequest, Overloaded, Problem, TooLarge, forgotten
+from sidecar.domain.errors import InvalidRequest, Overloaded, Problem, TooLarge, without_traceback
 from sidecar.http import decoding as fields
 from sidecar.http.body import BODIES, BOM, counted, without_bom
 from sidecar.http.unreadable import body_problem
@@ -168,7 +168,7 @@ class Lines:
                 async with self._bodies.decoding(members.weight(line.raw, found)):
                     found = fields.count_members(cls, line.raw, message)
             except InvalidRequest as exc:
-                line.problem = forgotten(exc)
+                line.problem = without_traceback(exc)
                 return
         if not await self._room(members.SIZE * found):
             line.problem = _no_room()

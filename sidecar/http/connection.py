@@ -16,9 +16,8 @@ import structlog
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.web_protocol import _ErrInfo
 
-from sidecar.domain import errors
 from sidecar.domain.errors import HeadTooLarge, InvalidRequest, Problem
-from sidecar.http import unreadable
+from sidecar.http import problems, unreadable
 from sidecar.http.headers import HEADERS
 from sidecar.http.tls import Tls
 from sidecar.http.unreadable import HEAD, LINE, BodyUnreadable
@@ -197,7 +196,7 @@ class Handler(web.RequestHandler):
         else:
             log.error("a request failed", exc_info=exc)
             problem = Problem("The server failed; its log says how.")
-        response = errors.render(problem)
+        response = problems.render(problem)
         response.headers.update(HEADERS)
         response.force_close()
         return response
@@ -311,9 +310,9 @@ def counted(handle: Handle) -> Handle:
 
 def raw_answer(problem: Problem) -> bytes:
     """Return an error's answer as bytes, for where there is no request to answer."""
-    body = errors.encode(problem)
+    body = problems.encode(problem)
     headers = {
-        "Content-Type": errors.CONTENT_TYPE,
+        "Content-Type": problems.CONTENT_TYPE,
         "Content-Length": str(len(body)),
         "Connection": "close",
         **HEADERS,

@@ -19,14 +19,14 @@ from sidecar.http.connection import Handler, Plain, Secured, bounded, raw_answer
 from sidecar.http.tls import Tls
 from sidecar.http.unsent import Patience, Unsent
 from sidecar.runtime.clock import Timer
-from sidecar.runtime.rate_limiter import place, read_address
+from sidecar.runtime.rate_limiter import client_key, read_address
 
 _FULL = Overloaded("Too many connections (--max-connections).")
 _SHARE = 4  # one address may have this part of all connections, and of all bytes that wait to be sent
 _LOOK = 1.0  # seconds from one look at what waits to be sent to the next
 
 
-class Door:
+class ConnectionLimiter:
     """Lets connections in, and counts each from the moment it is there until it is lost.
 
     Args:
@@ -105,7 +105,7 @@ class Door:
         address = read_address(text)
         if address and (address.is_loopback or any(address in network for network in self._proxies)):
             return ""
-        return place(text)
+        return client_key(text)
 
     def _left(self, unsent: Unsent, where: str) -> None:
         self._forget(unsent)
@@ -188,7 +188,12 @@ class Port(Site):
     """
 
     def __init__(
-        self, runner: web.AppRunner, door: Door, address: tuple[str, int], tls: Tls | None, option: str = "--port"
+        self,
+        runner: web.AppRunner,
+        door: ConnectionLimiter,
+        address: tuple[str, int],
+        tls: Tls | None,
+        option: str = "--port",
     ) -> None:
         super().__init__(runner)
         self._door = door

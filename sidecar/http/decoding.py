@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 from multidict import MultiMapping
 
-from sidecar.config import durations
+from sidecar.domain import durations, untrusted
 from sidecar.domain import json_size as members
-from sidecar.domain import untrusted
 from sidecar.domain.errors import InvalidRequest
 from sidecar.http import faults, hints
 

@@ -20,7 +20,7 @@ NO_AUTH = (
 )
 
 
-def root(path: str) -> str:
+def relative_root(path: str) -> str:
     """Return the way from a path to the server's own root, which a proxy may have put below another."""
     return "../" * (path.count("/") - 1) or "./"
 

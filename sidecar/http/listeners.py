@@ -13,7 +13,7 @@ from sidecar.config.settings import Settings
 from sidecar.http import request_head as head
 from sidecar.http.acceptor import connections_allowed
 from sidecar.http.connection import counted
-from sidecar.http.connections import Door, Port
+from sidecar.http.connections import ConnectionLimiter, Port
 from sidecar.http.tls import Tls
 from sidecar.http.unix_socket import Socket
 from sidecar.http.unsent import Patience
@@ -27,7 +27,7 @@ _LOOK = 1.0  # seconds
 _OF_METRICS = 8  # the port for metrics alone has this part of all connections
 
 
-class Sites:
+class Listeners:
     """The doors, and what they open to.
 
     Args:
@@ -44,8 +44,8 @@ class Sites:
         proxies = parse_list(settings.trusted_proxies)
         patience = Patience(self.clock, settings.header_timeout, settings.send_timeout)
         unsent = settings.max_in_flight << 20
-        self.api = Door(settings.max_connections, patience, unsent, proxies)
-        self.metrics = Door(settings.max_connections, patience, unsent, proxies)
+        self.api = ConnectionLimiter(settings.max_connections, patience, unsent, proxies)
+        self.metrics = ConnectionLimiter(settings.max_connections, patience, unsent, proxies)
 
     @property
     def connections(self) -> int:
@@ -104,7 +104,7 @@ class Sites:
 
 
 @asynccontextmanager
-async def running(app: web.Application) -> AsyncIterator[web.AppRunner]:
+async def app_runner(app: web.Application) -> AsyncIterator[web.AppRunner]:
     """Run an application; it listens nowhere yet."""
     runner = web.AppRunner(
         app,
@@ -119,7 +119,7 @@ async def running(app: web.Application) -> AsyncIterator[web.AppRunner]:
         await runner.cleanup()
 
 
-def _open(door: Door, runner: web.AppRunner) -> None:
+def _open(door: ConnectionLimiter, runner: web.AppRunner) -> None:
     assert runner.server is not None  # noqa: S101 - it has been set up
     runner.server.request_handler = counted(head.understood(runner.server.request_handler))
     door.open(runner.server)

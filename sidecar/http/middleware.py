@@ -11,31 +11,35 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import istr
 
-from sidecar.api.login import LoginResource
 from sidecar.auth.guard import CALLER, NO_CALLER, Guard
 from sidecar.auth.origins import SAFE
-from sidecar.domain import errors
-from sidecar.domain.errors import Denied, Overloaded, Problem, StoreUnavailable, Unauthenticated, forgotten
-from sidecar.http import hints
+from sidecar.domain.errors import (
+    Denied,
+    Overloaded,
+    Problem,
+    StoreError,
+    StoreUnavailable,
+    Unauthenticated,
+    without_traceback,
+)
+from sidecar.http import hints, problems
 from sidecar.http import responses as begun
-from sidecar.http.audit import DETAILS, Audit, AuditEvent, Outcome, note, request_id
+from sidecar.http.audit import DETAILS, Audit, AuditEvent, Outcome, audit_details, request_id
 from sidecar.http.body import check_head
 from sidecar.http.headers import HEADERS
-from sidecar.http.html import root
+from sidecar.http.html import relative_root
 from sidecar.http.negotiation import prefers_html, takes_html
 from sidecar.http.routing import COMMAND, OPERATIONS, Operation
-from sidecar.http.streaming import in_pieces
+from sidecar.http.streaming import in_chunks
 from sidecar.instance import Instance
-from sidecar.services.idle import IdleStop
-from sidecar.store import StoreError
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 from sidecar.telemetry.logs import ORIGIN, origin
 
 log = structlog.get_logger("server")
@@ -52,14 +56,25 @@ _SHOWN = 100  # characters
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
+class Use(Protocol):
+    """Notes the use of the instance."""
+
+    def used(self) -> None:
+        """Note a use that is over."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 class Around:
     """Makes the middleware.
 
     Args:
         guard: lets requests through.
         instance: says whether it is connected.
-        idle: is told of calls.
-        login: has the page for a person whom nobody knows yet.
+        use: notes that the instance is in use: of a stream its beginning, of any other request all of its time.
+        login_page: shows the login form to a person, with the error of the attempt before.
         meters: told of each request.
         error_page: shows an error to a person.
         max_body: for the error's text.
@@ -70,9 +85,9 @@ class Around:
         self,
         guard: Guard,
         instance: Instance,
-        idle: IdleStop,
-        login: LoginResource,
-        meters: Meters,
+        use: Use,
+        login_page: Callable[..., web.Response],
+        meters: Instruments,
         *,
         error_page: Callable[[web.Request, Problem], web.Response],
         max_body: int,
@@ -83,9 +98,9 @@ class Around:
         self._meters = meters
         self._tracing = meters.tracing
         self._guard = guard
-        self._login = login
+        self._login_page = login_page
         self._instance = instance
-        self._idle = idle
+        self._use = use
         self._max_body = max_body
         self._audit = Audit()
 
@@ -167,13 +182,13 @@ class Around:
         try:
             return await self._admitted(request, handler, op), None
         except Problem as exc:
-            problem = forgotten(exc)
+            problem = without_traceback(exc)
         except web.HTTPException as exc:
             if exc.status < 400:
                 raise
             paths = (each.path for each in request.app[OPERATIONS].values())
             meant = hints.path(request.path, paths) if exc.status == 404 else ""
-            problem = errors.from_http(exc, request, self._max_body, meant)
+            problem = problems.from_http(exc, request, self._max_body, meant)
         except StoreError as exc:
             problem = StoreUnavailable(str(exc))
         except Exception as exc:
@@ -192,21 +207,21 @@ class Around:
             ORIGIN.set(admitted._replace(stranger=""))
         check_head(request)
         if scope is None:
-            return await in_pieces(request, await handler(request))
+            return await in_chunks(request, await handler(request))
         # Only admitted requests count as use: scanners must not keep the instance alive, nor a page that was left open.
         use = (op is None or op.use) and not (request.method in SAFE and _REFRESH in request.headers)
         if use and stream:
-            self._idle.used()
-        with self._idle if use and not stream else nullcontext(), self._guard.hold(request, scope, stream=stream):
-            return await in_pieces(request, await handler(request))
+            self._use.used()
+        with self._use if use and not stream else nullcontext(), self._guard.hold(request, scope, stream=stream):
+            return await in_chunks(request, await handler(request))
 
     def _rendered(self, request: web.Request, problem: Problem) -> web.Response:
         if _asks_whether_it_is_there(request, problem):
-            return self._login.page(root=root(request.path))
+            return self._login_page(root=relative_root(request.path))
         if not _by_a_person(request):
-            return errors.render(problem)
+            return problems.render(problem)
         if isinstance(problem, Unauthenticated) and request.method == "GET":
-            return self._login.page(problem, destination=request.path_qs, first=True, root=root(request.path))
+            return self._login_page(problem, destination=request.path_qs, first=True, root=relative_root(request.path))
         return self._error_page(request, problem)
 
     def _write_later(self, request: web.Request, op: Operation | None) -> None:
@@ -217,7 +232,7 @@ class Around:
             return
 
         def write(done: asyncio.Future[web.StreamResponse]) -> None:
-            note(request, abandoned=True)
+            audit_details(request, abandoned=True)
             error = asyncio.CancelledError() if done.cancelled() else done.exception()
             if isinstance(error, Problem):
                 self._write(request, op, error.status, error)
@@ -231,7 +246,7 @@ class Around:
     def _write(self, request: web.Request, op: Operation | None, status: int, problem: Problem | None) -> None:
         """Note a change, or an attempt that was refused."""
         caller = request.get(CALLER, NO_CALLER)
-        note(request, **{_SAID.get(name, name): text[:_SHOWN] for name, text in request.match_info.items()})
+        audit_details(request, **{_SAID.get(name, name): text[:_SHOWN] for name, text in request.match_info.items()})
         denied = isinstance(problem, Denied)
         refused = denied or status in _REFUSALS
         if refused:
@@ -278,7 +293,7 @@ def _outcome(status: int) -> Outcome:
 
 def _cut_off(request: web.Request) -> web.StreamResponse | None:
     """Cut an answer off that is on its way already, so that nobody takes it for whole; None when there is none."""
-    under_way: web.StreamResponse | None = request.get(begun.RESPONSE)
+    under_way: web.StreamResponse | None = request.get(begun.STARTED)
     if under_way is not None and request.transport is not None:
         request.transport.abort()
     return under_way

@@ -134,3 +134,6 @@ def takes_html(request: web.Request) -> bool:
 
 
 _OF_ERRORS = (_PROBLEM, "application/json", "text/html")
+
+
+NDJSON = "application/x-ndjson"

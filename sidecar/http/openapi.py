@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 import sidecar
-from sidecar.domain.errors import CONTENT_TYPE, ProblemBody
+from sidecar.domain.errors import ProblemBody
+from sidecar.http.problems import CONTENT_TYPE
 from sidecar.http.routing import Answer, Operation
 
 _REF = "#/components/schemas/{name}"

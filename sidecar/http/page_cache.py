@@ -16,7 +16,7 @@ class Page(NamedTuple):
     headers: Mapping[str, str]
 
 
-class Pages:
+class ResponseCache:
     """Keeps pages until something is written to the store, and no more than some megabytes of them."""
 
     def __init__(self) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from sidecar.domain import errors
 from sidecar.domain.errors import ExpectationFailed, InvalidRequest, NotImplementedHere, Problem
+from sidecar.http import problems
 from sidecar.http.headers import HEADERS
 from sidecar.http.unreadable import check_version
 
@@ -30,7 +30,7 @@ def understood(handle: Handle) -> Handle:
         try:
             _check(request)
         except Problem as problem:
-            response = errors.render(problem)
+            response = problems.render(problem)
             response.headers.update(HEADERS)
             response.force_close()  # the caller is not authenticated: read no more from it
             request._cache["version"] = HttpVersion11  # aiohttp answers in the version that it was asked in

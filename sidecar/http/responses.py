@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from aiohttp import ClientConnectionResetError, web
 
-RESPONSE = web.RequestKey("response", web.StreamResponse)
+STARTED = web.RequestKey("response", web.StreamResponse)
 """The answer whose headers were sent."""
 HEADERS = web.RequestKey("headers", dict[str, str])
 """What every answer to this request says, unless its handler says something else."""
 
 
-async def begin(request: web.Request, response: web.StreamResponse) -> None:
+async def start_response(request: web.Request, response: web.StreamResponse) -> None:
     """Send the headers of an answer that is to come in pieces."""
     add_headers(request, response)
-    request[RESPONSE] = response
+    request[STARTED] = response
     await response.prepare(request)
 
 

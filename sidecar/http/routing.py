@@ -17,7 +17,7 @@ from yarl import URL
 from sidecar.config.access import Scope
 from sidecar.domain import fluid, untrusted
 from sidecar.domain import json_size as members
-from sidecar.domain.errors import InvalidRequest, NotFound, Problem, UnsupportedMediaType, forgotten
+from sidecar.domain.errors import InvalidRequest, NotFound, Problem, UnsupportedMediaType, without_traceback
 from sidecar.http import decoding as fields
 from sidecar.http import faults, forms, negotiation
 from sidecar.http import responses as begun
@@ -265,7 +265,7 @@ async def _read_body(request: web.Request, op: Operation) -> tuple[Holding, Any]
         held.close()
         del raw
         if isinstance(exc, Problem):
-            raise forgotten(exc) from None  # or all that was decoded stays until the error has become an answer
+            raise without_traceback(exc) from None  # or all that was decoded stays until the error has become an answer
         raise
 
 

@@ -14,13 +14,10 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from msgspec import Meta, Struct
 
-from sidecar.api.lines import Written
-from sidecar.auth.guard import PLACE
-from sidecar.domain.errors import Problem, Unauthenticated
-from sidecar.http.responses import begin, is_lost
-from sidecar.journal.tail import Closed
+from sidecar.auth.guard import ADMISSION
+from sidecar.domain.errors import Closed, Problem, StoreError, Unauthenticated
+from sidecar.http.responses import is_lost, start_response
 from sidecar.runtime.clock import LoopClock
-from sidecar.store import StoreError
 
 log = structlog.get_logger("stream")
 
@@ -33,7 +30,7 @@ _RETRY = 1000  # milliseconds after which a browser comes back
 _LAST_CHANCE = 5.0  # for a reader that is cut off to read what is on its way to it, and why
 
 
-class Pace(Struct, frozen=True):
+class StreamLimits(Struct, frozen=True):
     """How often a quiet stream says that it lives, and how long a reader may take nothing (seconds of ``clock``).
 
     ``dropped`` is called with the reason why a reader was cut off.
@@ -52,7 +49,7 @@ class TooSlow(Exception):
 class _Sink(web.StreamResponse):
     """What both kinds of streams have in common."""
 
-    _pace: Pace
+    _pace: StreamLimits
     _separator: bytes
     """What ends a part that can be sent on its own."""
 
@@ -93,7 +90,7 @@ class _Sink(web.StreamResponse):
         assert self._req is not None  # noqa: S101 - it was prepared
         try:
             try:
-                async with self._req[PLACE].held():
+                async with self._req[ADMISSION].held():
                     await work
             except Closed as exc:
                 await self.end(reason=exc.reason, detail=exc.detail)
@@ -121,7 +118,7 @@ class EventStream(EventSourceResponse, _Sink):
 
     _separator = b"\n\n"
 
-    def __init__(self, pace: Pace, hold: Callable[[int], AbstractContextManager[object]] | None = None) -> None:
+    def __init__(self, pace: StreamLimits, hold: Callable[[int], AbstractContextManager[object]] | None = None) -> None:
         # Longer than our own patience: the kernel would break the connection off, and the reader never hear why.
         last = pace.send_timeout + 2 * _LAST_CHANCE
         super().__init__(ping_interval=pace.heartbeat, send_timeout=last, sep="\n")
@@ -132,7 +129,7 @@ class EventStream(EventSourceResponse, _Sink):
     async def begin(self, request: web.Request, last_id: str | None) -> None:
         """Send the headers, and, where it is known, the id to come back with before anything has happened."""
         _keep_little(request)
-        await begin(request, self)
+        await start_response(request, self)
         await self.push(b"retry: %d\n%b\n" % (_RETRY, b"id: %b\n" % last_id.encode() if last_id else b""))
 
     async def start(self, last_id: str) -> None:
@@ -178,20 +175,18 @@ class TextStream(_Sink):
     Args:
         pace: patience.
         content_type: of the body.
-        written: knows what was sent.
     """
 
     _separator = b"\n"
 
-    def __init__(self, pace: Pace, content_type: str, written: Written) -> None:
+    def __init__(self, pace: StreamLimits, content_type: str) -> None:
         super().__init__(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
         self._pace = pace
-        self.written = written
 
     async def begin(self, request: web.Request, last_id: str | None) -> None:
         """Send the headers."""
         _keep_little(request)
-        await begin(request, self)
+        await start_response(request, self)
 
     async def run(self, work: Awaitable[None]) -> TextStream:
         """Do what feeds the stream, to its end; cancelled when the reader goes."""
@@ -218,16 +213,16 @@ def _keep_little(request: web.Request) -> None:
 
 def _pieces(data: bytes, separator: bytes) -> Iterator[bytes]:
     """Split what is sent, behind whole events: patience is for a piece, and no more than one is kept for the slow."""
-    begin = 0
-    while len(data) - begin > _PIECE:
-        end = data.rfind(separator, begin, begin + _PIECE)
-        if end < 0 and (end := data.find(separator, begin)) < 0:
+    start = 0
+    while len(data) - start > _PIECE:
+        end = data.rfind(separator, start, start + _PIECE)
+        if end < 0 and (end := data.find(separator, start)) < 0:
             break
         end += len(separator)
-        yield data[begin:end]
-        begin = end
-    if begin < len(data):
-        yield data[begin:] if begin else data
+        yield data[start:end]
+        start = end
+    if start < len(data):
+        yield data[start:] if start else data
 
 
 def _event(name: str, details: dict[str, Any]) -> bytes:

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
-from sidecar.auth.guard import PLACE
-from sidecar.http.responses import begin
+from sidecar.auth.guard import ADMISSION
+from sidecar.http.responses import start_response
 from sidecar.runtime.budget import Budget, Holding
 
 _PIECE = 64 * 1024
@@ -47,7 +47,7 @@ def hold(request: web.Request, size: int) -> Holding:
     return answers.budget.hold(answers.name(request), size if size > _PIECE else 0)
 
 
-async def stream_pieces(
+async def stream_chunks(
     request: web.Request, pieces: AsyncIterator[bytes], headers: dict[str, str]
 ) -> web.StreamResponse:
     """Answer with what ``pieces`` yields, piece by piece; such an answer counts as a stream of its caller.
@@ -59,17 +59,17 @@ async def stream_pieces(
         ConnectionError: the connection was lost, or nothing was read for too long.
     """
     response = web.StreamResponse(headers=headers)
-    with request[PLACE].as_stream(), hold(request, _HELD):
-        await begin(request, response)
+    with request[ADMISSION].as_stream(), hold(request, _HELD):
+        await start_response(request, response)
         if request.method != "HEAD":
-            async with request[PLACE].held():
+            async with request[ADMISSION].held():
                 async for piece in pieces:
                     await send(response, piece)
             await response.write_eof()
     return response
 
 
-async def whole_or_pieces(
+async def whole_or_chunks(
     request: web.Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, short: bool = True
 ) -> web.StreamResponse:
     """Answer with what ``pieces`` yields: as one body where that is short, else piece by piece.
@@ -81,7 +81,7 @@ async def whole_or_pieces(
         short: whether it may be short; where it is known that it is not, it is sent as it is read.
 
     Raises:
-        TooMany, Overloaded, Unauthenticated, ConnectionError: see :func:`stream_pieces`.
+        TooMany, Overloaded, Unauthenticated, ConnectionError: see :func:`stream_chunks`.
     """
     found: list[bytes] = []
     size = 0
@@ -91,7 +91,7 @@ async def whole_or_pieces(
             return web.Response(body=b"".join(found), headers=headers)
         found.append(piece)
         size += len(piece)
-    return await stream_pieces(request, _chained(found, pieces), headers)
+    return await stream_chunks(request, _chained(found, pieces), headers)
 
 
 async def framed(
@@ -132,7 +132,7 @@ async def send(response: web.StreamResponse, data: bytes | bytearray) -> None:
         await response.write(view[first : first + _PIECE])
 
 
-async def in_pieces(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+async def in_chunks(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     """Send an answer that is whole and large in pieces: aiohttp would copy all of it into the connection's buffer.
 
     Raises:
@@ -146,7 +146,7 @@ async def in_pieces(request: web.Request, response: web.StreamResponse) -> web.S
     sent = web.StreamResponse(status=response.status, reason=response.reason, headers=response.headers)
     sent.content_length = len(body)
     with hold(request, len(body)):
-        await begin(request, sent)
+        await start_response(request, sent)
         await send(sent, body)
         await sent.write_eof()
     return sent

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from sidecar.config.options import SettingsError
 from sidecar.http.acceptor import Acceptor
-from sidecar.http.connections import Door, Site
+from sidecar.http.connections import ConnectionLimiter, Site
 
 log = structlog.get_logger("server")
 
@@ -22,7 +22,7 @@ _LONGEST_PATH = 107  # bytes of a Unix socket's path, as the kernel has it
 class Socket(Site):
     """A Unix socket; whether others than its owner reach it is a matter of its mode."""
 
-    def __init__(self, runner: web.AppRunner, door: Door, path: Path, mode: int) -> None:
+    def __init__(self, runner: web.AppRunner, door: ConnectionLimiter, path: Path, mode: int) -> None:
         super().__init__(runner)
         self._door = door
         self._path = path

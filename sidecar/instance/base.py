@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from sidecar.domain.errors import Unavailable
 from sidecar.domain.jobspec import Prepared
-from sidecar.domain.model import Environment, JobEvents, Queues, Resources
+from sidecar.domain.model import Environment, HistoryBegin, JobEvents, Queues, Resources
 from sidecar.runtime.tasks import Supervisor
 
 Connection = Literal["connecting", "ready", "lost", "gone"]
@@ -19,15 +19,6 @@ Connection = Literal["connecting", "ready", "lost", "gone"]
 Ending = Literal["exit", "shutdown", "foreign"]
 """How the instance ends: with this server (``exit``: it is the initial program, or the engine itself), by Flux's
 shutdown (there is no initial program), or with somebody else's initial program (``foreign``)."""
-
-
-class HistoryBegin(Struct):
-    """The journal starts from the beginning: what follows is history, until events of id -1.
-
-    ``identity`` tells one instance from another; it survives the instance's own restart.
-    """
-
-    identity: str
 
 
 class Status(Struct):
@@ -74,7 +65,7 @@ class Sink(Protocol):
         """How many items wait to be worked on; read from any thread."""
 
 
-class Pieces(Protocol):
+class OutputChunks(Protocol):
     """The pieces of a job's output eventlog: whole entries each, and never another than before."""
 
     def __len__(self) -> int: ...
@@ -160,7 +151,7 @@ class Instance(Protocol):
             Unavailable: the instance is not there.
         """
 
-    async def output_pieces(self, fluid: int, before: Pieces | None) -> Pieces:
+    async def output_pieces(self, fluid: int, before: OutputChunks | None) -> OutputChunks:
         """Return the pieces of a job's output eventlog, as many as there are now; none when there is no log.
 
         Args:
@@ -172,7 +163,7 @@ class Instance(Protocol):
             Unavailable: the instance is not there.
         """
 
-    async def output_piece(self, fluid: int, pieces: Pieces, number: int) -> bytes:
+    async def output_piece(self, fluid: int, pieces: OutputChunks, number: int) -> bytes:
         """Read one piece; raises as :meth:`output_pieces` does."""
 
     async def output_change(self, fluid: int, version: int) -> int | None:

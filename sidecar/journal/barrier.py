@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 
 from sidecar.domain.errors import Lagging
 from sidecar.journal.steady import Steady
-from sidecar.journal.unended import Unended
+from sidecar.journal.unended import ActiveJobs
 from sidecar.store import Store, StoreError
 
 K = TypeVar("K")
@@ -58,7 +58,7 @@ class Barrier:
     def __init__(self, store: Store) -> None:
         self._jobs_stored = store
         self.steady = Steady()
-        self.unended = Unended()
+        self.unended = ActiveJobs()
         """Jobs that have not ended, by what the instance has told: also while nothing can be stored."""
         self._expected: dict[int, _Expected] = {}
         self._expected_of: dict[str, dict[int, int]] = {}

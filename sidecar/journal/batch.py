@@ -13,9 +13,9 @@ from msgspec import UNSET
 from sidecar.domain import untrusted
 from sidecar.domain.model import Brief, Entry, Event, Job
 from sidecar.journal import fold
-from sidecar.journal.counts import Happened
+from sidecar.journal.counts import CountDeltas
 from sidecar.journal.record import Record
-from sidecar.store import LARGEST_CONTEXT, Row, Told, plain, together
+from sidecar.store import LARGEST_CONTEXT, LoggedEvents, Row, merged, plain
 
 _FEW = 64  # entries that are written as JSON at once
 _SEARCHED = 1024  # bytes of each text that is searched: an index over all of them is a hundred times slower to write
@@ -33,8 +33,8 @@ class Batch:
         """How many bytes the journal's responses have that were taken."""
         self.touched: dict[int, Record] = {}
         self.dropped: dict[int, Record] = {}
-        self.happened = Happened()
-        self.told: list[Told] = []
+        self.happened = CountDeltas()
+        self.told: list[LoggedEvents] = []
 
     def tell(self, job: Job, entries: Sequence[Entry]) -> None:
         """Add entries of a job's eventlog, under the next positions."""
@@ -44,7 +44,7 @@ class Batch:
         for count, json in _rows(entries):
             self.position += count
             self.told.append(
-                Told(
+                LoggedEvents(
                     self.position,
                     job.id,
                     count,
@@ -66,7 +66,7 @@ def _rows(entries: Sequence[Entry]) -> Iterable[tuple[int, bytes]]:
         with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):
             if len(json := _encode(entries)) <= LARGEST_CONTEXT:
                 return [(len(entries), json)]
-    return together(map(_entry, entries))
+    return merged(map(_entry, entries))
 
 
 def _entry(entry: Entry) -> bytes:

@@ -18,7 +18,7 @@ from sidecar.domain.model import Entry, Event, Job
 from sidecar.journal import counts as tally
 from sidecar.journal import fold
 from sidecar.journal.batch import Batch, digests, row, searchable
-from sidecar.journal.counts import Tally
+from sidecar.journal.counts import JobCounts
 from sidecar.journal.record import Record
 from sidecar.store import Store
 
@@ -32,7 +32,7 @@ _STOPPED = "the instance was stopped before this job could start"
 _UNSEEN = "the instance ended before the end of this job was seen"
 
 
-async def end_all(store: Store, *, within: float, stopped: bool = False) -> None:
+async def end_active_jobs(store: Store, *, within: float, stopped: bool = False) -> None:
     """End every job that the store holds as active.
 
     Args:
@@ -47,7 +47,7 @@ async def end_all(store: Store, *, within: float, stopped: bool = False) -> None
     active = await store.active()
     if not active:
         return
-    totals = Tally()
+    totals = JobCounts()
     totals.load((), await store.totals())
     left = iter(active)
     ended = 0
@@ -56,7 +56,7 @@ async def end_all(store: Store, *, within: float, stopped: bool = False) -> None
     log.info("jobs of the instance that is gone are ended in the store", jobs=ended, left=len(active) - ended)
 
 
-async def _end(store: Store, totals: Tally, jobs: Sequence[int], *, stopped: bool) -> int:
+async def _end(store: Store, totals: JobCounts, jobs: Sequence[int], *, stopped: bool) -> int:
     batch = Batch(store.position)
     for fluid in jobs:
         if found := await store.record(fluid):

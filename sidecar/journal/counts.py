@@ -25,7 +25,7 @@ Values = list[float]
 """Of a counter its value; of a histogram the sum, and how many fell into each bucket alone."""
 
 
-class Kind(NamedTuple):
+class JobGroup(NamedTuple):
     """What jobs are counted together. Sizes only of those that could start: for them autoscaling asks."""
 
     queue: str
@@ -36,16 +36,16 @@ class Kind(NamedTuple):
     cores: int = 0
 
 
-class Tally:
+class JobCounts:
     """The figures, as they are in the store."""
 
     def __init__(self) -> None:
-        self.kinds: Counter[Kind] = Counter()
+        self.kinds: Counter[JobGroup] = Counter()
         """How many jobs there are of each kind."""
         self.totals: dict[Cell, Values] = {}
         """What has happened."""
 
-    def move(self, before: Kind | None, after: Kind | None) -> None:
+    def move(self, before: JobGroup | None, after: JobGroup | None) -> None:
         """Count a job that was of one kind as one of another; None is no job."""
         if before == after:
             return
@@ -62,7 +62,7 @@ class Tally:
         """Take what the store holds; totals that an earlier version had other buckets of begin anew."""
         self.kinds = Counter()
         for queue, state, held, nodes, cores, number in kinds:
-            self.kinds[Kind(str(queue or ANONYMOUS), str(state), bool(held), int(nodes or 0), int(cores or 0))] += (
+            self.kinds[JobGroup(str(queue or ANONYMOUS), str(state), bool(held), int(nodes or 0), int(cores or 0))] += (
                 number
             )
         self.totals = {}
@@ -84,17 +84,17 @@ def _sum(known: Values | None, more: Values) -> Values:
     return more if known is None else [a + b for a, b in zip(known, more, strict=True)]
 
 
-def kind(job: Job) -> Kind:
+def group_of(job: Job) -> JobGroup:
     """Return what a job counts as."""
     queue = job.queue or ANONYMOUS
     if job.state != "SCHED":
-        return Kind(queue, job.state)
+        return JobGroup(queue, job.state)
     if job.urgency == 0:
-        return Kind(queue, job.state, held=True)
-    return Kind(queue, job.state, False, job.nnodes or 0, job.ncores or 0)
+        return JobGroup(queue, job.state, held=True)
+    return JobGroup(queue, job.state, False, job.nnodes or 0, job.ncores or 0)
 
 
-class Happened:
+class CountDeltas:
     """What a batch of events adds to the totals."""
 
     def __init__(self) -> None:
@@ -138,10 +138,10 @@ class Happened:
 
 
 _COUNTERS = {
-    "validate": Happened._accepted,  # a job that is not valid is none: Flux forgets it
-    "alloc": Happened._started,
-    "exception": Happened._raised,
-    "clean": Happened._ended,
+    "validate": CountDeltas._accepted,  # a job that is not valid is none: Flux forgets it
+    "alloc": CountDeltas._started,
+    "exception": CountDeltas._raised,
+    "clean": CountDeltas._ended,
 }
 
 

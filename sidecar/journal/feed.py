@@ -17,19 +17,18 @@ import structlog
 from msgspec import UNSET
 
 from sidecar.domain import restored, untrusted
-from sidecar.domain.model import Entry, JobEvents
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import Entry, HistoryBegin, JobEvents
 from sidecar.journal import closing, fold
 from sidecar.journal import counts as tally
 from sidecar.journal.barrier import BOUND, STUCK
 from sidecar.journal.batch import Batch, digests, ended_unseen, row, searchable
-from sidecar.journal.counts import Kind, Tally
+from sidecar.journal.counts import JobCounts, JobGroup
 from sidecar.journal.inbox import Inbox
 from sidecar.journal.record import Record, Records
-from sidecar.journal.waiters import Audience
+from sidecar.journal.waiters import Waiters
 from sidecar.runtime.tasks import Supervisor
-from sidecar.store import Row, Store, StoreError, Told
-from sidecar.telemetry.instruments import Meters
+from sidecar.store import LoggedEvents, Row, Store, StoreError
+from sidecar.telemetry.instruments import Instruments
 
 log = structlog.get_logger("feed")
 jobs = structlog.get_logger("jobs")
@@ -47,15 +46,15 @@ _PENDING = frozenset({"NEW", "DEPEND", "PRIORITY", "SCHED"})
 _GATHER = 0.02  # between transactions: under load each then holds the events of many jobs
 
 
-class Feed(Audience):
+class Feed(Waiters):
     """Takes an instance's events and keeps the store equal to it."""
 
-    def __init__(self, store: Store, meters: Meters, *, log_jobs: bool = False) -> None:
+    def __init__(self, store: Store, meters: Instruments, *, log_jobs: bool = False) -> None:
         super().__init__(store)
         self._log_jobs = log_jobs
         self._store = store
         self._meters = meters
-        self.tally = Tally()
+        self.tally = JobCounts()
         """What is counted of jobs."""
         self._inbox = Inbox()
         self._records = Records(_KEPT, _KEPT_SIZE)
@@ -290,7 +289,7 @@ class Feed(Audience):
         job = restored.job(raw, fluid, closing.ACTIVE)
         exceptions = await self.steady.until_done(lambda: self._store.exceptions(fluid))
         record = fold.again(job, spec, nevents, [untrusted.decoded(each.context) for each in exceptions])
-        record.written, record.counted = digests(searchable(job), spec), tally.kind(job)
+        record.written, record.counted = digests(searchable(job), spec), tally.group_of(job)
         return record
 
     def _forget(self, fluid: int) -> None:
@@ -319,7 +318,7 @@ class Feed(Audience):
         """End the jobs of the instance that was here before: its store is about to be set aside."""
         try:
             if await self._store.instance() not in ("", identity):
-                await closing.end_all(self._store, within=_END_JOBS)
+                await closing.end_active_jobs(self._store, within=_END_JOBS)
         except StoreError as exc:
             log.error("jobs of the last instance stay as they were seen last", reason=str(exc))
 
@@ -350,7 +349,7 @@ class Feed(Audience):
             await self._persist(rows, batch.told, list(batch.dropped), tally.rows(totals))
         self.tally.totals.update(totals)
         for fluid, record in batch.touched.items():
-            self._count(record, tally.kind(record.job))
+            self._count(record, tally.group_of(record.job))
             self._keep(fluid, record)
         for record in batch.dropped.values():
             self._count(record, None)
@@ -360,14 +359,14 @@ class Feed(Audience):
             self.tail.publish(batch.told)
         self._oldest = 0.0
 
-    def _count(self, record: Record, kind: Kind | None) -> None:
+    def _count(self, record: Record, kind: JobGroup | None) -> None:
         if self._history is None:  # else all are counted at its end: some were counted before, and some not
             if self._log_jobs and kind:
                 self._log(record, kind)
             self.tally.move(record.counted, kind)
         record.counted = kind
 
-    def _log(self, record: Record, kind: Kind) -> None:
+    def _log(self, record: Record, kind: JobGroup) -> None:
         """Write the line of a change: from what to what, where several came together."""
         was = record.counted.state if record.counted else ""
         if was != kind.state:
@@ -388,7 +387,7 @@ class Feed(Audience):
         self._records.shrink()
 
     async def _persist(
-        self, rows: list[Row], told: Sequence[Told], dropped: list[int], totals: list[tuple[str, str, str]]
+        self, rows: list[Row], told: Sequence[LoggedEvents], dropped: list[int], totals: list[tuple[str, str, str]]
     ) -> None:
         """Write, for as long as it takes."""
 

@@ -7,8 +7,7 @@ from collections import deque
 
 import msgspec
 
-from sidecar.domain.model import JobEvents
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import HistoryBegin, JobEvents
 
 _encode = msgspec.json.Encoder().encode
 _UNIT = 16 * 1024  # bytes that weigh as much as one response of the journal

@@ -8,7 +8,7 @@ import msgspec
 
 from sidecar.domain.model import ExceptionInfo, Job
 from sidecar.domain.untrusted import Faults
-from sidecar.journal.counts import Kind
+from sidecar.journal.counts import JobGroup
 
 
 class Record(msgspec.Struct):
@@ -24,7 +24,7 @@ class Record(msgspec.Struct):
     invalid: bool = False
     key: tuple[str, str] | None = None
     """Idempotency key of its submit, and the digest of its request."""
-    counted: Kind | None = None
+    counted: JobGroup | None = None
     """What it was counted as last; None while it was not."""
     written: tuple[bytes, bytes] = (b"", b"")
     """Digests of what the store holds of it that seldom changes: the text that is searched, and the jobspec."""

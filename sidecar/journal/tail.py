@@ -11,7 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from sidecar.store import Store, Told
+from sidecar.domain.errors import Closed
+from sidecar.store import LoggedEvents, Store
 
 _KEPT, _KEPT_SIZE = 4096, 16 * 1024 * 1024  # at least so many of what was told last, unless they are of more bytes
 _CHUNK, _CHUNK_SIZE = 100, 64 * 1024  # also what a reader that takes nothing keeps from being freed
@@ -19,16 +20,7 @@ _EVENT = 256  # bytes that a rendered event takes beside its JSON
 _WAKE = 100  # readers that are woken in one turn of the loop, which has other callers to serve
 
 
-class Closed(Exception):
-    """There will be no more events; the text says why."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-class Wakeups:
+class Notifier:
     """Callers that wait for a next time, woken some at a time."""
 
     def __init__(self) -> None:
@@ -70,15 +62,15 @@ class Tail:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._recent: list[Told] = []
+        self._recent: list[LoggedEvents] = []
         self._size = 0
-        self._wakeups = Wakeups()
+        self._wakeups = Notifier()
         self.closed: Closed | None = None
         """Why there will be no more events; None while there will."""
         self.generation = 0
         """Changes when another instance's store has taken the place of this one: positions begin anew then."""
 
-    def publish(self, told: Sequence[Told]) -> None:
+    def publish(self, told: Sequence[LoggedEvents]) -> None:
         """Take what was told and is in the store now."""
         self._recent += told
         self._size += sum(map(_size, told))
@@ -130,7 +122,7 @@ class Tail:
         if self.closed:
             raise self.closed
 
-    async def read(self, after: int, job: int | None = None) -> tuple[Sequence[Told], int]:
+    async def read(self, after: int, job: int | None = None) -> tuple[Sequence[LoggedEvents], int]:
         """Return what was told behind a position, of all jobs or of one, and up to where was looked."""
         recent, last = self._recent, self._store.position
         if recent and after >= recent[0].position - recent[0].count:
@@ -143,14 +135,14 @@ class Tail:
         return told, told[-1].position if told else max(after, last)
 
 
-def _size(told: Told) -> int:
+def _size(told: LoggedEvents) -> int:
     """Return how many bytes a row takes once it is rendered for subscribers."""
     return 2 * len(told.json) + _EVENT * told.count
 
 
-def _slice(recent: Sequence[Told], first: int) -> list[Told]:
+def _slice(recent: Sequence[LoggedEvents], first: int) -> list[LoggedEvents]:
     """Return some of what was told, from one on: by number, and by bytes."""
-    found: list[Told] = []
+    found: list[LoggedEvents] = []
     size = 0
     for told in recent[first : first + _CHUNK]:
         found.append(told)

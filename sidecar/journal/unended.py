@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from sidecar.domain.model import JobEvents
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import HistoryBegin, JobEvents
 
 _RECENT = 4096
 _ENDS = frozenset({"clean", "invalidate"})
 
 
-class Unended:
+class ActiveJobs:
     """Follows what the instance tells, in one pass and without reading more of it than the names of events."""
 
     def __init__(self) -> None:

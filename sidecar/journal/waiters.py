@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sidecar.journal.barrier import Barrier
-from sidecar.journal.tail import Tail, Wakeups
+from sidecar.journal.tail import Notifier, Tail
 from sidecar.store import Store
 
 
-class Audience(Barrier):
+class Waiters(Barrier):
     """Those who wait. :class:`~sidecar.feed.Feed` is built on this class, and tells it what is in the store."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.tail = Tail(store)
         """For who follows the events."""
-        self._changes: dict[int, Wakeups] = {}
+        self._changes: dict[int, Notifier] = {}
 
     @contextmanager
     def change(self, fluid: int) -> Iterator[asyncio.Future[None]]:
         """Give a future that is done when something has happened to a job, and is in the store."""
-        changes = self._changes.setdefault(fluid, Wakeups())
+        changes = self._changes.setdefault(fluid, Notifier())
         try:
             with changes.next() as future:
                 yield future

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from types import TracebackType
 
-from sidecar.domain.errors import Overloaded, TooMany
+from sidecar.domain.errors import Overloaded, TooManyRequests
 
 _SHARE = 4  # one caller, or one address, may have this part of it
 
@@ -53,7 +53,9 @@ class Budget:
         if not self._fits(size, held):
             raise Overloaded(f"Too many bytes of {self._what} are held just now ({self._option}); ask again later.")
         if not self._fits_share(name, size, held):
-            raise TooMany(f"Too many bytes of your {self._what} are held just now (a quarter of {self._option}).")
+            raise TooManyRequests(
+                f"Too many bytes of your {self._what} are held just now (a quarter of {self._option})."
+            )
         self.count(name, size)
 
     def count(self, name: str, size: int) -> None:

@@ -33,7 +33,7 @@ class NotSmall(OSError):
         self.why = why
 
 
-class Unanswered(OSError):
+class ReadTimeout(OSError):
     """The file system does not answer."""
 
     def __init__(self, path: object, seconds: float) -> None:
@@ -83,7 +83,7 @@ def within(work: Callable[[], T], path: object) -> T:
     if failed:
         raise failed[0]
     if not done:
-        raise Unanswered(path, PATIENCE)
+        raise ReadTimeout(path, PATIENCE)
     return done[0]
 
 
@@ -107,12 +107,12 @@ class Looks(Generic[T]):
             Unanswered: it takes too long, or an earlier call does and has not ended.
         """
         if self._workers.stuck > self._seconds:
-            raise Unanswered(self._path, self._seconds)
+            raise ReadTimeout(self._path, self._seconds)
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._workers.run(work)
         except TimeoutError:
-            raise Unanswered(self._path, self._seconds) from None
+            raise ReadTimeout(self._path, self._seconds) from None
 
     def close(self) -> None:
         """End the thread, when its last look has ended."""

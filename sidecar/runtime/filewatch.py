@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from sidecar.runtime.files import Looks, Unanswered, within
+from sidecar.runtime.files import Looks, ReadTimeout, within
 from sidecar.runtime.tasks import Supervised, Supervisor
 
 log = structlog.get_logger("watch")
@@ -64,7 +64,7 @@ class _Watched:
         """Look, and let what has changed count. While the file system does not answer, what was read before counts."""
         try:
             taken = await self.looks.look(self.look)
-        except Unanswered as exc:
+        except ReadTimeout as exc:
             if not self._hangs:
                 log.error("a watched file cannot be looked at: what was read before counts", reason=str(exc))
             self._hangs = True

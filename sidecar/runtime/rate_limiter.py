@@ -11,7 +11,7 @@ from collections.abc import Callable
 _MOST = 10_000  # names that are remembered; who comes after so many others begins with a full bucket
 
 
-class Buckets:
+class RateLimiter:
     """A token bucket for each name.
 
     Args:
@@ -47,7 +47,7 @@ class Buckets:
 
 
 @functools.lru_cache(maxsize=4096)
-def place(address: str) -> str:
+def client_key(address: str) -> str:
     """Return what an address is counted as: itself, or of IPv6 the /64 that it is in.
 
     A /64 is the least that anybody is given, and as many addresses as they like.

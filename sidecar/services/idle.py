@@ -13,8 +13,8 @@ import time
 import structlog
 
 from sidecar.domain.errors import Conflict
-from sidecar.domain.model import JobEvents
-from sidecar.instance import HistoryBegin, Instance
+from sidecar.domain.model import HistoryBegin, JobEvents
+from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
 from sidecar.runtime.tasks import Supervised, Supervisor
 from sidecar.services.launchers import Launchers

@@ -22,7 +22,7 @@ from sidecar.journal.feed import Feed
 from sidecar.runtime import exit as leaving
 from sidecar.runtime.tasks import CLOSE_TIMEOUT, Supervised, Supervisor
 from sidecar.services.launchers import Launchers
-from sidecar.services.pod import Place
+from sidecar.services.pod import Pod
 
 log = structlog.get_logger("lifecycle")
 
@@ -82,7 +82,7 @@ class Lifecycle:
         *,
         stop_on_signal: bool,
         start_timeout: float,
-        place: Place,
+        place: Pod,
     ) -> None:
         self._instance = instance
         self._feed = feed

@@ -13,7 +13,7 @@ import structlog
 
 from sidecar.domain.errors import Problem, Unavailable
 from sidecar.journal.feed import Feed
-from sidecar.journal.tail import Wakeups
+from sidecar.journal.tail import Notifier
 from sidecar.services.output_log import OutputLogs
 from sidecar.store import Store, StoreError
 
@@ -24,7 +24,7 @@ _LONGER = 5e-6  # seconds more for each piece: to look at a list of a hundred th
 _AGAIN = 0.5  # seconds before another try
 
 
-class Follower:
+class LiveOutput:
     """The output of one job, as it comes."""
 
     def __init__(self, job: int, logs: OutputLogs, feed: Feed, store: Store) -> None:
@@ -32,7 +32,7 @@ class Follower:
         self._logs = logs
         self._feed = feed
         self._store = store
-        self._wakeups = Wakeups()
+        self._wakeups = Notifier()
         self._failed: Problem | None = None
         self.output = logs.open(job)
         self.count = 0
@@ -116,7 +116,7 @@ class Follower:
             self._wakeups.wake()
 
 
-class Followers:
+class LiveOutputs:
     """One follower for each job that has readers.
 
     Args:
@@ -129,13 +129,13 @@ class Followers:
         self.logs = logs
         self._feed = feed
         self._store = store
-        self._jobs: dict[int, Follower] = {}
+        self._jobs: dict[int, LiveOutput] = {}
 
-    def join(self, job: int) -> Follower:
+    def join(self, job: int) -> LiveOutput:
         """Return the follower of a job's output; give it back with :meth:`leave`."""
         follower = self._jobs.get(job)
         if follower is None:
-            follower = self._jobs[job] = Follower(job, self.logs, self._feed, self._store)
+            follower = self._jobs[job] = LiveOutput(job, self.logs, self._feed, self._store)
         follower.readers += 1
         return follower
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.output import Assembler, Key, Run, Stream, wanted
 from sidecar.domain.partial import Part
-from sidecar.instance import Instance, Pieces
+from sidecar.instance import Instance, OutputChunks
 from sidecar.services.output_segments import RUN_COST, Segment, Segments
 
 _RENDERED = 2 * 1024 * 1024  # bytes of what was sent last, of all logs
@@ -79,7 +79,7 @@ class OutputLog:
     def __init__(self, job: int, logs: OutputLogs) -> None:
         self.job = job
         self.logs = logs
-        self.pieces: Pieces | None = None
+        self.pieces: OutputChunks | None = None
         self._next: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self._ahead: dict[int, bytes] = {}

@@ -26,7 +26,7 @@ _WRITE = 2.0  # seconds: the file system may hang
 _END_BROKER = 5.0  # seconds
 
 
-class Place:
+class Pod:
     """What is around one server.
 
     Args:

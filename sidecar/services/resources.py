@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from sidecar.domain.errors import Problem
+from sidecar.domain.errors import Closed, Problem
 from sidecar.domain.model import Queues, Resources
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
-from sidecar.journal.tail import Closed
 from sidecar.runtime.tasks import Supervised, Supervisor
 
 _QUIET = 5.0  # seconds
@@ -22,7 +21,7 @@ _PAUSE = 1.0
 _UNKNOWN = 0.2  # before the first answer: there is no connection yet
 
 
-class Survey:
+class ResourcePoller:
     """What was told last.
 
     Args:

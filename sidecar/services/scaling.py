@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import structlog
 from msgspec import Meta, Struct, structs
 
-from sidecar.cluster.cluster import Cluster, View
+from sidecar.cluster.cluster import Cluster, ClusterSnapshot
 from sidecar.cluster.objects import MiniCluster
 from sidecar.domain import idset
 from sidecar.domain.errors import Conflict, InvalidRequest, Problem
@@ -123,7 +123,9 @@ class Scaler:
         )
         return scaling
 
-    async def _run(self, view: View, minicluster: MiniCluster, scaling: Scaling, drained: Sequence[int]) -> None:
+    async def _run(
+        self, view: ClusterSnapshot, minicluster: MiniCluster, scaling: Scaling, drained: Sequence[int]
+    ) -> None:
         changed = False
         try:
             if scaling.state == "draining":
@@ -140,7 +142,7 @@ class Scaler:
             if not changed:
                 await self._undo(drained)
 
-    async def _idle(self, view: View, scaling: Scaling) -> None:
+    async def _idle(self, view: ClusterSnapshot, scaling: Scaling) -> None:
         """Wait until no job runs where brokers go.
 
         Raises:
@@ -158,7 +160,7 @@ class Scaler:
                 )
             await asyncio.sleep(_POLL)
 
-    async def _settle(self, view: View, scaling: Scaling) -> None:
+    async def _settle(self, view: ClusterSnapshot, scaling: Scaling) -> None:
         """Undrain what has gone and what comes back: whoever scales up next, by whichever way, gets nodes that work."""
         deadline = time.monotonic() + _SETTLE
         staying = {node.rank for node in await self._nodes(view, 0, scaling.size)}
@@ -183,12 +185,12 @@ class Scaler:
         except (Problem, TimeoutError) as exc:
             log.warning("nodes stay drained", ranks=idset.encode(drained), reason=str(exc))
 
-    async def _nodes(self, view: View, low: int, high: int) -> list[Node]:
+    async def _nodes(self, view: ClusterSnapshot, low: int, high: int) -> list[Node]:
         """Return the nodes of the completion indexes from ``low`` on and below ``high``; never the lead's."""
         names = {f"{view.job.metadata.name}-{index}" for index in range(max(low, 1), high)}
         return [node for node in (await self._instance.resources()).nodes if node.name in names and node.rank]
 
-    async def _busy(self, view: View, scaling: Scaling) -> list[Node]:
+    async def _busy(self, view: ClusterSnapshot, scaling: Scaling) -> list[Node]:
         nodes = await self._nodes(view, scaling.size, scaling.was)
         return [node for node in nodes if node.up and (node.cores_allocated or node.gpus_allocated)]
 
@@ -198,7 +200,7 @@ def is_ours(node: Node) -> bool:
     return node.reason.startswith(_REASON)
 
 
-def _scalable(view: View, size: int) -> MiniCluster:
+def _scalable(view: ClusterSnapshot, size: int) -> MiniCluster:
     if view.minicluster is None:
         raise Conflict(
             f"The Job {view.job.metadata.name} belongs to no MiniCluster: a plain Job cannot be scaled from here."

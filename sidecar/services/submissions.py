@@ -19,7 +19,7 @@ import structlog
 
 from sidecar.auth.caller import Caller
 from sidecar.domain import fluid, jobspec
-from sidecar.domain.errors import Conflict, InvalidRequest, KeyReused, Unanswered, Unavailable
+from sidecar.domain.errors import Conflict, IdempotencyKeyReused, InvalidRequest, ResponseTimeout, Unavailable
 from sidecar.domain.model import ANONYMOUS, JobRequest
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
@@ -143,7 +143,7 @@ class Submissions:
                 job = await self._instance.submit(prepared, urgency)
                 self._note(key, job, request, caller, size)
             return Accepted(job, fluid.f58(job))
-        except Unanswered as exc:
+        except ResponseTimeout as exc:
             # It may be accepted yet. Until that is known the key stays in flight, whoever still waits for it.
             unanswered = exc.result
             unanswered.add_done_callback(lambda result: self._late(key, request, caller, result))
@@ -214,7 +214,7 @@ def _plain(key: str) -> str:
 def _again(key: str, found: tuple[int, str], request: str) -> Accepted:
     job, known = found
     if known != request:
-        raise KeyReused(
+        raise IdempotencyKeyReused(
             f"The idempotency key {_plain(key)!r} was used for another request, job {fluid.f58(job)}; take a new one."
         )
     return Accepted(job, fluid.f58(job), replayed=True)

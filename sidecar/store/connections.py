@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 
 import structlog
 
+from sidecar.domain.errors import StoreError
 from sidecar.runtime.threads import Workers
 from sidecar.store.lock import StoreLock
-from sidecar.store.schema import StoreError, check, connect, inspect, open_file
+from sidecar.store.schema import check, connect, inspect, open_file
 
 T = TypeVar("T")
 log = structlog.get_logger("store")

@@ -15,7 +15,7 @@ import structlog
 
 from sidecar.domain import fluid, restored
 from sidecar.domain.model import Brief
-from sidecar.store.rows import Stored
+from sidecar.store.rows import StoredEvent
 
 log = structlog.get_logger("store")
 
@@ -25,7 +25,7 @@ _NUMBERS = ("userid", "t_submit", "nnodes", "ntasks", "runtime")
 _SELECT = (
     f"SELECT {', '.join(f'CAST({name} AS BLOB)' for name in _TEXTS)}, {', '.join(_NUMBERS)} FROM jobs WHERE id = ?"  # noqa: S608
 )
-_entries = msgspec.json.Decoder(list[Stored]).decode
+_entries = msgspec.json.Decoder(list[StoredEvent]).decode
 
 
 class Damage:
@@ -65,7 +65,7 @@ class Damage:
         """Return entries as they are stored; none where they cannot be read."""
         return json if self.entries(json, job) else b"[]"
 
-    def entries(self, json: bytes, job: int) -> list[Stored]:
+    def entries(self, json: bytes, job: int) -> list[StoredEvent]:
         """Return entries of a job's eventlog; none where they cannot be read."""
         try:
             return _entries(json)

@@ -11,7 +11,7 @@ import msgspec
 
 from sidecar.domain import fluid, untrusted
 from sidecar.store.damage import Damage
-from sidecar.store.rows import LARGEST_CONTEXT, LARGEST_ROW, Stored, Told, together
+from sidecar.store.rows import LARGEST_CONTEXT, LARGEST_ROW, LoggedEvents, StoredEvent, merged
 
 _SEVERITIES = 64  # of exceptions; Flux has eight
 _ENTRIES = "SELECT CAST(json AS BLOB) FROM events WHERE job = ?"
@@ -31,12 +31,12 @@ class Wanted(NamedTuple):
     job: int | None
 
 
-def told(db: sqlite3.Connection, damage: Damage, wanted: Wanted) -> list[Told]:
+def told(db: sqlite3.Connection, damage: Damage, wanted: Wanted) -> list[LoggedEvents]:
     """Return rows in their order: up to the limit, or to the one that passes the bound of bytes."""
     after, upto, limit, job = wanted
     only, values = ("AND job = ?", (job,)) if job is not None else ("", ())
     query = f"{_TOLD} WHERE position > ? AND position <= ? {only} ORDER BY position LIMIT ?"
-    found: list[Told] = []
+    found: list[LoggedEvents] = []
     size = 0
     for row in db.execute(query, (after, upto, *values, limit)):
         for part in _parts(damage, *row):
@@ -48,26 +48,28 @@ def told(db: sqlite3.Connection, damage: Damage, wanted: Wanted) -> list[Told]:
     return found
 
 
-def _parts(damage: Damage, position: int, job: int, count: int, json: bytes, *which: Any) -> Iterator[Told]:
+def _parts(damage: Damage, position: int, job: int, count: int, json: bytes, *which: Any) -> Iterator[LoggedEvents]:
     """Yield a row as it was written, or in parts where an earlier version has written a larger one."""
     sound = damage.told(json, job)
     if len(sound) <= 2 * LARGEST_ROW:
-        yield Told(position, job, count, sound, fluid.f58(job), *which)
+        yield LoggedEvents(position, job, count, sound, fluid.f58(job), *which)
         return
     position -= count
-    for number, part in together(map(_shortened, damage.entries(json, job))):
+    for number, part in merged(map(_shortened, damage.entries(json, job))):
         position += number
-        yield Told(position, job, number, part, fluid.f58(job), *which)
+        yield LoggedEvents(position, job, number, part, fluid.f58(job), *which)
 
 
-def _shortened(entry: Stored) -> bytes:
+def _shortened(entry: StoredEvent) -> bytes:
     if len(entry.context) > LARGEST_CONTEXT:
         context = untrusted.shortened(bytes(entry.context), LARGEST_CONTEXT)
         entry = msgspec.structs.replace(entry, context=msgspec.Raw(msgspec.json.encode(context)))
     return msgspec.json.encode(entry)
 
 
-def ends(db: sqlite3.Connection, damage: Damage, job: int, most: int) -> tuple[list[Stored], int, list[Stored]]:
+def ends(
+    db: sqlite3.Connection, damage: Damage, job: int, most: int
+) -> tuple[list[StoredEvent], int, list[StoredEvent]]:
     """Return the first entries, the number of those between, and the last; see ``Store.ends``."""
     [number] = db.execute("SELECT coalesce(sum(count), 0) FROM events WHERE job = ?", (job,)).fetchone()
     rows = (damage.entries(json, job) for (json,) in db.execute(f"{_ENTRIES} ORDER BY position", (job,)))
@@ -79,9 +81,9 @@ def ends(db: sqlite3.Connection, damage: Damage, job: int, most: int) -> tuple[l
     return first, number - len(first) - len(last), last
 
 
-def exceptions(db: sqlite3.Connection, damage: Damage, job: int) -> list[Stored]:
+def exceptions(db: sqlite3.Connection, damage: Damage, job: int) -> list[StoredEvent]:
     """Return the first exception of each severity: the worst of all is among them."""
-    found: dict[bytes, Stored] = {}
+    found: dict[bytes, StoredEvent] = {}
     for (json,) in db.execute(f"{_ENTRIES} AND instr(json, ?) ORDER BY position", (job, b'"exception"')):
         for entry in damage.entries(json, job):
             if entry.name == "exception" and len(found) < _SEVERITIES:
@@ -93,7 +95,7 @@ class _Raised(msgspec.Struct):
     severity: msgspec.Raw = msgspec.Raw(b"")
 
 
-def _severity(entry: Stored) -> bytes:
+def _severity(entry: StoredEvent) -> bytes:
     """Return the severity of an exception, as it is written; empty where it has none."""
     try:
         return bytes(_raised(entry.context).severity)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sidecar.store.schema import StoreError
+from sidecar.domain.errors import StoreError
 
 _PATIENCE, _POLL = 2.0, 0.1
 """Seconds: a predecessor that is being ended lets go within moments."""

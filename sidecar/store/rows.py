@@ -40,7 +40,7 @@ class Row(NamedTuple):
     """Idempotency key of the submit, and the digest of its request."""
 
 
-class Stored(msgspec.Struct):
+class StoredEvent(msgspec.Struct):
     """An entry of a job's eventlog as the store keeps it; the context is passed on as it is."""
 
     timestamp: float
@@ -51,7 +51,7 @@ class Stored(msgspec.Struct):
     returncode: int | Unset = ""
 
 
-class Told(msgspec.Struct):
+class LoggedEvents(msgspec.Struct):
     """What one answer of the journal told of one job, or a part of it where that is large.
 
     ``position`` is that of its last entry, ``count`` the number of entries, ``json`` a JSON array of them. The rest
@@ -72,7 +72,7 @@ class Told(msgspec.Struct):
     rendered: list[tuple[int, str, str, bytes]] | None = None
     """Position, state, result and event as it is sent, of each entry: made once for all who follow."""
 
-    def entries(self, after: int) -> Iterator[tuple[int, Stored]]:
+    def entries(self, after: int) -> Iterator[tuple[int, StoredEvent]]:
         """Return positions and entries behind a position."""
         first = self.position - self.count + 1
         for position, entry in enumerate(_decode(self.json), first):
@@ -93,10 +93,10 @@ class Page(NamedTuple):
     """How many jobs there are in ``json``."""
 
 
-_decode = msgspec.json.Decoder(list[Stored]).decode
+_decode = msgspec.json.Decoder(list[StoredEvent]).decode
 
 
-def together(entries: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def merged(entries: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Put entries together to rows: yield the number of entries of each, and their JSON array."""
     found: list[bytes] = []
     size = 0

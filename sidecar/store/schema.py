@@ -10,6 +10,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from sidecar.domain.errors import StoreError
+
 SCHEMA_VERSION = 4
 _APPLICATION = 0x666C7363  # "flsc", in the header of the file; files of before have 0
 _BUSY_TIMEOUT = 1.0
@@ -40,10 +42,6 @@ CREATE TABLE totals (name TEXT NOT NULL, labels TEXT NOT NULL, value TEXT NOT NU
   WITHOUT ROWID;
 CREATE TABLE keys (key TEXT PRIMARY KEY, job INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
 """
-
-
-class StoreError(Exception):
-    """The store cannot be used; the text says why and what to do."""
 
 
 def open_file(path: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> sqlite3.Connection:

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from sidecar.domain import restored
+from sidecar.domain.errors import StoreError
 from sidecar.domain.model import STATES
 from sidecar.store import eventlog
 from sidecar.store.damage import Damage
 from sidecar.store.query import Filter, Search
-from sidecar.store.rows import Page, Stored, Told
-from sidecar.store.schema import StoreError
+from sidecar.store.rows import LoggedEvents, Page, StoredEvent
 from sidecar.store.writer import Writer
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class Store(Writer):
             return b"{}"
         return bytes(json)
 
-    async def eventlog(self, fluid_: int) -> AsyncIterator[Told]:
+    async def eventlog(self, fluid_: int) -> AsyncIterator[LoggedEvents]:
         """Yield a job's eventlog, row by row: it may be of any length."""
         after = 0
         while rows := await self.told(after, _INT64, _ROWS, _signed(fluid_)):
@@ -130,7 +130,7 @@ class Store(Writer):
                 yield each
             after = rows[-1].position
 
-    async def ends(self, fluid_: int, most: int) -> tuple[list[Stored], int, list[Stored]]:
+    async def ends(self, fluid_: int, most: int) -> tuple[list[StoredEvent], int, list[StoredEvent]]:
         """Return the first and the last entries of a job's eventlog, and how many there are between them.
 
         Args:
@@ -139,7 +139,7 @@ class Store(Writer):
         """
         return await self._read(functools.partial(eventlog.ends, damage=self._damage, job=_signed(fluid_), most=most))
 
-    async def exceptions(self, fluid_: int) -> list[Stored]:
+    async def exceptions(self, fluid_: int) -> list[StoredEvent]:
         """Return the first exception of each severity in a job's eventlog: the worst of all is among them."""
         return await self._read(functools.partial(eventlog.exceptions, damage=self._damage, job=fluid_))
 
@@ -288,7 +288,7 @@ class Store(Writer):
 
     # ------------------------------------------------------------------------------------------------ events
 
-    async def told(self, after: int, upto: int, limit: int, job: int | None = None) -> list[Told]:
+    async def told(self, after: int, upto: int, limit: int, job: int | None = None) -> list[LoggedEvents]:
         """Return what was told behind a position and up to another, of all jobs or of one, in their order.
 
         Where that is large it is the first part of it: it ends with the row that passes the bound.

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sidecar.domain.errors import StoreError
 from sidecar.store.connections import Connections
-from sidecar.store.rows import Row, Told
-from sidecar.store.schema import StoreError
+from sidecar.store.rows import LoggedEvents, Row
 
 # Only what can change is updated: the indexes over the rest are left alone.
 _UPDATE = """ON CONFLICT (id) DO UPDATE SET
@@ -107,7 +107,7 @@ class Writer(Connections):
     async def write(
         self,
         rows: Sequence[Row],
-        told: Sequence[Told] = (),
+        told: Sequence[LoggedEvents] = (),
         deleted: Sequence[int] = (),
         totals: Sequence[tuple[str, str, str]] = (),
     ) -> None:
@@ -128,7 +128,7 @@ class Writer(Connections):
     def _apply(
         self,
         rows: Sequence[Row],
-        told: Sequence[Told],
+        told: Sequence[LoggedEvents],
         deleted: Sequence[int],
         totals: Sequence[tuple[str, str, str]],
     ) -> None:
@@ -167,5 +167,5 @@ def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]], 
         begin += together
 
 
-def _told(told: Told) -> tuple[int, int, int, bytes]:
+def _told(told: LoggedEvents) -> tuple[int, int, int, bytes]:
     return told.position, told.job, told.count, told.json

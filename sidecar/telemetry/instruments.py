@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import disable_created_metrics
 
-from sidecar.domain.errors import Unanswered, Unavailable
+from sidecar.domain.errors import ResponseTimeout, Unavailable
 from sidecar.telemetry import metrics
 from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.tracing import Tracing
@@ -27,7 +27,7 @@ _UNTRACED = nullcontext()
 _REFUSALS = {401: "unauthenticated", 403: "forbidden", 421: "misdirected", 429: "rate_limited"}
 
 
-class Meters:
+class Instruments:
     """The instruments of one server.
 
     Args:
@@ -115,7 +115,7 @@ class Meters:
             self._rpc_errors.labels(topic, errno.errorcode.get(exc.errno or 0, "other")).inc()
             raise
         except Unavailable as exc:
-            self._rpc_errors.labels(topic, "ETIMEDOUT" if isinstance(exc, Unanswered) else "ECONNRESET").inc()
+            self._rpc_errors.labels(topic, "ETIMEDOUT" if isinstance(exc, ResponseTimeout) else "ECONNRESET").inc()
             raise
         finally:
             self._rpc.labels(topic).observe(time.perf_counter() - begin)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sidecar.runtime.rate_limiter import Buckets
+from sidecar.runtime.rate_limiter import RateLimiter
 
 
 class Rate(NamedTuple):
@@ -45,7 +45,7 @@ class LogBudget:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets = {rate: Buckets(*rate, clock) for rate in (STRANGER, STRANGERS, SAME, JOBS, ALL)}
+        self._buckets = {rate: RateLimiter(*rate, clock) for rate in (STRANGER, STRANGERS, SAME, JOBS, ALL)}
         self._left_out: Counter[str] = Counter()
         self._reported = clock()
         self._lock = threading.RLock()  # lines come from every thread, and from the handlers of signals

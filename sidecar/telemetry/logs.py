@@ -25,7 +25,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from sidecar.config.settings import Settings
 from sidecar.domain.errors import shortened
 from sidecar.runtime.log_writer import STDERR, LogWriter
-from sidecar.runtime.rate_limiter import place
+from sidecar.runtime.rate_limiter import client_key
 from sidecar.telemetry.log_budget import ALL, JOBS, SAME, STRANGER, STRANGERS, LogBudget, Rate
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -171,7 +171,7 @@ def _spend(_: Any, name: str, fields: Fields) -> Fields:
     found = ORIGIN.get()
     stranger = found.stranger if found else ""
     if stranger or fields.get("status") in _REFUSED:
-        limits = (STRANGER, place(stranger or str(fields.get("address", "")))), (STRANGERS, ""), *limits
+        limits = (STRANGER, client_key(stranger or str(fields.get("address", "")))), (STRANGERS, ""), *limits
     if name in _WORSE:
         limits = (SAME, str(fields.get("logger", event))[:_EVENT]), *limits
     if not BUDGET.take(event if event in _KINDS else "other", *limits):

@@ -20,10 +20,10 @@ from sidecar.api.submit import Submit, SubmitBody
 from sidecar.domain import fluid
 from sidecar.domain.errors import Forbidden, InvalidRequest, Problem
 from sidecar.http import decoding as fields
-from sidecar.http.audit import note
+from sidecar.http.audit import audit_details
 from sidecar.http.routing import Answer, NoParameters, operation, read_form
 from sidecar.web.pages import Pages
-from sidecar.web.render import page, to
+from sidecar.web.render import page, redirect
 
 _SEEN = (Answer("On to the page that shows it", media=(), status=303),)
 _ERRORS = (400, 404, 409, 413, 415, 503)
@@ -45,7 +45,7 @@ class StopForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(max_length=_REASON)] = ""
 
 
-class Actions:
+class Forms:
     """What can be done by a form."""
 
     tag = "forms"
@@ -110,8 +110,8 @@ class Actions:
         if not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
             raise InvalidRequest("dry_run: this form submits.")
         if body.is_launcher:  # it is no job: those that it submits appear in the table
-            return to(request, "jobs?said=launched")
-        return to(request, f"jobs/{_plain(msgspec.json.decode(answer.body)['f58id'])}")
+            return redirect(request, "jobs?said=launched")
+        return redirect(request, f"jobs/{_plain(msgspec.json.decode(answer.body)['f58id'])}")
 
     def _form(
         self, request: web.Request, values: Mapping[str, str], errors: list[str], *, status: int = 200
@@ -134,7 +134,9 @@ class Actions:
         if len(jobs) > _MOST:
             raise InvalidRequest(f"job: {_MOST} at most at once here; POST /v1/jobs/cancel takes filters.")
         cancelled: list[str] = []
-        note(request, jobs=cancelled)  # the same list: also of what is refused midway the audit has the first part
+        audit_details(
+            request, jobs=cancelled
+        )  # the same list: also of what is refused midway the audit has the first part
         for job in jobs:
             try:
                 await self._cancel.cancel(request, job, CancelBody(reason))
@@ -143,19 +145,19 @@ class Actions:
             except Problem:  # it has ended meanwhile: the table shows so
                 continue
             cancelled.append(fluid.f58(job))
-        return to(request, f"jobs{view if view.startswith('?') and view.isprintable() else ''}")
+        return redirect(request, f"jobs{view if view.startswith('?') and view.isprintable() else ''}")
 
     @operation("POST", "/jobs/{uid}/cancel", page=True, scope="submit", body=CancelBody, answers=_SEEN, errors=_ERRORS)
     async def cancel(self, request: web.Request, job: int, body: CancelBody) -> web.Response:
         """Cancel a job."""
         await self._cancel.cancel(request, job, body)
-        return to(request, f"jobs/{_plain(fluid.f58(job))}?said=cancelled")
+        return redirect(request, f"jobs/{_plain(fluid.f58(job))}?said=cancelled")
 
     @operation("POST", "/jobs/{uid}/signal", page=True, scope="submit", body=SignalBody, answers=_SEEN, errors=_ERRORS)
     async def signal(self, request: web.Request, job: int, body: SignalBody) -> web.Response:
         """Send a signal to a job."""
         await self._control.signal(request, job, body)
-        return to(request, f"jobs/{_plain(fluid.f58(job))}?said=signalled")
+        return redirect(request, f"jobs/{_plain(fluid.f58(job))}?said=signalled")
 
     @operation(
         "GET",
@@ -177,7 +179,7 @@ class Actions:
     async def drain(self, request: web.Request, name: str, body: DrainBody) -> web.Response:
         """Drain a node."""
         await self._nodes.drain(request, name, body)
-        return to(request, "nodes?said=drained")
+        return redirect(request, "nodes?said=drained")
 
     @operation(
         "POST", "/nodes/{name}/undrain", page=True, scope="admin", body=NoParameters, answers=_SEEN, errors=_ERRORS
@@ -185,7 +187,7 @@ class Actions:
     async def undrain(self, request: web.Request, name: str, body: NoParameters) -> web.Response:
         """Undrain a node."""
         await self._nodes.undrain(request, name, body)
-        return to(request, "nodes?said=undrained")
+        return redirect(request, "nodes?said=undrained")
 
     @operation(
         "POST",

@@ -14,7 +14,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta
 
 from sidecar.api import filters, fresh, position
-from sidecar.api.jobs import require
+from sidecar.api.lookup import require
 from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid, idset, jobspec, restored, untrusted
 from sidecar.domain.model import RESULTS, STATES, Job
@@ -22,11 +22,11 @@ from sidecar.http.routing import Answer, operation
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
 from sidecar.services.lifecycle import Lifecycle
-from sidecar.store import Filter, Search, Store, Stored
+from sidecar.store import Filter, Search, Store, StoredEvent
 from sidecar.telemetry.metrics import NODE_STATES
 from sidecar.web import texts
 from sidecar.web.history import History
-from sidecar.web.render import page, to
+from sidecar.web.render import page, redirect
 
 _PAGE = 50
 _WAITING, _FAILURES, _ON_NODES = 10, 8, 2000
@@ -98,7 +98,7 @@ class Pages:
             "instance": self._instance.status,
             "service": self._lifecycle.service(),
             "no_auth": self._no_auth,
-            "position": position.show(self._store, self._store.position),
+            "position": position.format_event_id(self._store, self._store.position),
         }
 
     async def read(self, job: int) -> Job:
@@ -240,22 +240,22 @@ class Pages:
     @operation("GET", "/job/{uid}", page=True, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_job(self, request: web.Request, job: int) -> web.Response:
         """Go on to a job's page."""
-        return to(request, f"jobs/{fluid.f58(job).replace('ƒ', 'f')}")
+        return redirect(request, f"jobs/{fluid.f58(job).replace('ƒ', 'f')}")
 
     @operation("GET", "/job/{uid}/cancel", page=True, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_cancel(self, request: web.Request, job: int) -> web.Response:
         """Go on to a job's page, where it can be cancelled: to follow a link changes nothing here."""
-        return to(request, f"jobs/{fluid.f58(job).replace('ƒ', 'f')}")
+        return redirect(request, f"jobs/{fluid.f58(job).replace('ƒ', 'f')}")
 
     @operation("GET", "/logout", scope=None, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_logout(self, request: web.Request) -> web.Response:
         """Go on to the overview, where the button is: a link of anybody's must not log somebody out."""
-        return to(request, "")
+        return redirect(request, "")
 
     @operation("GET", "/page/{name}", page=True, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_page(self, request: web.Request, name: str) -> web.Response:
         """Go on to the overview."""
-        return to(request, "")
+        return redirect(request, "")
 
 
 def _line(raw: bytes) -> Job:
@@ -297,7 +297,7 @@ def _link(query: TableQuery, **changes: Any) -> str:
     )
 
 
-def _context(entry: Stored) -> str:
+def _context(entry: StoredEvent) -> str:
     """Return the context of an event, as JSON; nothing when there is none."""
     text = untrusted.text(bytes(entry.context).decode(errors="replace"), _LONGEST_CONTEXT)
     return "" if text == "{}" else text

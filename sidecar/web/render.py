@@ -18,7 +18,7 @@ import sidecar
 from sidecar.auth.guard import CALLER, NO_CALLER
 from sidecar.domain.errors import Problem
 from sidecar.http import html
-from sidecar.http.html import root
+from sidecar.http.html import relative_root
 from sidecar.web import texts
 
 _ROOT = resources.files("sidecar.web") / "templates"
@@ -51,7 +51,7 @@ def page(request: web.Request, name: str, *, status: int = 200, **values: Any) -
     """Answer with a page; every address in it is relative, so that it works behind a prefix that a proxy takes away."""
     caller = request.get(CALLER, NO_CALLER)
     text = _TEMPLATES.get_template(name).render(
-        root=root(request.path),
+        root=relative_root(request.path),
         here=request.path,
         caller=caller,
         scopes=caller.scopes,
@@ -79,9 +79,9 @@ def error(
     return show
 
 
-def to(request: web.Request, path: str) -> web.Response:
+def redirect(request: web.Request, path: str) -> web.Response:
     """Go on with another page after a form was taken, by a relative address."""
-    return web.Response(status=303, headers={"Location": root(request.path) + path.lstrip("/")})
+    return web.Response(status=303, headers={"Location": relative_root(request.path) + path.lstrip("/")})
 
 
 def _ago(seconds: float) -> str:

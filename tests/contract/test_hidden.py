@@ -41,7 +41,7 @@ def test_no_other_process_of_the_user_can_look_into_it() -> None:
     script = "; ".join(
         (
             "import ctypes",
-            "from sidecar import hidden",
+            "from sidecar.config import secrets as hidden",
             "libc = ctypes.CDLL(None)",
             "before = libc.prctl(3, 0, 0, 0, 0)",
             "hidden.forbid_inspection()",

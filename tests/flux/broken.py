@@ -62,9 +62,9 @@ def hung_flux_thread() -> None:
 
 
 def dead_survey() -> None:
-    from sidecar.services.resources import Survey
+    from sidecar.services.resources import ResourcePoller
 
-    Survey._run = die  # type: ignore[method-assign]
+    ResourcePoller._run = die  # type: ignore[method-assign]
 
 
 def dead_ping() -> None:
@@ -91,12 +91,12 @@ def dead_feed() -> None:
 def bad_closes() -> None:
     """One part raises when it is closed, one does not end, and the task of a third takes no cancellation."""
     from sidecar.services.idle import IdleStop
-    from sidecar.services.resources import Survey
+    from sidecar.services.resources import ResourcePoller
     from sidecar.web.history import History
 
     History.close = die  # type: ignore[method-assign]
     IdleStop.close = wait_for_ever  # type: ignore[method-assign]
-    Survey._run = wait_for_ever  # type: ignore[method-assign]
+    ResourcePoller._run = wait_for_ever  # type: ignore[method-assign]
 
 
 def blocked_loop() -> None:
@@ -132,13 +132,13 @@ def failing_stop() -> None:
 def everything() -> None:
     """Every part hangs that can: the disk, the Event, the closing of several parts."""
     from sidecar.instance.embedded.instance import EmbeddedInstance
-    from sidecar.services.pod import Place
+    from sidecar.services.pod import Pod
     from sidecar.store import Store
 
     hung_disk()
     bad_closes()
     Store._apply = hang  # type: ignore[method-assign]
-    Place.tell = wait_for_ever  # type: ignore[method-assign]
+    Pod.tell = wait_for_ever  # type: ignore[method-assign]
     EmbeddedInstance.close = wait_for_ever  # type: ignore[method-assign]
 
 

@@ -12,14 +12,13 @@ from typing import Any
 import flux
 import pytest
 
-from sidecar.domain.model import JobEvents
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import HistoryBegin, JobEvents
 from sidecar.instance.flux import lease
-from sidecar.instance.flux.broker import introduce
+from sidecar.instance.flux.broker import handshake
 from sidecar.instance.flux.instance import FluxInstance
 from sidecar.instance.flux.thread import FluxThread
 from sidecar.runtime.tasks import Supervisor
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 from tests.harness import Broker, beside
 
 Start = Callable[[Any], Any]
@@ -63,7 +62,7 @@ def test_whatever_stands_there(broker: Broker) -> None:
         known = []
         for _ in range(2):
             handle = flux.Flux(broker.uri)
-            known.append(introduce(handle, None, "here").identity)
+            known.append(handshake(handle, None, "here").identity)
             lease.drop(handle)
         assert known[0] == known[1], name
         assert re.fullmatch("[0-9a-f]{32}", known[0]), name
@@ -106,7 +105,7 @@ async def test_an_error_of_our_own_is_not_the_end_of_the_instance(
 
     monkeypatch.setattr(FluxThread, "_connect", fails)
     monkeypatch.setattr("sidecar.instance.flux.thread._LONGEST_RETRY", 0.05)
-    instance = FluxInstance(broker.uri, Meters(), rpc_timeout=10, lost_timeout=0.5, silence_timeout=10)
+    instance = FluxInstance(broker.uri, Instruments(), rpc_timeout=10, lost_timeout=0.5, silence_timeout=10)
 
     async def until(check: Callable[[], bool]) -> None:
         while not check():

@@ -14,15 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.domain import untrusted
-from sidecar.domain.model import Event, JobEvents
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import Event, HistoryBegin, JobEvents
 from sidecar.instance.flux import depth, journal
 from sidecar.journal import batch, fold
 from sidecar.journal.batch import Batch
 from sidecar.journal.feed import Feed
 from sidecar.journal.tail import Tail
 from sidecar.store import Filter, Search, Store
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 from tests.stored import entries
 
 _TEXTS = st.text(st.sampled_from('a"\\\n\x01\x7fé€😀\0\ud800'), max_size=300)
@@ -178,7 +177,7 @@ async def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("sidecar.journal.feed._GATHER", 0)
     store = Store(tmp_path / "s.sqlite")
     await store.open()
-    feed = Feed(store, Meters())
+    feed = Feed(store, Instruments())
     feed.start()
 
     async def tell(text: bytes) -> tuple[Store, Tail]:

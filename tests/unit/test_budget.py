@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from sidecar.domain.errors import Overloaded, TooMany
+from sidecar.domain.errors import Overloaded, TooManyRequests
 from sidecar.runtime.budget import Budget
 
 
 def test_a_caller_has_a_quarter() -> None:
     budget = Budget(100, "answers", "--max-in-flight")
     held = budget.hold("alice", 20)
-    with pytest.raises(TooMany, match="--max-in-flight"):
+    with pytest.raises(TooManyRequests, match="--max-in-flight"):
         budget.hold("alice", 6)
     with budget.hold("bob", 25):
         held.grow(5)
@@ -43,7 +43,7 @@ def test_what_is_larger_is_let_through_alone() -> None:
     budget = Budget(100, "answers", "--max-in-flight")
     with budget.hold("alice", 1000), pytest.raises(Overloaded):
         budget.hold("bob", 1)
-    with budget.hold("alice", 30), pytest.raises(TooMany):  # more than a quarter, alone
+    with budget.hold("alice", 30), pytest.raises(TooManyRequests):  # more than a quarter, alone
         budget.hold("alice", 1)
 
 
@@ -71,7 +71,7 @@ def test_what_one_holds_is_not_in_its_own_way() -> None:
         held.resize(20)
         with budget.hold("alice") as other:
             other.resize(5)
-            with pytest.raises(TooMany):
+            with pytest.raises(TooManyRequests):
                 other.resize(6)
             assert budget.taken == 25
     assert budget.taken == 0

@@ -9,13 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecar.domain.model import Event, Job, JobEvents
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import Event, HistoryBegin, Job, JobEvents
 from sidecar.journal import closing
-from sidecar.journal.counts import Tally
+from sidecar.journal.counts import JobCounts
 from sidecar.journal.feed import Feed
 from sidecar.store import Filter, Search, Store
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 from sidecar.telemetry.metrics import RESULTS_OF_JOBS
 from tests.stored import entries
 
@@ -31,7 +30,7 @@ def job(number: int, *names: str) -> JobEvents:
 async def _told(path: Path, *items: HistoryBegin | JobEvents) -> Store:
     store = Store(path)
     await store.open()
-    feed = Feed(store, Meters())
+    feed = Feed(store, Instruments())
     feed.start()
     for item in items:
         feed.push(item)
@@ -48,7 +47,7 @@ async def test_a_stop_ends_what_is_left(tmp_path: Path) -> None:
     store = await _told(
         tmp_path / "s.sqlite", HistoryBegin("i"), job(1), job(2, "alloc"), job(3, "alloc", "finish", "clean"), END
     )
-    await closing.end_all(store, within=5.0, stopped=True)
+    await closing.end_active_jobs(store, within=5.0, stopped=True)
     found = await _jobs(store)
     pending, running, ended = (found[number] for number in (1, 2, 3))
     assert (ended.result, ended.exception.occurred) == ("COMPLETED", False)
@@ -63,7 +62,7 @@ async def test_a_stop_ends_what_is_left(tmp_path: Path) -> None:
         "exception",
         "clean",
     ]
-    counted = Tally()
+    counted = JobCounts()
     counted.load((), await store.totals())
     assert counted.totals[RESULTS_OF_JOBS.name, ("default", "canceled")] == [1.0]
     assert [row async for row in store.search(Search(text="true"))]
@@ -79,12 +78,12 @@ async def test_a_stop_ends_what_is_left(tmp_path: Path) -> None:
 
 async def test_it_takes_no_longer_than_it_may(tmp_path: Path) -> None:
     store = await _told(tmp_path / "s.sqlite", HistoryBegin("i"), *(job(number) for number in range(1, 1000)), END)
-    await closing.end_all(store, within=0.0)
+    await closing.end_active_jobs(store, within=0.0)
     assert len(await store.active()) == 999
     async with asyncio.timeout(30):
-        await closing.end_all(store, within=30.0)
+        await closing.end_active_jobs(store, within=30.0)
     assert await store.active() == []
-    await closing.end_all(store, within=30.0)  # there is nothing left to do
+    await closing.end_active_jobs(store, within=30.0)  # there is nothing left to do
     await store.close()
 
 
@@ -110,7 +109,7 @@ async def test_what_cannot_be_read_of_a_job_does_not_keep_it_active(tmp_path: Pa
     db.close()
     store = Store(path)
     await store.open()
-    await closing.end_all(store, within=5.0)
+    await closing.end_active_jobs(store, within=5.0)
     assert await store.active() == []
     ended = (await _jobs(store))[1]
     assert (ended.state, ended.result, ended.exception.type) == ("INACTIVE", "FAILED", "lost")

@@ -11,13 +11,12 @@ import msgspec
 import pytest
 import structlog
 
-from sidecar.domain.model import Event, Job, JobEvents
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import Event, HistoryBegin, Job, JobEvents
 from sidecar.journal import closing
-from sidecar.journal.counts import Tally
+from sidecar.journal.counts import JobCounts
 from sidecar.journal.feed import Feed
 from sidecar.store import Filter, Search, Store
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 from tests.stored import entries
 
 END = JobEvents(-1, [])
@@ -36,7 +35,7 @@ async def written(path: Path) -> None:
     """Jobs 1 and 2 wait, 3 has ended."""
     store = Store(path)
     await store.open()
-    feed = Feed(store, Meters())
+    feed = Feed(store, Instruments())
     feed.start()
     for item in (HistoryBegin("i"), job(1), job(2), job(3, "alloc", "finish", "clean"), END):
         feed.push(item)
@@ -89,7 +88,7 @@ async def test_any_cell(tmp_path: Path, place: str, cell: bytes) -> None:
         parts = [line for line in logged if line.get("job") == 2]
         assert len(parts) <= 1
         # Its events go on, and so do the feed and all others.
-        feed = Feed(store, Meters())
+        feed = Feed(store, Instruments())
         feed.start()
         for item in (
             HistoryBegin("i"),
@@ -116,7 +115,7 @@ async def test_a_job_that_goes_on_and_one_that_its_instance_has_forgotten(
     damage(path, "UPDATE documents SET json = CAST(? AS TEXT) WHERE job IN (1, 2)", cell)
     store = Store(path)
     await store.open()
-    feed = Feed(store, Meters())
+    feed = Feed(store, Instruments())
     feed.start()
     for item in (HistoryBegin("i"), job(1), END):
         feed.push(item)
@@ -127,7 +126,7 @@ async def test_a_job_that_goes_on_and_one_that_its_instance_has_forgotten(
     jobs = await read_everything(store)
     assert (jobs[1]["result"], jobs[2]["result"]) == ("COMPLETED", "FAILED")  # type: ignore[index]
     assert jobs[2]["exception_type"] == "lost"  # type: ignore[index]
-    await closing.end_all(store, within=1.0)
+    await closing.end_active_jobs(store, within=1.0)
     await store.close()
 
 
@@ -148,8 +147,8 @@ async def test_any_column(tmp_path: Path, sql: str) -> None:
     await store.open()
     jobs = await read_everything(store)
     assert jobs[1]["name"] == jobs[3]["name"] == "named"  # type: ignore[index]
-    Tally().load(await store.kinds(), await store.totals())
-    feed = Feed(store, Meters())
+    JobCounts().load(await store.kinds(), await store.totals())
+    feed = Feed(store, Instruments())
     feed.start()
     for item in (HistoryBegin("i"), job(1), job(2), END):
         feed.push(item)

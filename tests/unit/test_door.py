@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sidecar.http.connections import Door
+from sidecar.http.connections import ConnectionLimiter
 from sidecar.http.unsent import Patience
 from sidecar.runtime.clock import LoopClock
 
@@ -59,13 +59,13 @@ async def _handle(request: web.BaseRequest) -> web.Response:
     return web.Response()
 
 
-def door(most: int, timeout: float = 60, proxies: tuple[str, ...] = ()) -> Door:
-    found = Door(most, Patience(LoopClock(), timeout, 60), 2**20, proxies)
+def door(most: int, timeout: float = 60, proxies: tuple[str, ...] = ()) -> ConnectionLimiter:
+    found = ConnectionLimiter(most, Patience(LoopClock(), timeout, 60), 2**20, proxies)
     found.open(web.Server(_handle))
     return found
 
 
-def come(to: Door, address: str, family: int = socket.AF_INET) -> Transport:
+def come(to: ConnectionLimiter, address: str, family: int = socket.AF_INET) -> Transport:
     transport = Transport(address, family)
     arrival: Any = to.factory()()
     arrival.connection_made(transport)

@@ -15,14 +15,13 @@ import pytest
 
 from sidecar.api.events import Events
 from sidecar.domain.errors import Lagging
-from sidecar.domain.model import Event, JobEvents
-from sidecar.http.sse import EventStream, Pace
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import Event, HistoryBegin, JobEvents
+from sidecar.http.sse import EventStream, StreamLimits
 from sidecar.journal.feed import Feed
 from sidecar.journal.tail import Tail
 from sidecar.runtime.clock import LoopClock
-from sidecar.store import Filter, Store, StoreError, Told
-from sidecar.telemetry.instruments import Meters
+from sidecar.store import Filter, LoggedEvents, Store, StoreError
+from sidecar.telemetry.instruments import Instruments
 from tests.stored import entries
 
 END = JobEvents(-1, [])
@@ -42,7 +41,7 @@ def live(number: int, name: str) -> JobEvents:
 async def running(path: Path) -> AsyncIterator[tuple[Feed, Store]]:
     store = Store(path)
     await store.open()
-    feed = Feed(store, Meters())
+    feed = Feed(store, Instruments())
     feed.start()
     yield feed, store
     await feed.close()
@@ -279,7 +278,7 @@ async def test_what_is_written_while_a_reader_reads_does_not_come_twice(tmp_path
     await store.open()
     tail, seen, after = Tail(store), [], 0
     for number in range(1, 200):
-        event = Told(number, 1, 1, b"[]", "", 0, "", "", "", "", 0.0)
+        event = LoggedEvents(number, 1, 1, b"[]", "", 0, "", "", "", "", 0.0)
         _, (told, after) = await asyncio.gather(store.write([], [event]), tail.read(after))
         seen += [each.position for each in told]
     seen += [each.position for each in (await tail.read(after))[0]]
@@ -291,7 +290,7 @@ class Recorded(EventStream):
     """A stream whose reader is this list."""
 
     def __init__(self) -> None:
-        super().__init__(Pace(60.0, 60.0, Meters().dropped, LoopClock()))
+        super().__init__(StreamLimits(60.0, 60.0, Instruments().dropped, LoopClock()))
         self.names: list[str] = []
 
     async def push(self, data: bytes) -> None:
@@ -322,7 +321,7 @@ async def test_a_stream_that_looks_between_a_commit_and_its_news_misses_nothing(
         assert committed.wait(5)  # the loop, which is held here, has not heard of it
         stream, position = Recorded(), store.position
         following = asyncio.create_task(
-            Events(store, feed, Pace(60.0, 60.0, Meters().dropped, LoopClock()))._follow_job(stream, 1, 0)
+            Events(store, feed, StreamLimits(60.0, 60.0, Instruments().dropped, LoopClock()))._follow_job(stream, 1, 0)
         )
         await asyncio.sleep(0)
         assert store.position == position

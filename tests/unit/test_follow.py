@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from sidecar.domain.errors import Problem, Unavailable
+from sidecar.domain.errors import Closed, Problem, Unavailable
+from sidecar.domain.model import HistoryBegin
 from sidecar.domain.output import Run
-from sidecar.instance import HistoryBegin
 from sidecar.journal.feed import Feed
-from sidecar.journal.tail import Closed
-from sidecar.services.live_output import Follower, Followers
+from sidecar.services.live_output import LiveOutput, LiveOutputs
 from sidecar.services.output_log import Cursor, OutputLogs
 from tests.unit.test_feed import END, job, live, running, told
 from tests.unit.test_output import entry
@@ -75,7 +74,7 @@ class Instance:
 class Following:
     """A follower of job 1, which runs, and what a reader of it has got."""
 
-    def __init__(self, instance: Instance, follower: Follower, push: Callable[[Any], None]) -> None:
+    def __init__(self, instance: Instance, follower: LiveOutput, push: Callable[[Any], None]) -> None:
         self.instance, self.follower, self.push = instance, follower, push
         self.cursor = Cursor(follower.output)
 
@@ -88,14 +87,14 @@ class Following:
 
 
 @asynccontextmanager
-async def followed(path: Path) -> AsyncIterator[tuple[Any, Followers, Feed]]:
+async def followed(path: Path) -> AsyncIterator[tuple[Any, LiveOutputs, Feed]]:
     """Yield an instance with one running job, what follows its output, and the feed."""
     async with running(path / "s.sqlite") as (feed, store), asyncio.timeout(20):
         for item in (HistoryBegin("i"), job(1, "alloc"), END):
             feed.push(item)
         await told(feed, 1)
         instance: Any = Instance()
-        yield instance, Followers(OutputLogs(instance), feed, store), feed
+        yield instance, LiveOutputs(OutputLogs(instance), feed, store), feed
 
 
 @asynccontextmanager

@@ -16,12 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.domain import idset, untrusted
-from sidecar.domain.model import STATES, Job, JobEvents
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import STATES, HistoryBegin, Job, JobEvents
 from sidecar.instance.flux import journal
 from sidecar.journal.feed import Feed
 from sidecar.store import Filter, Search, Store
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 from tests import hostile
 from tests.hostile import OddJob, odd_jobs
 from tests.stored import entries
@@ -50,7 +49,7 @@ class Journal:
 
     async def _start(self) -> None:
         await self.store.open()
-        self.feed = Feed(self.store, Meters())
+        self.feed = Feed(self.store, Instruments())
         self.feed.start()
         self.feed.push(HistoryBegin("i"))
         self.feed.push(JobEvents(-1, []))
@@ -162,7 +161,7 @@ async def test_jobs_go_on_where_they_were_left(tmp_path: Path, monkeypatch: pyte
     for _ in range(3):
         store = Store(tmp_path / "s.sqlite")
         await store.open()
-        feed = Feed(store, Meters())
+        feed = Feed(store, Instruments())
         feed.start()
         for item in (HistoryBegin("i"), journal.decode(odd), JobEvents(-1, [])):
             feed.push(item)

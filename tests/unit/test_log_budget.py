@@ -149,8 +149,8 @@ def test_a_traceback_begins_no_line_of_its_own() -> None:
 #: What Python itself writes to standard error: of threads, of finalizers, of warnings, of loggers used wrongly.
 _OTHERS = """
 import logging, threading, warnings
-from sidecar import logs
-from sidecar.settings import Settings
+from sidecar.telemetry import logs
+from sidecar.config.settings import Settings
 logs.configure(Settings(embedded=True, log_format="json"))
 logs.take_over()
 class Thing:

@@ -14,7 +14,7 @@ from sidecar.app import Server as Application
 from sidecar.cluster import outlook
 from sidecar.cluster.objects import Job, JobSpec, JobStatus, Metadata
 from sidecar.cluster.outlook import Verdict
-from sidecar.config.options import Follower
+from sidecar.config.options import FollowerRole
 from sidecar.config.settings import Settings
 from tests import odd_files
 from tests.harness import eventually
@@ -87,7 +87,7 @@ def test_two_that_write_it_leave_one(tmp_path: Path) -> None:
 _NO_ROOM = """
 import resource, sys
 from pathlib import Path
-from sidecar.outlook import Verdict, write
+from sidecar.cluster.outlook import Verdict, write
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 write(Path(sys.argv[1]), Verdict(int(sys.argv[2]), "why"))
@@ -128,7 +128,7 @@ def test_a_look_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(follower, "_FIRST_LOOK", 0.0)
     monkeypatch.setattr(follower, "_LOOK_TAKES", 0.5)
-    look = follower._Look(Follower(1, "", 0.0, 0.0, str(tmp_path / "end")))
+    look = follower._Look(FollowerRole(1, "", 0.0, 0.0, str(tmp_path / "end")))
 
     seen: set[int] = set()
 

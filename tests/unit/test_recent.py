@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sidecar.domain.errors import Unavailable
-from sidecar.instance.flux.cache import Recent
+from sidecar.instance.flux.cache import CachedAnswer
 
 
 class Source:
@@ -29,7 +29,7 @@ class Source:
 
 async def test_many_callers_are_one_question() -> None:
     source = Source()
-    recent = Recent("numbers", source, 0)
+    recent = CachedAnswer("numbers", source, 0)
     assert await asyncio.gather(*(recent.get() for _ in range(50))) == [1] * 50
     assert await recent.get() == 1
     assert source.asked == 1
@@ -37,7 +37,7 @@ async def test_many_callers_are_one_question() -> None:
 
 async def test_after_a_change_the_answer_to_an_older_question_does_not_count() -> None:
     source = Source()
-    recent = Recent("numbers", source, 0)
+    recent = CachedAnswer("numbers", source, 0)
     source.may_answer.clear()
     before = asyncio.create_task(recent.get())
     while not source.asked:
@@ -50,7 +50,7 @@ async def test_after_a_change_the_answer_to_an_older_question_does_not_count() -
 
 async def test_without_an_answer_the_last_one_stays_and_it_is_asked_again() -> None:
     source = Source()
-    recent = Recent("numbers", source, 0)
+    recent = CachedAnswer("numbers", source, 0)
     assert await recent.get() == 1
     source.broken = True
     assert (await recent.renew(), recent.known) == (1, 1)
@@ -60,7 +60,7 @@ async def test_without_an_answer_the_last_one_stays_and_it_is_asked_again() -> N
 
 async def test_a_caller_who_leaves_takes_nobody_along() -> None:
     source = Source()
-    recent = Recent("numbers", source, 0)
+    recent = CachedAnswer("numbers", source, 0)
     source.may_answer.clear()
     impatient, patient = (asyncio.create_task(recent.get()) for _ in range(2))
     while not source.asked:
@@ -72,7 +72,7 @@ async def test_a_caller_who_leaves_takes_nobody_along() -> None:
 
 async def test_forgotten_is_asked_for() -> None:
     source = Source()
-    recent = Recent("numbers", source, 0)
+    recent = CachedAnswer("numbers", source, 0)
     await recent.get()
     recent.forget()
     assert recent.known == 0

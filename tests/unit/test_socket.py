@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from sidecar.config.options import SettingsError
-from sidecar.http.connections import Door
+from sidecar.http.connections import ConnectionLimiter
 from sidecar.http.unix_socket import Socket
 from sidecar.http.unsent import Patience
 from sidecar.runtime.clock import LoopClock
@@ -28,7 +28,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Callable[[], Socket]]:
         runner = web.AppRunner(web.Application())
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        door = Door(10, Patience(LoopClock(), 10, 10), 2**20)
+        door = ConnectionLimiter(10, Patience(LoopClock(), 10, 10), 2**20)
         assert runner.server is not None
         door.open(runner.server)
         yield lambda: Socket(runner, door, tmp_path / "socket", 0o600)

@@ -15,13 +15,12 @@ import msgspec
 import pytest
 
 from sidecar.domain.errors import Lagging
-from sidecar.domain.model import Event, JobEvents
-from sidecar.instance import HistoryBegin
+from sidecar.domain.model import Event, HistoryBegin, JobEvents
 from sidecar.journal.barrier import Barrier
 from sidecar.journal.feed import Feed
 from sidecar.runtime.threads import Workers
 from sidecar.store import Filter, Row, Store, StoreError
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 
 END = JobEvents(-1, [])
 
@@ -45,7 +44,7 @@ async def test_a_disk_that_hangs_holds_up_no_close(tmp_path: Path, monkeypatch: 
     back = threading.Event()
     store = Store(tmp_path / "s.sqlite")
     await store.open()
-    feed = Feed(store, Meters())
+    feed = Feed(store, Instruments())
     feed.start()
     feed.push(HistoryBegin("i"))
     feed.push(END)
@@ -102,7 +101,7 @@ async def test_a_commit_that_is_repeated_changes_nothing(tmp_path: Path) -> None
     """It may have been carried out although it was said to have failed."""
     store = Store(tmp_path / "s.sqlite")
     await store.open()
-    feed = Feed(store, Meters())
+    feed = Feed(store, Instruments())
     feed.start()
     for item in (HistoryBegin("i"), END, job(1), job(2)):
         feed.push(item)

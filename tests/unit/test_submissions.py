@@ -17,7 +17,7 @@ from sidecar.journal.feed import Feed
 from sidecar.runtime.tasks import Supervisor
 from sidecar.services.submissions import Submissions
 from sidecar.store import Store
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 
 ALICE = Caller(name="alice", scopes=frozenset({"submit"}), method="test")
 
@@ -26,7 +26,7 @@ ALICE = Caller(name="alice", scopes=frozenset({"submit"}), method="test")
 async def submissions(tmp_path: Path) -> AsyncIterator[Submissions]:
     store = Store(tmp_path / "jobs.sqlite")
     await store.open()
-    feed, instance = Feed(store, Meters()), EmbeddedInstance(tmp_path, cores=2, kill_timeout=1)
+    feed, instance = Feed(store, Instruments()), EmbeddedInstance(tmp_path, cores=2, kill_timeout=1)
     feed.start()
     await instance.start(feed, Supervisor())
     await feed.idle()

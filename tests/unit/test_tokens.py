@@ -21,8 +21,8 @@ from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.auth.tokens import TokenFile
 from sidecar.auth.turns import NoTurn, Turns
 from sidecar.config.options import SettingsError
-from sidecar.domain.errors import TooMany, Unavailable
-from sidecar.runtime.rate_limiter import Buckets, place
+from sidecar.domain.errors import TooManyRequests, Unavailable
+from sidecar.runtime.rate_limiter import RateLimiter, client_key
 from tests import odd_files
 from tests.harness import SIDECAR
 
@@ -222,7 +222,7 @@ class Clock:
 
 def test_a_bucket() -> None:
     clock = Clock()
-    buckets = Buckets(2.0, 3.0, clock)
+    buckets = RateLimiter(2.0, 3.0, clock)
     assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
     assert buckets.take("b") == 0
     clock.now += 0.5
@@ -231,13 +231,13 @@ def test_a_bucket() -> None:
     assert [buckets.take("a") > 0 for _ in range(4)] == [False, False, False, True]
     buckets.give_back("a")
     assert buckets.take("a") == 0
-    assert Buckets(0, 0).take("a") == 0
+    assert RateLimiter(0, 0).take("a") == 0
 
 
 def test_a_rate_below_one() -> None:
     """A bucket that holds less than one token would never let anybody through."""
     clock = Clock()
-    buckets = Buckets(0.25, 0.5, clock)
+    buckets = RateLimiter(0.25, 0.5, clock)
     assert [buckets.take("a") for _ in range(2)] == [0, 4]
     clock.now += 4
     assert [buckets.take("a") for _ in range(2)] == [0, 4]
@@ -268,11 +268,11 @@ def test_a_rate_below_one() -> None:
     ],
 )
 def test_what_an_address_is_counted_as(address: str, expected: str) -> None:
-    assert place(address) == expected
+    assert client_key(address) == expected
 
 
 def test_buckets_are_forgotten_before_there_are_too_many() -> None:
-    buckets = Buckets(1.0, 1.0, Clock())
+    buckets = RateLimiter(1.0, 1.0, Clock())
     assert buckets.take("first") == 0
     for n in range(10_000):
         buckets.take(str(n))
@@ -309,7 +309,7 @@ def bearer(secret: str) -> Credential:
 
 async def test_one_after_another() -> None:
     first, second = Known("a"), Known("b")
-    both = Authenticator([first, second], Buckets(1, 100))
+    both = Authenticator([first, second], RateLimiter(1, 100))
     for secret in ("a", "b"):
         found = await both.caller(bearer(secret), "1.2.3.4")
         assert found is not None
@@ -321,7 +321,7 @@ async def test_one_after_another() -> None:
 
 async def test_an_answer_is_kept_for_a_while() -> None:
     clock, method = Clock(), Known("a", expires=1005.0)
-    both = Authenticator([method], Buckets(1, 100), clock, clock)
+    both = Authenticator([method], RateLimiter(1, 100), clock, clock)
     for now, asked in ((1000.0, 1), (1004.9, 1), (1005.0, 2)):
         clock.now = now
         assert await both.caller(bearer("a"), "1.2.3.4")
@@ -340,7 +340,7 @@ async def test_an_answer_is_kept_for_a_while() -> None:
 async def test_who_ask_at_once_are_answered_once() -> None:
     method = Known("a")
     method.gate.clear()
-    both = Authenticator([method], Buckets(1, 1))  # all of them are one guess
+    both = Authenticator([method], RateLimiter(1, 1))  # all of them are one guess
     asking = [asyncio.create_task(both.caller(bearer("a"), "1.2.3.4")) for _ in range(50)]
     await asyncio.wait(asking, timeout=0)
     asking[0].cancel()  # who leaves takes nobody along
@@ -354,7 +354,7 @@ async def test_who_ask_at_once_are_answered_once() -> None:
 async def test_what_was_asked_before_a_revocation_is_not_kept() -> None:
     method = Known("a")
     method.gate.clear()
-    both = Authenticator([method], Buckets(1, 100))
+    both = Authenticator([method], RateLimiter(1, 100))
     asking = asyncio.create_task(both.caller(bearer("a"), "1.2.3.4"))
     await asyncio.wait([asking], timeout=0)
     both.forget()
@@ -366,7 +366,7 @@ async def test_what_was_asked_before_a_revocation_is_not_kept() -> None:
 
 async def test_a_method_that_is_down_lets_nobody_in_and_is_in_nobodys_way() -> None:
     down, up = Known("a", down=True), Known("b")
-    both = Authenticator([down, up], Buckets(1, 2))
+    both = Authenticator([down, up], RateLimiter(1, 2))
     assert await both.caller(bearer("b"), "1.2.3.4")
     for _ in range(5):  # it counts as no guess
         with pytest.raises(Unavailable):
@@ -400,7 +400,7 @@ class Remote(Known):
 async def test_who_was_let_in_is_looked_at_by_what_has_let_them_in() -> None:
     """That another method cannot be asked does not matter: it had nothing to do with it."""
     file, remote = Known("a"), Remote("b")
-    both = Authenticator([file, remote], Buckets(1, 100))
+    both = Authenticator([file, remote], RateLimiter(1, 100))
     for secret in ("a", "b"):
         assert await both.caller(bearer(secret), "1.2.3.4")
     file.secret, remote.secrets = "", ()
@@ -420,7 +420,7 @@ async def test_a_token_of_the_file_is_sent_to_no_other_method(tmp_path: Path) ->
     path.write_text(line)
     file, remote = TokenFile(path), Known("b")
     remote.down = True
-    both = Authenticator([file, remote], Buckets(1, 100))
+    both = Authenticator([file, remote], RateLimiter(1, 100))
     found = await both.caller(bearer(token), "1.2.3.4")
     assert found is not None
     path.write_text("")
@@ -430,7 +430,7 @@ async def test_a_token_of_the_file_is_sent_to_no_other_method(tmp_path: Path) ->
     assert remote.asked == 0
     with pytest.raises(Unavailable):
         await both.caller(bearer("another"), "1.2.3.4")
-    alone = Authenticator([remote], Buckets(1, 100))
+    alone = Authenticator([remote], RateLimiter(1, 100))
     with pytest.raises(Unavailable):  # where there is no file, its prefix means nothing
         await alone.caller(bearer(token), "1.2.3.4")
 
@@ -438,7 +438,7 @@ async def test_a_token_of_the_file_is_sent_to_no_other_method(tmp_path: Path) ->
 async def test_a_known_answer_of_another_method_is_none() -> None:
     """A credential that two methods know ends with the one that has let it in."""
     file, remote = Known("a"), Remote("a")
-    both = Authenticator([file, remote], Buckets(1, 100))
+    both = Authenticator([file, remote], RateLimiter(1, 100))
     assert await both.caller(bearer("a"), "1.2.3.4")
     file.secret = ""
     both.forget()
@@ -457,7 +457,7 @@ async def _until(check: Callable[[], bool]) -> None:
 async def test_strangers_leave_room_for_others() -> None:
     """However many credentials are made up somewhere: known callers, and newcomers from elsewhere, are asked about."""
     method = Remote("known", "new", "watched")
-    both = Authenticator([method], Buckets(1, 100))
+    both = Authenticator([method], RateLimiter(1, 100))
     assert await both.caller(bearer("known"), "1.2.3.4")
     both.forget()
     method.gate.clear()
@@ -482,7 +482,7 @@ async def test_strangers_leave_room_for_others() -> None:
 async def test_addresses_take_turns() -> None:
     """With strangers of many addresses a newcomer waits for one of each, not for all that they have sent."""
     method = Remote("new")
-    both = Authenticator([method], Buckets(1, 100))
+    both = Authenticator([method], RateLimiter(1, 100))
     method.gate.clear()
     guesses = [
         asyncio.create_task(both.caller(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
@@ -501,13 +501,13 @@ async def test_addresses_take_turns() -> None:
 async def test_who_gets_no_turn_has_guessed() -> None:
     """Else an address that sends more than can be checked would never be told to stop."""
     method = Remote()
-    both = Authenticator([method], Buckets(0.001, 5))
+    both = Authenticator([method], RateLimiter(0.001, 5))
     both._turns["remote"] = Turns(8, wait=0.05)
     method.gate.clear()
     asking = [asyncio.create_task(both.caller(bearer(str(n)), "1.2.3.4")) for n in range(5)]
     done, _ = await asyncio.wait(asking[2:], timeout=10)
     assert {type(each.exception()) for each in done} == {NoTurn}
-    with pytest.raises(TooMany):
+    with pytest.raises(TooManyRequests):
         await both.caller(bearer("5"), "1.2.3.4")
     method.gate.set()
     assert await asyncio.gather(*asking[:2]) == [None, None]
@@ -538,10 +538,10 @@ async def test_who_leaves_gives_their_turn_to_another() -> None:
 
 async def test_guesses() -> None:
     method = Known("a")
-    both = Authenticator([method], Buckets(1, 3))
+    both = Authenticator([method], RateLimiter(1, 3))
     for n in range(3):
         assert await both.caller(bearer(str(n)), "1.2.3.4") is None
-    with pytest.raises(TooMany):
+    with pytest.raises(TooManyRequests):
         await both.caller(bearer("a"), "1.2.3.4")
     assert method.asked == 3
     assert await both.caller(bearer("a"), "5.6.7.8")
@@ -551,18 +551,18 @@ async def test_guesses() -> None:
 async def test_guesses_of_others_lock_nobody_out_who_was_let_in() -> None:
     """Behind an ingress all have one address: whoever guesses there must not end what was good before."""
     clock, method = Clock(), Known("a")
-    both = Authenticator([method], Buckets(1, 2, clock), clock, clock)
+    both = Authenticator([method], RateLimiter(1, 2, clock), clock, clock)
     assert await both.caller(bearer("a"), "1.2.3.4")
     for n in range(2):
         assert await both.caller(bearer(str(n)), "1.2.3.4") is None
-    with pytest.raises(TooMany):
+    with pytest.raises(TooManyRequests):
         await both.caller(bearer("b"), "1.2.3.4")
     both.forget()  # as when the file changes
     assert await both.caller(bearer("a"), "1.2.3.4")
     method.secret = "b"
     both.forget()
     assert await both.caller(bearer("a"), "1.2.3.4") is None  # revoked: a guess like any other from now on
-    with pytest.raises(TooMany):
+    with pytest.raises(TooManyRequests):
         await both.caller(bearer("a"), "1.2.3.4")
     assert await both.again(bearer("a"), "known") is None  # who was let in is looked at again, guesses or not
 
@@ -574,13 +574,13 @@ async def test_of_a_password_nothing_is_kept() -> None:
         kinds = frozenset({"password"})
 
     method = Password("a")
-    both = Authenticator([method], Buckets(1, 2))
+    both = Authenticator([method], RateLimiter(1, 2))
     for _ in range(5):
         assert await both.caller(Credential("password", "a", "x"), "1.2.3.4")
     assert method.asked == 5
     for n in range(2):
         assert await both.caller(Credential("password", str(n), "x"), "1.2.3.4") is None
-    with pytest.raises(TooMany):
+    with pytest.raises(TooManyRequests):
         await both.caller(Credential("password", "a", "x"), "1.2.3.4")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sidecar.domain.model import Event, JobEvents
-from sidecar.instance import HistoryBegin
-from sidecar.journal.unended import Unended
+from sidecar.domain.model import Event, HistoryBegin, JobEvents
+from sidecar.journal.unended import ActiveJobs
 
 END = JobEvents(-1, [])
 
@@ -14,7 +13,7 @@ def told(job: int, *names: str) -> JobEvents:
 
 
 def test_history_and_live() -> None:
-    unended = Unended()
+    unended = ActiveJobs()
     assert not unended.known
     for item in (HistoryBegin("i"), told(1, "submit", "alloc", "clean"), told(2, "submit", "alloc")):
         unended.push(item)
@@ -28,7 +27,7 @@ def test_history_and_live() -> None:
 
 
 def test_accepted_before_and_after_it_is_told() -> None:
-    unended = Unended()
+    unended = ActiveJobs()
     unended.push(HistoryBegin("i"))
     unended.push(END)
     unended.accept(1)
@@ -46,7 +45,7 @@ def test_accepted_before_and_after_it_is_told() -> None:
 
 def test_another_history() -> None:
     """What it does not tell of is not waited for; what is accepted meanwhile is."""
-    unended = Unended()
+    unended = ActiveJobs()
     for item in (HistoryBegin("i"), END, told(1, "submit")):
         unended.push(item)
     unended.accept(2)
@@ -62,7 +61,7 @@ def test_another_history() -> None:
 
 def test_a_journal_that_is_not_followed() -> None:
     """Nothing is known until the next history is whole, whatever was still on its way."""
-    unended = Unended()
+    unended = ActiveJobs()
     unended.push(HistoryBegin("i"))
     unended.interrupted()
     unended.push(END)

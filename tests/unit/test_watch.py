@@ -13,7 +13,7 @@ import structlog
 
 from sidecar.auth import setup as gate
 from sidecar.auth.caller import Caller, Credential
-from sidecar.auth.setup import Gate
+from sidecar.auth.setup import AuthSetup
 from sidecar.auth.tokens import TokenFile
 from sidecar.config.settings import Settings
 from sidecar.runtime.filewatch import Watch, signature
@@ -148,7 +148,7 @@ async def test_tokens_that_are_swapped_while_they_are_read(tmp_path: Path, monke
             new.path.replace(path)
 
     monkeypatch.setattr(gate, "TokenFile", Swapped)
-    mine = Gate(Settings(embedded=True, tokens=str(old.path)))
+    mine = AuthSetup(Settings(embedded=True, tokens=str(old.path)))
 
     async def who(token: str) -> Caller | None:
         return await mine.guard.authenticator.caller(Credential("bearer", token), "192.0.2.1")

@@ -51,7 +51,7 @@ def test_checks_that_are_good_again_in_time_do_not() -> None:
 
 _STANDS_STILL = """
 import asyncio, time
-from sidecar.watchdog import Watchdog
+from sidecar.services.watchdog import Watchdog
 
 def stand_still():
     time.sleep(60)
@@ -82,8 +82,8 @@ def test_one_that_was_closed_ends_nothing() -> None:
 
 _STANDS_STILL_AT_THE_END = """
 import asyncio, ctypes
-from sidecar import leaving
-from sidecar.watchdog import Watchdog
+from sidecar.runtime import exit as leaving
+from sidecar.services.watchdog import Watchdog
 
 def hold_the_interpreters_lock():
     ctypes.PyDLL(None).sleep(60)  # as a library that hangs: no thread of Python's runs any more

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from sidecar.api.window import Window
+from sidecar.api.window import AdaptiveLimit
 
 
-async def _keep_full(window: Window, seconds: float, turns: int) -> int:
+async def _keep_full(window: AdaptiveLimit, seconds: float, turns: int) -> int:
     """Have so many done in the time that each takes; return how many were on their way at last."""
     inside = 0
     for _ in range(turns):
@@ -20,12 +20,12 @@ async def _keep_full(window: Window, seconds: float, turns: int) -> int:
 
 
 async def test_it_grows_where_flux_is_quick() -> None:
-    window = Window(4096)
+    window = AdaptiveLimit(4096)
     assert await _keep_full(window, 0.1, 10_000) == 4096
 
 
 async def test_it_shrinks_where_flux_is_slow() -> None:
-    window = Window(4096)
+    window = AdaptiveLimit(4096)
     await _keep_full(window, 0.1, 10_000)
     for _ in range(4096 - 16):
         window.leave(5.0)
@@ -33,18 +33,18 @@ async def test_it_shrinks_where_flux_is_slow() -> None:
 
 
 async def test_it_stays_where_flux_is_neither() -> None:
-    window = Window(4096)
+    window = AdaptiveLimit(4096)
     size = window.size
     assert await _keep_full(window, 1.5, 1000) == size
 
 
 async def test_never_more_than_the_most() -> None:
-    assert await _keep_full(Window(3), 0.0, 100) == 3
-    assert await _keep_full(Window(3), 9.0, 100) == 3
+    assert await _keep_full(AdaptiveLimit(3), 0.0, 100) == 3
+    assert await _keep_full(AdaptiveLimit(3), 9.0, 100) == 3
 
 
 async def test_who_waits_gets_the_next_place() -> None:
-    window = Window(1)
+    window = AdaptiveLimit(1)
     await window.enter()
     waiting = [asyncio.create_task(window.enter()) for _ in range(2)]
     done, _ = await asyncio.wait(waiting, timeout=0)

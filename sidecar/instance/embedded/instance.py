@@ -23,10 +23,10 @@ from sidecar.domain import feasibility, fluid, idset, jobspec
 from sidecar.domain import resource_counts as counts
 from sidecar.domain.errors import Conflict, Ended, NotFound, Rejected
 from sidecar.domain.jobspec import Prepared
-from sidecar.domain.model import ANONYMOUS, Environment, Event, JobEvents, Node, Queues, Resources
+from sidecar.domain.model import ANONYMOUS, Environment, Event, HistoryBegin, JobEvents, Node, Queues, Resources
 from sidecar.domain.model import Queue as QueueStatus
 from sidecar.domain.resource_counts import Counts
-from sidecar.instance.base import Ending, HistoryBegin, Pieces, Sink, Status
+from sidecar.instance.base import Ending, OutputChunks, Sink, Status
 from sidecar.instance.embedded import epoch as embedded_epoch
 from sidecar.instance.embedded import orphans
 from sidecar.instance.embedded import output as embedded_output
@@ -196,11 +196,11 @@ class EmbeddedInstance:
         self._schedule()
         return old
 
-    async def output_pieces(self, fluid_: int, before: Pieces | None) -> Pieces:
+    async def output_pieces(self, fluid_: int, before: OutputChunks | None) -> OutputChunks:
         """Find the pieces of the output eventlog as it is now."""
         return await asyncio.to_thread(embedded_output.pieces, self._output_path(fluid_), before)
 
-    async def output_piece(self, fluid_: int, pieces: Pieces, number: int) -> bytes:
+    async def output_piece(self, fluid_: int, pieces: OutputChunks, number: int) -> bytes:
         """Read a piece of the output eventlog."""
         return await asyncio.to_thread(embedded_output.piece, self._output_path(fluid_), pieces, number)
 

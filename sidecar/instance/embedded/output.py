@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from sidecar.domain.errors import Problem
-from sidecar.instance.base import Pieces
+from sidecar.instance.base import OutputChunks
 
 _PIECE = 1024 * 1024
 _STEP = 64 * 1024
@@ -57,7 +57,7 @@ class Ranges:
         return Ranges([*self.ends, *ends], [*self._stable, *stable])
 
 
-def pieces(path: Path, before: Pieces | None) -> Ranges:
+def pieces(path: Path, before: OutputChunks | None) -> Ranges:
     """Find the pieces of a file; none where there is no file."""
     known = before if isinstance(before, Ranges) else Ranges([], [])
     try:
@@ -113,7 +113,7 @@ def _last_entry(file: IO[bytes], position: int, size: int) -> int:
     return position
 
 
-def piece(path: Path, pieces_: Pieces, number: int) -> bytes:
+def piece(path: Path, pieces_: OutputChunks, number: int) -> bytes:
     """Read one piece."""
     assert isinstance(pieces_, Ranges)  # noqa: S101 - what pieces() gave
     begin = pieces_.begin(number)

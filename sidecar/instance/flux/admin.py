@@ -15,7 +15,7 @@ from sidecar.domain import fluid, idset, jobspec
 from sidecar.domain.errors import Conflict, Ended, NotFound
 from sidecar.domain.model import ANONYMOUS, Queue, Queues, Resources
 from sidecar.instance.base import Status
-from sidecar.instance.flux.cache import Recent
+from sidecar.instance.flux.cache import CachedAnswer
 from sidecar.instance.flux.nodes import nodes
 
 
@@ -25,8 +25,8 @@ class FluxAdmin(ABC):
     status: Status
 
     def __init__(self) -> None:
-        self._resources = Recent("resources", self._ask_resources, Resources([]))
-        self._queues = Recent("queues", self._ask_queues, Queues([]))
+        self._resources = CachedAnswer("resources", self._ask_resources, Resources([]))
+        self._queues = CachedAnswer("queues", self._ask_queues, Queues([]))
 
     @abstractmethod
     async def _rpc(self, topic: str, payload: Any = None) -> Any:

@@ -40,7 +40,7 @@ class Broker(msgspec.Struct):
     inherited: Environment | None
 
 
-def introduce(handle: Any, broker_above: int | None, address: str) -> Broker:
+def handshake(handle: Any, broker_above: int | None, address: str) -> Broker:
     """Ask a broker who it is.
 
     Args:
@@ -55,7 +55,7 @@ def introduce(handle: Any, broker_above: int | None, address: str) -> Broker:
     """
     owner = _attribute(handle, "security.owner")
     if owner and os.getuid() not in (0, int(owner)):  # root may be let do what the owner does (flux-config-access(5))
-        raise PermissionError(errno.EPERM, guest(owner))
+        raise PermissionError(errno.EPERM, wrong_uid_message(owner))
     state = handle.rpc("state-machine.get", None, 0).get()["state"]
     if state in _STARTING:  # rc1 is loading what we would ask, and must not find anything written before it has
         raise OSError(errno.EAGAIN, f"the broker is starting (state {state})")
@@ -65,9 +65,9 @@ def introduce(handle: Any, broker_above: int | None, address: str) -> Broker:
     except lease.Taken:
         raise
     except PermissionError as exc:
-        raise PermissionError(exc.errno, guest(owner)) from exc
+        raise PermissionError(exc.errno, wrong_uid_message(owner)) from exc
     if state == "run":  # before that nobody can have submitted
-        settle_submits(handle, identity)
+        flush_pending_submits(handle, identity)
     pid = int(_attribute(handle, "broker.pid") or 0)
     return Broker(
         version=_attribute(handle, "version"),
@@ -81,7 +81,7 @@ def introduce(handle: Any, broker_above: int | None, address: str) -> Broker:
     )
 
 
-def settle_submits(handle: Any, identity: str) -> None:
+def flush_pending_submits(handle: Any, identity: str) -> None:
     """Return when every job that an earlier connection has sent is in the job manager's hands, and so in its history.
 
     A server that was killed, or a connection that broke, leaves submits on their way into Flux; who asks for such a
@@ -120,7 +120,7 @@ def _validating(handle: Any) -> bool:
     return any(crew and crew.get("backlog") for crew in pipeline.values())
 
 
-def guest(owner: str) -> str:
+def wrong_uid_message(owner: str) -> str:
     """Say why this server can do nothing here, with both uids."""
     return (
         f"the broker runs as uid {owner or 'unknown'}, this server as uid {os.getuid()}: give both the same "

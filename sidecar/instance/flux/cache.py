@@ -18,7 +18,7 @@ log = structlog.get_logger("flux")
 _MAX_AGE = 1.0
 
 
-class Recent(Generic[T]):
+class CachedAnswer(Generic[T]):
     """The last answer to one question.
 
     Args:

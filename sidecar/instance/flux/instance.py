@@ -22,15 +22,15 @@ from sidecar.domain import feasibility, fluid, jobspec, policy, untrusted
 from sidecar.domain import resource_counts as counts
 from sidecar.domain.errors import Conflict, Gone, NotFound, Overloaded, Rejected, Unavailable
 from sidecar.domain.jobspec import Prepared
-from sidecar.domain.model import Environment
-from sidecar.instance.base import Ending, HistoryBegin, Pieces, Sink, Status
+from sidecar.domain.model import Environment, HistoryBegin
+from sidecar.instance.base import Ending, OutputChunks, Sink, Status
 from sidecar.instance.flux import submission
 from sidecar.instance.flux.admin import FluxAdmin, refused
 from sidecar.instance.flux.broker import Broker
 from sidecar.instance.flux.output import FluxOutput
 from sidecar.instance.flux.thread import Callbacks, Finish, FluxThread, Start
 from sidecar.runtime.tasks import Supervised, Supervisor
-from sidecar.telemetry.instruments import Meters
+from sidecar.telemetry.instruments import Instruments
 
 T = TypeVar("T")
 log = structlog.get_logger("flux")
@@ -59,7 +59,7 @@ class FluxInstance(FluxAdmin):
     def __init__(
         self,
         uri: str,
-        meters: Meters,
+        meters: Instruments,
         *,
         rpc_timeout: float,
         lost_timeout: float,
@@ -297,12 +297,12 @@ class FluxInstance(FluxAdmin):
         except OSError as exc:
             raise refused(exc, fluid_, "cancelled") from None
 
-    async def output_pieces(self, fluid_: int, before: Pieces | None) -> Pieces:
+    async def output_pieces(self, fluid_: int, before: OutputChunks | None) -> OutputChunks:
         """List the blobs of the job's output eventlog, whether the job runs or not."""
         self.status.require()
         return await self._output.pieces(fluid_, before)
 
-    async def output_piece(self, fluid_: int, pieces: Pieces, number: int) -> bytes:
+    async def output_piece(self, fluid_: int, pieces: OutputChunks, number: int) -> bytes:
         """Load a blob of the job's output eventlog."""
         self.status.require()
         return await self._output.piece(pieces, number)

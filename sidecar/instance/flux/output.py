@@ -21,7 +21,7 @@ from flux.future import Future
 
 from sidecar.domain import fluid
 from sidecar.domain.errors import Gone, Problem, Unavailable
-from sidecar.instance.base import Pieces
+from sidecar.instance.base import OutputChunks
 from sidecar.instance.flux.thread import FluxThread
 
 Call = Callable[[str, Callable[[Any], Any], Callable[[Any], bytes]], Awaitable[bytes]]
@@ -94,7 +94,7 @@ class FluxOutput:
         self._thread = thread
         self._waiting: dict[int, tuple[int, asyncio.Future[int]]] = {}
 
-    async def pieces(self, job: int, before: Pieces | None) -> Pieces:
+    async def pieces(self, job: int, before: OutputChunks | None) -> OutputChunks:
         """Look up the list of blobs."""
         answer = await self._look_up(f"{fluid.kvs(job)}.guest.output", "output")
         if answer is None:
@@ -104,7 +104,7 @@ class FluxOutput:
             raise Problem("The output was written anew meanwhile; read it again.")
         return blobs
 
-    async def _none(self, job: int, before: Pieces | None) -> Pieces:
+    async def _none(self, job: int, before: OutputChunks | None) -> OutputChunks:
         """Tell a log that is not there yet from one that was purged, with all that Flux has of the job.
 
         Raises:
@@ -129,7 +129,7 @@ class FluxOutput:
             raise Problem(f"Flux could not look the {what} up: {exc.strerror}") from None
         return None if len(answer) <= _SHORT and msgspec.json.decode(answer, type=_Absent).errno else answer
 
-    async def piece(self, pieces: Pieces, number: int) -> bytes:
+    async def piece(self, pieces: OutputChunks, number: int) -> bytes:
         """Load one blob."""
         assert isinstance(pieces, Blobs)  # noqa: S101 - what it gave itself
         if pieces.inline is not None:

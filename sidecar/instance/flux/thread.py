@@ -23,10 +23,10 @@ import msgspec
 import structlog
 from flux.core.inner import ffi, raw
 
-from sidecar.domain.errors import Unanswered, Unavailable
+from sidecar.domain.errors import ResponseTimeout, Unavailable
 from sidecar.domain.model import JobEvents
 from sidecar.instance.flux import journal, lease
-from sidecar.instance.flux.broker import Broker, guest, introduce, socket_owner
+from sidecar.instance.flux.broker import Broker, handshake, socket_owner, wrong_uid_message
 
 T = TypeVar("T")
 log = structlog.get_logger("flux")
@@ -149,7 +149,7 @@ class FluxThread(threading.Thread):
     def give_up(self, sent_before: float, detail: str) -> None:
         """Let nobody wait any longer for answers to what was sent before a time (:func:`time.monotonic`).
 
-        They get :class:`Unanswered`, whose ``result`` tells when the answer comes after all.
+        They get :class:`ResponseTimeout`, whose ``result`` tells when the answer comes after all.
         """
         for future, sent in list(self._unanswered.items()):
             if sent >= sent_before:
@@ -158,7 +158,7 @@ class FluxThread(threading.Thread):
             if not future.done():
                 late = self._late[future] = self._loop.create_future()
                 late.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody has to look
-                future.set_exception(Unanswered(detail, late))
+                future.set_exception(ResponseTimeout(detail, late))
         if len(self._late) > _MOST_LATE and not self._inbox:
             self.begin_again("a service of the broker does not answer")  # their futures end with the connection
 
@@ -275,8 +275,8 @@ class FluxThread(threading.Thread):
             self.reached = True
             self.heard = time.monotonic()
         except PermissionError as exc:
-            raise PermissionError(exc.errno, guest(socket_owner(self._uri))) from exc
-        return introduce(self._handle, self._broker_above, self._address)
+            raise PermissionError(exc.errno, wrong_uid_message(socket_owner(self._uri))) from exc
+        return handshake(self._handle, self._broker_above, self._address)
 
     def _session(self, broker: Broker) -> None:
         """Run the reactor until the connection breaks or the thread is stopped."""
