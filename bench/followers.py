@@ -17,7 +17,7 @@ from bench.processes import MeasurementError, Memory, Probe, expect, program, re
 from bench.programs import writer
 from bench.row import Row, number, percentile
 from bench.site import Volume
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 _FOLLOWERS, _LINES, _RATE = 1000, 1000, 100
 

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from bench.processes import MeasurementError, say
 from bench.row import Row, number
 from bench.site import Volume, load
-from tests.harness import Server
+from tests.support.harness import Server
 
 _CLIENTS, _PATHS = 16, 400
 _HERE = {"PYTHONPATH": str(Path(__file__).parent.parent)}

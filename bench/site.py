@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.processes import MeasurementError, Probe, program, result, run, say
 from bench.programs.submit_many import ends
-from tests.harness import Broker, Process, Server, beside, eventually
+from tests.support.harness import Broker, Process, Server, beside, eventually
 
 _CORES = 16  # of mock execution; no process runs on them
 

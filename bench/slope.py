@@ -13,8 +13,8 @@ from pathlib import Path
 from bench.processes import MeasurementError, rss, say
 from bench.row import Row
 from bench.site import Volume, load
-from tests.harness import Server, eventually
-from tests.metrics import scrape
+from tests.support.harness import Server, eventually
+from tests.support.metrics import scrape
 
 #: Fewer for a first look: SLOPE_JOBS, SLOPE_WARM_UP.
 _JOBS = int(os.environ.get("SLOPE_JOBS", "50000"))

@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from tests import harness
+from tests.support import harness
 
 _TRIES = 20
 

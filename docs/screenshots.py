@@ -8,8 +8,8 @@ from pathlib import Path
 
 from playwright.async_api import async_playwright
 
-from tests import harness
 from tests.browser.conftest import OPTIONS
+from tests.support import harness
 
 IMAGES = Path(__file__).parent / "images"
 _SIZE = {"width": 1280, "height": 800}

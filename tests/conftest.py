@@ -27,9 +27,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests import harness
-from tests.cluster_api import ClusterAPI
-from tests.harness import Process, Server
+from tests.support import harness
+from tests.support.cluster_api import ClusterAPI
+from tests.support.harness import Process, Server
 
 _KINDS = ("embedded", pytest.param("flux", marks=pytest.mark.flux))
 #: What a marker needs: whether it is there, and what to say of the tests that are left out where it is not.

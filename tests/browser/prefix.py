@@ -7,7 +7,7 @@ import threading
 
 from aiohttp import ClientSession, ClientTimeout, web
 
-from tests.loops import accept_all
+from tests.support.loops import accept_all
 
 _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "content-encoding"}
 

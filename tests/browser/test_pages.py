@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests import harness
-from tests.access import TokenFile
 from tests.browser.conftest import Tab
 from tests.browser.prefix import Prefix
-from tests.harness import Server, eventually
+from tests.support import harness
+from tests.support.access import TokenFile
+from tests.support.harness import Server, eventually
 
 Open = Callable[..., Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.harness import HELM, ROOT
+from tests.support.harness import HELM, ROOT
 
 CHART = ROOT / "helm/flux-sidecar"
 EVERYTHING: dict[str, Any] = yaml.safe_load((CHART / "ci/everything.yaml").read_text())

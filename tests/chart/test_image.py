@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from tests.authority import Authority, options
-from tests.harness import BIN, ROOT, Process, embedded, eventually
+from tests.support.authority import Authority, options
+from tests.support.harness import BIN, ROOT, Process, embedded, eventually
 
 _LOCKED = re.compile(r"^([a-z0-9._-]+)==(\S+)", re.MULTILINE)
 

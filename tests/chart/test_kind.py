@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.harness import KIND, ROOT
+from tests.support.harness import KIND, ROOT
 
 CONFIG = ROOT / "kind-config.yaml"
 

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from tests.chart.rendered import EVERYTHING, containers, kinds, merged, refused, render, variables
-from tests.harness import Process, embedded, eventually
-from tests.prometheus import Prometheus
+from tests.support.harness import Process, embedded, eventually
+from tests.support.prometheus import Prometheus
 
 pytestmark = pytest.mark.helm
 

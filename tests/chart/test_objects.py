@@ -32,7 +32,7 @@ from tests.chart.rendered import (
     render,
     variables,
 )
-from tests.harness import HELM, ROOT
+from tests.support.harness import HELM, ROOT
 
 pytestmark = pytest.mark.helm
 

@@ -16,10 +16,10 @@ import pytest
 
 from sidecar.app import Server as Application
 from sidecar.config.settings import Settings
-from tests.access import SCOPES, TokenFile, audit
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
-from tests.sse import Stream, ask
+from tests.support.access import SCOPES, TokenFile, audit
+from tests.support.harness import Server, eventually
+from tests.support.sse import Stream, ask
 
 PUBLIC = {"/livez", "/readyz", "/login", "/logout", "/v1/token", "/v1/login/access-token"}
 

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.access import TokenFile
 from tests.contract.test_errors import problem
-from tests.flood import MIB, NAMES, answer, connect, flood
-from tests.harness import Server, embedded, eventually
+from tests.support.access import TokenFile
+from tests.support.flood import MIB, NAMES, answer, connect, flood
+from tests.support.harness import Server, embedded, eventually
 
 # ------------------------------------------------------------------------------------------ bodies that are held
 

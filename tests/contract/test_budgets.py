@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.access import TokenFile
-from tests.authority import Authority, options
 from tests.contract.test_errors import problem
-from tests.flood import MIB, NAMES, Watch, answer, connect, flood, request
-from tests.harness import SIDECAR, Server, embedded, eventually
+from tests.support.access import TokenFile
+from tests.support.authority import Authority, options
+from tests.support.flood import MIB, NAMES, Watch, answer, connect, flood, request
+from tests.support.harness import SIDECAR, Server, embedded, eventually
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"

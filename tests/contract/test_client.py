@@ -12,7 +12,7 @@ from pathlib import Path
 import flux_restful_client
 from flux_restful_client.main import get_client
 
-from tests.harness import BIN, Server, eventually
+from tests.support.harness import BIN, Server, eventually
 
 
 def _run(server: Server, *argv: str) -> subprocess.CompletedProcess[str]:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.access import TokenFile, audit
-from tests.cluster_api import ClusterAPI
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
-from tests.kubernetes_api import BUSY, CLOSE, ENDLESS, FAILING, GARBAGE, HANG
+from tests.support.access import TokenFile, audit
+from tests.support.cluster_api import ClusterAPI
+from tests.support.harness import Server, eventually
+from tests.support.kubernetes_api import BUSY, CLOSE, ENDLESS, FAILING, GARBAGE, HANG
 
 
 @pytest.fixture

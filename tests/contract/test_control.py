@@ -12,7 +12,7 @@ import pytest
 
 from sidecar.domain import fluid
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
+from tests.support.harness import Server, eventually
 
 #: Says which signals it gets; ends with the first TERM.
 LISTENER = [

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.contract.test_errors import problem
-from tests.harness import Server, embedded, eventually
+from tests.support.harness import Server, embedded, eventually
 
 
 def test_no_more_files(tmp_path: Path, started: Callable[[Any], Server]) -> None:

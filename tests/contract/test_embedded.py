@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import harness
-from tests.harness import Server, eventually
+from tests.support import harness
+from tests.support.harness import Server, eventually
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness import Server
+from tests.support.harness import Server
 
 SUBMIT = "/v1/jobs/submit"
 

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.access import TokenFile
-from tests.flood import MIB, Watch, connect, request
-from tests.harness import SIDECAR, Server, embedded, eventually
+from tests.support.access import TokenFile
+from tests.support.flood import MIB, Watch, connect, request
+from tests.support.harness import SIDECAR, Server, embedded, eventually
 
 _SENT = 4000  # requests of each of four connections
 

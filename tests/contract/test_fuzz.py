@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from tests.access import TokenFile, audit
-from tests.harness import PLAIN, Server, embedded
+from tests.support.access import TokenFile, audit
+from tests.support.harness import PLAIN, Server, embedded
 
 SECRET, PASSWORD = "a secret that is shared with clients", "correct horse battery"
 

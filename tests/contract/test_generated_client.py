@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Server
+from tests.support.harness import Server
 
 _PROGRAM = Path(__file__).with_name("generated_client.py")
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"

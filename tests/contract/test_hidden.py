@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Server, embedded, eventually
+from tests.support.harness import Server, embedded, eventually
 
 _SECRET, _KEY = "password-of-the-test", "key-of-the-test-that-is-long-enough-0123456789"
 _OTEL = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret-of-the-test", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "a=b"}

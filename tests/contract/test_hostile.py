@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from tests import hostile
-from tests.harness import Server, embedded, eventually
+from tests.support import hostile
+from tests.support.harness import Server, embedded, eventually
 
 _FUZZ = settings(
     max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate],

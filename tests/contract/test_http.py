@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.access import TokenFile
-from tests.authority import Authority, options
 from tests.contract.test_errors import problem
-from tests.flood import connect, request
-from tests.harness import PATIENCE, PLAIN, Server, embedded
+from tests.support.access import TokenFile
+from tests.support.authority import Authority, options
+from tests.support.flood import connect, request
+from tests.support.harness import PATIENCE, PLAIN, Server, embedded
 
 SUBMIT = "/v1/jobs/submit"
 BULK = "/v1/jobs/bulk"

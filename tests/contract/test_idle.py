@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.access import TokenFile
-from tests.harness import Server, eventually
-from tests.sse import ask
+from tests.support.access import TokenFile
+from tests.support.harness import Server, eventually
+from tests.support.sse import ask
 
 
 def service(server: Server) -> dict[str, Any]:

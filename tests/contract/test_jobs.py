@@ -13,7 +13,7 @@ import pytest
 from sidecar.domain import fluid
 from sidecar.store.query import ORDERS
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
+from tests.support.harness import Server, eventually
 
 PREDECESSOR_FIELDS = {
     "id", "userid", "urgency", "priority", "t_submit", "t_depend", "t_run", "t_cleanup", "t_inactive", "state", "name",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Server, eventually
+from tests.support.harness import Server, eventually
 
 
 @pytest.fixture

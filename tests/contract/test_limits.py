@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.access import TokenFile
-from tests.authority import Authority, options
 from tests.contract.test_errors import problem
-from tests.harness import Server, embedded, eventually
-from tests.sse import ask
+from tests.support.access import TokenFile
+from tests.support.authority import Authority, options
+from tests.support.harness import Server, embedded, eventually
+from tests.support.sse import ask
 
 _SLOW = 200
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sidecar import app
 from sidecar.config.settings import Settings
-from tests.harness import Server, eventually
+from tests.support.harness import Server, eventually
 
 
 def test_a_server_stays_after_its_stop_until_it_is_told_to_go(own_server: Callable[..., Server]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness import SIDECAR, Server, eventually
+from tests.support.harness import SIDECAR, Server, eventually
 
 Start = Callable[[Any], Any]
 

@@ -17,9 +17,9 @@ from flux_restful_client.main import get_client
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from tests.access import TokenFile, audit
 from tests.contract.test_errors import problem
-from tests.harness import BIN, Server, eventually
+from tests.support.access import TokenFile, audit
+from tests.support.harness import BIN, Server, eventually
 
 HOST_NAME = socket.gethostname().lower()
 USER, PASSWORD, SECRET = "someone", "a password", "a secret that is shared with clients"

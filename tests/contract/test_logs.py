@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.access import TokenFile
-from tests.collector import Collector
-from tests.harness import Server, eventually
-from tests.sse import Stream, ask
+from tests.support.access import TokenFile
+from tests.support.collector import Collector
+from tests.support.harness import Server, eventually
+from tests.support.sse import Stream, ask
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{SPAN}-01"

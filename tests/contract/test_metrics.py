@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from sidecar.telemetry import metrics
-from tests import harness
-from tests.access import TokenFile
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
-from tests.metrics import Metrics, scrape
-from tests.sse import Stream, ask
+from tests.support import harness
+from tests.support.access import TokenFile
+from tests.support.harness import Server, eventually
+from tests.support.metrics import Metrics, scrape
+from tests.support.sse import Stream, ask
 
 NONE = dict.fromkeys(metrics.JOB_RESULTS, 0.0)
 

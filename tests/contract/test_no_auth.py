@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.harness import Server, embedded
+from tests.support.harness import Server, embedded
 
 Start = Callable[[Server], Server]
 

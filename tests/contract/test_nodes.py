@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
+from tests.support.harness import Server, eventually
 
 
 def node(server: Server) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from sidecar.app import Server as Application
 from sidecar.config.settings import Settings
-from tests.access import TokenFile
-from tests.harness import BIN, SIDECAR, Server, embedded
+from tests.support.access import TokenFile
+from tests.support.harness import BIN, SIDECAR, Server, embedded
 
 #: Served, and not part of the contract: the files that the pages need.
 UNDOCUMENTED = {"/static/{path}"}

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from tests.contract.test_streams import messages
-from tests.harness import Server, eventually
-from tests.sse import connect
+from tests.support.harness import Server, eventually
+from tests.support.sse import connect
 
 
 def test_a_megabyte_of_lines(server: Server) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.access import TokenFile, audit
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
+from tests.support.access import TokenFile, audit
+from tests.support.harness import Server, eventually
 
 PAGE = {"Accept": "text/html"}
 

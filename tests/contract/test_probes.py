@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 
-from tests import harness
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
-from tests.metrics import scrape
+from tests.support import harness
+from tests.support.harness import Server, eventually
+from tests.support.metrics import scrape
 
 CHECKS = ["events", "flux", "tasks", "instance", "journal", "stored", "lag", "service", "store", "disk"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
-from tests.sse import connect
+from tests.support.harness import Server, eventually
+from tests.support.sse import connect
 
 NONE = {"new": 0, "depend": 0, "priority": 0, "sched": 0, "run": 0, "cleanup": 0}
 

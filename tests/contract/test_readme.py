@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests import harness
+from tests.support import harness
 
 ROOT = Path(__file__).parents[2]
 _SECTIONS = ("A session", "Streaming and bulk", "Stop")

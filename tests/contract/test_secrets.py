@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import odd_files
-from tests.access import TokenFile
-from tests.authority import Authority, options
 from tests.contract.test_tls import serial
-from tests.harness import Server, embedded, eventually
+from tests.support import odd_files
+from tests.support.access import TokenFile
+from tests.support.authority import Authority, options
+from tests.support.harness import Server, embedded, eventually
 
 Start = Callable[[Server], Server]
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.contract.test_errors import problem
-from tests.harness import SIDECAR, Process, Server, embedded, eventually
+from tests.support.harness import SIDECAR, Process, Server, embedded, eventually
 
 Start = Callable[[Any], Any]
 

@@ -15,11 +15,11 @@ import pytest
 
 from sidecar.cluster.objects import Job, Pod
 from sidecar.cluster.obstacles import obstacles
-from tests import odd_files
-from tests.access import TokenFile
-from tests.authority import Authority
-from tests.cluster_api import ClusterAPI
-from tests.harness import SIDECAR, Server, embedded
+from tests.support import odd_files
+from tests.support.access import TokenFile
+from tests.support.authority import Authority
+from tests.support.cluster_api import ClusterAPI
+from tests.support.harness import SIDECAR, Server, embedded
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import harness
 from tests.contract.test_errors import problem
-from tests.harness import SIDECAR, Server, eventually
-from tests.metrics import scrape
-from tests.sse import messages
+from tests.support import harness
+from tests.support.harness import SIDECAR, Server, eventually
+from tests.support.metrics import scrape
+from tests.support.sse import messages
 
 Start = Callable[..., Any]
 Fault = Callable[[Server, Path], AbstractContextManager[None]]

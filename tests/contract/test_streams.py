@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness import Server, eventually
-from tests.sse import messages, until
+from tests.support.harness import Server, eventually
+from tests.support.sse import messages, until
 
 
 def _position(server: Server) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.authority import Authority, options
-from tests.harness import SIDECAR, Process, Server, embedded, eventually
+from tests.support.authority import Authority, options
+from tests.support.harness import SIDECAR, Process, Server, embedded, eventually
 
 Start = Callable[[Any], Any]
 

@@ -10,10 +10,10 @@ import pytest
 
 from sidecar.auth import tokens
 from sidecar.auth.secret import RULE
-from tests.access import TokenFile
-from tests.cluster_api import ClusterAPI
-from tests.harness import Server, eventually
-from tests.kubernetes_api import FAILING, GARBAGE
+from tests.support.access import TokenFile
+from tests.support.cluster_api import ClusterAPI
+from tests.support.harness import Server, eventually
+from tests.support.kubernetes_api import FAILING, GARBAGE
 
 NAME = "mc-callers"
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.contract.test_errors import problem
-from tests.harness import Server, eventually
+from tests.support.harness import Server, eventually
 
 Start = Callable[..., Server]
 JOBS = int(os.environ.get("TEST_BULK_JOBS", "1500"))

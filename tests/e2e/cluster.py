@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.harness import HELM, ROOT, eventually
+from tests.support.harness import HELM, ROOT, eventually
 
 CHART = ROOT / "helm/flux-sidecar"
 REPORTS = Path(os.environ.get("E2E_REPORTS", ROOT / "e2e-report"))

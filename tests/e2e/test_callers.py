@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.contract.test_errors import problem
-from tests.harness import Process, Server, embedded, eventually
+from tests.support.harness import Process, Server, embedded, eventually
 
 pytestmark = pytest.mark.e2e
 

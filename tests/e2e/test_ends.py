@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.cluster import CHART, JOB, LAUNCHER, SIDECAR, Release, Shape, Watch, run
 from tests.e2e.test_trouble import _KILL
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.e2e.cluster import LAUNCHER, SIDECAR, Applied, Release, Shape
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 APPLICATION = os.environ.get("E2E_APPLICATION_IMAGE", "")

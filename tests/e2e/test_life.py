@@ -10,8 +10,8 @@ import pytest
 
 from sidecar.auth.tokens import new
 from tests.e2e.cluster import JOB, LAUNCHER, SIDECAR, Release, Shape
-from tests.harness import eventually
-from tests.metrics import Metrics
+from tests.support.harness import eventually
+from tests.support.metrics import Metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)

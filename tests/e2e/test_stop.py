@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.e2e.cluster import JOB, LAUNCHER, SIDECAR, Release, Shape
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)

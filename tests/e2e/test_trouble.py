@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.e2e.cluster import JOB, SIDECAR, Release, Shape, run
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 beside = pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Broker, eventually
+from tests.support.harness import Broker, eventually
 
 Start = Callable[[Any], Any]
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from sidecar.telemetry import metrics
-from tests.harness import Broker, Process, Server, beside
-from tests.metrics import scrape
+from tests.support.harness import Broker, Process, Server, beside
+from tests.support.metrics import scrape
 
 Register = Callable[[Process], Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests import harness
-from tests.harness import Broker
+from tests.support import harness
+from tests.support.harness import Broker
 
 
 def operator_options(directory: Path, name: str, more: str = "") -> list[str]:

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from tests.contract.test_errors import problem
-from tests.harness import Broker, Server, beside, eventually, flux_start
-from tests.metrics import scrape
+from tests.support.harness import Broker, Server, beside, eventually, flux_start
+from tests.support.metrics import scrape
 
 Start = Callable[[Any], Any]
 

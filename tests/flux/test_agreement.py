@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.flux.lives import Lives, check_metrics, flux_eventlogs, flux_jobs, plain
-from tests.harness import Broker, eventually
-from tests.sse import Reader
+from tests.support.harness import Broker, eventually
+from tests.support.sse import Reader
 
 Start = Callable[[Any], Any]
 

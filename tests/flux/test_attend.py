@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests import harness, odd_files
-from tests.cluster_api import ClusterAPI
 from tests.flux.operator import Lead, follower_socket, start_follower
-from tests.harness import Process, Server, beside, eventually
-from tests.kubernetes_api import CLOSE
+from tests.support import harness, odd_files
+from tests.support.cluster_api import ClusterAPI
+from tests.support.harness import Process, Server, beside, eventually
+from tests.support.kubernetes_api import CLOSE
 
 Start = Callable[[Any], Any]
 #: It reaches RUN only with both brokers.

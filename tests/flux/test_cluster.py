@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster_api import ClusterAPI
 from tests.contract.test_errors import problem
 from tests.flux.operator import Lead, start_follower
-from tests.harness import Process, Server, beside, eventually
+from tests.support.cluster_api import ClusterAPI
+from tests.support.harness import Process, Server, beside, eventually
 
 Start = Callable[[Any], Any]
 

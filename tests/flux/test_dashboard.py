@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from docs import dashboard
-from tests.access import TokenFile
-from tests.harness import ROOT, eventually, flux_start
-from tests.prometheus import Prometheus
-from tests.sse import Stream, ask
+from tests.support.access import TokenFile
+from tests.support.harness import ROOT, eventually, flux_start
+from tests.support.prometheus import Prometheus
+from tests.support.sse import Stream, ask
 
 Start = Callable[[Any], Any]
 

@@ -24,7 +24,7 @@ from sidecar.domain.errors import Unavailable
 from sidecar.instance.flux import submission
 from sidecar.instance.flux.broker import Broker as Known
 from sidecar.instance.flux.thread import Callbacks, FluxThread
-from tests.harness import Broker, eventually
+from tests.support.harness import Broker, eventually
 
 Start = Callable[[Any], Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests import harness
 from tests.flux.operator import Lead, follower_socket, start_follower
-from tests.harness import Process, beside, eventually
+from tests.support import harness
+from tests.support.harness import Process, beside, eventually
 
 Start = Callable[[Any], Any]
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sidecar.domain import fluid
-from tests import harness
-from tests.harness import Broker, Process, Server, beside, eventually, flux_start
+from tests.support import harness
+from tests.support.harness import Broker, Process, Server, beside, eventually, flux_start
 
 Start = Callable[[Any], Any]
 

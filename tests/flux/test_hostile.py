@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests import hostile
 from tests.flux.test_readers import MIB, peak
-from tests.harness import SIDECAR, Broker, Server, beside, eventually
-from tests.sse import ask
+from tests.support import hostile
+from tests.support.harness import SIDECAR, Broker, Server, beside, eventually
+from tests.support.sse import ask
 
 Start = Callable[[Any], Any]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Broker, Server, beside, eventually, flux_start
+from tests.support.harness import Broker, Server, beside, eventually, flux_start
 
 Start = Callable[[Any], Any]
 

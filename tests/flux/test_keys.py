@@ -19,7 +19,7 @@ from sidecar.instance.flux.instance import FluxInstance
 from sidecar.instance.flux.thread import FluxThread
 from sidecar.runtime.tasks import Supervisor
 from sidecar.telemetry.instruments import Instruments
-from tests.harness import Broker, beside
+from tests.support.harness import Broker, beside
 
 Start = Callable[[Any], Any]
 

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from tests.flux.lives import Lives, check_metrics, flux_eventlogs, flux_jobs, plain
-from tests.harness import PLAIN, Broker, Server, eventually
-from tests.sse import Reader
+from tests.support.harness import PLAIN, Broker, Server, eventually
+from tests.support.sse import Reader
 
 Start = Callable[[Any], Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.contract.test_budgets import ATTACKS, withstand
-from tests.flood import MIB
-from tests.harness import SIDECAR, Broker, Server, eventually
+from tests.support.flood import MIB
+from tests.support.harness import SIDECAR, Broker, Server, eventually
 
 pytestmark = pytest.mark.flux
 

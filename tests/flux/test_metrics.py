@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.access import TokenFile
 from tests.flux.test_history import flux_python
-from tests.harness import Server, eventually, flux_start
-from tests.metrics import scrape
-from tests.prometheus import Prometheus
+from tests.support.access import TokenFile
+from tests.support.harness import Server, eventually, flux_start
+from tests.support.metrics import scrape
+from tests.support.prometheus import Prometheus
 
 Start = Callable[[Any], Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests import harness
-from tests.harness import SIDECAR, Broker, Process, Server, beside
+from tests.support import harness
+from tests.support.harness import SIDECAR, Broker, Process, Server, beside
 
 Start = Callable[[Any], Any]
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.harness import Broker, Server, beside, eventually
-from tests.sse import ask, connect
-from tests.unit.test_output import HOSTILE, WRITTEN, entry, expected
+from tests.support.harness import Broker, Server, beside, eventually
+from tests.support.sse import ask, connect
+from tests.unit.domain.test_output import HOSTILE, WRITTEN, entry, expected
 
 Start = Callable[[Any], Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import ROOT, Process, eventually
+from tests.support.harness import ROOT, Process, eventually
 
 Start = Callable[[Any], Any]
 FILES = ROOT / "helm/flux-sidecar/files"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.flux.lives import Lives
-from tests.harness import Broker, Server, beside, eventually
-from tests.metrics import scrape
-from tests.sse import Reader, Stream, ask, connect
+from tests.support.harness import Broker, Server, beside, eventually
+from tests.support.metrics import scrape
+from tests.support.sse import Reader, Stream, ask, connect
 
 Start = Callable[[Any], Any]
 

@@ -34,8 +34,8 @@ from tests.flux.shapes import (
     REFUSED,
     canonical,
 )  # fmt: skip
-from tests.harness import PATIENCE, eventually, flux_start
-from tests.sse import connect
+from tests.support.harness import PATIENCE, eventually, flux_start
+from tests.support.sse import connect
 
 _HERE = Path(__file__).parent
 _STATES = {1: "NEW", 2: "DEPEND", 4: "PRIORITY", 8: "SCHED", 16: "RUN", 32: "CLEANUP", 64: "INACTIVE"}

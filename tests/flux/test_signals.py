@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import SIDECAR, Broker, Process, Server, beside, embedded, eventually, flux_start
+from tests.support.harness import SIDECAR, Broker, Process, Server, beside, embedded, eventually, flux_start
 
 Start = Callable[[Any], Any]
 

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 
 from tests.flux.lives import flux_jobs
-from tests.harness import Broker, Server, beside, eventually
-from tests.sse import Reader
+from tests.support.harness import Broker, Server, beside, eventually
+from tests.support.sse import Reader
 
 Start = Callable[[Any], Any]
 

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import harness
 from tests.flux.operator import Lead, flux_start_as_operator, start_follower
-from tests.harness import Broker, Server, beside, eventually, flux_start
+from tests.support import harness
+from tests.support.harness import Broker, Server, beside, eventually, flux_start
 
 Start = Callable[[Any], Any]
 

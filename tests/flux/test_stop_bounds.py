@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster_api import ClusterAPI
 from tests.flux.operator import Lead
 from tests.flux.test_signals import handled
-from tests.harness import ROOT, SIDECAR, Broker, Server, beside, embedded, eventually
-from tests.kubernetes_api import HANG
+from tests.support.cluster_api import ClusterAPI
+from tests.support.harness import ROOT, SIDECAR, Broker, Server, beside, embedded, eventually
+from tests.support.kubernetes_api import HANG
 
 Start = Callable[[Any], Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import SIDECAR, Broker, Server, beside, eventually
+from tests.support.harness import SIDECAR, Broker, Server, beside, eventually
 
 Start = Callable[[Any], Any]
 

@@ -27,7 +27,7 @@ def _named(document: str) -> list[tuple[str, str]]:
             elif match := _CODE.fullmatch(part):
                 path, _, test = match[1].partition("::")
                 if path.endswith(".py") and path.rpartition("/")[2].startswith("test_"):
-                    file = path if "/" in path else f"{folder}/{path}"
+                    file = f"{folder}/{path}" if folder else path
                     references.append((file, test))
                 elif path.startswith("test_") and file:
                     references.append((file, path))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 
 def run(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:

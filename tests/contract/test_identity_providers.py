@@ -1,0 +1,151 @@
+"""Tokens that somebody else has made: a Kubernetes cluster's, an OpenID Connect issuer's; and all methods at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.test_errors import problem
+from tests.support.access import TokenFile, audit
+from tests.support.harness import Server, eventually
+from tests.support.issuer import Issuer
+from tests.support.kubernetes_api import CLOSE, FAILING, HANG, KubernetesAPI
+from tests.support.sse import Stream, ask
+
+PASSWORD = "correct horse battery"
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[KubernetesAPI]:
+    with KubernetesAPI(tmp_path / "cluster") as api:
+        api.allow("get", group="watchers")
+        api.allow("create", user="alice", names=["science"])
+        api.allow("update", user="ops")
+        yield api
+
+
+def _options(cluster: KubernetesAPI) -> list[str]:
+    return [
+        "--kubernetes-auth", "--kubernetes-api", cluster.url, "--minicluster", "science",
+        "--kubernetes-credentials", str(cluster.credentials_directory), "--log-format", "json",
+    ]  # fmt: skip
+
+
+def test_the_clusters_tokens_and_its_rbac(own_server: Callable[..., Server], cluster: KubernetesAPI) -> None:
+    server = own_server(*_options(cluster))
+    expected = {"alice": ["read", "submit"], "ops": ["read", "submit", "admin"]}
+    for user, scopes in expected.items():
+        who = server.http.get("/v1/whoami", headers=bearer(cluster.issue(user))).json()
+        assert (who["name"], who["scopes"], who["method"]) == (user, scopes, "kubernetes")
+    watcher = bearer(cluster.issue("dashboard", groups=["watchers"]))
+    assert server.http.get("/v1/jobs", headers=watcher).status_code == 200
+    problem(server.http.post("/v1/jobs/submit", headers=watcher, data={"command": "true"}), 403)
+    nobody = problem(server.http.get("/v1/jobs", headers=bearer(cluster.issue("stranger"))), 403)
+    assert "stranger has none" in nobody["detail"]
+    problem(server.http.get("/v1/jobs", headers=bearer(cluster.issue("alice", audiences=["api"]))), 401)
+    problem(server.http.get("/v1/jobs", headers=bearer(cluster.issue("alice", expires=time.time() - 1))), 401)
+    job = server.http.post("/v1/jobs/submit", headers=bearer(cluster.issue("alice")), data={"command": "true"}).json()
+    assert server.http.get(f"/v1/jobs/{job['f58id']}", headers=watcher).json()["submitter"] == "alice"
+
+
+def test_a_cluster_that_does_not_answer(own_server: Callable[..., Server], cluster: KubernetesAPI) -> None:
+    """503, and nobody is let in; who is known stays so for a while, and the server lives."""
+    server = own_server(*_options(cluster))
+    known = bearer(cluster.issue("alice"))
+    assert server.http.get("/v1/jobs", headers=known).status_code == 200
+    for how in (FAILING, CLOSE, HANG):
+        cluster.fail(how)
+        unknown = cluster.issue("alice")
+        refused = problem(server.http.get("/v1/jobs", headers=bearer(unknown)), 503)
+        assert refused["title"] == "Callers cannot be told just now"
+        assert unknown not in server.text()
+        assert server.http.get("/v1/jobs", headers=known).status_code == 200
+        assert server.http.get("/livez").status_code == 200
+        cluster.recover()
+        assert server.http.get("/v1/jobs", headers=bearer(unknown)).status_code == 200
+    cluster.reviewer_may.clear()
+    refused = problem(server.http.get("/v1/jobs", headers=bearer(cluster.issue("alice"))), 503)
+    assert "system:auth-delegator" in refused["detail"]
+
+
+def test_an_issuers_tokens(own_server: Callable[..., Server]) -> None:
+    with Issuer() as issuer:
+        server = own_server(
+            "--oidc-issuer", issuer.url, "--oidc-scope-claim", "groups", "--oidc-name-claim", "email",
+            "--oidc-scopes", "hpc-users=submit,hpc-ops=admin",
+        )  # fmt: skip
+        token = issuer.token({"groups": ["hpc-users", "others"], "email": "alice@example.org"})
+        who = server.http.get("/v1/whoami", headers=bearer(token)).json()
+        assert (who["name"], who["scopes"], who["method"]) == ("alice@example.org", ["read", "submit"], "oidc")
+        ops = issuer.token({"groups": ["hpc-ops"], "email": "ops@example.org"})
+        issuer.trouble = "hangs"
+        assert server.http.post("/v1/jobs/submit", headers=bearer(ops), data={"command": "true"}).status_code == 200
+        assert server.http.get("/v1/jobs", headers=bearer(token)).status_code == 200
+        problem(server.http.get("/v1/jobs", headers=bearer(issuer.token({"exp": 1}))), 401)
+
+
+def test_an_issuer_that_is_not_there(own_server: Callable[..., Server]) -> None:
+    with Issuer() as issuer:
+        issuer.trouble = "500"
+        server = own_server("--oidc-issuer", issuer.url)
+        token = issuer.token({"scope": "flux:read"})
+        refused = problem(server.http.get("/v1/jobs", headers=bearer(token)), 503)
+        assert refused["title"] == "Callers cannot be told just now"
+        issuer.trouble = ""
+        eventually(lambda: server.http.get("/v1/jobs", headers=bearer(token)).status_code == 200, what="the issuer")
+
+
+def test_all_methods_at_once(own_server: Callable[..., Server], cluster: KubernetesAPI, tmp_path: Path) -> None:
+    tokens = TokenFile(tmp_path, bot="submit")
+    with Issuer() as issuer:
+        server = own_server(*_options(cluster), *tokens.options, "--oidc-issuer", issuer.url, FLUX_TOKEN=PASSWORD)
+        ways: list[tuple[str, dict[str, Any]]] = [
+            ("token", {"headers": tokens.headers("bot")}),
+            ("login", {"auth": ("fluxuser", PASSWORD)}),
+            ("oidc", {"headers": bearer(issuer.token({"scope": "openid flux:submit"}))}),
+            ("kubernetes", {"headers": bearer(cluster.issue("alice"))}),
+        ]
+        for method, how in ways:
+            assert server.http.get("/v1/whoami", **how).json()["method"] == method
+        cluster.fail(FAILING)
+        for _, how in ways[:3]:  # who asks nobody else does not notice
+            assert server.http.post("/v1/jobs/submit", data={"command": "true"}, **how).status_code == 200
+        problem(server.http.get("/v1/jobs"), 401)
+    assert {event["method"] for event in audit(server) if event["outcome"] == "done"} == {"token", "login", "oidc"}
+
+
+def test_a_revoked_token_while_the_cluster_does_not_answer(
+    own_server: Callable[..., Server], cluster: KubernetesAPI, tmp_path: Path
+) -> None:
+    """The file alone decides: neither the cluster nor other streams are asked for first."""
+    tokens = TokenFile(tmp_path, bob="read", carol="admin", dave="read")
+    server = own_server(*_options(cluster), *tokens.options)
+    others = [bearer(cluster.issue("alice")) for _ in range(12)]
+    with ExitStack() as stack:
+        streams = {
+            name: stack.enter_context(Stream(ask(server.url, "/v1/events", **headers)))
+            for name, headers in (
+                *((f"alice-{n}", headers) for n, headers in enumerate(others)),
+                *((name, tokens.headers(name)) for name in ("bob", "carol", "dave")),
+            )
+        }
+        cluster.fail(HANG)
+        lines = tokens.path.read_text().splitlines(True)
+        tokens.path.write_text("".join(lines[1:]).replace(":admin:", ":read:"))
+        began = time.monotonic()
+        for name in ("bob", "carol"):  # without a credential, and with a scope less
+            *_, last = streams[name]
+            assert (last.event, last.data["reason"]) == ("end", "unauthenticated")
+        assert time.monotonic() - began < 10
+        tokens.path.write_text("")
+        *_, last = streams["dave"]  # it was let in until now
+        assert (last.event, last.data["reason"]) == ("end", "unauthenticated")

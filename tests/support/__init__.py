@@ -1,0 +1,1 @@
+"""What tests start, speak to and compare with."""

@@ -1,0 +1,521 @@
+"""Tokens of a cluster, against an API server on a real port: who is let in, and that nobody is when it cannot say."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import ssl
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sidecar.auth.caller import Caller, Credential, Scope
+from sidecar.auth.kubernetes import Kubernetes
+from sidecar.cluster.client import Account, ApiError
+from sidecar.config.options import SettingsError
+from sidecar.domain.errors import Unavailable
+from sidecar.runtime.files import read_small
+from tests.support import odd_files
+from tests.support.kubernetes_api import (
+    ACCESS_REVIEWS,
+    BUSY,
+    CLOSE,
+    ENDLESS,
+    FAILING,
+    GARBAGE,
+    HANG,
+    TOKEN_REVIEWS,
+    Canned,
+    KubernetesAPI,
+    cut,
+    status,
+)
+
+ALL = {"read", "submit", "admin"}
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[KubernetesAPI]:
+    with KubernetesAPI(tmp_path / "api") as running:
+        yield running
+
+
+@pytest.fixture
+async def method(api: KubernetesAPI) -> AsyncIterator[Callable[..., Kubernetes]]:
+    """Make methods that ask the stand-in; each is closed with the test."""
+    made: list[Kubernetes] = []
+
+    def make(**options: Any) -> Kubernetes:
+        defaults = {"api": api.url, "credentials": api.credentials_directory, "audience": "flux-sidecar"}
+        made.append(Kubernetes(**{**defaults, **options}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
+    await cut()
+
+
+def bearer(token: str) -> Credential:
+    return Credential("bearer", token)
+
+
+async def unavailable(api: KubernetesAPI, method: Kubernetes, token: str) -> Unavailable:
+    """Return the error of a question without an answer; neither the caller's token nor the server's own is in it."""
+    with pytest.raises(Unavailable) as caught:
+        await method.identify(bearer(token))
+    told = "".join(traceback.format_exception(caught.value))
+    error: BaseException | None = caught.value
+    while error:
+        told += f"{error} {error!r} {vars(error)}"
+        error = error.__cause__ or error.__context__
+    assert token not in told
+    assert api.reviewer_token not in told
+    return caught.value
+
+
+# --------------------------------------------------------------------------------------------------- who is let in
+
+
+@pytest.mark.parametrize(
+    ("verbs", "scopes"),
+    [
+        ((), set()),
+        (("get",), {"read"}),
+        (("create",), {"read", "submit"}),
+        (("update",), ALL),
+        (("get", "create"), {"read", "submit"}),
+        (("get", "update"), ALL),
+        (("*",), ALL),
+        (("list", "watch", "delete", "patch"), set()),
+    ],
+)
+async def test_verbs_are_scopes(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], verbs: tuple[str, ...], scopes: set[Scope]
+) -> None:
+    """The highest verb gives all below it; who may nothing is known all the same, and gets a 403 later on."""
+    for verb in verbs:
+        api.allow(verb, user="alice")
+    api.allow("update", user="bob")
+    caller = await method().identify(bearer(api.issue("alice")))
+    assert caller == Caller(name="alice", scopes=frozenset(scopes), method="kubernetes")
+
+
+async def test_the_api_server_gets_all_that_it_said_of_a_user(
+    api: KubernetesAPI, method: Callable[..., Kubernetes]
+) -> None:
+    """RBAC, webhooks and impersonation rules judge by groups, uid and extra: none may be lost on the way."""
+    extra = {"authentication.kubernetes.io/pod-name": ["worker-0"], "example.org/projects": ["a", "b"]}
+    token = api.issue("alice", groups=["flux-users"], uid="u-1", extra=extra)
+    api.allow("create", group="flux-users", names=["science"])
+    caller = await method(minicluster="science").identify(bearer(token))
+    assert caller
+    assert caller.scopes == {"read", "submit"}
+    assert api.asked[0] == (TOKEN_REVIEWS, {"token": token, "audiences": ["flux-sidecar"]})
+    subject = {"user": "alice", "groups": ["flux-users", "system:authenticated"], "uid": "u-1", "extra": extra}
+    attributes = {"namespace": "flux", "group": "flux-framework.org", "resource": "miniclusters",
+                  "subresource": "jobs", "name": "science"}  # fmt: skip
+    questions = sorted(api.asked[1:], key=lambda asked: str(asked[1]["resourceAttributes"]["verb"]))
+    assert questions == [
+        (ACCESS_REVIEWS, {**subject, "resourceAttributes": {**attributes, "verb": verb}})
+        for verb in ("create", "get", "update")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("grant", "scopes"),
+    [
+        ({"group": "flux-users"}, ALL),
+        ({"group": "system:authenticated"}, ALL),
+        ({"group": "flux-admins"}, set()),
+        ({"user": "alice", "names": ["science"]}, ALL),
+        ({"user": "alice", "names": ["other"]}, set()),
+        ({"user": "alice", "namespace": "other"}, set()),
+        ({"user": "alice", "resource": "miniclusters"}, set()),
+        ({"user": "alice", "resource": "*"}, ALL),
+    ],
+)
+async def test_rules(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], grant: dict[str, Any], scopes: set[str]
+) -> None:
+    api.allow("update", **grant)
+    caller = await method(minicluster="science").identify(bearer(api.issue("alice", groups=["flux-users"])))
+    assert caller
+    assert caller.scopes == scopes
+
+
+async def test_another_namespace_than_its_own(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    api.allow("get", user="alice", namespace="science")
+    token = bearer(api.issue("alice"))
+    own, other = await method().identify(token), await method(namespace="science").identify(token)
+    assert own
+    assert other
+    assert (own.scopes, other.scopes) == (set(), {"read"})
+
+
+async def test_an_answer_ends_with_the_token(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    kubernetes = method()
+    for expires in (time.time() + 3600, None):
+        caller = await kubernetes.identify(bearer(api.issue("alice", expires=expires)))
+        assert caller
+        assert caller.expires == expires
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "opaque",
+        "a.b",
+        "a.b.c",
+        "e30.e30.e30",  # {}
+        "e30.W10.e30",  # []
+        "e30.eyJleHAiOiJzb29uIn0.e30",  # {"exp":"soon"}
+        "e30.eyJleHAiOjFlNDAwfQ.e30",  # {"exp":1e400}
+        "e30._w.e30",  # not UTF-8
+        "e30.eyJ4Ijpb" + "W1tb" * 4000 + ".e30",  # {"x":[[[[…
+    ],
+)
+async def test_tokens_that_do_not_say_when_they_end(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], token: str
+) -> None:
+    api.know(token, "alice")
+    caller = await method().identify(bearer(token))
+    assert caller == Caller(name="alice", scopes=frozenset(), method="kubernetes")
+
+
+async def test_what_it_says_of_itself(method: Callable[..., Kubernetes]) -> None:
+    kubernetes = method(keeps=7.0)
+    assert (kubernetes.name, kubernetes.kinds, kubernetes.keeps) == ("kubernetes", {"bearer"}, 7.0)
+
+
+# ------------------------------------------------------------------------------------------------- who is not let in
+
+
+async def test_tokens_that_nobody_has(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    kubernetes = method()
+    api.allow("update", group="system:authenticated")
+    revoked = api.issue("alice")
+    assert await kubernetes.identify(bearer(revoked))
+    api.revoke(revoked)
+    expired = api.issue("alice", expires=time.time() - 1)
+    elsewhere = api.issue("alice", audiences=["https://kubernetes.default.svc", "vault"])
+    for token in (revoked, expired, elsewhere, "never-issued", api.reviewer_token):
+        assert await kubernetes.identify(bearer(token)) is None
+
+
+async def test_one_audience_of_several(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    token = bearer(api.issue("alice", audiences=["vault", "flux-sidecar"]))
+    assert await method().identify(token)
+    assert await method(audience="other").identify(token) is None
+
+
+async def test_an_api_server_that_ignores_audiences(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    """What it calls authenticated may be a token for any other service: nobody is let in by it."""
+    api.knows_audiences = False
+    api.allow("update", user="alice")
+    assert await method().identify(bearer(api.issue("alice"))) is None
+
+
+async def test_what_is_not_authenticated_is_nobody(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    """Whatever else is said of it."""
+    api.allow("update", user="alice")
+    said = b'"user": {"username": "alice"}, "audiences": ["flux-sidecar"]'
+    for authenticated in (b"", b'"authenticated": false, '):
+        api.fail(Canned(201, b'{"kind": "TokenReview", "status": {%b%b}}' % (authenticated, said)), TOKEN_REVIEWS)
+        assert await method().identify(bearer("token")) is None
+
+
+@pytest.mark.parametrize(
+    "secret", ["", " ", "two words", "line\nbreak", "nul\0", "d\u00e9j\u00e0", "\udcff", "a" * (16 * 1024 + 1)]
+)
+async def test_what_can_be_no_token_is_not_asked_about(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], secret: str
+) -> None:
+    assert await method().identify(bearer(secret)) is None
+    assert await method().identify(Credential("password", "good", "alice")) is None
+    assert api.asked == []
+
+
+async def test_the_longest_token(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    api.know("a" * 16 * 1024, "alice")
+    assert await method().identify(bearer("a" * 16 * 1024))
+
+
+async def test_tokens_are_not_sent_in_the_clear(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="https://"):
+        Kubernetes(api="http://127.0.0.1:8001", credentials=tmp_path, audience="flux-sidecar")
+
+
+# -------------------------------------------------------------------------------------------- when it cannot be told
+
+
+@pytest.mark.parametrize("resource", [TOKEN_REVIEWS, ACCESS_REVIEWS])
+async def test_a_reviewer_who_may_not(api: KubernetesAPI, method: Callable[..., Kubernetes], resource: str) -> None:
+    api.reviewer_may.remove(resource)
+    api.allow("update", user="alice")
+    error = await unavailable(api, method(), api.issue("alice"))
+    assert f"may not create {resource}: bind the ClusterRole system:auth-delegator to it" in error.detail
+
+
+async def test_a_reviewer_whom_it_does_not_know(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    path = api.credentials_directory / "token"
+    path.unlink()
+    path.write_text("of-another-cluster")
+    error = await unavailable(api, method(), api.issue("alice"))
+    assert f"401: it does not know the server's service account: look at {path}" in error.detail
+    assert "of-another-cluster" not in repr(vars(error))
+
+
+#: What is small on the way, and grows when it is unpacked: it never is.
+_PACKED = gzip.compress(b" " * 10_000_000 + b'{"kind": "TokenReview", "status": {}}')
+_ODD = {
+    "not JSON": b"<html>It works!</html>",
+    "nothing": b"",
+    "not UTF-8": b'{"kind": "TokenReview\xff"}',
+    "no object": b"[]",
+    "no status": b'{"kind": "TokenReview"}',
+    "status is null": b'{"kind": "TokenReview", "status": null}',
+    "no kind": b'{"status": {"authenticated": true, "allowed": true}}',
+    "another kind": b'{"kind": "Status", "status": {"authenticated": true, "allowed": true}}',
+    "not quite true": b'{"kind": "TokenReview", "status": {"authenticated": "true", "allowed": 1}}',
+    "another's answer": b'{"kind": "SubjectAccessReview", "status": {}}',
+    "no name": b'{"kind": "TokenReview", "status": {"authenticated": true, "audiences": ["flux-sidecar"], '
+    b'"user": {"groups": ["flux-users"]}}}',
+    "too deep": b'{"x": ' + b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("resource", [TOKEN_REVIEWS, ACCESS_REVIEWS])
+@pytest.mark.parametrize(
+    ("trouble", "detail"),
+    [
+        (FAILING, "has answered 500"),
+        (status(403, "no"), "system:auth-delegator"),
+        (Canned(404, b"404 page not found"), "has answered 404"),
+        (Canned(503, b""), "has answered 503"),
+        (Canned(204, b""), "has answered 204"),
+        (Canned(307, b"", {"Location": "/elsewhere"}), "has answered 307"),
+        (CLOSE, "cannot be reached"),
+        (GARBAGE, "is it a Kubernetes API server"),
+        (ENDLESS, "has answered with more than 1048576 bytes"),
+        (Canned(500, b" " * (1024 * 1024 + 1)), "has answered with more than 1048576 bytes"),
+        (Canned(201, _PACKED, {"Content-Encoding": "gzip"}), "is it a Kubernetes API server"),
+        *((Canned(201, body), "") for body in _ODD.values()),
+    ],
+    ids=["500", "403", "404", "503", "204", "307", "closed", "garbage", "endless", "large", "packed", *_ODD],
+)
+async def test_trouble(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], trouble: Canned | str, detail: str, resource: str
+) -> None:
+    """Whatever goes wrong, at either endpoint: nobody is let in, nobody is called unknown, and it passes."""
+    kubernetes = method()
+    api.allow("update", user="alice")
+    api.allow("update", group="flux-users")
+    token = api.issue("alice")
+    api.fail(trouble, resource)
+    assert detail in (await unavailable(api, kubernetes, token)).detail
+    api.recover()
+    caller = await kubernetes.identify(bearer(token))
+    assert caller
+    assert caller.scopes == ALL
+
+
+@pytest.mark.parametrize(
+    ("told", "passed_on"), [("3", "3"), ("86400", "30"), ("", "1"), ("Fri, 31 Dec 1999 23:59:59 GMT", "1")]
+)
+async def test_an_api_server_that_is_busy(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], told: str, passed_on: str
+) -> None:
+    api.fail(BUSY._replace(headers={"Retry-After": told}))
+    error = await unavailable(api, method(), api.issue("alice"))
+    assert "429" in error.detail
+    assert error.headers["Retry-After"] == passed_on
+
+
+@pytest.mark.parametrize("resource", [TOKEN_REVIEWS, ACCESS_REVIEWS])
+async def test_an_api_server_that_hangs(api: KubernetesAPI, method: Callable[..., Kubernetes], resource: str) -> None:
+    kubernetes = method(timeout=0.2)
+    token = api.issue("alice")
+    api.fail(HANG, resource)
+    started = time.monotonic()
+    # More than there are slots: who waits for one does not wait longer than the others.
+    errors = await asyncio.gather(*(unavailable(api, kubernetes, token) for _ in range(20)))
+    assert time.monotonic() - started < 5.0
+    assert all("within 0.2 s" in error.detail for error in errors)
+    assert api.most_at_once <= 8
+
+
+async def test_an_api_server_that_is_not_there(tmp_path: Path, method: Callable[..., Kubernetes]) -> None:
+    with KubernetesAPI(tmp_path / "gone") as gone:
+        token = gone.issue("alice")
+    error = await unavailable(gone, method(api=gone.url), token)
+    assert f"{gone.url} cannot be reached" in error.detail
+
+
+async def test_somebody_else_in_the_api_servers_place(
+    tmp_path: Path, api: KubernetesAPI, method: Callable[..., Kubernetes]
+) -> None:
+    """Neither token goes to a server that the cluster's CA does not vouch for."""
+    with KubernetesAPI(tmp_path / "other") as other:
+        other.allow("update", user="alice")
+        error = await unavailable(other, method(api=other.url), other.issue("alice"))
+        assert other.asked == []
+    assert f"{api.credentials_directory / 'ca.crt'} does not vouch for" in error.detail
+
+
+# --------------------------------------------------------------------------------------------------- its own account
+
+
+async def test_its_own_token_is_rotated(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    kubernetes = method()
+    token = bearer(api.issue("alice"))
+    assert await kubernetes.identify(token)
+    api.rotate_token()
+    assert await kubernetes.identify(token)
+
+
+async def test_the_clusters_ca_is_rotated(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    kubernetes = method()
+    token = api.issue("alice")
+    before = api.ca
+    api.rotate_ca()
+    path = api.credentials_directory / "ca.crt"
+    path.unlink()
+    path.write_text(before)
+    assert "does not vouch for" in (await unavailable(api, kubernetes, token)).detail
+    api.link("ca.crt", "..data/ca.crt")
+    assert await kubernetes.identify(bearer(token))
+
+
+@pytest.mark.parametrize("name", ["token", "ca.crt", "namespace"])
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"], ids=["missing", "empty", "blank", "binary"])
+async def test_credentials_that_are_not_there(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], name: str, content: bytes | None
+) -> None:
+    """Above all an empty ca.crt is not a reason to trust whom the system trusts."""
+    kubernetes = method()
+    token = api.issue("alice")
+    path = api.credentials_directory / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    error = await unavailable(api, kubernetes, token)
+    assert str(path) in error.detail
+    path.unlink(missing_ok=True)
+    api.link(name, f"..data/{name}")
+    assert await kubernetes.identify(bearer(token))
+
+
+@pytest.mark.parametrize(("name", "content"), [("token", "two\nlines"), ("ca.crt", "-----BEGIN CERTIFICATE-----")])
+async def test_credentials_that_are_none(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], name: str, content: str
+) -> None:
+    path = api.credentials_directory / name
+    path.unlink()
+    path.write_text(content)
+    error = await unavailable(api, method(), api.issue("alice"))
+    assert str(path) in error.detail
+    assert content not in error.detail
+
+
+# -------------------------------------------------------------------------------------------------- many at a time
+
+
+async def test_the_three_questions_are_asked_at_once(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    api.gather(ACCESS_REVIEWS, 3)
+    assert await method().identify(bearer(api.issue("alice")))
+
+
+async def test_eight_at_once_and_no_more(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    api.gather(TOKEN_REVIEWS, 8)
+    kubernetes = method()
+    callers = await asyncio.gather(*(kubernetes.identify(bearer(api.issue(f"user-{n}"))) for n in range(16)))
+    assert [caller and caller.name for caller in callers] == [f"user-{n}" for n in range(16)]
+    assert api.most_at_once == 8
+
+
+async def test_closed_without_having_asked(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    """It has neither asked nor opened anything; and to close it again, as after a failed start, does no harm."""
+    kubernetes, before = method(), _descriptors()
+    await kubernetes.close()
+    await kubernetes.close()
+    assert api.asked == []
+    assert _descriptors() == before
+
+
+def _descriptors() -> int:
+    """Return how many files and connections this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+# ----------------------------------------------------------------------------------------- the stand-in, by itself
+
+
+_REVIEW = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("review", "authorization", "answer"),
+    [
+        (_REVIEW, "own", (201, None)),
+        (_REVIEW, "Bearer another", (401, "Unauthorized")),
+        (_REVIEW, "", (403, "Forbidden")),
+        ({**_REVIEW, "kind": "SubjectAccessReview"}, "own", (400, "BadRequest")),
+        ({**_REVIEW, "apiVersion": "v1"}, "own", (400, "BadRequest")),
+        ({"kind": "TokenReview"}, "own", (400, "BadRequest")),
+        ({**_REVIEW, "spec": {"token": ""}}, "own", (400, "BadRequest")),
+        ([], "own", (400, "BadRequest")),
+    ],
+)
+def test_the_stand_in_is_as_strict_as_the_real_one(
+    api: KubernetesAPI, review: Any, authorization: str, answer: tuple[int, str | None]
+) -> None:
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trust.load_verify_locations(api.credentials_directory / "ca.crt")
+    own = f"Bearer {(api.credentials_directory / 'token').read_text()}"
+    headers = {"Authorization": own if authorization == "own" else authorization} if authorization else {}
+    with httpx.Client(base_url=api.url, verify=trust, trust_env=False) as client:
+        found = client.post("/apis/authentication.k8s.io/v1/tokenreviews", json=review, headers=headers)
+    assert (found.status_code, found.json().get("reason")) == answer
+    assert found.json()["kind"] == ("TokenReview" if answer[0] == 201 else "Status")
+
+
+@pytest.mark.parametrize("how", odd_files.ODD)
+@pytest.mark.parametrize("name", ["token", "ca.crt"])
+async def test_what_is_no_file_of_the_service_account(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], name: str, how: str
+) -> None:
+    why = odd_files.put(Path(api.credentials_directory) / name, how)
+    found = await unavailable(api, method(), "someones-token")
+    assert f"{name}: {why}" in found.detail
+
+
+@pytest.mark.parametrize("how", odd_files.ODD)
+def test_what_is_no_file_of_a_namespace(tmp_path: Path, how: str) -> None:
+    why = odd_files.put(tmp_path / "namespace", how)
+    with pytest.raises(ApiError, match=why):
+        Account(tmp_path).read("namespace")
+
+
+async def test_a_service_account_on_a_file_system_that_does_not_answer(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.cluster.client._READ", 0.1)
+    answers = threading.Event()
+
+    def slow(path: Path) -> bytes:
+        assert answers.wait(60)
+        return read_small(path)
+
+    mine = method(namespace="ns")
+    monkeypatch.setattr("sidecar.cluster.client.read_small", slow)
+    for _ in range(2):
+        assert "the file system does not answer" in (await unavailable(api, mine, "someones-token")).detail
+    answers.set()

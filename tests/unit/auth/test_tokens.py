@@ -1,0 +1,630 @@
+"""Token files, buckets, the chain of methods: what no server has to be started for."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import structlog
+
+from sidecar.auth import tokens
+from sidecar.auth.authenticator import Authenticator
+from sidecar.auth.caller import Caller, Credential, implied
+from sidecar.auth.sessions import Sessions, cookie_name
+from sidecar.auth.tokens import TokenFile
+from sidecar.auth.turns import NoTurn, Turns
+from sidecar.config.options import SettingsError
+from sidecar.domain.errors import TooManyRequests, Unavailable
+from sidecar.runtime.rate_limiter import RateLimiter, client_key
+from tests.support import odd_files
+from tests.support.harness import SIDECAR
+
+
+async def who(file: TokenFile, token: str) -> Caller | None:
+    return await file.identify(Credential("bearer", token))
+
+
+async def test_a_file_of_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    mine, line = tokens.new("alice", ["submit"])
+    other, second = tokens.new("system:serviceaccount:ns:bob", ["read", "admin"])
+    name, _, digest = second.rpartition(":")
+    path.write_text(f"# people\n\n  {line}  \n{name}:{digest.upper()}\n")
+    file = TokenFile(path)
+    assert await who(file, mine) == Caller(name="alice", scopes=frozenset({"read", "submit"}), method="token")
+    found = await who(file, other)
+    assert found is not None
+    assert (found.name, found.scopes) == ("system:serviceaccount:ns:bob", frozenset({"read", "submit", "admin"}))
+    for wrong in ("", mine[:-1], mine + "x", mine.upper(), line, "\0", "ƒ", "\udcff"):
+        assert await who(file, wrong) is None
+    assert mine not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("alice", "name:scopes:sha256"),
+        ("alice:read", "name:scopes:sha256"),
+        (":read:" + "0" * 64, "name:scopes:sha256"),
+        ("a\x1bb:read:" + "0" * 64, "name:scopes:sha256"),
+        ("alice:write:" + "0" * 64, "unknown scope; use read, submit, admin"),
+        ("alice:read,write:" + "0" * 64, "unknown scope; use read, submit, admin"),
+        ("alice::" + "0" * 64, "unknown scope; use read, submit, admin"),
+        ("alice:read:secret", "SHA-256"),
+        ("alice:read:" + "g" * 64, "SHA-256"),
+    ],
+)
+def test_a_line_that_is_wrong(tmp_path: Path, line: str, text: str) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(SettingsError, match=re.escape(text)) as caught:
+        TokenFile(path)
+    assert "Line 2" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_columns_that_are_mixed_up(tmp_path: Path) -> None:
+    """Wherever somebody puts the token itself, it is shown nowhere: not at start, and not in the log later."""
+    token, line = tokens.new("alice", ["submit"])
+    digest = line.rpartition(":")[2]
+    path = tmp_path / "tokens"
+    path.write_text(line)
+    file = TokenFile(path)
+    for columns in (
+        [*itertools.permutations(["alice", "submit", token]), *itertools.permutations([token, "submit", digest])],
+        [[token], [token, ""], ["", token], ["alice", token], [token, "submit"], ["alice", "", token]],
+        [["alice", f"read,{token}", digest], ["alice", f"{token},read", digest], [f"{token} ", "read", digest]],
+    ):
+        for each in columns:
+            path.write_text(":".join(each))
+            with pytest.raises(SettingsError) as caught:
+                TokenFile(path)
+            with structlog.testing.capture_logs() as logs:
+                file.read_again()()
+            assert "left out" in logs[0]["event"]
+            assert token not in f"{caught.value}{logs}"
+
+
+def test_a_file_that_ends_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    """As editors and `printf` leave it: the line that comes is one of its own, and so is the last."""
+    path = tmp_path / "tokens"
+    found = [tokens.new(name, ["read"]) for name in ("alice", "bob", "eve")]
+    path.write_text(found[0][1])
+    for _, line in found[1:]:
+        tokens.append(path, line)
+    assert path.read_text() == "".join(f"{line}\n" for _, line in found)
+    for token, _ in found:
+        assert asyncio.run(who(TokenFile(path), token)) is not None
+
+
+def test_a_file_without_a_token(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("# nothing yet\n")
+    with structlog.testing.capture_logs() as logs:
+        file = TokenFile(path)
+        tokens.append(path, tokens.new("alice", ["read"])[1])
+        file.read_again()()
+    warnings = [each for each in logs if each["log_level"] == "warning"]
+    assert [each["file"] for each in warnings] == [str(path)]
+    assert "flux-sidecar token new" in warnings[0]["hint"]
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(SettingsError, match="--tokens"):
+            TokenFile(path)
+
+
+@pytest.mark.parametrize("how", odd_files.ODD)
+def test_what_is_no_file_of_tokens(tmp_path: Path, how: str) -> None:
+    """It does not start so; later such a file lets no caller in."""
+    path = tmp_path / "tokens"
+    token, line = tokens.new("alice", ["read"])
+    path.write_text(line)
+    file = TokenFile(path)
+    why = odd_files.put(path, how)
+    with structlog.testing.capture_logs() as logs:
+        file.read_again()()
+    assert asyncio.run(who(file, token)) is None
+    assert why in logs[0]["reason"]
+    with pytest.raises(SettingsError, match=why):
+        TokenFile(path)
+
+
+def test_a_file_full_of_wrong_lines(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    token, line = tokens.new("alice", ["read"])
+    path.write_text(line)
+    file = TokenFile(path)
+    path.write_text("x\n" * 400_000 + line)
+    with structlog.testing.capture_logs() as logs:
+        file.read_again()()
+    assert asyncio.run(who(file, token)) is not None
+    reasons = [entry["reason"] for entry in logs if entry["log_level"] == "error"]
+    assert len(reasons) == 6
+    assert reasons[-1] == "399995 more lines are wrong."
+    with pytest.raises(SettingsError, match="399995 more lines are wrong") as caught:
+        TokenFile(path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_command_that_makes_one(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    for name in ("alice", "bob"):
+        done = subprocess.run(
+            [SIDECAR, "token", "new", name, "--scopes", "submit", "--file", str(path)],
+            text=True, capture_output=True, check=True,
+        )  # fmt: skip
+        token = done.stdout.strip()
+        assert re.fullmatch(r"fxs_[\w-]{43}", token)
+        assert asyncio.run(who(TokenFile(path), token)) is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [line.split(":")[0] for line in path.read_text().splitlines()] == ["alice", "bob"]
+    shown = subprocess.run([SIDECAR, "token", "new", "eve"], text=True, capture_output=True, check=True)
+    assert "eve:submit:" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["eve", "--scopes", "root"], "--scopes: unknown scope 'root'; use read, submit, admin"),
+        (["eve", "--scopes", "read,"], None),
+        (["eve", "--scopes", ""], "--scopes: name at least one of read, submit, admin"),
+        ([""], "NAME must be printable text, not empty"),
+        ([" "], "NAME must be printable text, not empty"),
+        (["fxs_abc"], "must not begin with fxs_"),
+        (["a\nb"], "NAME must be printable text"),
+        (["#x"], "NAME must not begin with #: its line in the file would be a comment"),
+        ([" sp "], "NAME must not begin or end with white space; write 'sp'"),
+        (["sp\u3000"], "NAME must"),
+    ],
+)
+def test_the_command_names_what_is_wrong(arguments: list[str], why: str | None) -> None:
+    done = subprocess.run([SIDECAR, "token", "new", *arguments], text=True, capture_output=True)
+    if why is None:
+        assert done.returncode == 0
+        return
+    assert (done.returncode, done.stdout) == (2, "")
+    assert why in " ".join(done.stderr.split())
+
+
+def test_a_second_token_of_a_name_is_told_of(tmp_path: Path) -> None:
+    """It replaces no other one: both stay valid until a line is deleted."""
+    path = tmp_path / "tokens"
+    path.write_bytes(b"# caf\xe9\n" + tokens.new("bobby", ["read"])[1].encode())
+    assert [tokens.append(path, tokens.new("bob", ["read"])[1]) for _ in range(3)] == [0, 1, 2]
+    path.unlink()
+    done = [
+        subprocess.run(
+            [SIDECAR, "token", "new", "bob", "--file", str(path)], text=True, capture_output=True, check=True
+        )
+        for _ in range(2)
+    ]
+    note = f"bob already has 1 token in {path}, which stays valid; delete its line to revoke it\n"
+    assert [each.stderr for each in done] == ["", note]
+    for each in done:
+        assert asyncio.run(who(TokenFile(path), each.stdout.strip())) is not None
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_bucket() -> None:
+    clock = Clock()
+    buckets = RateLimiter(2.0, 3.0, clock)
+    assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    assert buckets.take("b") == 0
+    clock.now += 0.5
+    assert [buckets.take("a") for _ in range(2)] == [0, 0.5]
+    clock.now += 100
+    assert [buckets.take("a") > 0 for _ in range(4)] == [False, False, False, True]
+    buckets.give_back("a")
+    assert buckets.take("a") == 0
+    assert RateLimiter(0, 0).take("a") == 0
+
+
+def test_a_rate_below_one() -> None:
+    """A bucket that holds less than one token would never let anybody through."""
+    clock = Clock()
+    buckets = RateLimiter(0.25, 0.5, clock)
+    assert [buckets.take("a") for _ in range(2)] == [0, 4]
+    clock.now += 4
+    assert [buckets.take("a") for _ in range(2)] == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1:567", "192.0.2.1"),
+        (" 192.0.2.1 ", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("[::ffff:192.0.2.1]:80", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("[2001:DB8:1:2:ffff::1]", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2:ffff::1]:80", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("[::1]:80", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("socket", "socket"),
+        ("unknown", "unknown"),
+        ("", ""),
+        ("[", "["),
+        ("a:b", "a:b"),
+        ("1.2.3.4:5:6", "1.2.3.4:5:6"),
+        ("1.2.3", "1.2.3"),
+    ],
+)
+def test_what_an_address_is_counted_as(address: str, expected: str) -> None:
+    assert client_key(address) == expected
+
+
+def test_buckets_are_forgotten_before_there_are_too_many() -> None:
+    buckets = RateLimiter(1.0, 1.0, Clock())
+    assert buckets.take("first") == 0
+    for n in range(10_000):
+        buckets.take(str(n))
+    assert buckets.take("first") == 0
+
+
+class Known:
+    """A method that knows one secret, counts how often it is asked, and answers when told to."""
+
+    name = "known"
+    kinds = frozenset({"bearer"})
+    keeps = 10.0
+    at_once = 0
+
+    def __init__(self, secret: str, *, down: bool = False, expires: float | None = None) -> None:
+        self.secret, self.down, self.expires = secret, down, expires
+        self.asked = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def identify(self, credential: Credential) -> Caller | None:
+        self.asked += 1
+        await self.gate.wait()
+        if self.down:
+            raise Unavailable("nobody answers")
+        if credential.secret != self.secret:
+            return None
+        return Caller(name=self.secret, scopes=implied(["read"]), method=self.name, expires=self.expires)
+
+
+def bearer(secret: str) -> Credential:
+    return Credential("bearer", secret)
+
+
+async def test_one_after_another() -> None:
+    first, second = Known("a"), Known("b")
+    both = Authenticator([first, second], RateLimiter(1, 100))
+    for secret in ("a", "b"):
+        found = await both.caller(bearer(secret), "1.2.3.4")
+        assert found is not None
+        assert found.name == secret
+    assert await both.caller(bearer("c"), "1.2.3.4") is None
+    assert await both.caller(Credential("password", "a", "x"), "1.2.3.4") is None
+    assert (first.asked, second.asked) == (3, 2)
+
+
+async def test_an_answer_is_kept_for_a_while() -> None:
+    clock, method = Clock(), Known("a", expires=1005.0)
+    both = Authenticator([method], RateLimiter(1, 100), clock, clock)
+    for now, asked in ((1000.0, 1), (1004.9, 1), (1005.0, 2)):
+        clock.now = now
+        assert await both.caller(bearer("a"), "1.2.3.4")
+        assert method.asked == asked
+    both.forget()
+    assert await both.caller(bearer("a"), "1.2.3.4")
+    assert method.asked == 3
+    method.expires = None
+    clock.now = 2000.0
+    for now, asked in ((2000.0, 4), (2009.9, 4), (2010.0, 5)):
+        clock.now = now
+        assert await both.caller(bearer("a"), "1.2.3.4")
+        assert method.asked == asked
+
+
+async def test_who_ask_at_once_are_answered_once() -> None:
+    method = Known("a")
+    method.gate.clear()
+    both = Authenticator([method], RateLimiter(1, 1))  # all of them are one guess
+    asking = [asyncio.create_task(both.caller(bearer("a"), "1.2.3.4")) for _ in range(50)]
+    await asyncio.wait(asking, timeout=0)
+    asking[0].cancel()  # who leaves takes nobody along
+    method.gate.set()
+    found = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert {each.name for each in found[1:] if isinstance(each, Caller)} == {"a"}
+    assert method.asked == 1
+
+
+async def test_what_was_asked_before_a_revocation_is_not_kept() -> None:
+    method = Known("a")
+    method.gate.clear()
+    both = Authenticator([method], RateLimiter(1, 100))
+    asking = asyncio.create_task(both.caller(bearer("a"), "1.2.3.4"))
+    await asyncio.wait([asking], timeout=0)
+    both.forget()
+    method.gate.set()
+    await asking
+    await both.caller(bearer("a"), "1.2.3.4")
+    assert method.asked == 2
+
+
+async def test_a_method_that_is_down_lets_nobody_in_and_is_in_nobodys_way() -> None:
+    down, up = Known("a", down=True), Known("b")
+    both = Authenticator([down, up], RateLimiter(1, 2))
+    assert await both.caller(bearer("b"), "1.2.3.4")
+    for _ in range(5):  # it counts as no guess
+        with pytest.raises(Unavailable):
+            await both.caller(bearer("a"), "1.2.3.4")
+
+
+class Remote(Known):
+    """One that asks a server, about so many at a time; each answer has to be let go."""
+
+    name = "remote"
+    at_once = 8
+
+    def __init__(self, *secrets: str) -> None:
+        super().__init__("")
+        self.secrets = secrets
+        self.now: list[str] = []
+        """What is being asked."""
+        self.order: list[str] = []
+        """What was asked so far."""
+
+    async def identify(self, credential: Credential) -> Caller | None:
+        self.asked += 1
+        self.order.append(credential.secret)
+        self.now.append(credential.secret)
+        await self.gate.wait()
+        self.now.remove(credential.secret)
+        known = credential.secret in self.secrets
+        return Caller(name=credential.secret, scopes=implied(["read"]), method=self.name) if known else None
+
+
+async def test_who_was_let_in_is_looked_at_by_what_has_let_them_in() -> None:
+    """That another method cannot be asked does not matter: it had nothing to do with it."""
+    file, remote = Known("a"), Remote("b")
+    both = Authenticator([file, remote], RateLimiter(1, 100))
+    for secret in ("a", "b"):
+        assert await both.caller(bearer(secret), "1.2.3.4")
+    file.secret, remote.secrets = "", ()
+    both.forget()
+    remote.gate.clear()
+    hangs = asyncio.create_task(both.again(bearer("b"), "remote"))
+    assert await asyncio.wait_for(both.again(bearer("a"), "known"), 5) is None
+    remote.gate.set()
+    assert await hangs is None
+    assert remote.asked == 2
+
+
+async def test_a_token_of_the_file_is_sent_to_no_other_method(tmp_path: Path) -> None:
+    """Also when it was revoked: the answer is no, although the other method cannot be asked."""
+    token, line = tokens.new("alice", ["read"])
+    path = tmp_path / "tokens"
+    path.write_text(line)
+    file, remote = TokenFile(path), Known("b")
+    remote.down = True
+    both = Authenticator([file, remote], RateLimiter(1, 100))
+    found = await both.caller(bearer(token), "1.2.3.4")
+    assert found is not None
+    path.write_text("")
+    file.read_again()()
+    both.forget()
+    assert await both.caller(bearer(token), "1.2.3.4") is None
+    assert remote.asked == 0
+    with pytest.raises(Unavailable):
+        await both.caller(bearer("another"), "1.2.3.4")
+    alone = Authenticator([remote], RateLimiter(1, 100))
+    with pytest.raises(Unavailable):  # where there is no file, its prefix means nothing
+        await alone.caller(bearer(token), "1.2.3.4")
+
+
+async def test_a_known_answer_of_another_method_is_none() -> None:
+    """A credential that two methods know ends with the one that has let it in."""
+    file, remote = Known("a"), Remote("a")
+    both = Authenticator([file, remote], RateLimiter(1, 100))
+    assert await both.caller(bearer("a"), "1.2.3.4")
+    file.secret = ""
+    both.forget()
+    found = await both.caller(bearer("a"), "1.2.3.4")
+    assert found is not None
+    assert found.method == "remote"
+    assert await both.again(bearer("a"), "known") is None
+
+
+async def _until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not check():
+            await asyncio.sleep(0)
+
+
+async def test_strangers_leave_room_for_others() -> None:
+    """However many credentials are made up somewhere: known callers, and newcomers from elsewhere, are asked about."""
+    method = Remote("known", "new", "watched")
+    both = Authenticator([method], RateLimiter(1, 100))
+    assert await both.caller(bearer("known"), "1.2.3.4")
+    both.forget()
+    method.gate.clear()
+    guesses = [
+        asyncio.create_task(both.caller(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
+        for address in (4, 5)
+        for n in range(50)
+    ]
+    await _until(lambda: len(method.now) == 4)  # two of an address
+    others = [
+        asyncio.create_task(both.caller(bearer("new"), "1.2.3.6")),
+        asyncio.create_task(both.caller(bearer("known"), "1.2.3.4")),
+        asyncio.create_task(both.again(bearer("watched"), "remote")),
+    ]
+    await _until(lambda: len(method.now) == 7)
+    assert {"new", "known", "watched"} <= set(method.now)
+    method.gate.set()
+    assert all(await asyncio.gather(*others))
+    assert not any(await asyncio.gather(*guesses))
+
+
+async def test_addresses_take_turns() -> None:
+    """With strangers of many addresses a newcomer waits for one of each, not for all that they have sent."""
+    method = Remote("new")
+    both = Authenticator([method], RateLimiter(1, 100))
+    method.gate.clear()
+    guesses = [
+        asyncio.create_task(both.caller(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
+        for n in range(20)
+        for address in range(5)
+    ]
+    await _until(lambda: len(method.now) == 5)
+    new = asyncio.create_task(both.caller(bearer("new"), "1.2.4.1"))
+    await _until(lambda: "1.2.4.1" in both._turns["remote"]._waiting)
+    method.gate.set()
+    assert await new
+    assert method.order.index("new") <= 5 + 5
+    await asyncio.gather(*guesses)
+
+
+async def test_who_gets_no_turn_has_guessed() -> None:
+    """Else an address that sends more than can be checked would never be told to stop."""
+    method = Remote()
+    both = Authenticator([method], RateLimiter(0.001, 5))
+    both._turns["remote"] = Turns(8, wait=0.05)
+    method.gate.clear()
+    asking = [asyncio.create_task(both.caller(bearer(str(n)), "1.2.3.4")) for n in range(5)]
+    done, _ = await asyncio.wait(asking[2:], timeout=10)
+    assert {type(each.exception()) for each in done} == {NoTurn}
+    with pytest.raises(TooManyRequests):
+        await both.caller(bearer("5"), "1.2.3.4")
+    method.gate.set()
+    assert await asyncio.gather(*asking[:2]) == [None, None]
+
+
+async def test_who_leaves_gives_their_turn_to_another() -> None:
+    turns, order = Turns(1), []
+
+    async def take(name: str) -> None:
+        async with turns.turn(name):
+            order.append(name)
+            await asyncio.Event().wait()
+
+    tasks = {}
+    for name in "abcd":
+        tasks[name] = asyncio.create_task(take(name))
+        await asyncio.wait(tasks.values(), timeout=0)
+    for name, then in (("b", "a"), ("a", "ac"), ("c", "acd")):  # the first of them while it waits
+        tasks[name].cancel()
+        await asyncio.wait([tasks[name]])
+        await asyncio.wait(tasks.values(), timeout=0)
+        assert "".join(order) == then
+    tasks["d"].cancel()
+    await asyncio.wait([tasks["d"]])
+    async with asyncio.timeout(5), turns.turn("e"):
+        assert not turns._waiting
+
+
+async def test_guesses() -> None:
+    method = Known("a")
+    both = Authenticator([method], RateLimiter(1, 3))
+    for n in range(3):
+        assert await both.caller(bearer(str(n)), "1.2.3.4") is None
+    with pytest.raises(TooManyRequests):
+        await both.caller(bearer("a"), "1.2.3.4")
+    assert method.asked == 3
+    assert await both.caller(bearer("a"), "5.6.7.8")
+    assert await both.caller(bearer("a"), "1.2.3.4")  # it is known by now
+
+
+async def test_guesses_of_others_lock_nobody_out_who_was_let_in() -> None:
+    """Behind an ingress all have one address: whoever guesses there must not end what was good before."""
+    clock, method = Clock(), Known("a")
+    both = Authenticator([method], RateLimiter(1, 2, clock), clock, clock)
+    assert await both.caller(bearer("a"), "1.2.3.4")
+    for n in range(2):
+        assert await both.caller(bearer(str(n)), "1.2.3.4") is None
+    with pytest.raises(TooManyRequests):
+        await both.caller(bearer("b"), "1.2.3.4")
+    both.forget()  # as when the file changes
+    assert await both.caller(bearer("a"), "1.2.3.4")
+    method.secret = "b"
+    both.forget()
+    assert await both.caller(bearer("a"), "1.2.3.4") is None  # revoked: a guess like any other from now on
+    with pytest.raises(TooManyRequests):
+        await both.caller(bearer("a"), "1.2.3.4")
+    assert await both.again(bearer("a"), "known") is None  # who was let in is looked at again, guesses or not
+
+
+async def test_of_a_password_nothing_is_kept() -> None:
+    """Or the next guess could be tried against what is kept, and cost nothing."""
+
+    class Password(Known):
+        kinds = frozenset({"password"})
+
+    method = Password("a")
+    both = Authenticator([method], RateLimiter(1, 2))
+    for _ in range(5):
+        assert await both.caller(Credential("password", "a", "x"), "1.2.3.4")
+    assert method.asked == 5
+    for n in range(2):
+        assert await both.caller(Credential("password", str(n), "x"), "1.2.3.4") is None
+    with pytest.raises(TooManyRequests):
+        await both.caller(Credential("password", "a", "x"), "1.2.3.4")
+
+
+def test_sessions() -> None:
+    clock = Clock()
+    sessions = Sessions(60.0, clock)
+    cookie = sessions.begin(bearer("a"))
+    assert sessions.credential(cookie) == bearer("a")
+    assert sessions.credential(cookie + "x") is None
+    clock.now += 60
+    assert sessions.credential(cookie) is None
+    again = sessions.begin(bearer("b"))
+    sessions.end(again)
+    assert sessions.credential(again) is None
+    own = [sessions.begin(bearer("c")) for _ in range(21)]
+    assert [sessions.credential(each) is None for each in own] == [True] + [False] * 20
+    for n in range(1000):
+        sessions.begin(bearer(str(n)))
+    assert sessions.credential(own[-1]) is None
+    assert cookie_name("localhost:5000") != cookie_name("localhost:5001")
+
+
+_CLOCK_SET_BACK = """
+import time
+clock, back = time.time, []
+time.time = lambda: clock() - sum(back)
+from sidecar.auth.caller import Credential
+from sidecar.auth.sessions import Sessions
+
+sessions, began = Sessions(0.2), time.monotonic()
+cookie = sessions.begin(Credential("bearer", "a"))
+back.append(3600)
+while sessions.credential(cookie):
+    assert time.monotonic() - began < 10
+"""
+
+
+def test_sessions_do_not_last_longer_when_the_clock_is_set_back() -> None:
+    subprocess.run([sys.executable, "-c", _CLOCK_SET_BACK], check=True, timeout=60)
+
+
+def test_a_credential_shows_nothing() -> None:
+    for credential in (bearer("secret"), Credential("password", "secret", "secret")):
+        assert "secret" not in repr(credential)
+        assert "secret" not in f"{credential}"
+    assert bearer("a").digest() != Credential("password", "a").digest()
+    assert Credential("password", "b", "a").digest() != Credential("password", "a\0b").digest()

@@ -1,0 +1,142 @@
+"""What completed indexes mean for a pod, and the file by which it says that it has ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sidecar import follower
+from sidecar.app import Server as Application
+from sidecar.cluster import outlook
+from sidecar.cluster.objects import Job, JobSpec, JobStatus, Metadata
+from sidecar.cluster.outlook import Verdict
+from sidecar.config.options import FollowerRole
+from sidecar.config.settings import Settings
+from tests.support import odd_files
+from tests.support.harness import eventually
+
+
+def job(completed: str, size: int = 3) -> Job:
+    return Job(Metadata("mc"), JobSpec(completions=size), JobStatus(completed_indexes=completed))
+
+
+@pytest.mark.parametrize(
+    ("completed", "quorum", "fails"),
+    [
+        ("", 0, False),
+        ("0", 0, False),  # of a pod of this index that was counted before: the others are what counts
+        ("1", 0, True),
+        ("1-2", 3, True),
+        ("2", 2, False),  # two are enough, and two can come
+        ("1,2", 2, True),
+        ("0-2", 0, True),
+    ],
+)
+def test_a_lead(completed: str, quorum: int, fails: bool) -> None:
+    found = outlook.verdict(job(completed), 0, quorum)
+    assert (found is not None) is fails
+    if found:
+        assert found.code == 1
+        assert "the Job fails" in found.reason
+
+
+@pytest.mark.parametrize(("completed", "over"), [("", False), ("1", False), ("2", False), ("0", True), ("0,2", True)])
+def test_a_follower(completed: str, over: bool) -> None:
+    found = outlook.verdict(job(completed), 1)
+    assert (found.code if found else None) == (0 if over else None)
+
+
+def test_a_job_without_completions() -> None:
+    assert outlook.verdict(Job(Metadata("mc"), JobSpec()), 0) is None
+
+
+@pytest.mark.parametrize("reason", ["why", "two\nlines\t and  spaces", "ƒ é"])
+def test_the_end_file(tmp_path: Path, reason: str) -> None:
+    path = tmp_path / "end"
+    assert outlook.read(path) is None
+    outlook.write(path, Verdict(1, reason))
+    assert outlook.read(path) == Verdict(1, " ".join(reason.split()))
+    assert len(path.read_text().splitlines()) == 1  # a shell reads one line
+    assert [each.name for each in tmp_path.iterdir()] == ["end"]
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1 negative", "1"])
+def test_an_end_file_that_was_written_by_hand_fails(tmp_path: Path, text: str) -> None:
+    (tmp_path / "end").write_text(text)
+    found = outlook.read(tmp_path / "end")
+    assert found is not None
+    assert found.code == 1
+
+
+def test_two_that_write_it_leave_one(tmp_path: Path) -> None:
+    """The server and, in a follower's pod, the process that looks: whichever is last, the file is whole."""
+    path = tmp_path / "end"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=outlook.write, args=(path, Verdict(0, "x" * 5000))) for _ in range(4)]
+    for each in writers:
+        each.start()
+    for each in writers:
+        each.join(60)
+    assert outlook.read(path) == Verdict(0, "x" * 5000)
+
+
+_NO_ROOM = """
+import resource, sys
+from pathlib import Path
+from sidecar.cluster.outlook import Verdict, write
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+write(Path(sys.argv[1]), Verdict(int(sys.argv[2]), "why"))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_disk_without_room(tmp_path: Path, code: int) -> None:
+    """A failure is told by a file that is empty; an end that is none has to wait for room."""
+    path = tmp_path / "end"
+    done = subprocess.run([sys.executable, "-c", _NO_ROOM, str(path), str(code)], capture_output=True, text=True)
+    if code:
+        assert done.returncode == 0, done.stderr
+        assert outlook.read(path) == Verdict(1, "")
+        path.unlink()
+    else:
+        assert "File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_end_file_that_can_be_written_at_last(tmp_path: Path) -> None:
+    """Once at the end it is tried again: what else the server has closed may have made room."""
+    path = tmp_path / "later/end"
+    place = Application(Settings(embedded=True, end_file=str(path)), tmp_path).place
+    assert await place.abandon("why")
+    await place.close()
+    path.parent.mkdir()
+    await place.close()
+    assert outlook.read(path) == Verdict(1, "why")
+    path.unlink()
+    await place.close()
+    assert not path.exists()
+
+
+def test_a_look_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is left after a while; the next one is as good as the first."""
+    for name, value in odd_files.hanging_looks(tmp_path / "hanging").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(follower, "_FIRST_LOOK", 0.0)
+    monkeypatch.setattr(follower, "_LOOK_TAKES", 0.5)
+    look = follower._Look(FollowerRole(1, "", 0.0, 0.0, str(tmp_path / "end")))
+
+    seen: set[int] = set()
+
+    def again() -> bool:
+        look()
+        seen.add(look._pid)
+        return len(seen - {0}) == 2
+
+    eventually(again, what="the end of the first, and a second one")
+    look.end()
+    assert not look._pid
