@@ -20,7 +20,7 @@ from sidecar.api.events import Events
 from sidecar.api.jobs import Jobs
 from sidecar.api.launchers import LauncherResource
 from sidecar.api.login import LoginResource
-from sidecar.api.metrics import InstanceMetrics, MetricsResource
+from sidecar.api.metrics import MetricsResource
 from sidecar.api.nodes import Nodes
 from sidecar.api.output import JobOutput
 from sidecar.api.queues import QueueResource
@@ -57,6 +57,7 @@ from sidecar.runtime.budget import Budget
 from sidecar.runtime.memory import return_early, trim_now_and_then
 from sidecar.runtime.parts import Parts, close_within
 from sidecar.runtime.tasks import Supervisor
+from sidecar.services.collector import InstanceCollector, ServerCollector
 from sidecar.services.health import Health
 from sidecar.services.idle import IdleStop
 from sidecar.services.launchers import Launchers
@@ -193,16 +194,9 @@ class Server:
         )
         metrics = MetricsResource(
             self.meters,
-            InstanceMetrics(
-                instance,
-                feed,
-                self.survey,
-                lifecycle,
-                self.launchers,
-                store,
-                health=self.health,
-                connections=lambda: self.sites.connections,
-                counted=self.meters.counted,
+            (
+                InstanceCollector(instance, feed, self.survey, lifecycle, self.launchers),
+                ServerCollector(feed, self.survey, store, self.health, lambda: self.sites.connections),
             ),
             store,
             open_to_all=settings.metrics_open,

@@ -37,8 +37,6 @@ class Instruments:
     def __init__(self, tracing: Tracing | None = None) -> None:
         self.tracing = tracing
         self.registry = CollectorRegistry(auto_describe=False)
-        self.counted: set[str] = set()
-        """Names of the metrics that are counted here."""
         self._requests = self._counter(metrics.REQUESTS)
         self._durations = self._histogram(metrics.DURATION)
         self._refused = self._counter(metrics.REFUSED, metrics.REFUSALS)
@@ -131,16 +129,13 @@ class Instruments:
     # ------------------------------------------------------------------------------------------------- the making
 
     def _counter(self, metric: Metric, values: tuple[str, ...] = ()) -> Counter:
-        self.counted.add(metric.name)
         counter = Counter(metric.family, metric.help, metric.labels, registry=self.registry)
         for value in values:
             counter.labels(value)
         return counter
 
     def _gauge(self, metric: Metric) -> Gauge:
-        self.counted.add(metric.name)
         return Gauge(metric.name, metric.help, metric.labels, registry=self.registry)
 
     def _histogram(self, metric: Metric) -> Histogram:
-        self.counted.add(metric.name)
         return Histogram(metric.name, metric.help, metric.labels, registry=self.registry, buckets=metric.buckets)
