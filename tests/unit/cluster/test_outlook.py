@@ -111,7 +111,7 @@ def test_a_disk_without_room(tmp_path: Path, code: int) -> None:
 async def test_an_end_file_that_can_be_written_at_last(tmp_path: Path) -> None:
     """Once at the end it is tried again: what else the server has closed may have made room."""
     path = tmp_path / "later/end"
-    place = Application(Settings(embedded=True, end_file=str(path)), tmp_path).place
+    place = Application(Settings(embedded=True, end_file=str(path)), tmp_path).components.pod
     assert await place.abandon("why")
     await place.close()
     path.parent.mkdir()

@@ -1,0 +1,160 @@
+"""Construct the components of a server, in the order in which they depend on each other. Nothing starts here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from sidecar.auth.setup import AuthSetup
+from sidecar.cluster.client import ApiServer
+from sidecar.cluster.cluster import Cluster
+from sidecar.config.options import SettingsError, api_server
+from sidecar.config.settings import Settings, parse_option_flags, store_path, tracing_config
+from sidecar.domain import shell_options
+from sidecar.http.listeners import Listeners
+from sidecar.instance import Instance
+from sidecar.instance.embedded.instance import EmbeddedInstance
+from sidecar.journal.feed import Feed
+from sidecar.runtime import exit as leaving
+from sidecar.runtime.budget import Budget
+from sidecar.runtime.tasks import Supervisor
+from sidecar.services.health import Health
+from sidecar.services.idle import IdleStop
+from sidecar.services.launchers import Launchers
+from sidecar.services.lifecycle import Lifecycle
+from sidecar.services.pod import Pod
+from sidecar.services.resources import ResourcePoller
+from sidecar.services.scaling import Scaler
+from sidecar.services.submissions import Submissions
+from sidecar.store import Store
+from sidecar.telemetry.instruments import Instruments
+from sidecar.telemetry.tracing import Tracing
+
+log = structlog.get_logger("server")
+
+_CLOSE_ALL = 12.0  # seconds for the whole close, besides --kill-timeout
+
+
+class Components:
+    """The components of one server.
+
+    Args:
+        settings: checked options.
+        directory: the run directory; nothing is created in it before the start.
+
+    Raises:
+        SettingsError: a file or variable that the settings name cannot be used.
+        ImportError: the Flux bindings cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        self.settings = settings
+        self.auth = AuthSetup(settings)
+        self.listeners = Listeners(settings, self.auth.watch)
+        in_flight = settings.max_in_flight << 20
+        self.bodies = Budget(in_flight, "request bodies", "--max-in-flight")
+        self.responses = Budget(in_flight, "answers", "--max-in-flight")
+        self.store = Store(store_path(settings.store) if settings.store else directory / "jobs.sqlite")
+        self.instruments = Instruments(_tracing())
+        self.tasks = Supervisor(self.instruments.task_died, lambda cause: self.lifecycle.fail(cause))
+        self.feed = Feed(self.store, self.instruments, log_jobs=settings.log_jobs)
+        self.instance = _instance(settings, directory, self.instruments)
+        self.feed.begin_again = self.instance.begin_again
+        self.resources = ResourcePoller(self.instance, self.feed)
+        self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout, tasks=self.tasks)
+        self.cluster = None if settings.no_cluster else cluster(settings)
+        self.scaler = Scaler(self.cluster, self.instance, self.tasks) if self.cluster else None
+        self.pod = Pod(settings, self.cluster, self.instance)
+        self.lifecycle = self._lifecycle()
+        self.deadline = leaving.Deadline(settings.kill_timeout + _CLOSE_ALL, self._close_timed_out)
+        self.lifecycle.deadline = self.deadline
+        self.idle = self._idle_stop()
+        self.health = self._health(lambda: self.listeners.trouble)
+        flags = shell_options.parse(dict(parse_option_flags(settings.option_flags)))
+        self.submissions = Submissions(self.instance, self.feed, self.store, flags)
+
+    def _lifecycle(self) -> Lifecycle:
+        return Lifecycle(
+            self.instance,
+            self.feed,
+            self.launchers,
+            self.tasks,
+            stop_on_signal=self.settings.stop_on_signal,
+            start_timeout=self.settings.start_timeout,
+            place=self.pod,
+        )
+
+    def _idle_stop(self) -> IdleStop:
+        return IdleStop(
+            self.lifecycle,
+            self.feed,
+            self.launchers,
+            self.instance,
+            after=self.settings.idle_stop_seconds,
+            text=self.settings.idle_stop,
+        )
+
+    def _health(self, unreached: Callable[[], str]) -> Health:
+        return Health(
+            self.instance,
+            self.feed,
+            self.store,
+            self.lifecycle,
+            self.tasks,
+            min_free=self.settings.min_free_disk << 20,
+            unreached=unreached,
+        )
+
+    def _close_timed_out(self) -> None:
+        """Kill what still runs; called in another thread, because the event loop may be blocked."""
+        log.error("the server is not closed in time; the process ends", after=self.settings.kill_timeout + _CLOSE_ALL)
+        self.lifecycle.kill()
+
+
+def cluster(settings: Settings) -> Cluster:
+    """Return the cluster that the settings name.
+
+    Raises:
+        SettingsError: the address of the API server cannot be used.
+    """
+    return Cluster(
+        ApiServer(api_server(settings.kubernetes_api), Path(settings.kubernetes_credentials)),
+        namespace=settings.kubernetes_namespace,
+        job=settings.kubernetes_job or settings.minicluster,
+        index=settings.completion_index,
+    )
+
+
+def _tracing() -> Tracing | None:
+    """Return the tracing that OpenTelemetry's variables configure; None without them or without its packages.
+
+    Raises:
+        SettingsError: the variables name an exporter that is not supported.
+    """
+    config = tracing_config()
+    if config is None:
+        return None
+    try:
+        return Tracing(config.exporter, "" if config.names_service else "flux-sidecar")
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from None
+    except ImportError:
+        log.warning("no traces: the variables of OpenTelemetry are set; pip install 'flux-sidecar[tracing]'")
+        return None
+
+
+def _instance(settings: Settings, directory: Path, instruments: Instruments) -> Instance:
+    if settings.embedded:
+        return EmbeddedInstance(directory, cores=settings.cores, kill_timeout=settings.kill_timeout)
+    from sidecar.instance.flux.instance import FluxInstance  # needs libflux, which --embedded does without
+
+    return FluxInstance(
+        settings.uri,
+        instruments,
+        rpc_timeout=settings.rpc_timeout,
+        lost_timeout=settings.lost_timeout,
+        silence_timeout=settings.silence_timeout,
+        address=settings.address,
+    )

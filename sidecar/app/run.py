@@ -1,0 +1,126 @@
+"""Run one server in this process, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+
+from sidecar.app.components import cluster
+from sidecar.app.server import Server
+from sidecar.cluster import outlook
+from sidecar.config import secrets
+from sidecar.config.options import SettingsError
+from sidecar.config.settings import Settings, hide_secrets, make_run_directory
+from sidecar.http.listeners import app_runner
+from sidecar.runtime import exit as leaving
+from sidecar.runtime.memory import return_early
+from sidecar.runtime.parts import close_within
+from sidecar.services.lifecycle import Lifecycle, ServerFailed
+
+log = structlog.get_logger("server")
+
+USAGE_ERROR, SOFTWARE_ERROR = 2, 70  # exit codes; the second is EX_SOFTWARE of sysexits.h
+
+# Seconds.
+_REMOVE, _END_FILE = 2.0, 3.0
+_START_CONTINUES, _START_CANCELLED = 1.0, 2.0
+
+
+async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> None:
+    """Run a server until it is stopped.
+
+    Args:
+        settings: checked options.
+        announce: called with the addresses once the server listens.
+
+    Raises:
+        OSError: a file that is needed cannot be read or written.
+        StoreError: the store cannot be opened.
+        SettingsError: the address cannot be listened on, or the instance belongs to another user.
+        ServerFailed: this pod has ended already, or a task that the server needs has died.
+    """
+    return_early()
+    if settings.end_file and (verdict := outlook.read(Path(settings.end_file))):
+        raise ServerFailed(f"this pod has ended already: {verdict.reason}")
+    directory = make_run_directory(settings)
+    server = Server(settings, directory.path)
+    components, lifecycle = server.components, server.components.lifecycle
+    hide_secrets()
+    if settings.authenticates:
+        secrets.forbid_inspection()
+    lifecycle.take_signals()
+    try:
+        async with AsyncExitStack() as stack:
+            with _bounded(components.deadline):
+                starting = asyncio.create_task(_start(stack, server, settings), name="start")
+                if await _has_started(starting, lifecycle):
+                    urls = starting.result()
+                    components.store.lock.note(" and ".join(urls))
+                    announce(urls)
+                await lifecycle.run()
+        components.deadline.done()
+        if settings.linger:
+            await lifecycle.linger(settings.linger)
+    finally:
+        if not directory.lasting and (lifecycle.over or not directory.shared):
+            remove = functools.partial(shutil.rmtree, directory.path, ignore_errors=True)
+            await close_within("run directory", lambda: asyncio.to_thread(remove), _REMOVE)
+        await close_within("end file", components.pod.close, _END_FILE)
+
+
+async def report_failure(settings: Settings, text: str) -> None:
+    """Record a Kubernetes Event that says why the server did not start; outside a cluster do nothing."""
+    if settings.no_cluster or settings.completion_index:
+        return
+    try:
+        found = cluster(settings)
+    except SettingsError:
+        return
+    try:
+        await found.tell("StartFailed", text, warning=True)
+    finally:
+        await found.close()
+
+
+async def _start(stack: AsyncExitStack, server: Server, settings: Settings) -> list[str]:
+    """Start all parts and listen; return the addresses."""
+    runner = await stack.enter_async_context(app_runner(server.application()))
+    metrics = None
+    if settings.metrics_port:
+        metrics = await stack.enter_async_context(app_runner(server.metrics_application()))
+    return await server.components.listeners.listen(runner, metrics)
+
+
+async def _has_started(starting: asyncio.Task[list[str]], lifecycle: Lifecycle) -> bool:
+    """Wait for the end of the start, or for a stop before it: a start may hang, for instance in a file system."""
+    left = asyncio.create_task(lifecycle.left(), name="left")
+    await asyncio.wait([starting, left], return_when=asyncio.FIRST_COMPLETED)
+    left.cancel()
+    if starting.done():
+        return True
+    log.info("the server leaves before it has started")
+    for timeout in (_START_CONTINUES, _START_CANCELLED):  # parts that are half started are harder to close
+        await asyncio.wait([starting], timeout=timeout)
+        starting.cancel()
+    return False
+
+
+@contextmanager
+def _bounded(deadline: leaving.Deadline) -> Iterator[None]:
+    """Start the deadline of the close at the latest when the block ends, and set its exit code from the error."""
+    try:
+        yield
+    except ServerFailed:
+        deadline.code = SOFTWARE_ERROR
+        raise
+    except Exception:
+        deadline.code = USAGE_ERROR
+        raise
+    finally:
+        deadline.begin()
