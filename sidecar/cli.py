@@ -23,8 +23,7 @@ from cyclopts import (
 
 import sidecar
 from sidecar import app as server
-from sidecar.auth.tokens import append as append_line
-from sidecar.auth.tokens import new as make_token
+from sidecar.auth.tokens import append_line, make_token
 from sidecar.config import values
 from sidecar.config.groups import LISTS
 from sidecar.config.options import SettingsError, early_option, in_kubernetes, parse_list

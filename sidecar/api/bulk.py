@@ -128,7 +128,7 @@ class Bulk:
         results = _Results(request, response)
         sending = asyncio.create_task(results.send())
         try:
-            async with request[ADMISSION].held():
+            async with request[ADMISSION].while_authorized():
                 await self._read(request, lines, results)
         except BaseException:  # disconnected, or no longer authorized: no results are sent
             results.close()

@@ -202,7 +202,7 @@ class Jobs:
         """
         await self._feed.settle_job(job)
         if query.wait:
-            async with request[ADMISSION].held():
+            async with request[ADMISSION].while_authorized():
                 await self._wait(job, _REACHED[query.until], query.wait)
         found = await self._store.job(job)
         if found is None:

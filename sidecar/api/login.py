@@ -140,7 +140,7 @@ class LoginResource:
         return AccessToken(self._login.access_token(), "Bearer", int(self._login.lifetime))
 
     async def _caller(self, request: web.Request, credential: Credential, refusal: Callable[[], Problem]) -> Caller:
-        caller = await self._guard.authenticator.caller(credential, self._guard.origins.address(request))
+        caller = await self._guard.authenticator.authenticate(credential, self._guard.origins.address(request))
         if caller is None:
             raise refusal()
         audit_details(request, caller=caller.name)

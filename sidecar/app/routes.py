@@ -59,7 +59,7 @@ class Routes:
             instance,
             components.health,
             components.idle,
-            authenticates=not guard.open,
+            authenticates=not guard.allows_anonymous,
             no_auth=settings.no_auth,
         )
         self.login = LoginResource(guard, components.auth.login, no_auth=settings.no_auth)
@@ -100,7 +100,9 @@ class Routes:
             nodes=self._nodes,
             service=self._service,
         )
-        yield Documents(lambda: self.operations, open_to_all=components.auth.guard.open, no_auth=settings.no_auth)
+        yield Documents(
+            lambda: self.operations, open_to_all=components.auth.guard.allows_anonymous, no_auth=settings.no_auth
+        )
 
     def _metrics(self) -> MetricsResource:
         c, settings = self._components, self._components.settings

@@ -80,9 +80,9 @@ class Server:
             settings.body_timeout,
             components.bodies,
             components.listeners.clock,
-            components.auth.guard.share,
+            components.auth.guard.quota_key,
         )
-        app[streaming.ANSWERS] = streaming.Answers(components.responses, components.auth.guard.share)
+        app[streaming.ANSWERS] = streaming.Answers(components.responses, components.auth.guard.quota_key)
         for op in filter(wanted, self.operations):
             routing.add(app, op)
         return app

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sidecar.auth.caller import Caller, Credential, Method
+from sidecar.auth.fair_queue import FairQueue, QueueTimeout
 from sidecar.auth.tokens import PREFIX, TokenFile
-from sidecar.auth.turns import NoTurn, Turns
 from sidecar.domain.errors import TooManyRequests, Unavailable
 from sidecar.runtime.rate_limiter import RateLimiter, client_key
 
@@ -44,7 +44,7 @@ class Authenticator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.methods = methods
-        self._turns = {method.name: Turns(method.at_once) for method in methods if method.at_once}
+        self._queues = {method.name: FairQueue(method.max_concurrent) for method in methods if method.max_concurrent}
         self._guesses = guesses
         self._now = now
         self._clock = clock
@@ -52,12 +52,12 @@ class Authenticator:
         self._good: OrderedDict[bytes, None] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[Caller | None]] = {}
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Ask anew from now on: a token may have been revoked."""
         self._kept.clear()
         self._asking.clear()  # what is being asked was asked of the old ones
 
-    async def caller(self, credential: Credential, address: str) -> Caller | None:
+    async def authenticate(self, credential: Credential, address: str) -> Caller | None:
         """Return who has a credential; None when nobody has.
 
         Args:
@@ -76,11 +76,11 @@ class Authenticator:
         # Before it is looked at, and given back when it was good: who guesses must not learn that a guess was right.
         # What was good a while ago is no guess: others who guess from behind the same ingress must not lock it out.
         guess = None if digest in self._good else client_key(address)
-        if guess is not None and (wait := self._guesses.take(guess)):
+        if guess is not None and (wait := self._guesses.acquire(guess)):
             raise TooManyRequests("Too many failed logins from this address.", retry_after=int(wait) + 1)
         try:
             found = await asyncio.shield(self._ask(digest, credential, self.methods, guess))
-        except NoTurn:  # not given back: addresses that send more than can be checked would never be told to stop
+        except QueueTimeout:  # not given back: addresses that send more than can be checked would never be told to stop
             raise
         except Unavailable:
             self._give_back(guess)
@@ -96,7 +96,7 @@ class Authenticator:
                     self._good.popitem(last=False)
         return found
 
-    async def again(self, credential: Credential, method: str) -> Caller | None:
+    async def reauthenticate(self, credential: Credential, method: str) -> Caller | None:
         """Return the caller of a credential that was accepted before; None if it is no longer valid. It is not a guess.
 
         Only the method that has let it in is asked: where it says no, it does not matter that another one cannot say.
@@ -128,7 +128,7 @@ class Authenticator:
 
     def _give_back(self, guess: str | None) -> None:
         if guess is not None:
-            self._guesses.give_back(guess)
+            self._guesses.refund(guess)
 
     def _ask(
         self, key: bytes, credential: Credential, methods: Sequence[Method], stranger: str | None
@@ -155,14 +155,16 @@ class Authenticator:
             if credential.kind not in method.kinds:
                 continue
             try:
-                async with self._turns[method.name].turn(stranger) if method.at_once else contextlib.nullcontext():
+                async with (
+                    self._queues[method.name].slot(stranger) if method.max_concurrent else contextlib.nullcontext()
+                ):
                     caller = await method.identify(credential)
             except Unavailable as exc:
                 unavailable = exc  # another method may know the credential all the same
                 continue
             if caller is not None:
                 if self._asking.get(key) is task and credential.kind == "bearer":
-                    self._keep(credential.digest(), caller, method.keeps)
+                    self._keep(credential.digest(), caller, method.cache_ttl)
                 return caller
         if unavailable:
             raise unavailable

@@ -91,9 +91,9 @@ class Method(Protocol):
     name: str
     kinds: frozenset[str]
     """Which kinds of credentials it reads."""
-    keeps: float
+    cache_ttl: float
     """For how many seconds its answer may be kept; it ends with the credential all the same."""
-    at_once: int
+    max_concurrent: int
     """About how many credentials it may be asked at the same time; 0: any number, since it asks no remote server."""
 
     async def identify(self, credential: Credential) -> Caller | None:

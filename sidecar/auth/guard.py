@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Iterator
 import structlog
 from aiohttp import hdrs, web
 
-from sidecar.auth.again import Again
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.authorization import read_authorization, unauthenticated
 from sidecar.auth.caller import SCOPES, Caller, Credential
 from sidecar.auth.origins import SAFE, Origins
 from sidecar.auth.peer import SocketUsers, certificate_caller, is_unix
+from sidecar.auth.revalidation import Revalidator
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.config.access import Scope
 from sidecar.domain.errors import Forbidden, TooManyRequests, Unauthenticated, Unavailable
@@ -26,7 +26,7 @@ log = structlog.get_logger("auth")
 CALLER = web.RequestKey("caller", Caller)
 
 #: Who calls where nobody is asked who they are.
-ANYBODY = Caller(name="", scopes=frozenset(SCOPES), method="none")
+ANONYMOUS = Caller(name="", scopes=frozenset(SCOPES), method="none")
 NO_CALLER = Caller(name="", scopes=frozenset(), method="none")
 
 
@@ -55,12 +55,12 @@ class Admission:
         return self.request[CALLER]
 
     def __enter__(self) -> None:
-        self._guard.places.add(self)
+        self._guard.admissions.add(self)
         if self._stream is not None:
             self._guard.streams[self._stream] += 1
 
     def __exit__(self, *_: object) -> None:
-        self._guard.places.discard(self)
+        self._guard.admissions.discard(self)
         if self._stream is not None:
             self._guard.streams -= Counter((self._stream,))
 
@@ -74,7 +74,7 @@ class Admission:
         if self._stream is not None:
             yield
             return
-        key = self._guard.share(self.request)
+        key = self._guard.quota_key(self.request)
         self._guard.check_streams(key)
         self._guard.streams[key] += 1
         try:
@@ -83,7 +83,7 @@ class Admission:
             self._guard.streams -= Counter((key,))
 
     @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    async def while_authorized(self) -> AsyncIterator[None]:
         """Do something for as long as the caller is let in.
 
         Raises:
@@ -97,7 +97,7 @@ class Admission:
                 raise unauthenticated("The credential has expired, or was revoked.") from None
             raise
 
-    def take_away(self) -> None:
+    def revoke(self) -> None:
         """End what is done there."""
         if self._timer is not None:
             self._timer.reschedule(asyncio.get_running_loop().time())
@@ -139,19 +139,19 @@ class Guard:
         self._max_streams = max_streams
         self.streams: Counter[str] = Counter()
         """How many streams each caller follows."""
-        self.places: set[Admission] = set()
+        self.admissions: set[Admission] = set()
         """Of all requests that are being worked on."""
         self._asked = frozenset(method.name for method in authenticator.methods)
-        self._again = Again(self.places, self._stays, self._asked)
+        self._revalidator = Revalidator(self.admissions, self._is_authorized, self._asked)
 
     @property
-    def open(self) -> bool:
+    def allows_anonymous(self) -> bool:
         """Whether callers on the port are not asked who they are."""
         return not self.authenticator.methods and self._certificate_scope is None
 
     # ---------------------------------------------------------------------------------------------- admission
 
-    async def admit(self, request: web.Request, scope: Scope | None) -> Caller:
+    async def authorize(self, request: web.Request, scope: Scope | None) -> Caller:
         """Let a request through.
 
         Args:
@@ -186,7 +186,7 @@ class Guard:
         credential = self.credential(request) if self.authenticator.methods else None
         if credential is None:
             return self._by_connection(request, unix)
-        if caller := await self.authenticator.caller(credential, address):
+        if caller := await self.authenticator.authenticate(credential, address):
             return caller
         text = "Unknown or expired credential: log in again, or ask for a new token."
         raise unauthenticated(text, ', error="invalid_token"')
@@ -200,7 +200,7 @@ class Guard:
             raise Forbidden("This socket is for the instance's owner; see --socket-users.")
         if self._certificate_scope and (caller := certificate_caller(transport, self._certificate_scope)):
             return caller
-        return ANYBODY if self.open else None
+        return ANONYMOUS if self.allows_anonymous else None
 
     def credential(self, request: web.Request) -> Credential | None:
         """Return what a request shows: a header, or the cookie of a session.
@@ -217,18 +217,18 @@ class Guard:
         return self.sessions.credential(cookie) if cookie else None
 
     def _check_rate(self, name: str) -> None:
-        if wait := self._rate.take(name):
+        if wait := self._rate.acquire(name):
             raise TooManyRequests("You ask too often (--rate-limit).", retry_after=int(wait) + 1)
 
-    # ------------------------------------------------------------------------------------------------- places
+    # ------------------------------------------------------------------------------------------------- admissions
 
-    def hold(self, request: web.Request, scope: Scope, *, stream: bool) -> Admission:
+    def admit_request(self, request: web.Request, scope: Scope, *, stream: bool) -> Admission:
         """Give a request its place; of streams there are so many, and no caller gets more than a quarter of them.
 
         Raises:
             TooMany: there is no place for another stream.
         """
-        key = self.share(request) if stream else None
+        key = self.quota_key(request) if stream else None
         if key is not None:
             self.check_streams(key)
         held = request[ADMISSION] = Admission(self, request, scope, key)
@@ -238,7 +238,7 @@ class Guard:
         """Let another stream through.
 
         Args:
-            key: of the caller, from :meth:`share`.
+            key: of the caller, from :meth:`quota_key`.
 
         Raises:
             TooMany: there is no place for it.
@@ -248,7 +248,7 @@ class Guard:
         if key and self.streams[key] >= max(1, self._max_streams // 4):
             raise TooManyRequests("You follow too many streams (a quarter of --max-streams).", retry_after=5)
 
-    def share(self, request: web.Request) -> str:
+    def quota_key(self, request: web.Request) -> str:
         """Return whose share of streams and bytes a request takes: its caller's, else its address's.
 
         It is empty where that may be many callers': a port-forward, a tunnel or an unknown proxy on this machine.
@@ -260,23 +260,23 @@ class Guard:
         found = read_address(address)
         return "" if found is None or found.is_loopback else client_key(address)
 
-    def look_again(self) -> None:
+    def revalidate(self) -> None:
         """See to it that whoever is no longer let in, since something has changed, does not stay."""
-        self.authenticator.forget()
-        self._again.now()
+        self.authenticator.clear_cache()
+        self._revalidator.now()
 
-    async def watch(self) -> None:
+    async def revalidate_forever(self) -> None:
         """End what is done for callers who are no longer let in: a stream may go on for days after it was admitted."""
-        await self._again.run()
+        await self._revalidator.run()
 
-    async def _stays(self, held: Admission) -> bool:
+    async def _is_authorized(self, held: Admission) -> bool:
         """Whether a caller is still let in, by what has let them in, with the name and all scopes that they had."""
         request = held.request
         was = held.caller
         try:
             if was.method in self._asked:
                 credential = self.credential(request)
-                caller = await self.authenticator.again(credential, was.method) if credential else None
+                caller = await self.authenticator.reauthenticate(credential, was.method) if credential else None
             else:
                 caller = self._by_connection(request, is_unix(request.transport))
         except (Unauthenticated, Forbidden):

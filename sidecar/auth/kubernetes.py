@@ -58,7 +58,7 @@ class Kubernetes:
         audience: what a token has to be issued for.
         namespace: where permissions are looked up; empty: the server's own.
         minicluster: whose jobs they are about, for rules with ``resourceNames``; empty: those of any.
-        keeps: for how many seconds an answer may be kept.
+        cache_ttl: for how many seconds an answer may be kept.
         timeout: how many seconds one call to the API server may take.
 
     Raises:
@@ -67,7 +67,7 @@ class Kubernetes:
 
     name = "kubernetes"
     kinds = frozenset({"bearer"})
-    at_once = AT_ONCE
+    max_concurrent = AT_ONCE
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class Kubernetes:
         audience: str,
         namespace: str = "",
         minicluster: str = "",
-        keeps: float = 30.0,
+        cache_ttl: float = 30.0,
         timeout: float = 5.0,
     ) -> None:
-        self.keeps = keeps
+        self.cache_ttl = cache_ttl
         self._server = ApiServer(api, credentials, timeout=timeout)
         self._audience = audience
         self._namespace = namespace

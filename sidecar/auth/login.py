@@ -38,8 +38,8 @@ class Login:
 
     name = "login"
     kinds = frozenset({"bearer", "password"})
-    keeps = 3600.0
-    at_once = 0
+    cache_ttl = 3600.0
+    max_concurrent = 0
 
     def __init__(
         self, user: str, password: str, secret: str, lifetime: float, now: Callable[[], float] = time.time

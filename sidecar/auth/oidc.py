@@ -61,7 +61,7 @@ class Oidc:
         name_claim: the claim that is a caller's name. Dots lead into claims within claims, here and below.
         scope_claim: the claim that grants scopes: words with spaces between them, or a list of strings.
         scopes: which of its values grants which scope.
-        keeps: for how many seconds an answer may be kept.
+        cache_ttl: for how many seconds an answer may be kept.
         timeout: how many seconds the issuer has to hand out its keys.
         ca: the certificates that sign the issuer's, when the system's do not.
         now: the time that tokens are held against, in Unix seconds.
@@ -73,7 +73,7 @@ class Oidc:
 
     name = "oidc"
     kinds = frozenset({"bearer"})
-    at_once = 0  # keys are fetched once for all waiters
+    max_concurrent = 0  # keys are fetched once for all waiters
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Oidc:
         name_claim: str = "sub",
         scope_claim: str = "scope",
         scopes: Mapping[str, Scope],
-        keeps: float = 60.0,
+        cache_ttl: float = 60.0,
         timeout: float = 5.0,
         ca: Path | None = None,
         now: Callable[[], float] = time.time,
@@ -94,7 +94,7 @@ class Oidc:
             raise ValueError("OIDC needs an issuer and an audience: without them any token of anybody would do.")
         if unknown := sorted({str(scope) for scope in scopes.values() if scope not in SCOPES}):
             raise ValueError(f"There is no scope {', '.join(unknown)}: use {', '.join(SCOPES)}.")
-        self.keeps = keeps
+        self.cache_ttl = cache_ttl
         self._issuer = issuer
         self._audience = audience
         self._name_claim = name_claim

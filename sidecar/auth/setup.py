@@ -80,7 +80,7 @@ class AuthSetup:
             file = TokenFile(path)
             methods.append(file)
             if options.tokens_secret:
-                self._secret = _secret(options, file, self._look_again)
+                self._secret = _secret(options, file, self._revalidate)
         if self.login:
             methods.append(self.login)
         if options.oidc_issuer:
@@ -94,17 +94,17 @@ class AuthSetup:
 
         def taken() -> None:
             take()
-            self._look_again()
+            self._revalidate()
 
         return taken
 
-    def _look_again(self) -> None:
-        self.guard.look_again()
+    def _revalidate(self) -> None:
+        self.guard.revalidate()
 
     def start(self, tasks: Supervisor) -> None:
         """Begin to watch files, and to check again the callers of requests that go on."""
         self.watch.start(tasks)
-        self._watching = tasks.start(self.guard.watch, "guard", vital=True)
+        self._watching = tasks.start(self.guard.revalidate_forever, "guard", vital=True)
         if self._secret:
             self._reading = tasks.start(self._secret.run, "token secret", vital=True)
 

@@ -45,8 +45,8 @@ class TokenFile:
 
     name = "token"
     kinds = frozenset({"bearer"})
-    keeps = 3600.0  # a change of the file ends it earlier
-    at_once = 0
+    cache_ttl = 3600.0  # a change of the file ends it earlier
+    max_concurrent = 0
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -117,7 +117,7 @@ class TokenFile:
         return found[0] if found else None
 
 
-def new(name: str, scopes: Sequence[str]) -> tuple[str, str]:
+def make_token(name: str, scopes: Sequence[str]) -> tuple[str, str]:
     """Make a token.
 
     Returns:
@@ -142,7 +142,7 @@ def new(name: str, scopes: Sequence[str]) -> tuple[str, str]:
     return token, line
 
 
-def append(path: Path, line: str) -> int:
+def append_line(path: Path, line: str) -> int:
     """Append a line to a token file, which only its owner may read when it is made here.
 
     Returns:

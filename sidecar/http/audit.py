@@ -62,7 +62,7 @@ class Audit:
     def write(self, event: AuditEvent, *, sparingly: bool) -> None:
         """Log one event; sparingly: only so many of them from each address."""
         if sparingly:
-            if self._sparingly.take(client_key(event.address)):
+            if self._sparingly.acquire(client_key(event.address)):
                 self._unlogged += 1
                 return
             event = msgspec.structs.replace(event, unlogged=self._unlogged)

@@ -202,7 +202,7 @@ class Around:
             return answer
         # Before anything is said of the path: what there is here is nobody's business who is not let in.
         scope, stream = (op.scope, op.stream) if op else ("read", False)
-        request[CALLER] = await self._guard.admit(request, scope)
+        request[CALLER] = await self._guard.authorize(request, scope)
         if scope is not None and (admitted := ORIGIN.get()):
             ORIGIN.set(admitted._replace(stranger=""))
         check_head(request)
@@ -212,7 +212,10 @@ class Around:
         use = (op is None or op.use) and not (request.method in SAFE and _REFRESH in request.headers)
         if use and stream:
             self._use.used()
-        with self._use if use and not stream else nullcontext(), self._guard.hold(request, scope, stream=stream):
+        with (
+            self._use if use and not stream else nullcontext(),
+            self._guard.admit_request(request, scope, stream=stream),
+        ):
             return await in_chunks(request, await handler(request))
 
     def _rendered(self, request: web.Request, problem: Problem) -> web.Response:

@@ -90,7 +90,7 @@ class _Sink(web.StreamResponse):
         assert self._req is not None  # noqa: S101 - it was prepared
         try:
             try:
-                async with self._req[ADMISSION].held():
+                async with self._req[ADMISSION].while_authorized():
                     await work
             except Closed as exc:
                 await self.end(reason=exc.reason, detail=exc.detail)

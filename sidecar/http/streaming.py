@@ -62,7 +62,7 @@ async def stream_chunks(
     with request[ADMISSION].as_stream(), hold(request, _HELD):
         await start_response(request, response)
         if request.method != "HEAD":
-            async with request[ADMISSION].held():
+            async with request[ADMISSION].while_authorized():
                 async for piece in pieces:
                     await send(response, piece)
             await response.write_eof()

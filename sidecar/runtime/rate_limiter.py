@@ -26,7 +26,7 @@ class RateLimiter:
         self._clock = clock
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, name: str) -> float:
+    def acquire(self, name: str) -> float:
         """Take a token; return 0, or after how many seconds there will be one."""
         if not self._rate:
             return 0.0
@@ -39,8 +39,8 @@ class RateLimiter:
             self._levels.popitem(last=False)
         return wait
 
-    def give_back(self, name: str) -> None:
-        """Undo a take."""
+    def refund(self, name: str) -> None:
+        """Undo an acquire."""
         if name in self._levels:
             level, at = self._levels[name]
             self._levels[name] = min(self._burst, level + 1), at

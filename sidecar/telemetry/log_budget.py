@@ -62,7 +62,7 @@ class LogBudget:
         """
         with self._lock:
             for rate, name in limits:
-                if self._buckets[rate].take(name):
+                if self._buckets[rate].acquire(name):
                     self._left_out[what] += 1
                     return False
             return True

@@ -44,7 +44,7 @@ def test_a_token_that_is_revoked_is_not_good_until_the_file_is_written(
     server = serve(own_server, api, file)
     assert [status(server, file, name) for name in ("alice", "bob")] == [200, 200]
     old = file.path.read_text()
-    token, line = tokens.new("carol", ["submit"])
+    token, line = tokens.make_token("carol", ["submit"])
     file.tokens["carol"] = token
     api.secrets[NAME]["tokens"] = f"{old.splitlines()[0]}\n{line}\n"
     eventually(lambda: status(server, file, "bob") == 401, within=15, what="a token that is revoked")

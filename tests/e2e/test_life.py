@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecar.auth.tokens import new
+from sidecar.auth.tokens import make_token
 from tests.e2e.cluster import JOB, LAUNCHER, SIDECAR, Release, Shape
 from tests.support.harness import eventually
 from tests.support.metrics import Metrics
@@ -81,7 +81,7 @@ def test_nobody_without_the_token(install: Install, shape: Shape) -> None:
 @shapes
 def test_an_upgrade_revokes_at_once(install: Install, shape: Shape) -> None:
     """Kubelet would write the Secret into the volume after a minute or two."""
-    token, line = new("ci", ["admin"])
+    token, line = make_token("ci", ["admin"])
     cluster = install(shape, auth={"callers": [line]}).ready()
     old = cluster.token
     cluster.try_upgrade(auth={"token": False, "callers": [line]})

@@ -26,8 +26,8 @@ class TokenFile:
             self.add(name, scopes)
 
     def add(self, name: str, scopes: str) -> str:
-        token, line = tokens.new(name, scopes.split(","))
-        tokens.append(self.path, line)
+        token, line = tokens.make_token(name, scopes.split(","))
+        tokens.append_line(self.path, line)
         self.tokens[name] = token
         return token
 

@@ -191,8 +191,8 @@ async def test_tokens_that_do_not_say_when_they_end(
 
 
 async def test_what_it_says_of_itself(method: Callable[..., Kubernetes]) -> None:
-    kubernetes = method(keeps=7.0)
-    assert (kubernetes.name, kubernetes.kinds, kubernetes.keeps) == ("kubernetes", {"bearer"}, 7.0)
+    kubernetes = method(cache_ttl=7.0)
+    assert (kubernetes.name, kubernetes.kinds, kubernetes.cache_ttl) == ("kubernetes", {"bearer"}, 7.0)
 
 
 # ------------------------------------------------------------------------------------------------- who is not let in

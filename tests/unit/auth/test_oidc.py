@@ -840,8 +840,8 @@ def test_what_is_not_safe(options: dict[str, Any], text: str) -> None:
     "issuer", ["https://issuer.example", "http://127.0.0.9:1", "http://[::1]:1", "http://localhost"]
 )
 def test_what_is_safe(issuer: str) -> None:
-    oidc: Method = Oidc(issuer=issuer, audience="x", scopes=SCOPES, keeps=5)
-    assert (oidc.name, oidc.kinds, oidc.keeps) == ("oidc", {"bearer"}, 5)
+    oidc: Method = Oidc(issuer=issuer, audience="x", scopes=SCOPES, cache_ttl=5)
+    assert (oidc.name, oidc.kinds, oidc.cache_ttl) == ("oidc", {"bearer"}, 5)
 
 
 # ------------------------------------------------------------------------------------------------------------- anything

@@ -17,9 +17,9 @@ import structlog
 from sidecar.auth import tokens
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import Caller, Credential, implied
+from sidecar.auth.fair_queue import FairQueue, QueueTimeout
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.auth.tokens import TokenFile
-from sidecar.auth.turns import NoTurn, Turns
 from sidecar.config.options import SettingsError
 from sidecar.domain.errors import TooManyRequests, Unavailable
 from sidecar.runtime.rate_limiter import RateLimiter, client_key
@@ -33,8 +33,8 @@ async def who(file: TokenFile, token: str) -> Caller | None:
 
 async def test_a_file_of_tokens(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
-    mine, line = tokens.new("alice", ["submit"])
-    other, second = tokens.new("system:serviceaccount:ns:bob", ["read", "admin"])
+    mine, line = tokens.make_token("alice", ["submit"])
+    other, second = tokens.make_token("system:serviceaccount:ns:bob", ["read", "admin"])
     name, _, digest = second.rpartition(":")
     path.write_text(f"# people\n\n  {line}  \n{name}:{digest.upper()}\n")
     file = TokenFile(path)
@@ -72,7 +72,7 @@ def test_a_line_that_is_wrong(tmp_path: Path, line: str, text: str) -> None:
 
 def test_columns_that_are_mixed_up(tmp_path: Path) -> None:
     """Wherever somebody puts the token itself, it is shown nowhere: not at start, and not in the log later."""
-    token, line = tokens.new("alice", ["submit"])
+    token, line = tokens.make_token("alice", ["submit"])
     digest = line.rpartition(":")[2]
     path = tmp_path / "tokens"
     path.write_text(line)
@@ -95,10 +95,10 @@ def test_columns_that_are_mixed_up(tmp_path: Path) -> None:
 def test_a_file_that_ends_in_the_middle_of_a_line(tmp_path: Path) -> None:
     """As editors and `printf` leave it: the line that comes is one of its own, and so is the last."""
     path = tmp_path / "tokens"
-    found = [tokens.new(name, ["read"]) for name in ("alice", "bob", "eve")]
+    found = [tokens.make_token(name, ["read"]) for name in ("alice", "bob", "eve")]
     path.write_text(found[0][1])
     for _, line in found[1:]:
-        tokens.append(path, line)
+        tokens.append_line(path, line)
     assert path.read_text() == "".join(f"{line}\n" for _, line in found)
     for token, _ in found:
         assert asyncio.run(who(TokenFile(path), token)) is not None
@@ -109,7 +109,7 @@ def test_a_file_without_a_token(tmp_path: Path) -> None:
     path.write_text("# nothing yet\n")
     with structlog.testing.capture_logs() as logs:
         file = TokenFile(path)
-        tokens.append(path, tokens.new("alice", ["read"])[1])
+        tokens.append_line(path, tokens.make_token("alice", ["read"])[1])
         file.read_again()()
     warnings = [each for each in logs if each["log_level"] == "warning"]
     assert [each["file"] for each in warnings] == [str(path)]
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_what_is_no_file_of_tokens(tmp_path: Path, how: str) -> None:
     """It does not start so; later such a file lets no caller in."""
     path = tmp_path / "tokens"
-    token, line = tokens.new("alice", ["read"])
+    token, line = tokens.make_token("alice", ["read"])
     path.write_text(line)
     file = TokenFile(path)
     why = odd_files.put(path, how)
@@ -140,7 +140,7 @@ def test_what_is_no_file_of_tokens(tmp_path: Path, how: str) -> None:
 
 def test_a_file_full_of_wrong_lines(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
-    token, line = tokens.new("alice", ["read"])
+    token, line = tokens.make_token("alice", ["read"])
     path.write_text(line)
     file = TokenFile(path)
     path.write_text("x\n" * 400_000 + line)
@@ -198,8 +198,8 @@ def test_the_command_names_what_is_wrong(arguments: list[str], why: str | None) 
 def test_a_second_token_of_a_name_is_told_of(tmp_path: Path) -> None:
     """It replaces no other one: both stay valid until a line is deleted."""
     path = tmp_path / "tokens"
-    path.write_bytes(b"# caf\xe9\n" + tokens.new("bobby", ["read"])[1].encode())
-    assert [tokens.append(path, tokens.new("bob", ["read"])[1]) for _ in range(3)] == [0, 1, 2]
+    path.write_bytes(b"# caf\xe9\n" + tokens.make_token("bobby", ["read"])[1].encode())
+    assert [tokens.append_line(path, tokens.make_token("bob", ["read"])[1]) for _ in range(3)] == [0, 1, 2]
     path.unlink()
     done = [
         subprocess.run(
@@ -223,24 +223,24 @@ class Clock:
 def test_a_bucket() -> None:
     clock = Clock()
     buckets = RateLimiter(2.0, 3.0, clock)
-    assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
-    assert buckets.take("b") == 0
+    assert [buckets.acquire("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    assert buckets.acquire("b") == 0
     clock.now += 0.5
-    assert [buckets.take("a") for _ in range(2)] == [0, 0.5]
+    assert [buckets.acquire("a") for _ in range(2)] == [0, 0.5]
     clock.now += 100
-    assert [buckets.take("a") > 0 for _ in range(4)] == [False, False, False, True]
-    buckets.give_back("a")
-    assert buckets.take("a") == 0
-    assert RateLimiter(0, 0).take("a") == 0
+    assert [buckets.acquire("a") > 0 for _ in range(4)] == [False, False, False, True]
+    buckets.refund("a")
+    assert buckets.acquire("a") == 0
+    assert RateLimiter(0, 0).acquire("a") == 0
 
 
 def test_a_rate_below_one() -> None:
     """A bucket that holds less than one token would never let anybody through."""
     clock = Clock()
     buckets = RateLimiter(0.25, 0.5, clock)
-    assert [buckets.take("a") for _ in range(2)] == [0, 4]
+    assert [buckets.acquire("a") for _ in range(2)] == [0, 4]
     clock.now += 4
-    assert [buckets.take("a") for _ in range(2)] == [0, 4]
+    assert [buckets.acquire("a") for _ in range(2)] == [0, 4]
 
 
 @pytest.mark.parametrize(
@@ -273,10 +273,10 @@ def test_what_an_address_is_counted_as(address: str, expected: str) -> None:
 
 def test_buckets_are_forgotten_before_there_are_too_many() -> None:
     buckets = RateLimiter(1.0, 1.0, Clock())
-    assert buckets.take("first") == 0
+    assert buckets.acquire("first") == 0
     for n in range(10_000):
-        buckets.take(str(n))
-    assert buckets.take("first") == 0
+        buckets.acquire(str(n))
+    assert buckets.acquire("first") == 0
 
 
 class Known:
@@ -284,8 +284,8 @@ class Known:
 
     name = "known"
     kinds = frozenset({"bearer"})
-    keeps = 10.0
-    at_once = 0
+    cache_ttl = 10.0
+    max_concurrent = 0
 
     def __init__(self, secret: str, *, down: bool = False, expires: float | None = None) -> None:
         self.secret, self.down, self.expires = secret, down, expires
@@ -311,11 +311,11 @@ async def test_one_after_another() -> None:
     first, second = Known("a"), Known("b")
     both = Authenticator([first, second], RateLimiter(1, 100))
     for secret in ("a", "b"):
-        found = await both.caller(bearer(secret), "1.2.3.4")
+        found = await both.authenticate(bearer(secret), "1.2.3.4")
         assert found is not None
         assert found.name == secret
-    assert await both.caller(bearer("c"), "1.2.3.4") is None
-    assert await both.caller(Credential("password", "a", "x"), "1.2.3.4") is None
+    assert await both.authenticate(bearer("c"), "1.2.3.4") is None
+    assert await both.authenticate(Credential("password", "a", "x"), "1.2.3.4") is None
     assert (first.asked, second.asked) == (3, 2)
 
 
@@ -324,16 +324,16 @@ async def test_an_answer_is_kept_for_a_while() -> None:
     both = Authenticator([method], RateLimiter(1, 100), clock, clock)
     for now, asked in ((1000.0, 1), (1004.9, 1), (1005.0, 2)):
         clock.now = now
-        assert await both.caller(bearer("a"), "1.2.3.4")
+        assert await both.authenticate(bearer("a"), "1.2.3.4")
         assert method.asked == asked
-    both.forget()
-    assert await both.caller(bearer("a"), "1.2.3.4")
+    both.clear_cache()
+    assert await both.authenticate(bearer("a"), "1.2.3.4")
     assert method.asked == 3
     method.expires = None
     clock.now = 2000.0
     for now, asked in ((2000.0, 4), (2009.9, 4), (2010.0, 5)):
         clock.now = now
-        assert await both.caller(bearer("a"), "1.2.3.4")
+        assert await both.authenticate(bearer("a"), "1.2.3.4")
         assert method.asked == asked
 
 
@@ -341,7 +341,7 @@ async def test_who_ask_at_once_are_answered_once() -> None:
     method = Known("a")
     method.gate.clear()
     both = Authenticator([method], RateLimiter(1, 1))  # all of them are one guess
-    asking = [asyncio.create_task(both.caller(bearer("a"), "1.2.3.4")) for _ in range(50)]
+    asking = [asyncio.create_task(both.authenticate(bearer("a"), "1.2.3.4")) for _ in range(50)]
     await asyncio.wait(asking, timeout=0)
     asking[0].cancel()  # who leaves takes nobody along
     method.gate.set()
@@ -355,29 +355,29 @@ async def test_what_was_asked_before_a_revocation_is_not_kept() -> None:
     method = Known("a")
     method.gate.clear()
     both = Authenticator([method], RateLimiter(1, 100))
-    asking = asyncio.create_task(both.caller(bearer("a"), "1.2.3.4"))
+    asking = asyncio.create_task(both.authenticate(bearer("a"), "1.2.3.4"))
     await asyncio.wait([asking], timeout=0)
-    both.forget()
+    both.clear_cache()
     method.gate.set()
     await asking
-    await both.caller(bearer("a"), "1.2.3.4")
+    await both.authenticate(bearer("a"), "1.2.3.4")
     assert method.asked == 2
 
 
 async def test_a_method_that_is_down_lets_nobody_in_and_is_in_nobodys_way() -> None:
     down, up = Known("a", down=True), Known("b")
     both = Authenticator([down, up], RateLimiter(1, 2))
-    assert await both.caller(bearer("b"), "1.2.3.4")
+    assert await both.authenticate(bearer("b"), "1.2.3.4")
     for _ in range(5):  # it counts as no guess
         with pytest.raises(Unavailable):
-            await both.caller(bearer("a"), "1.2.3.4")
+            await both.authenticate(bearer("a"), "1.2.3.4")
 
 
 class Remote(Known):
     """One that asks a server, about so many at a time; each answer has to be let go."""
 
     name = "remote"
-    at_once = 8
+    max_concurrent = 8
 
     def __init__(self, *secrets: str) -> None:
         super().__init__("")
@@ -402,12 +402,12 @@ async def test_who_was_let_in_is_looked_at_by_what_has_let_them_in() -> None:
     file, remote = Known("a"), Remote("b")
     both = Authenticator([file, remote], RateLimiter(1, 100))
     for secret in ("a", "b"):
-        assert await both.caller(bearer(secret), "1.2.3.4")
+        assert await both.authenticate(bearer(secret), "1.2.3.4")
     file.secret, remote.secrets = "", ()
-    both.forget()
+    both.clear_cache()
     remote.gate.clear()
-    hangs = asyncio.create_task(both.again(bearer("b"), "remote"))
-    assert await asyncio.wait_for(both.again(bearer("a"), "known"), 5) is None
+    hangs = asyncio.create_task(both.reauthenticate(bearer("b"), "remote"))
+    assert await asyncio.wait_for(both.reauthenticate(bearer("a"), "known"), 5) is None
     remote.gate.set()
     assert await hangs is None
     assert remote.asked == 2
@@ -415,37 +415,37 @@ async def test_who_was_let_in_is_looked_at_by_what_has_let_them_in() -> None:
 
 async def test_a_token_of_the_file_is_sent_to_no_other_method(tmp_path: Path) -> None:
     """Also when it was revoked: the answer is no, although the other method cannot be asked."""
-    token, line = tokens.new("alice", ["read"])
+    token, line = tokens.make_token("alice", ["read"])
     path = tmp_path / "tokens"
     path.write_text(line)
     file, remote = TokenFile(path), Known("b")
     remote.down = True
     both = Authenticator([file, remote], RateLimiter(1, 100))
-    found = await both.caller(bearer(token), "1.2.3.4")
+    found = await both.authenticate(bearer(token), "1.2.3.4")
     assert found is not None
     path.write_text("")
     file.read_again()()
-    both.forget()
-    assert await both.caller(bearer(token), "1.2.3.4") is None
+    both.clear_cache()
+    assert await both.authenticate(bearer(token), "1.2.3.4") is None
     assert remote.asked == 0
     with pytest.raises(Unavailable):
-        await both.caller(bearer("another"), "1.2.3.4")
+        await both.authenticate(bearer("another"), "1.2.3.4")
     alone = Authenticator([remote], RateLimiter(1, 100))
     with pytest.raises(Unavailable):  # where there is no file, its prefix means nothing
-        await alone.caller(bearer(token), "1.2.3.4")
+        await alone.authenticate(bearer(token), "1.2.3.4")
 
 
 async def test_a_known_answer_of_another_method_is_none() -> None:
     """A credential that two methods know ends with the one that has let it in."""
     file, remote = Known("a"), Remote("a")
     both = Authenticator([file, remote], RateLimiter(1, 100))
-    assert await both.caller(bearer("a"), "1.2.3.4")
+    assert await both.authenticate(bearer("a"), "1.2.3.4")
     file.secret = ""
-    both.forget()
-    found = await both.caller(bearer("a"), "1.2.3.4")
+    both.clear_cache()
+    found = await both.authenticate(bearer("a"), "1.2.3.4")
     assert found is not None
     assert found.method == "remote"
-    assert await both.again(bearer("a"), "known") is None
+    assert await both.reauthenticate(bearer("a"), "known") is None
 
 
 async def _until(check: Callable[[], bool]) -> None:
@@ -458,19 +458,19 @@ async def test_strangers_leave_room_for_others() -> None:
     """However many credentials are made up somewhere: known callers, and newcomers from elsewhere, are asked about."""
     method = Remote("known", "new", "watched")
     both = Authenticator([method], RateLimiter(1, 100))
-    assert await both.caller(bearer("known"), "1.2.3.4")
-    both.forget()
+    assert await both.authenticate(bearer("known"), "1.2.3.4")
+    both.clear_cache()
     method.gate.clear()
     guesses = [
-        asyncio.create_task(both.caller(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
+        asyncio.create_task(both.authenticate(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
         for address in (4, 5)
         for n in range(50)
     ]
     await _until(lambda: len(method.now) == 4)  # two of an address
     others = [
-        asyncio.create_task(both.caller(bearer("new"), "1.2.3.6")),
-        asyncio.create_task(both.caller(bearer("known"), "1.2.3.4")),
-        asyncio.create_task(both.again(bearer("watched"), "remote")),
+        asyncio.create_task(both.authenticate(bearer("new"), "1.2.3.6")),
+        asyncio.create_task(both.authenticate(bearer("known"), "1.2.3.4")),
+        asyncio.create_task(both.reauthenticate(bearer("watched"), "remote")),
     ]
     await _until(lambda: len(method.now) == 7)
     assert {"new", "known", "watched"} <= set(method.now)
@@ -485,13 +485,13 @@ async def test_addresses_take_turns() -> None:
     both = Authenticator([method], RateLimiter(1, 100))
     method.gate.clear()
     guesses = [
-        asyncio.create_task(both.caller(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
+        asyncio.create_task(both.authenticate(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
         for n in range(20)
         for address in range(5)
     ]
     await _until(lambda: len(method.now) == 5)
-    new = asyncio.create_task(both.caller(bearer("new"), "1.2.4.1"))
-    await _until(lambda: "1.2.4.1" in both._turns["remote"]._waiting)
+    new = asyncio.create_task(both.authenticate(bearer("new"), "1.2.4.1"))
+    await _until(lambda: "1.2.4.1" in both._queues["remote"]._waiting)
     method.gate.set()
     assert await new
     assert method.order.index("new") <= 5 + 5
@@ -502,22 +502,22 @@ async def test_who_gets_no_turn_has_guessed() -> None:
     """Else an address that sends more than can be checked would never be told to stop."""
     method = Remote()
     both = Authenticator([method], RateLimiter(0.001, 5))
-    both._turns["remote"] = Turns(8, wait=0.05)
+    both._queues["remote"] = FairQueue(8, wait=0.05)
     method.gate.clear()
-    asking = [asyncio.create_task(both.caller(bearer(str(n)), "1.2.3.4")) for n in range(5)]
+    asking = [asyncio.create_task(both.authenticate(bearer(str(n)), "1.2.3.4")) for n in range(5)]
     done, _ = await asyncio.wait(asking[2:], timeout=10)
-    assert {type(each.exception()) for each in done} == {NoTurn}
+    assert {type(each.exception()) for each in done} == {QueueTimeout}
     with pytest.raises(TooManyRequests):
-        await both.caller(bearer("5"), "1.2.3.4")
+        await both.authenticate(bearer("5"), "1.2.3.4")
     method.gate.set()
     assert await asyncio.gather(*asking[:2]) == [None, None]
 
 
 async def test_who_leaves_gives_their_turn_to_another() -> None:
-    turns, order = Turns(1), []
+    turns, order = FairQueue(1), []
 
     async def take(name: str) -> None:
-        async with turns.turn(name):
+        async with turns.slot(name):
             order.append(name)
             await asyncio.Event().wait()
 
@@ -532,7 +532,7 @@ async def test_who_leaves_gives_their_turn_to_another() -> None:
         assert "".join(order) == then
     tasks["d"].cancel()
     await asyncio.wait([tasks["d"]])
-    async with asyncio.timeout(5), turns.turn("e"):
+    async with asyncio.timeout(5), turns.slot("e"):
         assert not turns._waiting
 
 
@@ -540,31 +540,31 @@ async def test_guesses() -> None:
     method = Known("a")
     both = Authenticator([method], RateLimiter(1, 3))
     for n in range(3):
-        assert await both.caller(bearer(str(n)), "1.2.3.4") is None
+        assert await both.authenticate(bearer(str(n)), "1.2.3.4") is None
     with pytest.raises(TooManyRequests):
-        await both.caller(bearer("a"), "1.2.3.4")
+        await both.authenticate(bearer("a"), "1.2.3.4")
     assert method.asked == 3
-    assert await both.caller(bearer("a"), "5.6.7.8")
-    assert await both.caller(bearer("a"), "1.2.3.4")  # it is known by now
+    assert await both.authenticate(bearer("a"), "5.6.7.8")
+    assert await both.authenticate(bearer("a"), "1.2.3.4")  # it is known by now
 
 
 async def test_guesses_of_others_lock_nobody_out_who_was_let_in() -> None:
     """Behind an ingress all have one address: whoever guesses there must not end what was good before."""
     clock, method = Clock(), Known("a")
     both = Authenticator([method], RateLimiter(1, 2, clock), clock, clock)
-    assert await both.caller(bearer("a"), "1.2.3.4")
+    assert await both.authenticate(bearer("a"), "1.2.3.4")
     for n in range(2):
-        assert await both.caller(bearer(str(n)), "1.2.3.4") is None
+        assert await both.authenticate(bearer(str(n)), "1.2.3.4") is None
     with pytest.raises(TooManyRequests):
-        await both.caller(bearer("b"), "1.2.3.4")
-    both.forget()  # as when the file changes
-    assert await both.caller(bearer("a"), "1.2.3.4")
+        await both.authenticate(bearer("b"), "1.2.3.4")
+    both.clear_cache()  # as when the file changes
+    assert await both.authenticate(bearer("a"), "1.2.3.4")
     method.secret = "b"
-    both.forget()
-    assert await both.caller(bearer("a"), "1.2.3.4") is None  # revoked: a guess like any other from now on
+    both.clear_cache()
+    assert await both.authenticate(bearer("a"), "1.2.3.4") is None  # revoked: a guess like any other from now on
     with pytest.raises(TooManyRequests):
-        await both.caller(bearer("a"), "1.2.3.4")
-    assert await both.again(bearer("a"), "known") is None  # who was let in is looked at again, guesses or not
+        await both.authenticate(bearer("a"), "1.2.3.4")
+    assert await both.reauthenticate(bearer("a"), "known") is None  # who was let in is looked at again, guesses or not
 
 
 async def test_of_a_password_nothing_is_kept() -> None:
@@ -576,12 +576,12 @@ async def test_of_a_password_nothing_is_kept() -> None:
     method = Password("a")
     both = Authenticator([method], RateLimiter(1, 2))
     for _ in range(5):
-        assert await both.caller(Credential("password", "a", "x"), "1.2.3.4")
+        assert await both.authenticate(Credential("password", "a", "x"), "1.2.3.4")
     assert method.asked == 5
     for n in range(2):
-        assert await both.caller(Credential("password", str(n), "x"), "1.2.3.4") is None
+        assert await both.authenticate(Credential("password", str(n), "x"), "1.2.3.4") is None
     with pytest.raises(TooManyRequests):
-        await both.caller(Credential("password", "a", "x"), "1.2.3.4")
+        await both.authenticate(Credential("password", "a", "x"), "1.2.3.4")
 
 
 def test_sessions() -> None:

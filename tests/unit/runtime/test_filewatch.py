@@ -151,7 +151,7 @@ async def test_tokens_that_are_swapped_while_they_are_read(tmp_path: Path, monke
     mine = AuthSetup(Settings(embedded=True, tokens=str(old.path)))
 
     async def who(token: str) -> Caller | None:
-        return await mine.guard.authenticator.caller(Credential("bearer", token), "192.0.2.1")
+        return await mine.guard.authenticator.authenticate(Credential("bearer", token), "192.0.2.1")
 
     assert await who(old.tokens["old"])
     await mine.watch.look()

@@ -1,4 +1,4 @@
-"""Turns at a method that asks a remote server: so many at once, and strangers leave room for known callers.
+"""FairQueue at a method that asks a remote server: so many at once, and strangers leave room for known callers.
 
 A credential that was never let in is free to make up. Were all of them in one queue, one address with invented
 credentials could keep everybody else out for as long as the remote server is slow.
@@ -16,11 +16,11 @@ from sidecar.domain.errors import AuthBackendUnavailable
 _WAIT = 5.0  # seconds
 
 
-class NoTurn(AuthBackendUnavailable):
+class QueueTimeout(AuthBackendUnavailable):
     """No turn has come in time: the remote server was not asked."""
 
 
-class Turns:
+class FairQueue:
     """The turns at one method.
 
     Args:
@@ -37,14 +37,14 @@ class Turns:
         self._waiting: OrderedDict[str | None, deque[asyncio.Future[None]]] = OrderedDict()
 
     @contextlib.asynccontextmanager
-    async def turn(self, name: str | None) -> AsyncIterator[None]:
+    async def slot(self, name: str | None) -> AsyncIterator[None]:
         """Wait for a turn, and hold it.
 
         Args:
             name: the address of an unknown credential; None: a credential that was accepted before.
 
         Raises:
-            NoTurn: none has come in time.
+            QueueTimeout: none has come in time.
         """
         if name in self._waiting or not self._may(name):
             await self._wait_for_one(name)
@@ -74,7 +74,7 @@ class Turns:
             else:
                 self._leave(name, given)
             if isinstance(exc, TimeoutError):
-                raise NoTurn(
+                raise QueueTimeout(
                     "Too many credentials that are not known yet are being checked; try again.",
                     retry_after=int(self._wait),
                 ) from None

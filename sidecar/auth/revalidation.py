@@ -23,7 +23,7 @@ _PERIOD = 10.0  # seconds
 _AT_ONCE = 4  # callers of one method: half of what the API server is asked at once, the rest is for new requests
 
 
-class Held(Protocol):
+class Revocable(Protocol):
     """What takes long."""
 
     request: web.Request
@@ -32,29 +32,29 @@ class Held(Protocol):
     def caller(self) -> Caller:
         """The caller whose request it is."""
 
-    def take_away(self) -> None:
+    def revoke(self) -> None:
         """End it."""
 
 
-H = TypeVar("H", bound=Held)
+H = TypeVar("H", bound=Revocable)
 
 
-class Again(Generic[H]):
+class Revalidator(Generic[H]):
     """Ends long requests whose callers are no longer authorized.
 
     Args:
-        places: all that takes long; it changes meanwhile.
+        admissions: all that takes long; it changes meanwhile.
         stays: whether a caller is still let in; may take as long as a question to a remote server.
         methods: the methods that look at credentials; all others look at the connection alone.
     """
 
     def __init__(
         self,
-        places: Collection[H],
+        admissions: Collection[H],
         stays: Callable[[H], Awaitable[bool]],
         methods: Iterable[str],
     ) -> None:
-        self._places = places
+        self._places = admissions
         self._stays = stays
         self._changed = {name: asyncio.Event() for name in (*methods, "")}
 
@@ -77,7 +77,7 @@ class Again(Generic[H]):
             for held in list(self._places):
                 expires = held.caller.expires
                 if expires is not None and expires <= time.time():
-                    held.take_away()
+                    held.revoke()
 
     async def _watch(self, method: str) -> None:
         changed = self._changed[method]
@@ -101,7 +101,7 @@ class Again(Generic[H]):
                 continue  # it has ended meanwhile
             try:
                 if not await self._stays(held):
-                    held.take_away()
+                    held.revoke()
             except Exception:  # one place that cannot be looked at must not keep all the others from it
                 log.exception("a caller could not be looked at again", path=held.request.path)
-                held.take_away()
+                held.revoke()
