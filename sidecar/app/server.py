@@ -108,7 +108,7 @@ class Server:
         started.add("feed", components.feed.close, _FEED)
         components.feed.start(components.tasks)
         started.add("instance", components.instance.close, components.settings.kill_timeout + _AFTER_KILL)
-        await components.instance.start(components.idle, components.tasks)
+        await components.instance.start(components.feed, components.tasks)
 
     def _start_services(self, started: Parts) -> None:
         components, tasks = self.components, self.components.tasks

@@ -10,7 +10,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import structlog
@@ -62,9 +62,8 @@ class Use(Protocol):
     def used(self) -> None:
         """Note a use that is over."""
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
+    def in_use(self) -> AbstractContextManager[None]:
+        """Return a context manager that counts a request as use while it is in progress."""
 
 
 class Around:
@@ -213,7 +212,7 @@ class Around:
         if use and stream:
             self._use.used()
         with (
-            self._use if use and not stream else nullcontext(),
+            self._use.in_use() if use and not stream else nullcontext(),
             self._guard.admit_request(request, scope, stream=stream),
         ):
             return await in_chunks(request, await handler(request))

@@ -72,6 +72,8 @@ class Feed(Waiters):
         self.caught_up = False
         """Whether the history has been read: lists are complete from then on."""
 
+        self.last_event = time.monotonic()
+        """When the instance last sent an item (:func:`time.monotonic`)."""
         self.begin_again: Callable[[], None] = lambda: None
         """Has the instance tell its history again."""
         self._lives = 0
@@ -139,6 +141,7 @@ class Feed(Waiters):
 
     def push(self, item: HistoryBegin | JobEvents) -> None:
         """Take one item from the instance; see :class:`~sidecar.instance.base.Sink`."""
+        self.last_event = time.monotonic()
         self._inbox.push(item)
         self.unended.push(item)
         self._pushed = self._inbox.pushed
