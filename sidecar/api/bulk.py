@@ -108,7 +108,7 @@ class Bulk:
         its next line; an empty line now and then keeps it open. It counts as a stream of its caller.
         """
         self._lifecycle.require_running()
-        self._instance.status.require()
+        self._instance.status.require_ready()
         if request.content_type not in (*_MEDIA, _CURL):
             raise UnsupportedMediaType(
                 f"A body of type {fields.shown(request.content_type)} is not read here; send {NDJSON}."
@@ -189,7 +189,7 @@ class Bulk:
             if request.is_launcher:
                 raise InvalidRequest("is_launcher: a launcher is no job; use POST /v1/jobs/submit.")
             self._lifecycle.require_running()
-            self._instance.status.require()
+            self._instance.status.require_ready()
             own = f"{key}:{number}" if key is not None else None
             if request.idempotency_key is not None:
                 check_key(own := request.idempotency_key, "idempotency_key")

@@ -121,7 +121,7 @@ class Cancel:
             if where.submitter not in (None, caller.name):
                 raise Forbidden(f"submitter: jobs of others than {caller.name} need the scope admin.")
             where = msgspec.structs.replace(where, submitter=caller.name)
-        self._instance.status.require()
+        self._instance.status.require_ready()
         if not self._feed.caught_up:
             raise Unavailable("The history of jobs is being read: which jobs match is not known yet.")
         await self._feed.settle(where.submitter if "admin" not in caller.scopes else None)

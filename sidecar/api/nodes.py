@@ -99,7 +99,7 @@ class Nodes:
         return await self._details(ranks)
 
     async def _ranks(self, name: str) -> tuple[int, ...]:
-        self._instance.status.require()
+        self._instance.status.require_ready()
         nodes = (await self._instance.resources()).nodes
         ranks = tuple(node.rank for node in nodes if node.name == name)
         ranks = ranks or tuple(node.rank for node in nodes if str(node.rank) == name)

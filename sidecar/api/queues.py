@@ -100,7 +100,7 @@ class QueueResource:
         return await self._body(name)
 
     async def _require(self, name: str) -> None:
-        self._instance.status.require()
+        self._instance.status.require_ready()
         _find(await self._instance.queues(), name)
 
     async def _body(self, name: str) -> QueueBody:

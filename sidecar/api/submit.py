@@ -112,7 +112,7 @@ class Submit:
         submit finds out.
         """
         self._lifecycle.require_running()
-        self._instance.status.require()
+        self._instance.status.require_ready()
         key, caller = key_of(request), caller_of(request)
         if body.is_launcher:
             return await self._launch(request, body, key)

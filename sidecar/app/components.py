@@ -61,7 +61,7 @@ class Components:
         self.tasks = Supervisor(self.instruments.task_died, lambda cause: self.lifecycle.fail(cause))
         self.feed = Feed(self.store, self.instruments, log_jobs=settings.log_jobs)
         self.instance = _instance(settings, directory, self.instruments)
-        self.feed.begin_again = self.instance.begin_again
+        self.feed.begin_again = self.instance.replay_history
         self.resources = ResourcePoller(self.instance, self.feed)
         self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout, tasks=self.tasks)
         self.cluster = None if settings.no_cluster else cluster(settings)

@@ -1,13 +1,13 @@
-"""The protocol of an instance: what the rest of the server may ask of the place where jobs run."""
+"""The protocol of an instance: the operations that the rest of the server needs from Flux or the embedded engine."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from sidecar.domain.errors import Unavailable
 from sidecar.domain.jobspec import Prepared
@@ -17,237 +17,251 @@ from sidecar.runtime.tasks import Supervisor
 Connection = Literal["connecting", "ready", "lost", "gone"]
 
 Ending = Literal["exit", "shutdown", "foreign"]
-"""How the instance ends: with this server (``exit``: it is the initial program, or the engine itself), by Flux's
-shutdown (there is no initial program), or with somebody else's initial program (``foreign``)."""
+"""How the instance ends.
+
+``exit``: with this server, which is the initial program or contains the embedded engine. ``shutdown``: by a Flux
+shutdown, as there is no initial program. ``foreign``: with another initial program.
+"""
 
 
 class Status(Struct):
-    """The connection to the instance, and what is known about it."""
+    """The connection to the instance, and the attributes of the instance that are known."""
 
-    connection: Connection = "connecting"
-    detail: str = ""
-    since: float = 0.0
-    kind: Literal["flux", "embedded"] = "flux"
-    uri: str = ""
-    version: str = ""
-    size: int = 0
-    broker_state: str = ""
+    connection: Annotated[
+        Connection, Meta(description="`lost` while it is retried; `gone` when the instance will not come back")
+    ] = "connecting"
+    detail: Annotated[str, Meta(description="why it is not `ready`")] = ""
+    since: Annotated[float, Meta(description="when `connection` last changed, in Unix seconds")] = 0.0
+    kind: Annotated[Literal["flux", "embedded"], Meta(description="a Flux instance or the embedded engine")] = "flux"
+    uri: Annotated[str, Meta(description="of the instance, as in flux-uri(1)")] = ""
+    version: Annotated[str, Meta(description="of Flux")] = ""
+    size: Annotated[int, Meta(description="the number of brokers")] = 0
+    broker_state: Annotated[str, Meta(description="the last known state of the broker, such as `run`")] = ""
 
-    def change(self, connection: Connection, detail: str = "") -> bool:
-        """Note a new state of the connection; return whether it is another than before."""
+    def set_connection(self, connection: Connection, detail: str = "") -> bool:
+        """Set the state of the connection; return whether it differs from the previous one."""
         changed = self.connection != connection
         if changed:
             self.since = time.time()
         self.connection, self.detail = connection, detail
         return changed
 
-    def require(self) -> None:
-        """Let a command through only while the instance is there.
+    def require_ready(self) -> None:
+        """Check that the instance can accept commands.
 
         Raises:
-            Unavailable: it is not; the text says why.
+            Unavailable: the instance is not connected; the text states the cause.
         """
         if self.connection != "ready":
-            raise Unavailable(f"The instance is {self.connection}: {self.detail or 'no answer yet'}")
+            raise Unavailable(f"The instance is {self.connection}: {self.detail or 'no response yet'}")
 
 
 class Sink(Protocol):
-    """Who takes the job events, in their order."""
+    """Receives the job events in order."""
 
     def push(self, item: HistoryBegin | JobEvents) -> None:
-        """Take one item; never blocks, called on the event loop."""
+        """Accept one item. Called on the event loop; must not block."""
 
     def interrupted(self) -> None:
-        """Note that what happens from now on is told with the next history, and not before."""
+        """Note that no more events follow until the next history, which contains the ones that are missed."""
 
     @property
     def backlog(self) -> int:
-        """How many items wait to be worked on; read from any thread."""
+        """The number of items that are not processed yet; read from any thread."""
 
 
 class OutputChunks(Protocol):
-    """The pieces of a job's output eventlog: whole entries each, and never another than before."""
+    """The chunks of a job's output eventlog. Each has whole entries and never changes; chunks are only appended."""
 
     def __len__(self) -> int: ...
 
-    def name(self, number: int) -> int:
-        """Return what a piece is called, also by another server."""
+    def chunk_id(self, index: int) -> int:
+        """Return the ID of a chunk, which is valid on other servers too."""
 
-    def find(self, name: int) -> int | None:
-        """Return the number of the piece that is called so."""
+    def find(self, chunk_id: int) -> int | None:
+        """Return the index of the chunk with an ID."""
 
-    def extent(self, number: int) -> tuple[int, int]:
-        """Return what tells a piece from any other of the same number, in this list or in one that is made later."""
+    def cache_key(self, index: int) -> tuple[int, int]:
+        """Return a key that distinguishes the chunk from others with the same index, in this list or in a later one."""
 
-    def stable(self, number: int) -> int:
-        """Return the last piece up to ``number`` that begins where one begins for every other server too."""
+    def last_stable(self, index: int) -> int:
+        """Return the last chunk up to ``index`` that begins at a position where every server begins a chunk."""
 
 
 class Instance(Protocol):
-    """A place where jobs run. All methods are called on the event loop; none blocks it."""
+    """An instance that runs jobs. All methods are called on the event loop and do not block it."""
 
     status: Status
     gone: asyncio.Event
     """Set when the instance has ended and will not come back."""
     refusal: str
-    """Why this server can never serve the instance, with what to change; empty while it may."""
+    """Why this server can never serve the instance, and what to change; empty otherwise."""
 
     @property
     def fault(self) -> str:
-        """Why only a restart of the server would help; empty while it works."""
+        """The fault that only a restart of the server can clear; empty while there is none."""
 
     @property
-    def expected(self) -> bool:
-        """Whether the first connection may come at any moment: there is, or may be, something to connect to."""
+    def may_connect(self) -> bool:
+        """Whether the first connection may still succeed: a broker exists, or may exist, at the URI."""
 
     @property
     def ending(self) -> Ending:
         """How this instance ends; known once it is ready."""
 
     async def start(self, sink: Sink, tasks: Supervisor) -> None:
-        """Begin to connect; events go to ``sink`` from then on, and ``tasks`` runs what goes on in the background."""
+        """Start to connect.
 
-    def begin_again(self) -> None:
-        """Tell the whole history again, where there is one; events that were told before may have been lost."""
+        Args:
+            sink: receives the job events from then on.
+            tasks: runs the background tasks.
+        """
+
+    def replay_history(self) -> None:
+        """Send the whole history again, if the instance keeps one: events that were sent before may have been lost."""
 
     async def close(self) -> None:
-        """Let go of the instance; the embedded engine ends its jobs."""
+        """Disconnect from the instance; the embedded engine ends its jobs."""
 
     async def environment(self) -> Environment:
-        """Return what a job inherits."""
+        """Return the environment that jobs inherit."""
 
     async def submit(self, jobspec: Prepared, urgency: int) -> int:
-        """Submit a job and return its FLUID once it was accepted.
+        """Submit a job and return its jobid once the job was accepted.
 
         Raises:
-            Rejected: the instance refused it, in its own words.
-            Unavailable: the instance is not there.
+            Rejected: the instance refused the job; the text has the instance's message.
+            Unavailable: the instance is not connected.
         """
 
-    async def cancel(self, fluid: int, reason: str) -> None:
-        """Ask for a job's end.
+    async def cancel(self, jobid: int, reason: str) -> None:
+        """Cancel a job; return once the request was accepted.
 
         Raises:
-            Conflict: it cannot be cancelled.
+            Conflict: the job cannot be canceled.
             NotFound: there is no such job.
-            Unavailable: the instance is not there.
+            Unavailable: the instance is not connected.
         """
 
-    async def send_signal(self, fluid: int, number: int) -> None:
+    async def send_signal(self, jobid: int, signum: int) -> None:
         """Send a signal (1 to 64) to every task of a running job.
 
         Raises:
-            Conflict: the job does not run.
+            Conflict: the job is not running.
             NotFound: there is no such job.
-            Unavailable: the instance is not there.
+            Unavailable: the instance is not connected.
         """
 
-    async def set_urgency(self, fluid: int, urgency: int) -> int:
-        """Give a pending job another urgency (0 to 31) and return the one that it had.
+    async def set_urgency(self, jobid: int, urgency: int) -> int:
+        """Set the urgency (0 to 31) of a pending job and return the previous one.
 
         Raises:
             Conflict: the job is past SCHED.
             NotFound: there is no such job.
-            Unavailable: the instance is not there.
+            Unavailable: the instance is not connected.
         """
 
-    async def output_pieces(self, fluid: int, before: OutputChunks | None) -> OutputChunks:
-        """Return the pieces of a job's output eventlog, as many as there are now; none when there is no log.
+    async def output_chunks(self, jobid: int, before: OutputChunks | None) -> OutputChunks:
+        """Return the chunks that a job's output eventlog has now; an empty list if there is no eventlog yet.
 
         Args:
-            fluid: the job.
-            before: what was returned last; a piece keeps its number.
+            jobid: the job.
+            before: the previous result; chunks keep their index.
 
         Raises:
             Gone: the instance no longer has the job's output.
-            Unavailable: the instance is not there.
+            Unavailable: the instance is not connected.
         """
 
-    async def output_piece(self, fluid: int, pieces: OutputChunks, number: int) -> bytes:
-        """Read one piece; raises as :meth:`output_pieces` does."""
+    async def read_output(self, jobid: int, chunks: OutputChunks, index: int) -> bytes:
+        """Read one chunk; raises as :meth:`output_chunks` does."""
 
-    async def output_change(self, fluid: int, version: int) -> int | None:
-        """Wait until the log of a running job may have more pieces.
+    async def wait_for_output(self, jobid: int, version: int) -> int | None:
+        """Wait until the output eventlog of a running job may have more chunks.
 
         Args:
-            fluid: the job.
-            version: what was returned last; −1: answer at once.
+            jobid: the job.
+            version: the previous result; −1 returns at once.
 
         Returns:
-            The version that it has now; None: nothing writes to it now, so there is nothing to wait for.
+            The current version; None if nothing writes to the eventlog now, so that waiting is pointless.
 
         Raises:
-            Unavailable: the instance is not there.
+            Unavailable: the instance is not connected.
         """
 
-    async def jobspec(self, fluid: int) -> dict[str, Any]:
+    async def jobspec(self, jobid: int) -> dict[str, Any]:
         """Return a job's jobspec as it was submitted, with its environment.
 
         Raises:
-            NotFound: the instance does not know the job.
-            Unavailable: the instance is not there.
+            NotFound: the instance does not have the jobspec.
+            Unavailable: the instance is not connected.
         """
 
     async def check(self, jobspec: Prepared) -> None:
-        """Find out whether a queue would take a job, by its limits, and whether it could ever run; submit nothing.
+        """Check a jobspec against the queue, its limits and the resources, without submitting it.
 
-        What only the submit can tell is not found out: dependencies, and what plugins of the job manager decide.
+        Dependencies and the decisions of job manager plugins are not checked: only a submit can do that.
 
         Raises:
-            Rejected: it would not, in the instance's own words.
-            Unavailable: the instance is not there.
+            Rejected: the job would be refused; the text has the instance's message.
+            Unavailable: the instance is not connected.
         """
 
     async def resources(self) -> Resources:
-        """Return the nodes, at most a moment old; the last known ones while the instance is lost."""
+        """Return the nodes, at most a second old; the last known ones while the connection is lost."""
 
     async def drain(self, ranks: Sequence[int], reason: str) -> None:
-        """Start no more jobs on some nodes; what runs there goes on.
+        """Drain nodes: no more jobs start there; running jobs continue.
 
         Raises:
-            Conflict: the instance refuses, in its own words.
-            Unavailable: the instance is not there.
+            Conflict: the instance refused; the text has its message.
+            Unavailable: the instance is not connected.
         """
 
     async def undrain(self, ranks: Sequence[int]) -> None:
-        """Start jobs on drained nodes again; raises as :meth:`drain` does."""
+        """Undrain nodes; raises as :meth:`drain` does."""
 
     async def queues(self) -> Queues:
-        """Return the queues, at most a moment old; the last known ones while the instance is lost."""
+        """Return the queues, at most a second old; the last known ones while the connection is lost."""
 
     async def start_queue(self, name: str) -> None:
-        """Start a queue's pending jobs; ``name`` is one that :meth:`queues` lists.
+        """Start a queue that :meth:`queues` lists, and so its pending jobs.
 
         Raises:
-            Conflict: the instance refuses, in its own words.
-            Unavailable: the instance is not there.
+            Conflict: the instance refused; the text has its message.
+            Unavailable: the instance is not connected.
         """
 
     async def stop_queue(self, name: str, reason: str) -> None:
-        """Start none of a queue's pending jobs; what runs goes on. Raises as :meth:`start_queue` does."""
+        """Stop a queue: its pending jobs do not start; running jobs continue. Raises as :meth:`start_queue` does."""
 
     async def refuse_submits(self, reason: str) -> None:
-        """Let nobody submit any more, whichever way they come."""
-
-    async def drained(self) -> None:
-        """Wait until no job is active, by the instance's own word, for as long as that takes."""
-
-    async def end_jobs(self) -> None:
-        """End the jobs that end with this server, and wait for them; on Flux none do."""
-
-    async def shutdown(self) -> None:
-        """Ask Flux to shut the instance down, without waiting for it."""
-
-    async def end_broker(self) -> None:
-        """End by a signal a broker that no shutdown can end, since it has not come to run.
+        """Refuse all further submits, including those that do not come from this server.
 
         Raises:
-            Conflict: it cannot be signalled.
-            Unavailable: the instance is not there.
+            Conflict: the instance refused; the text has its message.
+        """
+
+    async def wait_until_idle(self) -> None:
+        """Wait without a timeout until no job is active, according to the instance."""
+
+    async def end_jobs(self) -> None:
+        """End the jobs that cannot outlive this server and wait for their end; Flux has none."""
+
+    async def shutdown(self) -> None:
+        """Request a Flux shutdown without waiting for its end."""
+
+    async def end_broker(self) -> None:
+        """Signal a broker to end that no shutdown can end because it never reached the state ``run``.
+
+        Raises:
+            Conflict: the broker cannot be signaled.
+            Unavailable: the instance is not connected.
         """
 
     def kill(self) -> None:
-        """End at once what runs in this process's care; for the last moment of the process."""
+        """Kill all processes of jobs that run under this server, as the process is about to exit."""
 
     async def broker_state(self) -> str:
-        """Return the broker's state (``run``, ``cleanup`` …), asked for anew."""
+        """Request the broker's state (``run``, ``cleanup`` …) and return it."""

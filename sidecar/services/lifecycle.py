@@ -229,7 +229,7 @@ class Lifecycle:
             except Unavailable as exc:
                 log.debug("waiting for the instance", reason=exc.detail)
             self.state = "waiting"
-            if self._signalled and self._instance.status.connection == "connecting" and not self._instance.expected:
+            if self._signalled and self._instance.status.connection == "connecting" and not self._instance.may_connect:
                 return False  # there is no broker that could be stopped
             patience = min(self._start_timeout, _SIGNALLED_START) if self._signalled else self._start_timeout
             if time.monotonic() - begin > patience:
@@ -275,7 +275,7 @@ class Lifecycle:
         """Launchers first: until they have ended, the jobs that they submit belong to the work."""
         await self._launchers.idle()
         await self._instance.refuse_submits("the instance is draining")
-        await self._instance.drained()  # and not by the store, which may be stuck
+        await self._instance.wait_until_idle()  # and not by the store, which may be stuck
         await self._feed.stored()
 
     async def _shut_down(self) -> None:
@@ -390,7 +390,7 @@ class Lifecycle:
         again = self._task is not None and self._now.is_set()
         connection, ending = self._instance.status.connection, self._instance.ending
         # Before there is a connection it is not known whether there is another initial program.
-        unknown = connection == "connecting" and ending != "exit" and self._instance.expected
+        unknown = connection == "connecting" and ending != "exit" and self._instance.may_connect
         stoppable = unknown or (connection == "ready" and ending != "foreign" and self._started.is_set())
         if again or not stoppable or not self._stop_on_signal:
             self._leave.set()  # at once, and the instance goes on, unless it ends with its initial program

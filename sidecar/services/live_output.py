@@ -107,7 +107,7 @@ class LiveOutput:
                 writing.cancel()
 
     async def _written(self, version: int) -> int | None:
-        return await self._logs.instance.output_change(self._job, version)
+        return await self._logs.instance.wait_for_output(self._job, version)
 
     async def _look(self) -> None:
         await self.output.refresh()

@@ -109,7 +109,7 @@ class OutputLog:
     async def _refresh(self) -> None:
         async with self._reading:
             self._next = None  # what is written from now on may not be in it
-            pieces = await self.logs.instance.output_pieces(self.job, self.pieces)
+            pieces = await self.logs.instance.output_chunks(self.job, self.pieces)
             if len(pieces) >= self.count:
                 self.pieces = pieces
 
@@ -126,7 +126,7 @@ class OutputLog:
             count = max(1, min(self._streak, _AHEAD)) if abs(step) == 1 else 1
             numbers = [number + index * step for index in range(count) if 0 <= number + index * step < self.count]
             instance, pieces = self.logs.instance, self.pieces
-            data, *more = await asyncio.gather(*(instance.output_piece(self.job, pieces, each) for each in numbers))
+            data, *more = await asyncio.gather(*(instance.read_output(self.job, pieces, each) for each in numbers))
             if all(len(each) <= _SMALL for each in more):
                 self._ahead = dict(zip(numbers[1:], more, strict=True))
         self._streak = self._streak + 1 if len(data) <= _SMALL else 0
@@ -135,7 +135,7 @@ class OutputLog:
     async def segment(self, number: int, state: Assembler | None) -> Segment:
         """Return what a piece holds for a reader that comes with a state."""
         assert self.pieces is not None  # noqa: S101 - readers refresh first
-        key = (self.job, number, self.pieces.extent(number), state.state if state else b"")
+        key = (self.job, number, self.pieces.cache_key(number), state.state if state else b"")
         return await self.logs.segments.get(key, state, lambda: self.load(number))
 
     async def rest(self, state: Assembler) -> Segment:
@@ -175,7 +175,7 @@ class Cursor:
         if not self._origin:
             return str(number)
         assert self.log.pieces is not None  # noqa: S101 - it was read
-        return f"{self.log.pieces.name(self._origin)}-{number}"
+        return f"{self.log.pieces.chunk_id(self._origin)}-{number}"
 
     @property
     def origin(self) -> int:

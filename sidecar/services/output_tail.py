@@ -35,7 +35,7 @@ async def tail(output: OutputLog, lines: int, stream: Stream, end: int, *, rest:
     assert output.pieces is not None  # noqa: S101 - readers refresh first
     look = _Look(output, stream, end, rest)
     piece, more = await look.back(lines)
-    cursor = Cursor(output, output.pieces.stable(await look.whole(piece, more)))
+    cursor = Cursor(output, output.pieces.last_stable(await look.whole(piece, more)))
     await cursor.to(piece)
     await cursor.leave_out(more if lines else None, stream, end, rest=rest)
     return cursor, not look.gave_up

@@ -102,7 +102,7 @@ class Scaler:
     async def _begin(self, size: int, patience: float, by: str) -> Scaling:
         view = await self._cluster.look(again=True)
         minicluster = _scalable(view, size)
-        self._instance.status.require()
+        self._instance.status.require_ready()
         was, now = minicluster.spec.size, time.time()
         scaling = Scaling(state="settling", was=was, size=size, since=now, by=by)
         drained: Sequence[int] = ()

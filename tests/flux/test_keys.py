@@ -116,7 +116,7 @@ async def test_an_error_of_our_own_is_not_the_end_of_the_instance(
         if used:
             await until(lambda: instance.status.connection == "ready")
             failing = True
-            instance.begin_again()
+            instance.replay_history()
         await until(lambda: len(tries) > 8)
         assert not instance.gone.is_set()
         assert "OverflowError" in instance.status.detail

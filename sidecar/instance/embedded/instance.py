@@ -28,8 +28,7 @@ from sidecar.domain.model import Queue as QueueStatus
 from sidecar.domain.resource_counts import Counts
 from sidecar.instance.base import Ending, OutputChunks, Sink, Status
 from sidecar.instance.embedded import epoch as embedded_epoch
-from sidecar.instance.embedded import orphans
-from sidecar.instance.embedded import output as embedded_output
+from sidecar.instance.embedded import orphans, output
 from sidecar.instance.embedded.processes import ExecError, Processes, output_path
 from sidecar.instance.embedded.queue import Job, Queue, priority
 from sidecar.runtime.tasks import Supervisor
@@ -74,7 +73,7 @@ class EmbeddedInstance:
         return ""
 
     @property
-    def expected(self) -> bool:
+    def may_connect(self) -> bool:
         """It is there from the start."""
         return False
 
@@ -90,12 +89,12 @@ class EmbeddedInstance:
         if left := await asyncio.to_thread(orphans.end, self._directory):
             log.warning("processes of a killed server's jobs were ended", processes=left)
         self._next_id = fluid.Generator(await asyncio.to_thread(embedded_epoch.read, self._directory))
-        self.status.change("ready")
+        self.status.set_connection("ready")
         self.status.broker_state = "run"
         sink.push(HistoryBegin("embedded"))
         sink.push(JobEvents(-1, []))
 
-    def begin_again(self) -> None:
+    def replay_history(self) -> None:
         """Do nothing but end the wait for a history: none is kept."""
         self._sink.push(JobEvents(-1, []))
 
@@ -156,9 +155,9 @@ class EmbeddedInstance:
             )
         return want
 
-    async def cancel(self, fluid_: int, reason: str) -> None:
+    async def cancel(self, jobid: int, reason: str) -> None:
         """Cancel a job; see :class:`~sidecar.instance.base.Instance`."""
-        job = self._active.get(fluid_)
+        job = self._active.get(jobid)
         if job is None:
             raise Ended("Job cannot be cancelled: job is inactive.")
         self._end_early(job, "cancel", reason, signal.SIGTERM)
@@ -167,24 +166,24 @@ class EmbeddedInstance:
         """Refuse what a submit would be refused for."""
         self._check(spec.outline)
 
-    async def jobspec(self, fluid_: int) -> dict[str, Any]:
+    async def jobspec(self, jobid: int) -> dict[str, Any]:
         """Return the jobspec of a job that has not ended; nothing keeps the environment of one that has."""
-        job = self._active.get(fluid_)
+        job = self._active.get(jobid)
         if job is None:
             raise NotFound("The embedded engine keeps a job's environment only until the job has ended.")
         return job.decoded()
 
-    async def send_signal(self, fluid_: int, number: int) -> None:
+    async def send_signal(self, jobid: int, signum: int) -> None:
         """Signal a running job; see :class:`~sidecar.instance.base.Instance`."""
-        job = self._active.get(fluid_)
+        job = self._active.get(jobid)
         if job is None or job.processes is None:
             raise Conflict(f"Job cannot be signalled: job is {'not running' if job else 'inactive'}.")
-        if not job.processes.signal(number):
+        if not job.processes.signal(signum):
             raise Conflict("Job cannot be signalled: a task of it runs as another user.")
 
-    async def set_urgency(self, fluid_: int, urgency: int) -> int:
+    async def set_urgency(self, jobid: int, urgency: int) -> int:
         """Change a pending job's urgency; see :class:`~sidecar.instance.base.Instance`."""
-        job = self._active.get(fluid_)
+        job = self._active.get(jobid)
         if job is None:
             raise Conflict("Job cannot be reprioritized: job is inactive.")
         if job not in self._queue:
@@ -196,23 +195,23 @@ class EmbeddedInstance:
         self._schedule()
         return old
 
-    async def output_pieces(self, fluid_: int, before: OutputChunks | None) -> OutputChunks:
+    async def output_chunks(self, jobid: int, before: OutputChunks | None) -> OutputChunks:
         """Find the pieces of the output eventlog as it is now."""
-        return await asyncio.to_thread(embedded_output.pieces, self._output_path(fluid_), before)
+        return await asyncio.to_thread(output.list_chunks, self._output_path(jobid), before)
 
-    async def output_piece(self, fluid_: int, pieces: OutputChunks, number: int) -> bytes:
+    async def read_output(self, jobid: int, chunks: OutputChunks, index: int) -> bytes:
         """Read a piece of the output eventlog."""
-        return await asyncio.to_thread(embedded_output.piece, self._output_path(fluid_), pieces, number)
+        return await asyncio.to_thread(output.read_chunk, self._output_path(jobid), chunks, index)
 
-    async def output_change(self, fluid_: int, version: int) -> int | None:
+    async def wait_for_output(self, jobid: int, version: int) -> int | None:
         """Wait for what a running job writes next; see :class:`~sidecar.instance.base.Instance`."""
-        job = self._active.get(fluid_)
+        job = self._active.get(jobid)
         if job is None or job.processes is None:
             return None
         return await job.processes.written(version)
 
-    def _output_path(self, fluid_: int) -> Path:
-        return output_path(self._directory, fluid.f58(fluid_))
+    def _output_path(self, jobid: int) -> Path:
+        return output_path(self._directory, fluid.f58(jobid))
 
     async def resources(self) -> Resources:
         """Return this machine as the only node."""
@@ -262,7 +261,7 @@ class EmbeddedInstance:
         """Take no more jobs."""
         self._refusing = reason
 
-    async def drained(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until no job is active."""
         await self._idle.wait()
 

@@ -1,4 +1,4 @@
-"""The output eventlogs of the embedded engine, read by pieces: files, cut where an entry ends."""
+"""Output eventlogs of the embedded engine, read in chunks: files, cut where an entry ends."""
 
 from __future__ import annotations
 
@@ -10,56 +10,68 @@ from typing import IO
 from sidecar.domain.errors import Problem
 from sidecar.instance.base import OutputChunks
 
-_PIECE = 1024 * 1024
-_STEP = 64 * 1024
+_CHUNK = 1024 * 1024
+_READ = 64 * 1024
 
 
-class Ranges:
-    """The pieces of a file.
+class FileChunks:
+    """The chunks of a file.
 
-    One ends behind each megabyte, wherever the file is read from; further ends are where it was while it grew.
+    A chunk ends after each megabyte, wherever reading starts; further ends are at the sizes that the file had when it
+    was checked while it grew.
+
+    Args:
+        ends: the offsets at which chunks end.
+        stable: those among them that do not depend on when the file was checked: after whole megabytes.
     """
 
     def __init__(self, ends: list[int], stable: list[int]) -> None:
         self.ends = ends
         self._stable = stable
-        """The ends of whole megabytes, and of what is left of the file."""
 
     def __len__(self) -> int:
         return len(self.ends)
 
-    def begin(self, number: int) -> int:
-        """Return where a piece begins."""
-        return self.ends[number - 1] if number else 0
+    def begin(self, index: int) -> int:
+        """Return the offset at which a chunk begins."""
+        return self.ends[index - 1] if index else 0
 
-    def name(self, number: int) -> int:
-        """Return where a piece begins: that is the same for every server."""
-        return self.begin(number)
+    def chunk_id(self, index: int) -> int:
+        """Return the offset at which a chunk begins, which is the same on every server."""
+        return self.begin(index)
 
-    def find(self, name: int) -> int | None:
-        """Return the piece that begins there."""
-        if not name:
+    def find(self, chunk_id: int) -> int | None:
+        """Return the index of the chunk that begins at an offset."""
+        if not chunk_id:
             return 0
-        index = bisect_left(self.ends, name)
-        return index + 1 if index < len(self.ends) and self.ends[index] == name else None
+        index = bisect_left(self.ends, chunk_id)
+        return index + 1 if index < len(self.ends) and self.ends[index] == chunk_id else None
 
-    def extent(self, number: int) -> tuple[int, int]:
-        """Return where a piece begins and ends: where the last one ends depends on when the file was looked at."""
-        return self.begin(number), self.ends[number]
+    def cache_key(self, index: int) -> tuple[int, int]:
+        """Return where a chunk begins and ends: the end of the last one depends on when the file was checked."""
+        return self.begin(index), self.ends[index]
 
-    def stable(self, number: int) -> int:
-        """Return the last piece up to ``number`` that begins behind a whole megabyte."""
-        index = bisect_right(self._stable, self.begin(number)) - 1
-        return self.find(self._stable[index]) or 0 if index >= 0 else 0
+    def last_stable(self, index: int) -> int:
+        """Return the last chunk up to ``index`` that begins after a whole megabyte."""
+        position = bisect_right(self._stable, self.begin(index)) - 1
+        return self.find(self._stable[position]) or 0 if position >= 0 else 0
 
-    def grown(self, ends: list[int], stable: list[int]) -> Ranges:
-        """Return these and more."""
-        return Ranges([*self.ends, *ends], [*self._stable, *stable])
+    def extended(self, ends: list[int], stable: list[int]) -> FileChunks:
+        """Return a copy with more chunks."""
+        return FileChunks([*self.ends, *ends], [*self._stable, *stable])
 
 
-def pieces(path: Path, before: OutputChunks | None) -> Ranges:
-    """Find the pieces of a file; none where there is no file."""
-    known = before if isinstance(before, Ranges) else Ranges([], [])
+def list_chunks(path: Path, before: OutputChunks | None) -> FileChunks:
+    """Return the chunks that a file has now; an empty list if there is no file.
+
+    Args:
+        path: the output eventlog.
+        before: the previous result.
+
+    Raises:
+        Problem: the file cannot be read.
+    """
+    known = before if isinstance(before, FileChunks) else FileChunks([], [])
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -68,18 +80,18 @@ def pieces(path: Path, before: OutputChunks | None) -> Ranges:
         return known
     except OSError as exc:
         raise Problem(f"The output cannot be read: {exc.strerror}.") from None
-    return known.grown(ends, stable) if ends else known
+    return known.extended(ends, stable) if ends else known
 
 
 def _cut(file: IO[bytes], position: int, size: int) -> tuple[list[int], list[int]]:
-    """Return where pieces end between a position and the end of the last whole entry, and which of them are stable."""
+    """Return the ends of chunks from a position to the end of the last whole entry, and which of them are stable."""
     ends: list[int] = []
     stable: list[int] = []
     while position < size:
-        boundary = (position // _PIECE + 1) * _PIECE
-        end = _behind_entry(file, boundary, size) if boundary < size else None
-        if end is None:  # the last ones, up to what may be half an entry
-            end = _last_entry(file, position, size)
+        boundary = (position // _CHUNK + 1) * _CHUNK
+        end = _entry_end(file, boundary, size) if boundary < size else None
+        if end is None:  # the last chunk; an entry that is only partly written follows
+            end = _last_entry_end(file, position, size)
             if end > position:
                 ends.append(end)
             break
@@ -89,37 +101,41 @@ def _cut(file: IO[bytes], position: int, size: int) -> tuple[list[int], list[int
     return ends, stable
 
 
-def _behind_entry(file: IO[bytes], position: int, size: int) -> int | None:
-    """Return where the entry ends that a position is in; None when it is not complete."""
+def _entry_end(file: IO[bytes], position: int, size: int) -> int | None:
+    """Return where the entry at a position ends; None if it is not complete."""
     file.seek(position - 1)
-    while position <= size and (data := file.read(_STEP)):
-        found = data.find(b"\n")
-        if found >= 0:
-            return position + found
+    while position <= size and (data := file.read(_READ)):
+        newline = data.find(b"\n")
+        if newline >= 0:
+            return position + newline
         position += len(data)
     return None
 
 
-def _last_entry(file: IO[bytes], position: int, size: int) -> int:
-    """Return where the last whole entry ends before ``size``; ``position`` when there is none."""
+def _last_entry_end(file: IO[bytes], position: int, size: int) -> int:
+    """Return where the last whole entry before ``size`` ends; ``position`` if there is none."""
     end = size
     while end > position:
-        begin = max(position, end - _STEP)
+        begin = max(position, end - _READ)
         file.seek(begin)
-        found = file.read(end - begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
+        newline = file.read(end - begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
         end = begin
     return position
 
 
-def piece(path: Path, pieces_: OutputChunks, number: int) -> bytes:
-    """Read one piece."""
-    assert isinstance(pieces_, Ranges)  # noqa: S101 - what pieces() gave
-    begin = pieces_.begin(number)
+def read_chunk(path: Path, chunks: OutputChunks, index: int) -> bytes:
+    """Read one chunk.
+
+    Raises:
+        Problem: the file cannot be read.
+    """
+    assert isinstance(chunks, FileChunks)  # noqa: S101 - the result of list_chunks()
+    begin = chunks.begin(index)
     try:
         with path.open("rb") as file:
             file.seek(begin)
-            return file.read(pieces_.ends[number] - begin)
+            return file.read(chunks.ends[index] - begin)
     except OSError as exc:
         raise Problem(f"The output cannot be read: {exc.strerror}.") from None

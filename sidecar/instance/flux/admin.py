@@ -39,21 +39,21 @@ class FluxAdmin(ABC):
 
     # ---------------------------------------------------------------------------------------------------- jobs
 
-    async def send_signal(self, fluid_: int, number: int) -> None:
+    async def send_signal(self, jobid: int, signum: int) -> None:
         """Signal a running job; see :class:`~sidecar.instance.base.Instance`."""
-        self.status.require()
+        self.status.require_ready()
         try:
-            await self._rpc("job-manager.kill", {"id": fluid_, "signum": number})
+            await self._rpc("job-manager.kill", {"id": jobid, "signum": signum})
         except OSError as exc:
-            raise refused(exc, fluid_, "signalled") from None
+            raise refused(exc, jobid, "signalled") from None
 
-    async def set_urgency(self, fluid_: int, urgency: int) -> int:
+    async def set_urgency(self, jobid: int, urgency: int) -> int:
         """Change a pending job's urgency; see :class:`~sidecar.instance.base.Instance`."""
-        self.status.require()
+        self.status.require_ready()
         try:
-            answer = await self._rpc("job-manager.urgency", {"id": fluid_, "urgency": urgency})
+            answer = await self._rpc("job-manager.urgency", {"id": jobid, "urgency": urgency})
         except OSError as exc:
-            raise refused(exc, fluid_, "reprioritized") from None
+            raise refused(exc, jobid, "reprioritized") from None
         return int(answer["old_urgency"])
 
     # --------------------------------------------------------------------------------------------------- nodes
@@ -76,7 +76,7 @@ class FluxAdmin(ABC):
         await self._change_nodes("undrain", ranks, {})
 
     async def _change_nodes(self, verb: str, ranks: Sequence[int], more: Mapping[str, str]) -> None:
-        self.status.require()
+        self.status.require_ready()
         try:
             await self._rpc(f"resource.{verb}", {"targets": idset.encode(ranks), **more})
         except OSError as exc:
@@ -110,7 +110,7 @@ class FluxAdmin(ABC):
         await self._change_queue(name, {"start": False, **({"reason": reason} if reason else {})})
 
     async def _change_queue(self, name: str, request: Mapping[str, Any]) -> None:
-        self.status.require()
+        self.status.require_ready()
         which = {} if self._queues.known.anonymous else {"name": name}
         try:
             await self._rpc("job-manager.queue-start", {**request, **which, "all": False, "nocheckpoint": False})
@@ -131,9 +131,9 @@ def _queue(name: str, status: Mapping[str, Any], *, default: bool) -> Queue:
     )
 
 
-def refused(exc: OSError, fluid_: int, what: str) -> NotFound | Conflict:
+def refused(exc: OSError, jobid: int, what: str) -> NotFound | Conflict:
     """Tell an unknown job from one in the wrong state: Flux has one number for both, and differs in its words."""
     if "unknown job" in str(exc.strerror):
-        return NotFound(f"Flux knows no job {fluid.f58(fluid_)}: {exc.strerror}.")
+        return NotFound(f"Flux knows no job {fluid.f58(jobid)}: {exc.strerror}.")
     kind = Ended if "inactive" in str(exc.strerror) else Conflict
     return kind(f"Job cannot be {what}: {exc.strerror}.")

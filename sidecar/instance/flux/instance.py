@@ -108,7 +108,7 @@ class FluxInstance(FluxAdmin):
         self._began = time.monotonic()
         self._pinging = tasks.start(self._ping, "ping", vital=True)
 
-    def begin_again(self) -> None:
+    def replay_history(self) -> None:
         """Connect anew: the journal then begins with its history."""
         self._thread.begin_again()
 
@@ -135,7 +135,7 @@ class FluxInstance(FluxAdmin):
         return self._thread.stuck if self._connected else 0.0
 
     @property
-    def expected(self) -> bool:
+    def may_connect(self) -> bool:
         """Whether a broker may be there: for a local socket that can be seen.
 
         One elsewhere has to have been reached, unless the first try is not over and began a moment ago.
@@ -161,12 +161,12 @@ class FluxInstance(FluxAdmin):
         self._connected = True
         self._end_countdown()
         self.status.version, self.status.size = broker.version, broker.size
-        self.status.change("ready")
+        self.status.set_connection("ready")
         log.info("connected", uri=self.status.uri, version=broker.version, size=broker.size, ending=self.ending)
         self._sink.push(HistoryBegin(broker.identity))
 
     def _on_down(self, reason: str) -> None:
-        self.status.change("lost", reason)
+        self.status.set_connection("lost", reason)
         log.warning("connection lost", reason=reason)
         self._connected = False
         self._give_up_later()
@@ -185,7 +185,7 @@ class FluxInstance(FluxAdmin):
         """Note an error of our own; whether the broker is there is to be seen from an error of the connection alone."""
         self._tasks.note("flux", exc)
         self._end_countdown()
-        self.status.change(self.status.connection, f"{type(exc).__name__}: {exc}")
+        self.status.set_connection(self.status.connection, f"{type(exc).__name__}: {exc}")
 
     def _on_failed(self, reason: str) -> None:
         if self._thread.starting:
@@ -194,11 +194,11 @@ class FluxInstance(FluxAdmin):
             self._give_up_later()
         if self.status.detail != reason:
             log.info("cannot connect, will retry", uri=self.status.uri, reason=reason)
-        self.status.change(self.status.connection, reason)
+        self.status.set_connection(self.status.connection, reason)
 
     def _on_refused(self, reason: str) -> None:
         log.error("this instance cannot be served", uri=self.status.uri, reason=reason)
-        self.status.change(self.status.connection, reason)
+        self.status.set_connection(self.status.connection, reason)
         self.refusal = reason
         self.gone.set()
 
@@ -217,15 +217,15 @@ class FluxInstance(FluxAdmin):
             stuck = self._stuck()
             if stuck > self._silence_timeout:
                 detail = f"The Flux thread has done nothing for {stuck:.1f} s."
-                if self.status.change("lost", detail):
+                if self.status.set_connection("lost", detail):
                     log.error("the Flux thread hangs", reason=detail)
                 self._thread.give_up(now, detail)
             elif unanswered > self._silence_timeout:
                 detail = f"The broker has not answered for {unanswered:.1f} s."
-                if self.status.change("lost", detail):
+                if self.status.set_connection("lost", detail):
                     log.warning("no answer", reason=detail)
                 self._thread.give_up(now, detail)
-            elif not unanswered and self.status.change("ready"):
+            elif not unanswered and self.status.set_connection("ready"):
                 log.info("the instance answers again")
             self._thread.give_up(now - self._rpc_timeout, f"Flux has not answered for {self._rpc_timeout:g} s.")
             if silent > interval and (probe is None or probe.done()):
@@ -240,9 +240,9 @@ class FluxInstance(FluxAdmin):
 
     async def submit(self, jobspec_: Prepared, urgency: int) -> int:
         """Submit a job; see :class:`~sidecar.instance.base.Instance`."""
-        self.status.require()
+        self.status.require_ready()
         await self._check_feasible(jobspec_)
-        self.status.require()  # it may have fallen silent meanwhile
+        self.status.require_ready()  # it may have fallen silent meanwhile
         userid = os.getuid()
         owner = self._broker is not None and self._broker.owner == str(userid)
         start, finish = submission.submission(jobspec_.data, urgency, userid=userid, owner=owner)
@@ -253,7 +253,7 @@ class FluxInstance(FluxAdmin):
 
     async def check(self, jobspec_: Prepared) -> None:
         """Ask for the queue and its limits, and whether the resources could ever be there; see the protocol."""
-        self.status.require()
+        self.status.require_ready()
         await self._check_feasible(jobspec_, ask=True)
         known = {queue.name: queue for queue in (await self.queues()).queues}
         name = jobspec.get(jobspec_.outline, "attributes.system.queue")
@@ -288,45 +288,45 @@ class FluxInstance(FluxAdmin):
             errors = [*filter(None, [missing]), str(exc.strerror)]
             raise Rejected(". Flux: ".join(errors), errors=errors) from None
 
-    async def cancel(self, fluid_: int, reason: str) -> None:
+    async def cancel(self, jobid: int, reason: str) -> None:
         """Raise a cancel exception; see :class:`~sidecar.instance.base.Instance`."""
-        self.status.require()
-        request = {"id": fluid_, "severity": 0, "type": "cancel", "note": reason}
+        self.status.require_ready()
+        request = {"id": jobid, "severity": 0, "type": "cancel", "note": reason}
         try:
             await self._rpc("job-manager.raise", request)
         except OSError as exc:
-            raise refused(exc, fluid_, "cancelled") from None
+            raise refused(exc, jobid, "cancelled") from None
 
-    async def output_pieces(self, fluid_: int, before: OutputChunks | None) -> OutputChunks:
+    async def output_chunks(self, jobid: int, before: OutputChunks | None) -> OutputChunks:
         """List the blobs of the job's output eventlog, whether the job runs or not."""
-        self.status.require()
-        return await self._output.pieces(fluid_, before)
+        self.status.require_ready()
+        return await self._output.list_chunks(jobid, before)
 
-    async def output_piece(self, fluid_: int, pieces: OutputChunks, number: int) -> bytes:
+    async def read_output(self, jobid: int, chunks: OutputChunks, index: int) -> bytes:
         """Load a blob of the job's output eventlog."""
-        self.status.require()
-        return await self._output.piece(pieces, number)
+        self.status.require_ready()
+        return await self._output.read_chunk(chunks, index)
 
-    async def output_change(self, fluid_: int, version: int) -> int | None:
+    async def wait_for_output(self, jobid: int, version: int) -> int | None:
         """Wait for what the job's shell writes next; see :class:`~sidecar.instance.base.Instance`."""
-        self.status.require()
-        return await self._output.change(fluid_, version)
+        self.status.require_ready()
+        return await self._output.wait(jobid, version)
 
-    async def jobspec(self, fluid_: int) -> dict[str, Any]:
+    async def jobspec(self, jobid: int) -> dict[str, Any]:
         """Ask for a job's jobspec as it was submitted: only its signed envelope, J, holds the environment."""
-        self.status.require()
+        self.status.require_ready()
         try:
-            envelope = (await self._rpc("job-info.lookup", {"id": fluid_, "keys": ["J"], "flags": 0}))["J"]
+            envelope = (await self._rpc("job-info.lookup", {"id": jobid, "keys": ["J"], "flags": 0}))["J"]
         except OSError as exc:
             if exc.errno == errno.ENOENT:
-                raise Gone(f"Flux has purged job {fluid.f58(fluid_)}, and the environment in its jobspec.") from None
-            raise NotFound(f"Flux has no jobspec of {fluid.f58(fluid_)}: {exc.strerror}.") from None
+                raise Gone(f"Flux has purged job {fluid.f58(jobid)}, and the environment in its jobspec.") from None
+            raise NotFound(f"Flux has no jobspec of {fluid.f58(jobid)}: {exc.strerror}.") from None
         try:
             payload = envelope.split(".")[1]  # HEADER.PAYLOAD.SIGNATURE, RFC 15
             spec = msgspec.json.decode(base64.b64decode(payload + "=" * (-len(payload) % 4)), type=dict[str, Any])
         except (AttributeError, IndexError, ValueError, RecursionError) as exc:
-            log.warning("a jobspec cannot be read", job=fluid.f58(fluid_), reason=str(exc))
-            raise NotFound(f"What Flux has as the jobspec of {fluid.f58(fluid_)} cannot be read.") from None
+            log.warning("a jobspec cannot be read", job=fluid.f58(jobid), reason=str(exc))
+            raise NotFound(f"What Flux has as the jobspec of {fluid.f58(jobid)} cannot be read.") from None
         return spec
 
     async def environment(self) -> Environment:
@@ -346,7 +346,7 @@ class FluxInstance(FluxAdmin):
         except OSError as exc:
             raise Conflict(f"The queues cannot be disabled: {exc.strerror}.") from None
 
-    async def drained(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Ask the job manager, which answers when its last job has ended; ask again where the connection breaks."""
         while True:
             try:
@@ -369,7 +369,7 @@ class FluxInstance(FluxAdmin):
 
     async def end_broker(self) -> None:
         """Have the broker send SIGTERM to itself, by a command: it may run in another container."""
-        self.status.require()
+        self.status.require_ready()
         if self._broker is None or not self._broker.pid:
             raise Conflict("The broker's process id is not known.")
         command = {

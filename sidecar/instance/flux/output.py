@@ -1,10 +1,10 @@
-"""The output eventlogs of a Flux instance, read by pieces.
+"""Output eventlogs of a Flux instance, read in chunks.
 
-A log is one value of the KVS, to which a job's shell appends a blob for each batch that it writes (RFC 11: a valref).
-To look the value up whole would have the KVS put it together, and everything else in the instance wait for that; so
-the list of its blobs is looked up, and each blob asked for by its own: a few megabytes at most from Flux's shell, and
-the broker answers others in between. Measured: while a log of 200 MB is read so, other callers' submits take no longer
-than while nothing is read.
+An eventlog is one KVS value, to which a job's shell appends a blob for each batch that it writes (RFC 11: a valref).
+A lookup of the whole value would make the KVS assemble it while everything else in the instance waits. So the list of
+its blobs is looked up and each blob is loaded separately: a few megabytes at most from Flux's shell, and the broker
+serves other requests in between. Measured: while an eventlog of 200 MB is read this way, submits by others take no
+longer than while nothing is read.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Call = Callable[[str, Callable[[Any], Any], Callable[[Any], bytes]], Awaitable[b
 
 _TREEOBJ = 16  # FLUX_KVS_TREEOBJ of src/common/libkvs/kvs.h
 _ANY_NODE = 0xFFFFFFFF
-_SHORT = 1024  # bytes of an answer that says that there is nothing
-_LONG_LIST = 64 * 1024  # bytes of an answer that is decoded beside the event loop
+_SHORT = 1024  # bytes of a response that may be an error of the lookup
+_LONG_LIST = 64 * 1024  # bytes of a response that is decoded in a thread rather than on the event loop
 
 
 class _TreeObject(msgspec.Struct):
@@ -37,16 +37,22 @@ class _TreeObject(msgspec.Struct):
     data: list[str] | str | dict[str, Any] | None = None
 
 
-class _Absent(msgspec.Struct):
+class _LookupError(msgspec.Struct):
     errno: int = 0
 
 
-class _Found(msgspec.Struct):
+class _Lookup(msgspec.Struct):
     val: _TreeObject | None = None
 
 
-class Blobs:
-    """The blobs of a log: their hashes, one behind the other, or the log itself while it is short."""
+class BlobChunks:
+    """The blobs of an eventlog, one chunk each.
+
+    Args:
+        hashes: the concatenated hashes of the blobs.
+        width: bytes of one hash.
+        inline: the eventlog itself while it is short enough to need no blob.
+    """
 
     def __init__(self, hashes: bytes = b"", width: int = 1, inline: bytes | None = None) -> None:
         self._hashes = hashes
@@ -56,28 +62,28 @@ class Blobs:
     def __len__(self) -> int:
         return 1 if self.inline is not None else len(self._hashes) // self._width
 
-    def hash(self, number: int) -> bytes:
-        """Return what the content store knows a blob by."""
-        return self._hashes[number * self._width : (number + 1) * self._width]
+    def hash(self, index: int) -> bytes:
+        """Return the hash by which the content store finds a blob."""
+        return self._hashes[index * self._width : (index + 1) * self._width]
 
-    def name(self, number: int) -> int:
-        """Return a blob's number: blobs are only ever appended."""
-        return number
+    def chunk_id(self, index: int) -> int:
+        """Return the index: blobs are only appended."""
+        return index
 
-    def find(self, name: int) -> int | None:
-        """Return the number of the blob of a name."""
-        return name if name <= len(self) else None
+    def find(self, chunk_id: int) -> int | None:
+        """Return the index of the blob with an ID."""
+        return chunk_id if chunk_id <= len(self) else None
 
-    def extent(self, number: int) -> tuple[int, int]:
-        """Return the number: a blob never changes, and what was short becomes the first blob as it is."""
-        return number, number
+    def cache_key(self, index: int) -> tuple[int, int]:
+        """Return the index twice: a blob never changes, and an inline eventlog becomes the first blob unchanged."""
+        return index, index
 
-    def stable(self, number: int) -> int:
-        """Return the number: every server sees the same blobs."""
-        return number
+    def last_stable(self, index: int) -> int:
+        """Return the index: every server sees the same blobs."""
+        return index
 
-    def begins(self, other: Blobs) -> bool:
-        """Whether another list goes on where this one ends."""
+    def is_prefix_of(self, other: BlobChunks) -> bool:
+        """Whether another list begins with the blobs of this one."""
         return self.inline is not None or other.inline is not None or other._hashes.startswith(self._hashes)
 
 
@@ -85,8 +91,8 @@ class FluxOutput:
     """Reads output eventlogs.
 
     Args:
-        call: sends a request and returns its answer's bytes.
-        thread: gives the thread that asks.
+        call: sends a request and returns the payload of its response.
+        thread: returns the thread that sends requests.
     """
 
     def __init__(self, call: Call, thread: Callable[[], FluxThread]) -> None:
@@ -94,47 +100,49 @@ class FluxOutput:
         self._thread = thread
         self._waiting: dict[int, tuple[int, asyncio.Future[int]]] = {}
 
-    async def pieces(self, job: int, before: OutputChunks | None) -> OutputChunks:
-        """Look up the list of blobs."""
-        answer = await self._look_up(f"{fluid.kvs(job)}.guest.output", "output")
-        if answer is None:
-            return await self._none(job, before)
-        blobs = await asyncio.to_thread(_blobs, answer) if len(answer) > _LONG_LIST else _blobs(answer)
-        if isinstance(before, Blobs) and len(blobs) >= len(before) and not before.begins(blobs):
-            raise Problem("The output was written anew meanwhile; read it again.")
-        return blobs
+    async def list_chunks(self, jobid: int, before: OutputChunks | None) -> OutputChunks:
+        """Look up the list of blobs; see :class:`~sidecar.instance.base.Instance`."""
+        response = await self._look_up(f"{fluid.kvs(jobid)}.guest.output", "output")
+        if response is None:
+            return await self._without_output(jobid, before)
+        chunks = await asyncio.to_thread(_decode, response) if len(response) > _LONG_LIST else _decode(response)
+        if isinstance(before, BlobChunks) and len(chunks) >= len(before) and not before.is_prefix_of(chunks):
+            raise Problem("The output was replaced while it was read; read it again from the start.")
+        return chunks
 
-    async def _none(self, job: int, before: OutputChunks | None) -> OutputChunks:
-        """Tell a log that is not there yet from one that was purged, with all that Flux has of the job.
+    async def _without_output(self, jobid: int, before: OutputChunks | None) -> OutputChunks:
+        """Distinguish an eventlog that does not exist yet from one that was purged with everything else of the job.
 
         Raises:
             Gone: it was purged.
         """
-        if await self._look_up(f"{fluid.kvs(job)}.eventlog", "job") is not None:
-            return Blobs()
-        if before:  # a reader that has begun goes on: the blobs are still there
+        if await self._look_up(f"{fluid.kvs(jobid)}.eventlog", "job") is not None:
+            return BlobChunks()
+        if before:  # a reader that has started can continue: the blobs still exist
             return before
-        raise Gone(f"Flux has purged job {fluid.f58(job)}, and its output with it.")
+        raise Gone(f"Flux has purged job {fluid.f58(jobid)}, and its output with it.")
 
     async def _look_up(self, key: str, what: str) -> bytes | None:
-        """Look up what a key holds, not what it stands for; None where there is no such key."""
+        """Look up the tree object of a key, not its value; return None if there is no such key."""
         request = {"key": key, "namespace": "primary", "flags": _TREEOBJ}
         try:
-            answer = await self._call(
+            response = await self._call(
                 "kvs.lookup-plus", lambda handle: handle.rpc("kvs.lookup-plus", request, 0), _payload
             )
         except OSError as exc:
             if exc.errno == errno.ENOENT:
                 return None
-            raise Problem(f"Flux could not look the {what} up: {exc.strerror}") from None
-        return None if len(answer) <= _SHORT and msgspec.json.decode(answer, type=_Absent).errno else answer
+            raise Problem(f"Flux could not look up the {what}: {exc.strerror}") from None
+        if len(response) <= _SHORT and msgspec.json.decode(response, type=_LookupError).errno:
+            return None
+        return response
 
-    async def piece(self, pieces: OutputChunks, number: int) -> bytes:
+    async def read_chunk(self, chunks: OutputChunks, index: int) -> bytes:
         """Load one blob."""
-        assert isinstance(pieces, Blobs)  # noqa: S101 - what it gave itself
-        if pieces.inline is not None:
-            return pieces.inline
-        hash_ = pieces.hash(number)
+        assert isinstance(chunks, BlobChunks)  # noqa: S101 - the result of list_chunks()
+        if chunks.inline is not None:
+            return chunks.inline
+        hash_ = chunks.hash(index)
 
         def start(handle: Any) -> Any:
             return Future(raw.flux_rpc_raw(handle.handle, b"content.load", hash_, len(hash_), _ANY_NODE, 0))
@@ -144,50 +152,54 @@ class FluxOutput:
         except OSError as exc:
             raise Problem(f"Flux could not read the output: {exc.strerror}") from None
 
-    async def change(self, job: int, version: int) -> int | None:
-        """Wait for the next commit to the job's own namespace, where its output is while it runs.
+    async def wait(self, jobid: int, version: int) -> int | None:
+        """Wait for the next commit to the job's own KVS namespace, which has its output while it runs.
 
-        One request serves all waiters of a job: it stays with the broker when they have gone.
+        One request serves all waiters of a job; it stays with the broker after they have gone.
         """
-        known, waiting = self._waiting.get(job, (-2, None))
+        known, waiting = self._waiting.get(jobid, (-2, None))
         if waiting is None or known != version:
-            request = {"rootseq": version + 1, "namespace": f"job-{job}"}
+            request = {"rootseq": version + 1, "namespace": f"job-{jobid}"}
             waiting = self._thread().ask(lambda handle: handle.rpc("kvs.wait-version", request, 0), _version)
-            entry = self._waiting[job] = (version, waiting)
-            waiting.add_done_callback(lambda _: self._waiting.get(job) is entry and self._waiting.pop(job))
+            entry = self._waiting[jobid] = (version, waiting)
+            waiting.add_done_callback(lambda _: self._waiting.get(jobid) is entry and self._waiting.pop(jobid))
         try:
             return await asyncio.shield(waiting)
         except OSError as exc:
-            if exc.errno in (errno.ENOTSUP, errno.ENOENT):  # it does not run yet, or no longer
+            if exc.errno in (errno.ENOTSUP, errno.ENOENT):  # the job is not running yet, or has ended
                 return None
             raise Unavailable(f"Flux could not follow the output: {exc.strerror}") from None
 
 
-def _blobs(answer: bytes) -> Blobs:
-    """Read the answer of a lookup.
+def _decode(response: bytes) -> BlobChunks:
+    """Decode the response of a lookup.
 
     Raises:
-        Problem: it is no list of blobs.
+        Problem: it is not a list of blobs.
     """
     try:
-        found = msgspec.json.decode(answer, type=_Found).val
-        if found is None:
-            return Blobs()
-        if found.type == "val" and isinstance(found.data, str):
-            return Blobs(inline=base64.b64decode(found.data))
-        if found.type == "valref" and isinstance(found.data, list):
-            return _packed(found.data)
-        raise ValueError(f"it is a {found.type[:20]}")
+        value = msgspec.json.decode(response, type=_Lookup).val
+        if value is None:
+            return BlobChunks()
+        if value.type == "val" and isinstance(value.data, str):
+            return BlobChunks(inline=base64.b64decode(value.data))
+        if value.type == "valref" and isinstance(value.data, list):
+            return _pack(value.data)
+        raise ValueError(f"it is of type {value.type[:20]!r}")
     except (msgspec.MsgspecError, ValueError) as exc:
-        raise Problem(f"The output is not kept as Flux keeps one: {exc}.") from None
+        raise Problem(f"The output is not stored as Flux stores it: {exc}.") from None
 
 
-def _packed(references: Sequence[str]) -> Blobs:
-    """Pack blob references, such as ``sha1-6c8f…``."""
+def _pack(references: Sequence[str]) -> BlobChunks:
+    """Pack blob references, such as ``sha1-6c8f…``.
+
+    Raises:
+        ValueError: they are not all of the same kind.
+    """
     hashes = [reference.partition("-")[2] for reference in references]
     if len({len(each) for each in hashes}) != 1:
-        raise ValueError("its blobs are named in several ways")
-    return Blobs(bytes.fromhex("".join(hashes)), len(hashes[0]) // 2)
+        raise ValueError("its blob references differ in length")
+    return BlobChunks(bytes.fromhex("".join(hashes)), len(hashes[0]) // 2)
 
 
 def _payload(rpc: Any) -> bytes:

@@ -23,19 +23,19 @@ from tests.unit.journal.test_feed import END, job, live, running, told
 
 
 class Blobs(list[bytes]):
-    """The pieces of a log, which are the log itself here."""
+    """The chunks of a log, which are the log itself here."""
 
-    def name(self, number: int) -> int:
-        return number
+    def chunk_id(self, index: int) -> int:
+        return index
 
-    def find(self, name: int) -> int | None:
-        return name
+    def find(self, chunk_id: int) -> int | None:
+        return chunk_id
 
-    def extent(self, number: int) -> tuple[int, int]:
-        return number, number
+    def cache_key(self, index: int) -> tuple[int, int]:
+        return index, index
 
-    def stable(self, number: int) -> int:
-        return number
+    def last_stable(self, index: int) -> int:
+        return index
 
 
 class Instance:
@@ -48,13 +48,13 @@ class Instance:
         self.fault: Exception | None = None
         self.waits = 0
 
-    async def output_pieces(self, _: int, __: Any) -> Blobs:
+    async def output_chunks(self, _: int, __: Any) -> Blobs:
         return Blobs(self.pieces)
 
-    async def output_piece(self, _: int, pieces: Blobs, number: int) -> bytes:
+    async def read_output(self, _: int, pieces: Blobs, number: int) -> bytes:
         return pieces[number]
 
-    async def output_change(self, _: int, version: int) -> int | None:
+    async def wait_for_output(self, _: int, version: int) -> int | None:
         self.waits += 1
         async with self.changed:
             await self.changed.wait_for(lambda: self.version > version or self.fault)

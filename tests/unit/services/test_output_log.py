@@ -55,8 +55,8 @@ class Log:
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_output, "_PIECE", 500)
-    monkeypatch.setattr(embedded_output, "_STEP", 64)
+    monkeypatch.setattr(embedded_output, "_CHUNK", 500)
+    monkeypatch.setattr(embedded_output, "_READ", 64)
 
 
 def some(number: int, *, ranks: int = 3, seed: int = 1) -> list[Written]:
@@ -117,13 +117,13 @@ async def test_a_tail_is_the_end_of_all(tmp_path: Path, stream: Stream) -> None:
 async def test_a_tail_reads_the_end_alone(tmp_path: Path) -> None:
     log = Log(tmp_path, b"".join(entry("stdout", "0", b"%d\n" % number) for number in range(2000)))
     pieces = []
-    real = log.instance.output_piece
+    real = log.instance.read_output
 
     async def counted(job: int, known: Any, number: int) -> bytes:
         pieces.append(number)
         return await real(job, known, number)
 
-    log.instance.output_piece = counted  # type: ignore[method-assign]
+    log.instance.read_output = counted  # type: ignore[method-assign]
     output = await log.open()
     cursor, _ = await tail(output, 3, "both", output.count, rest=True)
     assert [line[2] for _, line in await read(cursor, output.count)] == [b"1997\n", b"1998\n", b"1999\n"]
@@ -198,10 +198,10 @@ class Memory:
         self.asked: list[int] = []
         self.under_way = self.most = 0
 
-    async def output_pieces(self, _: int, __: Any) -> Blobs:
+    async def output_chunks(self, _: int, __: Any) -> Blobs:
         return self.pieces
 
-    async def output_piece(self, _: int, pieces: Blobs, number: int) -> bytes:
+    async def read_output(self, _: int, pieces: Blobs, number: int) -> bytes:
         self.asked.append(number)
         self.under_way += len(pieces[number])
         self.most = max(self.most, self.under_way)
@@ -341,14 +341,14 @@ async def test_a_tail_is_looked_for_within_a_bound(monkeypatch: pytest.MonkeyPat
 async def test_readers_who_are_equally_far_share(tmp_path: Path) -> None:
     log = Log(tmp_path, b"".join(entry("stdout", "0", b"%d\n" % number) for number in range(1000)))
     loads = 0
-    real = log.instance.output_piece
+    real = log.instance.read_output
 
     async def counted(job: int, known: Any, number: int) -> bytes:
         nonlocal loads
         loads += 1
         return await real(job, known, number)
 
-    log.instance.output_piece = counted  # type: ignore[method-assign]
+    log.instance.read_output = counted  # type: ignore[method-assign]
     output = await log.open()
     assert log.logs.open(JOB) is output
     first, *others = await asyncio.gather(*(read(Cursor(output), output.count) for _ in range(10)))
