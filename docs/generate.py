@@ -8,7 +8,9 @@ import msgspec
 
 from docs import chart, dashboard, differences, metrics
 from sidecar.app import Server
-from sidecar.config import settings
+from sidecar.config import table
+from sidecar.config.embedded import EmbeddedOptions
+from sidecar.config.settings import Settings
 from sidecar.domain import errors, model
 from sidecar.http import openapi
 from sidecar.http.routing import Operation
@@ -20,14 +22,16 @@ _MADE = "<!-- Made from the code by `make docs`; do not edit. -->\n"
 def settings_page() -> str:
     rows = ["# Settings\n", _MADE]
     rows.append(
-        "\nEvery option of `flux-sidecar serve`: as a flag, or as a variable (the first one that is set counts).\n"
-        "A variable of a flag takes `true`, `yes` or `1`, or `false`, `no` or `0`. An empty variable counts as not\n"
-        "set, unless its option takes text. Variables without `FLUX_SIDECAR_` are those of flux-restful-api and of\n"
-        "Flux itself.\n"
+        "\nEvery option of `flux-sidecar serve` can be set by a flag or by a variable. A flag takes precedence; of\n"
+        "several variables the first one that is set applies. The variable of an option with the flags `--NAME` and\n"
+        "`--no-NAME` takes `true`, `yes` or `1`, or `false`, `no` or `0`. An empty variable counts as not set, unless\n"
+        "the option takes text. Variables without `FLUX_SIDECAR_` are those of flux-restful-api and of Flux itself.\n"
     )
-    for title, options in settings.table().items():
-        rows.append(f"\n## {title}\n\n| flag | variables | default | what it is |\n|---|---|---|---|\n")
-        rows += [f"| {row.flag} | {row.variables} | {row.default} | {row.text} |\n" for row in options]
+    for title, options in table.by_group().items():
+        rows.append(f"\n## {title}\n\n| flag | variables | default | description |\n|---|---|---|---|\n")
+        for option in options:
+            variables = ", ".join(f"`{variable}`" for variable in option.variables)
+            rows.append(f"| {option.flags} | {variables} | {option.shown_default} | {option.description} |\n")
     return "".join(rows)
 
 
@@ -57,8 +61,8 @@ _HTTP = """
 
 def operations() -> list[Operation]:
     """Return the operations of a server that is never started."""
-    found = Server(settings.Settings(embedded=True), Path("/nonexistent")).operations
-    return [op for op in found if not op.page]
+    settings = Settings(engine=EmbeddedOptions(embedded=True))
+    return [op for op in Server(settings, Path("/nonexistent")).operations if not op.page]
 
 
 def api_page() -> str:

@@ -13,14 +13,14 @@ from sidecar.runtime import exit as leaving
 if sys.argv[1:2] == ["serve"]:
     leaving.keep_signals()  # before anything else is loaded: SIGTERM is a stop, also in the first second
 
-from sidecar.config import options
+from sidecar.config import early
 from sidecar.runtime import log_writer
 
 
 def main() -> None:
     """Be a follower, or run the command line."""
-    log_writer.write_json(options.early_option(sys.argv[1:], "log_format") == "json")
-    role = options.early_role(sys.argv[1:])
+    log_writer.write_json(early.early_option(sys.argv[1:], "log_format") == "json")
+    role = early.early_role(sys.argv[1:])
     if role is not None:
         from sidecar import follower
 

@@ -1,8 +1,7 @@
-"""The command ``flux-sidecar``."""
+"""The command line of ``flux-sidecar``."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import socket
@@ -24,12 +23,13 @@ from cyclopts import (
 import sidecar
 from sidecar import app as server
 from sidecar.auth.tokens import append_line, make_token
-from sidecar.config import values
-from sidecar.config.groups import LISTS
-from sidecar.config.options import SettingsError, early_option, in_kubernetes, parse_list
-from sidecar.config.settings import Settings, heed_environment
-from sidecar.http import openapi as documents
-from sidecar.runtime import exit as leaving
+from sidecar.config import table, values
+from sidecar.config.early import early_option
+from sidecar.config.embedded import EmbeddedOptions
+from sidecar.config.environment import in_kubernetes
+from sidecar.config.settings import Settings
+from sidecar.http import openapi as openapi_document
+from sidecar.runtime import exit as process_exit
 from sidecar.runtime import log_writer, parts
 from sidecar.services.lifecycle import ServerFailed
 from sidecar.store import StoreError
@@ -37,13 +37,19 @@ from sidecar.telemetry import logs
 
 log = structlog.get_logger("server")
 
-_ALL = ("0.0.0.0", "[::]")  # noqa: S104 - not listened on here
-_noticed: list[str] = []  # in the environment, before there is a log
+_ALL = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not listened on
 _BINDINGS = frozenset({"flux", "_flux", "cffi", "_cffi_backend", "ply", "yaml"})
+_EXAMPLES = """Examples:
+
+    flux start flux-sidecar serve
+    flux-sidecar serve --embedded --port 8080
+    flux-sidecar serve --uri local:///run/flux/local --store /data/jobs.sqlite
+    flux-sidecar serve --host 0.0.0.0 --tokens tokens.txt"""
+_warnings: list[str] = []  # about the environment, until the log is configured
 
 
 def _usage_error(error: CycloptsError) -> str:
-    """Return what is wrong with a command line, and what to write instead."""
+    """Return what is wrong with a command line, and how to correct it."""
     if isinstance(error, CoercionError) and error.target_type is bool and error.token:
         return f"Invalid value for {error.token.keyword}: {values.not_yes_or_no(error.token.value)}."
     if isinstance(error, RepeatArgumentError):
@@ -52,15 +58,15 @@ def _usage_error(error: CycloptsError) -> str:
         text = str(error)
         return text if text.endswith((".", "?")) else f"{text}."
     word = error.unused_tokens[0]
-    known = {field.name.replace("_", "-") for field in dataclasses.fields(Settings)}
-    hint = f'Did you mean "--{word}"?' if word in known else "Options begin with --; see --help."
+    known = word.replace("-", "_") in table.all_options()
+    hint = f'Did you mean "--{word}"?' if known else "Options begin with --; see --help."
     return f'Unexpected argument "{word}". {hint}'
 
 
 def _repeated(flag: str) -> str:
-    """Say how an option is given that was given more than once."""
+    """Return the error for an option that is given more than once."""
     name = flag.removeprefix("--").replace("-", "_")
-    if name in LISTS:
+    if name in table.LISTS:
         return f"{flag} is given more than once: give it once, with its values separated by commas."
     if name == "option_flags":
         return f"{flag} is given more than once: give it once, as in {flag}='-oKEY=VALUE -oKEY=VALUE'."
@@ -75,57 +81,57 @@ app = App(
 )
 
 
-@app.command
+@app.command(help_epilogue=_EXAMPLES)
 def serve(settings: Annotated[Settings, Parameter(name="*")] = Settings()) -> None:  # noqa: B008 - frozen
     """Serve a Flux instance until it is stopped.
 
     As initial program of an instance (`flux start flux-sidecar serve`) it needs no option. Each option can also be
-    given as a variable: FLUX_SIDECAR_PORT for --port.
+    set by a variable: FLUX_SIDECAR_PORT for --port.
     """
     settings = settings.located()
     try:
         settings.check()
-        logs.configure(settings)
+        logs.configure(settings.telemetry)
         logs.take_over()
-        _say(settings)
+        _log_environment(settings)
         parts.run(server.serve(settings, functools.partial(_announce, settings)))
     except ServerFailed as exc:
         _fail(f"The server has ended with a failure: {exc}.", server.SOFTWARE_ERROR)
-    except (SettingsError, StoreError, ImportError, OSError) as exc:
+    except (values.SettingsError, StoreError, ImportError, OSError) as exc:
         text = _start_failure(exc)
         parts.run(server.report_failure(settings, text))
         _fail(text)
-    leaving.end(0)
+    process_exit.end(0)
 
 
-def _say(settings: Settings) -> None:
-    """Log what was noticed in the environment, and where values come from that others set too."""
-    for text in settings.borrowed:
+def _log_environment(settings: Settings) -> None:
+    """Log warnings about the environment, and options whose values come from variables of other programs."""
+    for text in settings.listen.notes:
         log.info(text)
-    for text in _noticed:
+    for text in _warnings:
         log.warning(text)
-    _noticed.clear()
+    _warnings.clear()
 
 
 def _start_failure(exc: Exception) -> str:
-    """Say why the server has not started."""
+    """Return why the server has not started."""
     if isinstance(exc, ImportError):
         return _unloadable(exc)
     if isinstance(exc, OSError):
         where = f"{exc.filename}: " if exc.filename else ""
         return f"The server cannot start: {where}{exc.strerror or exc}."
-    return "\n".join([str(exc), *_noticed])
+    return "\n".join([str(exc), *_warnings])
 
 
 def _unloadable(exc: ImportError) -> str:
-    """Say what to install for a module that cannot be loaded."""
+    """Return what to install for a module that cannot be loaded."""
     if (exc.name or "").partition(".")[0] in _BINDINGS:
         return (
             f"The Flux bindings cannot be loaded: {exc}.\n"
             "They need libflux-core where the loader finds it, and the extra flux-sidecar[flux] of its version. In the "
             "source tree: pip install '.[flux]' flux-python==VERSION (`flux version` shows libflux-core's)."
         )
-    return f"A module cannot be loaded: {exc}. Install flux-sidecar anew, into an environment of its own."
+    return f"A module cannot be loaded: {exc}. Install flux-sidecar again, into an environment of its own."
 
 
 tokens = App(name="token", help="Bearer tokens for --tokens.")
@@ -137,42 +143,45 @@ def new(
     name: str,
     /,
     *,
-    scopes: Annotated[str, Parameter(help="read, submit or admin; each implies those before it.")] = "submit",
-    file: Annotated[Path | None, Parameter(help="Append its line to this file, and make the file if need be.")] = None,
+    scopes: Annotated[str, Parameter(help="read, submit or admin; each includes those before it.")] = "submit",
+    file: Annotated[
+        Path | None, Parameter(help="Append the token's line to this file; it is created if it does not exist.")
+    ] = None,
 ) -> None:
-    """Make a token for NAME, and print it: it is shown this once, the file holds its digest only."""
+    """Create a token for NAME and print it. It cannot be shown again: the file contains only its digest."""
     try:
-        token, line = make_token(name, parse_list(scopes))
+        token, line = make_token(name, values.parse_list(scopes))
     except ValueError as exc:
         _fail(f"token new: {exc}.")
     if file is None:
         print(f"# the line for the file of --tokens; the token itself follows on stdout\n{line}", file=sys.stderr)
     else:
         try:
-            before = append_line(file, line)
+            earlier = append_line(file, line)
         except OSError as exc:
             _fail(f"token new: {file}: {exc.strerror or exc}.")
-        if before:
-            print(_note_earlier(name, before, file), file=sys.stderr)
+        if earlier:
+            print(_earlier_tokens(name, earlier, file), file=sys.stderr)
     print(token)
 
 
-def _note_earlier(name: str, before: int, file: Path) -> str:
-    """Say that a name has other tokens: a new one replaces none."""
-    if before == 1:
+def _earlier_tokens(name: str, count: int, file: Path) -> str:
+    """Return a note that the earlier tokens of a name stay valid."""
+    if count == 1:
         return f"{name} already has 1 token in {file}, which stays valid; delete its line to revoke it"
-    return f"{name} already has {before} tokens in {file}, which stay valid; delete their lines to revoke them"
+    return f"{name} already has {count} tokens in {file}, which stay valid; delete their lines to revoke them"
 
 
 @app.command
 def openapi() -> None:
-    """Print the OpenAPI document of this version; no instance is needed."""
-    operations = server.Server(Settings(embedded=True), Path("/nonexistent")).operations
-    print(json.dumps(documents.document(operations), indent=2, ensure_ascii=False))
+    """Print the OpenAPI document of this version. It needs no instance."""
+    settings = Settings(engine=EmbeddedOptions(embedded=True))
+    operations = server.Server(settings, Path("/nonexistent")).operations
+    print(json.dumps(openapi_document.document(operations), indent=2, ensure_ascii=False))
 
 
 def _announce(settings: Settings, urls: list[str]) -> None:
-    """Tell a person at a terminal, or the log of a pod, where to go on."""
+    """Print the first commands for a user at a terminal, or log the addresses."""
     url, curl = urls[0], "curl"
     if url.startswith("unix:"):
         curl, base = f"curl --unix-socket {url.removeprefix('unix://')}", "http://localhost"
@@ -180,12 +189,12 @@ def _announce(settings: Settings, urls: list[str]) -> None:
         base = callable_url(url)
         if settings.authenticates:
             curl = 'curl -H "Authorization: Bearer $TOKEN"'
-    if settings.log_format == "json":
-        text = f"flux-sidecar {sidecar.__version__} listens on {' and '.join(urls)} (docs: {base}/docs)"
+    text = f"flux-sidecar {sidecar.__version__} listens on {' and '.join(urls)} (docs: {base}/docs)"
+    if settings.telemetry.log_format == "json":
         log.info(text, version=sidecar.__version__, urls=urls, docs=f"{base}/docs")
         return
     log_writer.to(sys.stdout).write(
-        f"\nflux-sidecar {sidecar.__version__} listens on {' and '.join(urls)} (docs: {base}/docs)\n\n"
+        f"\n{text}\n\n"
         f"  {curl} -X POST {base}/v1/jobs/submit -d command='echo hello'\n"
         f"  {curl} {base}/v1/jobs\n"
         f"  {curl} -X POST {base}/v1/service/stop\n"
@@ -193,7 +202,7 @@ def _announce(settings: Settings, urls: list[str]) -> None:
 
 
 def callable_url(url: str) -> str:
-    """Return an address by which others can call a server that listens on all of its addresses."""
+    """Return a URL that other machines can use for a server that listens on all of its addresses."""
     scheme, _, rest = url.partition("://")
     host, _, port = rest.rpartition(":")
     return f"{scheme}://{socket.gethostname()}:{port}" if host in _ALL else url
@@ -205,8 +214,8 @@ def _fail(text: str, code: int = server.USAGE_ERROR) -> NoReturn:
     else:
         log_writer.STDERR.write(f"flux-sidecar: {text}")
     if _serves():
-        leaving.note_failure(f"flux-sidecar: {text}")
-    leaving.end(code)
+        process_exit.note_failure(f"flux-sidecar: {text}")
+    process_exit.end(code)
 
 
 def _serves() -> bool:
@@ -220,11 +229,11 @@ def _as_json() -> bool:
 def main() -> None:
     """Run the command line."""
     if _serves():
-        _noticed.extend(heed_environment(sys.argv[2:]))
+        _warnings.extend(table.clean_environment(sys.argv[2:]))
     if not (_serves() and (in_kubernetes() or _as_json())):
         app()
         return
-    try:  # where nothing reads a terminal, what is wrong with an option has to be where other failures are
+    try:  # without a terminal, report an error of the command line as every other failure
         app(exit_on_error=False, print_error=False)
     except CycloptsError as exc:
         _fail(_usage_error(exc), server.USAGE_ERROR)

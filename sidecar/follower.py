@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from sidecar.config.options import FollowerRole
+from sidecar.config.early import FollowerRole
 from sidecar.runtime import exit as leaving
 from sidecar.runtime.log_writer import say
 

@@ -10,8 +10,11 @@ import structlog
 from sidecar.auth.setup import AuthSetup
 from sidecar.cluster.client import ApiServer
 from sidecar.cluster.cluster import Cluster
-from sidecar.config.options import SettingsError, api_server
-from sidecar.config.settings import Settings, parse_option_flags, store_path, tracing_config
+from sidecar.config.environment import api_server, tracing_config
+from sidecar.config.jobs import parse_option_flags
+from sidecar.config.rundir import store_path
+from sidecar.config.settings import Settings
+from sidecar.config.values import SettingsError
 from sidecar.domain import shell_options
 from sidecar.http.listeners import Listeners
 from sidecar.instance import Instance
@@ -53,26 +56,28 @@ class Components:
         self.settings = settings
         self.auth = AuthSetup(settings)
         self.listeners = Listeners(settings, self.auth.watch)
-        in_flight = settings.max_in_flight << 20
+        in_flight = settings.limits.max_in_flight << 20
         self.bodies = Budget(in_flight, "request bodies", "--max-in-flight")
         self.responses = Budget(in_flight, "answers", "--max-in-flight")
-        self.store = Store(store_path(settings.store) if settings.store else directory / "jobs.sqlite")
+        self.store = Store(store_path(settings.jobs.store) if settings.jobs.store else directory / "jobs.sqlite")
         self.instruments = Instruments(_tracing())
         self.tasks = Supervisor(self.instruments.task_died, lambda cause: self.lifecycle.fail(cause))
-        self.feed = Feed(self.store, self.instruments, log_jobs=settings.log_jobs)
+        self.feed = Feed(self.store, self.instruments, log_jobs=settings.telemetry.log_jobs)
         self.instance = _instance(settings, directory, self.instruments)
         self.feed.begin_again = self.instance.replay_history
         self.resources = ResourcePoller(self.instance, self.feed)
-        self.launchers = Launchers(directory, uri=settings.uri, kill_timeout=settings.kill_timeout, tasks=self.tasks)
-        self.cluster = None if settings.no_cluster else cluster(settings)
+        self.launchers = Launchers(
+            directory, uri=settings.jobs.uri, kill_timeout=settings.engine.kill_timeout, tasks=self.tasks
+        )
+        self.cluster = None if settings.kubernetes.no_cluster else cluster(settings)
         self.scaler = Scaler(self.cluster, self.instance, self.tasks) if self.cluster else None
-        self.pod = Pod(settings, self.cluster, self.instance)
+        self.pod = Pod(settings.kubernetes, self.cluster, self.instance)
         self.lifecycle = self._lifecycle()
-        self.deadline = leaving.Deadline(settings.kill_timeout + _CLOSE_ALL, self._close_timed_out)
+        self.deadline = leaving.Deadline(settings.engine.kill_timeout + _CLOSE_ALL, self._close_timed_out)
         self.lifecycle.deadline = self.deadline
         self.idle = self._idle_stop()
         self.health = self._health(lambda: self.listeners.trouble)
-        flags = shell_options.parse(dict(parse_option_flags(settings.option_flags)))
+        flags = shell_options.parse(dict(parse_option_flags(settings.jobs.option_flags)))
         self.submissions = Submissions(self.instance, self.feed, self.store, flags)
 
     def _lifecycle(self) -> Lifecycle:
@@ -81,8 +86,8 @@ class Components:
             self.feed,
             self.launchers,
             self.tasks,
-            stop_on_signal=self.settings.stop_on_signal,
-            start_timeout=self.settings.start_timeout,
+            stop_on_signal=self.settings.jobs.stop_on_signal,
+            start_timeout=self.settings.jobs.start_timeout,
             place=self.pod,
         )
 
@@ -92,8 +97,8 @@ class Components:
             self.feed,
             self.launchers,
             self.instance,
-            after=self.settings.idle_stop_seconds,
-            text=self.settings.idle_stop,
+            after=self.settings.jobs.idle_stop_seconds,
+            text=self.settings.jobs.idle_stop,
         )
 
     def _health(self, unreached: Callable[[], str]) -> Health:
@@ -103,13 +108,15 @@ class Components:
             self.store,
             self.lifecycle,
             self.tasks,
-            min_free=self.settings.min_free_disk << 20,
+            min_free=self.settings.limits.min_free_disk << 20,
             unreached=unreached,
         )
 
     def _close_timed_out(self) -> None:
         """Kill what still runs; called in another thread, because the event loop may be blocked."""
-        log.error("the server is not closed in time; the process ends", after=self.settings.kill_timeout + _CLOSE_ALL)
+        log.error(
+            "the server is not closed in time; the process ends", after=self.settings.engine.kill_timeout + _CLOSE_ALL
+        )
         self.lifecycle.kill()
 
 
@@ -119,11 +126,12 @@ def cluster(settings: Settings) -> Cluster:
     Raises:
         SettingsError: the address of the API server cannot be used.
     """
+    options = settings.kubernetes
     return Cluster(
-        ApiServer(api_server(settings.kubernetes_api), Path(settings.kubernetes_credentials)),
-        namespace=settings.kubernetes_namespace,
-        job=settings.kubernetes_job or settings.minicluster,
-        index=settings.completion_index,
+        ApiServer(api_server(options.kubernetes_api), Path(options.kubernetes_credentials)),
+        namespace=options.kubernetes_namespace,
+        job=options.kubernetes_job or options.minicluster,
+        index=options.completion_index,
     )
 
 
@@ -146,15 +154,15 @@ def _tracing() -> Tracing | None:
 
 
 def _instance(settings: Settings, directory: Path, instruments: Instruments) -> Instance:
-    if settings.embedded:
-        return EmbeddedInstance(directory, cores=settings.cores, kill_timeout=settings.kill_timeout)
+    if settings.engine.embedded:
+        return EmbeddedInstance(directory, cores=settings.engine.cores, kill_timeout=settings.engine.kill_timeout)
     from sidecar.instance.flux.instance import FluxInstance  # needs libflux, which --embedded does without
 
     return FluxInstance(
-        settings.uri,
+        settings.jobs.uri,
         instruments,
-        rpc_timeout=settings.rpc_timeout,
-        lost_timeout=settings.lost_timeout,
-        silence_timeout=settings.silence_timeout,
-        address=settings.address,
+        rpc_timeout=settings.jobs.rpc_timeout,
+        lost_timeout=settings.jobs.lost_timeout,
+        silence_timeout=settings.jobs.silence_timeout,
+        address=settings.listen.address,
     )

@@ -44,11 +44,14 @@ class Routes:
         settings, guard = components.settings, components.auth.guard
         store, feed, instance = components.store, components.feed, components.instance
         limits = StreamLimits(
-            settings.heartbeat, settings.send_timeout, components.instruments.dropped, components.listeners.clock
+            settings.limits.heartbeat,
+            settings.limits.send_timeout,
+            components.instruments.dropped,
+            components.listeners.clock,
         )
         live = LiveOutputs(OutputLogs(instance), feed, store)
         self._submit = Submit(
-            instance, components.lifecycle, components.submissions, components.launchers, settings.launcher_names
+            instance, components.lifecycle, components.submissions, components.launchers, settings.jobs.launcher_names
         )
         self._cancel, self._control = Cancel(store, feed, instance), JobControl(store, feed, instance)
         self._output, self._events = JobOutput(store, feed, live, limits), Events(store, feed, limits)
@@ -60,11 +63,11 @@ class Routes:
             components.health,
             components.idle,
             authenticates=not guard.allows_anonymous,
-            no_auth=settings.no_auth,
+            no_auth=settings.access.no_auth,
         )
-        self.login = LoginResource(guard, components.auth.login, no_auth=settings.no_auth)
+        self.login = LoginResource(guard, components.auth.login, no_auth=settings.access.no_auth)
         self.history = History(feed)
-        self.pages = Pages(store, feed, instance, components.lifecycle, self.history, no_auth=settings.no_auth)
+        self.pages = Pages(store, feed, instance, components.lifecycle, self.history, no_auth=settings.access.no_auth)
         self.operations: Sequence[Operation] = [
             *(op for resource in self._resources() for op in routing.operations(resource)),
             *self._metrics().operations(),
@@ -80,15 +83,15 @@ class Routes:
             instance,
             components.lifecycle,
             components.submissions,
-            longest_line=settings.max_body,
-            in_flight=settings.bulk_window,
+            longest_line=settings.limits.max_body,
+            in_flight=settings.limits.bulk_window,
         )
         yield Jobs(store, feed, instance)
         yield from (self._cancel, self._control, self._events, self._output, self._nodes)
         yield QueueResource(store, feed, instance)
         yield LauncherResource(components.launchers)
         yield ClusterResource(
-            components.cluster, components.scaler, settings.no_cluster, instance, components.lifecycle
+            components.cluster, components.scaler, settings.kubernetes.no_cluster, instance, components.lifecycle
         )
         yield from (self._service, self.login, self.pages)
         yield Forms(
@@ -101,7 +104,7 @@ class Routes:
             service=self._service,
         )
         yield Documents(
-            lambda: self.operations, open_to_all=components.auth.guard.allows_anonymous, no_auth=settings.no_auth
+            lambda: self.operations, open_to_all=components.auth.guard.allows_anonymous, no_auth=settings.access.no_auth
         )
 
     def _metrics(self) -> MetricsResource:
@@ -113,6 +116,6 @@ class Routes:
                 ServerCollector(c.feed, c.resources, c.store, c.health, lambda: c.listeners.connections),
             ),
             c.store,
-            open_to_all=settings.metrics_open,
-            users=settings.metrics_users,
+            open_to_all=settings.access.metrics_open,
+            users=settings.telemetry.metrics_users,
         )

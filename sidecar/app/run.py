@@ -15,8 +15,9 @@ from sidecar.app.components import cluster
 from sidecar.app.server import Server
 from sidecar.cluster import outlook
 from sidecar.config import secrets
-from sidecar.config.options import SettingsError
-from sidecar.config.settings import Settings, hide_secrets, make_run_directory
+from sidecar.config.rundir import make_run_directory
+from sidecar.config.settings import Settings
+from sidecar.config.values import SettingsError
 from sidecar.http.listeners import app_runner
 from sidecar.runtime import exit as leaving
 from sidecar.runtime.memory import return_early
@@ -46,12 +47,12 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
         ServerFailed: this pod has ended already, or a task that the server needs has died.
     """
     return_early()
-    if settings.end_file and (verdict := outlook.read(Path(settings.end_file))):
+    if settings.kubernetes.end_file and (verdict := outlook.read(Path(settings.kubernetes.end_file))):
         raise ServerFailed(f"this pod has ended already: {verdict.reason}")
     directory = make_run_directory(settings)
     server = Server(settings, directory.path)
     components, lifecycle = server.components, server.components.lifecycle
-    hide_secrets()
+    secrets.hide_secrets()
     if settings.authenticates:
         secrets.forbid_inspection()
     lifecycle.take_signals()
@@ -65,8 +66,8 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
                     announce(urls)
                 await lifecycle.run()
         components.deadline.done()
-        if settings.linger:
-            await lifecycle.linger(settings.linger)
+        if settings.kubernetes.linger:
+            await lifecycle.linger(settings.kubernetes.linger)
     finally:
         if not directory.lasting and (lifecycle.over or not directory.shared):
             remove = functools.partial(shutil.rmtree, directory.path, ignore_errors=True)
@@ -76,7 +77,7 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
 
 async def report_failure(settings: Settings, text: str) -> None:
     """Record a Kubernetes Event that says why the server did not start; outside a cluster do nothing."""
-    if settings.no_cluster or settings.completion_index:
+    if settings.kubernetes.no_cluster or settings.kubernetes.completion_index:
         return
     try:
         found = cluster(settings)
@@ -92,7 +93,7 @@ async def _start(stack: AsyncExitStack, server: Server, settings: Settings) -> l
     """Start all parts and listen; return the addresses."""
     runner = await stack.enter_async_context(app_runner(server.application()))
     metrics = None
-    if settings.metrics_port:
+    if settings.telemetry.metrics_port:
         metrics = await stack.enter_async_context(app_runner(server.metrics_application()))
     return await server.components.listeners.listen(runner, metrics)
 

@@ -51,7 +51,7 @@ class Server:
 
     def application(self) -> web.Application:
         """Return the application of the API and the pages; its start starts the parts, its clean-up closes them."""
-        app = self._application(lambda op: op.port != "metrics" or not self.components.settings.metrics_port)
+        app = self._application(lambda op: op.port != "metrics" or not self.components.settings.telemetry.metrics_port)
         app.router.add_get("/static/{path:.+}", static)
         app.on_shutdown.append(self._end_streams)
         app.cleanup_ctx.append(self._run_parts)
@@ -70,14 +70,14 @@ class Server:
             self._routes.login.page,
             components.instruments,
             error_page=render.error(self._routes.pages.around),
-            max_body=settings.max_body,
-            log_requests=settings.log_requests,
+            max_body=settings.limits.max_body,
+            log_requests=settings.telemetry.log_requests,
         )
-        app = web.Application(middlewares=[around.middleware()], client_max_size=settings.max_body)
+        app = web.Application(middlewares=[around.middleware()], client_max_size=settings.limits.max_body)
         app[routing.OPERATIONS] = {}
         app[BODIES] = Bodies(
-            settings.max_body,
-            settings.body_timeout,
+            settings.limits.max_body,
+            settings.limits.body_timeout,
             components.bodies,
             components.listeners.clock,
             components.auth.guard.quota_key,
@@ -107,7 +107,7 @@ class Server:
         started.add("jobs of the instance", self._end_jobs, _END_JOBS + _STORE)
         started.add("feed", components.feed.close, _FEED)
         components.feed.start(components.tasks)
-        started.add("instance", components.instance.close, components.settings.kill_timeout + _AFTER_KILL)
+        started.add("instance", components.instance.close, components.settings.engine.kill_timeout + _AFTER_KILL)
         await components.instance.start(components.feed, components.tasks)
 
     def _start_services(self, started: Parts) -> None:
@@ -117,12 +117,12 @@ class Server:
             started.add("scaler", components.scaler.close, _SCALER)
         if outlook := components.pod.start(tasks):
             started.add("outlook", outlook.close)
-        if seconds := components.settings.end_when_dead:
+        if seconds := components.settings.kubernetes.end_when_dead:
             watchdog = tasks.start(Watchdog(components.health.live, seconds).run, "watchdog", on_death="end")
             started.add("watchdog", watchdog.close)
         started.add("pages", tasks.start(render.compile_all, "pages").close)
         started.add("memory", tasks.start(trim_now_and_then, "memory").close)
-        started.add("launchers", components.launchers.close, components.settings.kill_timeout + _AFTER_KILL)
+        started.add("launchers", components.launchers.close, components.settings.engine.kill_timeout + _AFTER_KILL)
         started.add("idle", components.idle.close)
         components.idle.start(tasks)
         started.add("resources", components.resources.close)
@@ -140,7 +140,7 @@ class Server:
     async def _end_jobs(self) -> None:
         """Mark jobs of an ended instance as ended in a store that outlives it: the journal reports them no more."""
         components = self.components
-        if not (components.settings.store and components.lifecycle.over and components.feed.caught_up):
+        if not (components.settings.jobs.store and components.lifecycle.over and components.feed.caught_up):
             return
         try:
             await closing.end_active_jobs(components.store, within=_END_JOBS, stopped=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from aiohttp import HttpVersion10, hdrs, web
 
 from sidecar.cluster import names
-from sidecar.config.options import in_kubernetes, service_names
+from sidecar.config.environment import in_kubernetes, service_names
 from sidecar.domain.errors import Forbidden, Misdirected
 from sidecar.runtime.rate_limiter import read_address
 

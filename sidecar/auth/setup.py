@@ -17,8 +17,11 @@ from sidecar.auth.peer import SocketUsers
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.tokens import TokenFile
 from sidecar.config import addresses
-from sidecar.config.access import AccessOptions, parse_scopes
-from sidecar.config.options import SettingsError, api_server, parse_list
+from sidecar.config.access import AccessOptions, OidcOptions, parse_scopes
+from sidecar.config.environment import api_server
+from sidecar.config.kubernetes import KubernetesOptions
+from sidecar.config.settings import Settings
+from sidecar.config.values import SettingsError, parse_list
 from sidecar.runtime.filewatch import Watch
 from sidecar.runtime.rate_limiter import RateLimiter
 from sidecar.runtime.tasks import Supervised, Supervisor
@@ -38,55 +41,58 @@ class AuthSetup:
     """All of it, for one server.
 
     Args:
-        options: checked.
+        settings: checked.
 
     Raises:
         SettingsError: a file that they name cannot be used.
     """
 
-    def __init__(self, options: AccessOptions) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.watch = Watch()
         self._watching: Supervised | None = None
         self._remote: list[Kubernetes | Oidc] = []
         self._secret: TokenSecret | None = None
         self._reading: Supervised | None = None
-        self.login = _login(options)
+        self.login = _login(settings.access)
         self.guard = Guard(
             Authenticator(
-                self._methods(options),
-                RateLimiter(_GUESSES_A_SECOND if options.guess_limit else 0, options.guess_limit),
+                self._methods(settings),
+                RateLimiter(_GUESSES_A_SECOND if settings.limits.guess_limit else 0, settings.limits.guess_limit),
             ),
-            Sessions(60 * options.login_minutes),
+            Sessions(60 * settings.access.login_minutes),
             Origins(
-                hosts=[*map(addresses.allowed_host, parse_list(options.allowed_hosts)), options.host.lower()],
-                pages=map(addresses.origin, parse_list(options.allowed_origins)),
-                proxies=parse_list(options.trusted_proxies),
-                strict=not options.authenticates,
+                hosts=[
+                    *map(addresses.allowed_host, parse_list(settings.listen.allowed_hosts)),
+                    settings.listen.host.lower(),
+                ],
+                pages=map(addresses.origin, parse_list(settings.listen.allowed_origins)),
+                proxies=parse_list(settings.listen.trusted_proxies),
+                strict=not settings.authenticates,
             ),
-            SocketUsers(os.getuid(), parse_scopes("--socket-users", options.socket_users)),
-            certificate_scope=options.tls_client_scope if options.tls_client_ca else None,
-            rate=options.rate_limit,
-            max_streams=options.max_streams,
+            SocketUsers(os.getuid(), parse_scopes("--socket-users", settings.access.socket_users)),
+            certificate_scope=settings.tls.tls_client_scope if settings.tls.tls_client_ca else None,
+            rate=settings.limits.rate_limit,
+            max_streams=settings.limits.max_streams,
         )
-        for text in options.warnings():
+        for text in settings.warnings():
             log.warning(text)
 
-    def _methods(self, options: AccessOptions) -> list[Method]:
+    def _methods(self, settings: Settings) -> list[Method]:
         """Make the methods, those first that ask nobody else."""
         methods: list[Method] = []
-        if options.tokens:
-            path = Path(options.tokens)
+        if settings.access.tokens:
+            path = Path(settings.access.tokens)
             self.watch.add(lambda: self._read_tokens(file), path)  # first: what is swapped meanwhile counts
             file = TokenFile(path)
             methods.append(file)
-            if options.tokens_secret:
-                self._secret = _secret(options, file, self._revalidate)
+            if settings.kubernetes.tokens_secret:
+                self._secret = _secret(settings.kubernetes, file, self._revalidate)
         if self.login:
             methods.append(self.login)
-        if options.oidc_issuer:
-            self._remote.append(_oidc(options))
-        if options.kubernetes_auth:
-            self._remote.append(_kubernetes(options))
+        if settings.oidc.oidc_issuer:
+            self._remote.append(_oidc(settings.oidc))
+        if settings.kubernetes.kubernetes_auth:
+            self._remote.append(_kubernetes(settings.kubernetes))
         return [*methods, *self._remote]
 
     def _read_tokens(self, file: TokenFile) -> Callable[[], None]:
@@ -120,7 +126,7 @@ class AuthSetup:
             await method.close()
 
 
-def _secret(options: AccessOptions, file: TokenFile, changed: Callable[[], None]) -> TokenSecret:
+def _secret(options: KubernetesOptions, file: TokenFile, changed: Callable[[], None]) -> TokenSecret:
     from sidecar.auth.secret import TokenSecret
     from sidecar.cluster.client import ApiServer
 
@@ -141,7 +147,7 @@ def _login(options: AccessOptions) -> Login | None:
     return Login(options.login_user, options.login_password, options.login_secret, 60 * options.login_minutes)
 
 
-def _oidc(options: AccessOptions) -> Oidc:
+def _oidc(options: OidcOptions) -> Oidc:
     from sidecar.auth.oidc import Oidc
 
     try:
@@ -158,7 +164,7 @@ def _oidc(options: AccessOptions) -> Oidc:
         raise SettingsError(f"--oidc-issuer: {exc}") from None
 
 
-def _kubernetes(options: AccessOptions) -> Kubernetes:
+def _kubernetes(options: KubernetesOptions) -> Kubernetes:
     from sidecar.auth.kubernetes import Kubernetes
 
     return Kubernetes(

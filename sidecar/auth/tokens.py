@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 import structlog
 
 from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
-from sidecar.config.options import SettingsError
+from sidecar.config.values import SettingsError
 from sidecar.runtime import files as small_file
 
 log = structlog.get_logger("auth")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 
-from sidecar.config.options import SettingsError
+from sidecar.config.values import SettingsError
 from sidecar.runtime import bodies
 from sidecar.runtime.files import Looks, NotSmall, ReadTimeout, read_small
 

@@ -25,7 +25,8 @@ from sidecar.cluster.client import ApiServer
 from sidecar.cluster.cluster import Cluster
 from sidecar.cluster.objects import Job
 from sidecar.cluster.obstacles import obstacles
-from sidecar.config.options import CREDENTIALS, api_server, early_value
+from sidecar.config.early import CREDENTIALS, early_value
+from sidecar.config.environment import api_server
 from sidecar.domain import idset
 from sidecar.domain.errors import ClusterForbidden, Conflict, NotFound, Problem
 from sidecar.domain.untrusted import digits

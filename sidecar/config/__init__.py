@@ -1,1 +1,1 @@
-"""Options, the environment and the addresses and values that they take."""
+"""Options of the server, its environment and its run directory."""

@@ -1,4 +1,4 @@
-"""Names and addresses that options take: where to listen, what the server is called, and where an instance is."""
+"""Addresses that options take: the listen address, host names and origins, networks, and URIs of instances."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ import ipaddress
 import re
 
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
-_LONGEST = 254  # characters of a name in DNS, with a dot at its end
+_LONGEST = 254  # characters of a name in DNS, including a final dot
 _PORT = re.compile(r":[0-9]{1,5}")
 _ORIGIN = re.compile(r"(https?)://([^/@?#\s*]+)")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _SSH = re.compile(r"[^/\s]+/\S.*")
 _JOB = r"[ƒf][1-9A-HJ-NP-Za-km-z]+|[0-9][0-9a-fx.]*"
-_ABOVE = re.compile(rf"/?((\.\.?|{_JOB})/+)*(\.\.?|{_JOB})?")  # flux_open(3): the root instance, the parent, a job's
+_ANCESTOR = re.compile(rf"/?((\.\.?|{_JOB})/+)*(\.\.?|{_JOB})?")  # flux_open(3): the root, the parent, a job's instance
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_listening(text: str) -> None:
-    """Check the address that a server is told to listen on.
+    """Check an address to listen on.
 
     Raises:
         ValueError: it is neither a name nor an IP address; the text says what to write.
@@ -30,9 +40,9 @@ def check_listening(text: str) -> None:
 
 
 def allowed_host(text: str) -> str:
-    """Return a name that a server is called by as requests have it: in lower case, without port.
+    """Return a host name of the server in the form of a request's: in lower case, without port.
 
-    ``*.example.org`` is every name below.
+    ``*.example.org`` stands for every subdomain.
 
     Raises:
         ValueError: no request can have such a name; the text says what to write.
@@ -42,21 +52,21 @@ def allowed_host(text: str) -> str:
         return plain.lower()
     if _is_name(plain.removeprefix("*.")):
         return plain.lower().rstrip(".")
-    hint = "write a name, as in lead.example.org, or *.example.org for every name below"
+    hint = "write a name, as in lead.example.org, or *.example.org for every subdomain"
     if plain == "*":
-        hint = "every name cannot be accepted; list the names, or write *.example.org for every name below"
+        hint = "every name cannot be accepted; list the names, or write *.example.org for every subdomain"
     elif plain.startswith(".") and _is_name(plain[1:]):
-        hint = f"write *{plain} for every name below"
+        hint = f"write *{plain} for every subdomain"
     elif "//" in plain and (name := _without_port(plain.partition("//")[2].partition("/")[0])) and _is_name(name):
         hint = f"write the name alone: {name}"
     raise ValueError(f"{text[:80]!r} is not a host name; {hint}")
 
 
 def origin(text: str) -> str:
-    """Return the origin of a web page as browsers send it: in lower case, without the scheme's own port.
+    """Return the origin of a web page as browsers send it: in lower case, without the scheme's default port.
 
     Raises:
-        ValueError: no browser sends that; the text says what to write.
+        ValueError: no browser sends it; the text says what to write.
     """
     match = _ORIGIN.fullmatch(text.lower())
     if match is None:
@@ -65,10 +75,10 @@ def origin(text: str) -> str:
 
 
 def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Return the network that an address, or a network, is.
+    """Return a network, or an address as a network of one.
 
     Raises:
-        ValueError: it is neither; the text says what to write.
+        ValueError: ``text`` is neither; the error says what to write.
     """
     try:
         return ipaddress.ip_network(text)
@@ -80,7 +90,7 @@ def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 def check_instance(uri: str) -> None:
-    """Check where a Flux instance is said to be: libflux has a connector for local:// and one for ssh:// alone.
+    """Check the URI of a Flux instance. libflux has connectors for ``local://`` and ``ssh://`` only.
 
     Raises:
         ValueError: libflux can never connect to it; the text says what to write.
@@ -90,20 +100,20 @@ def check_instance(uri: str) -> None:
         return
     if separator and scheme == "ssh" and _SSH.fullmatch(rest):
         return
-    if uri.startswith(("/", ".")) and _ABOVE.fullmatch(uri):
+    if uri.startswith(("/", ".")) and _ANCESTOR.fullmatch(uri):
         return
     hint = f"; for this socket local://{uri[:80]}" if uri.startswith("/") else ", as flux-uri(1) prints it"
     raise ValueError(f"{uri[:80]!r} is not the address of a Flux instance; use local://PATH or ssh://HOST/PATH{hint}")
 
 
 def _without_port(text: str) -> str:
-    """Return a host without its port; an IPv6 address has brackets where a port follows."""
+    """Return a host without its port; before a port, an IPv6 address has brackets."""
     host, colon, port = text.rpartition(":")
     return host if _PORT.fullmatch(colon + port) and (":" not in host or host.endswith("]")) else text
 
 
 def _is_name(text: str) -> bool:
-    """Whether a text is a name of a host; what ends with a number is a wrong address, such as 300.1.1.1."""
+    """Whether ``text`` is a host name; one that ends with a number is a wrong address, such as 300.1.1.1."""
     last = text.rstrip(".").rpartition(".")[2]
     return len(text) <= _LONGEST and bool(_NAME.fullmatch(text)) and not last.isdecimal()
 

@@ -1,4 +1,4 @@
-"""Keeps secrets of the server from jobs that run as the same user: out of its environment, and out of ``/proc``."""
+"""Protection of the server's secrets from jobs that run as the same user."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import ctypes
 import os
 from collections.abc import Collection
 
+from sidecar.config.environment import is_secret
+
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
-def hide(names: Collection[str]) -> None:
-    """Overwrite the values of variables where the process was started with them, which ``/proc/PID/environ`` shows.
+def hide_secrets() -> None:
+    """Remove secrets from this process's environment, after they have been read."""
+    names = {name for name in os.environ if is_secret(name)}
+    if names:
+        _overwrite(names)
+    for name in names:
+        del os.environ[name]
 
-    ``unsetenv`` takes only the pointer away; the text stays where the kernel reads it.
+
+def _overwrite(names: Collection[str]) -> None:
+    """Overwrite the values of variables in the process's initial environment, which ``/proc/PID/environ`` shows.
+
+    ``unsetenv`` removes only the pointer; the text stays in the memory that the kernel reads.
     """
     entries = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
     index = 0
@@ -24,8 +35,8 @@ def hide(names: Collection[str]) -> None:
 
 
 def forbid_inspection() -> None:
-    """Let no process of the same user read this one's memory, environment or files by ``/proc``, or trace it.
+    """Forbid other processes of the same user to read this one's memory, environment or files in ``/proc``.
 
-    It also ends core dumps. Root may still do all of it.
+    It also forbids tracing and core dumps. Root is still allowed all of it.
     """
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -12,7 +12,7 @@ from typing import cast
 from aiohttp import web
 
 from sidecar.auth.peer import is_unix
-from sidecar.config.options import SettingsError
+from sidecar.config.values import SettingsError
 from sidecar.domain.errors import Overloaded
 from sidecar.http.acceptor import Acceptor
 from sidecar.http.connection import Handler, Plain, Secured, bounded, raw_answer

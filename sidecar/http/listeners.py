@@ -8,8 +8,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sidecar.config.options import parse_list
 from sidecar.config.settings import Settings
+from sidecar.config.values import parse_list
 from sidecar.http import request_head as head
 from sidecar.http.acceptor import connections_allowed
 from sidecar.http.connection import counted
@@ -41,11 +41,11 @@ class Listeners:
         self.clock = LoopClock()
         self._looking: Timer | None = None
         self._socket: Socket | None = None
-        proxies = parse_list(settings.trusted_proxies)
-        patience = Patience(self.clock, settings.header_timeout, settings.send_timeout)
-        unsent = settings.max_in_flight << 20
-        self.api = ConnectionLimiter(settings.max_connections, patience, unsent, proxies)
-        self.metrics = ConnectionLimiter(settings.max_connections, patience, unsent, proxies)
+        proxies = parse_list(settings.listen.trusted_proxies)
+        patience = Patience(self.clock, settings.limits.header_timeout, settings.limits.send_timeout)
+        unsent = settings.limits.max_in_flight << 20
+        self.api = ConnectionLimiter(settings.limits.max_connections, patience, unsent, proxies)
+        self.metrics = ConnectionLimiter(settings.limits.max_connections, patience, unsent, proxies)
 
     @property
     def connections(self) -> int:
@@ -54,28 +54,26 @@ class Listeners:
 
     async def listen(self, api: web.AppRunner, metrics: web.AppRunner | None) -> list[str]:
         """Let callers in; return the addresses of the API."""
-        settings = self._settings
-        tls = (
-            Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca, self._watch) if settings.tls_cert else None
-        )
+        settings, files = self._settings, self._settings.tls
+        tls = Tls(files.tls_cert, files.tls_key, files.tls_client_ca, self._watch) if files.tls_cert else None
         sites: list[Port | Socket] = []
         self.clock.start()
         self._look()
-        most = connections_allowed(settings.max_connections)
+        most = connections_allowed(settings.limits.max_connections)
         if metrics:
             self.metrics.most = max(1, most // _OF_METRICS)
             most -= self.metrics.most
         self.api.most = most
         _open(self.api, api)
-        if settings.tcp:
-            sites.append(Port(api, self.api, (settings.host, settings.port), tls))
-        if settings.socket:
-            mode = _FOR_ALL if settings.socket_users else _FOR_OWNER
-            self._socket = Socket(api, self.api, Path(settings.socket), mode)
+        if settings.listen.tcp:
+            sites.append(Port(api, self.api, (settings.listen.host, settings.listen.port), tls))
+        if settings.listen.socket:
+            mode = _FOR_ALL if settings.access.socket_users else _FOR_OWNER
+            self._socket = Socket(api, self.api, Path(settings.listen.socket), mode)
             sites.append(self._socket)
         if metrics:
             _open(self.metrics, metrics)
-            address = settings.host, settings.metrics_port
+            address = settings.listen.host, settings.telemetry.metrics_port
             await Port(metrics, self.metrics, address, tls, "--metrics-port").start()
         for site in sites:
             await site.start()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from sidecar.config.options import SettingsError
+from sidecar.config.values import SettingsError
 from sidecar.runtime.files import read_small, within
 from sidecar.runtime.filewatch import Watch
 

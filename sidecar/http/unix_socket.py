@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from sidecar.config.options import SettingsError
+from sidecar.config.values import SettingsError
 from sidecar.http.acceptor import Acceptor
 from sidecar.http.connections import ConnectionLimiter, Site
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import structlog
 from msgspec import Meta, Struct
 
-from sidecar.config.options import SettingsError
+from sidecar.config.values import SettingsError
 from sidecar.domain.errors import Conflict, Problem, Unavailable
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed

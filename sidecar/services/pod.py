@@ -14,7 +14,7 @@ import structlog
 
 from sidecar.cluster.cluster import Cluster
 from sidecar.cluster.outlook import Outlook, Verdict, write
-from sidecar.config.pod import PodOptions
+from sidecar.config.kubernetes import KubernetesOptions
 from sidecar.domain.errors import Problem
 from sidecar.instance import Instance
 from sidecar.runtime.tasks import Supervised, Supervisor
@@ -35,7 +35,7 @@ class Pod:
         instance: whose broker is ended where it has to be.
     """
 
-    def __init__(self, options: PodOptions, cluster: Cluster | None, instance: Instance) -> None:
+    def __init__(self, options: KubernetesOptions, cluster: Cluster | None, instance: Instance) -> None:
         self._options = options
         self._cluster = cluster
         self._instance = instance

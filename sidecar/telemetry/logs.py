@@ -22,7 +22,7 @@ import msgspec
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
-from sidecar.config.settings import Settings
+from sidecar.config.telemetry import TelemetryOptions
 from sidecar.domain.errors import shortened
 from sidecar.runtime.log_writer import STDERR, LogWriter
 from sidecar.runtime.rate_limiter import client_key
@@ -69,8 +69,8 @@ def origin(request_id: str, traceparent: str | None) -> Origin:
     return Origin(request_id)
 
 
-def configure(settings: Settings) -> None:
-    """Write lines as the settings say, and those of libraries as our own."""
+def configure(options: TelemetryOptions) -> None:
+    """Write lines as the options say, and those of libraries as our own."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -79,9 +79,9 @@ def configure(settings: Settings) -> None:
             structlog.processors.format_exc_info,
             _shorten,
             _add_origin,
-            *_renderers(settings.log_format),
+            *_renderers(options.log_format),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, options.log_level.upper())),
         logger_factory=_named_logger,
         cache_logger_on_first_use=True,
     )

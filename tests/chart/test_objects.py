@@ -17,7 +17,8 @@ import yaml
 
 from sidecar.auth import secret
 from sidecar.cluster import cluster as kube
-from sidecar.config import access, addresses
+from sidecar.config import addresses
+from sidecar.config.values import read_list
 from tests.chart.rendered import (
     CHART,
     EVERYTHING,
@@ -437,7 +438,7 @@ def test_names_below_a_domain_are_let_in() -> None:
     given = {"enabled": True, "hosts": ["*.jobs.example.org", "a-1.example.org", "gateway"]}
     server = containers(render({"ingress": given}))["flux-sidecar"]
     hosts = variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"]
-    assert access.read_list("--allowed-hosts", hosts, addresses.allowed_host) == given["hosts"]
+    assert read_list("--allowed-hosts", hosts, addresses.allowed_host) == given["hosts"]
 
 
 def test_who_may_reach_the_pods() -> None:

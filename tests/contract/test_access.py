@@ -15,15 +15,15 @@ import httpx
 import pytest
 
 from sidecar.app import Server as Application
-from sidecar.config.settings import Settings
 from tests.contract.test_errors import problem
 from tests.support.access import SCOPES, TokenFile, audit
 from tests.support.harness import Server, eventually
+from tests.support.settings import make_settings
 from tests.support.sse import Stream, ask
 
 PUBLIC = {"/livez", "/readyz", "/login", "/logout", "/v1/token", "/v1/login/access-token"}
 
-OPERATIONS = Application(Settings(embedded=True), Path("/nonexistent")).operations
+OPERATIONS = Application(make_settings(embedded=True), Path("/nonexistent")).operations
 
 
 class Walk:

@@ -41,10 +41,10 @@ def test_no_other_process_of_the_user_can_look_into_it() -> None:
     script = "; ".join(
         (
             "import ctypes",
-            "from sidecar.config import secrets as hidden",
+            "from sidecar.config import secrets",
             "libc = ctypes.CDLL(None)",
             "before = libc.prctl(3, 0, 0, 0, 0)",
-            "hidden.forbid_inspection()",
+            "secrets.forbid_inspection()",
             "print(before, libc.prctl(3, 0, 0, 0, 0))",  # PR_GET_DUMPABLE
         )
     )

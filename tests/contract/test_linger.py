@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sidecar import app
-from sidecar.config.settings import Settings
 from tests.support.harness import Server, eventually
+from tests.support.settings import make_settings
 
 
 def test_a_server_stays_after_its_stop_until_it_is_told_to_go(own_server: Callable[..., Server]) -> None:
@@ -25,7 +25,7 @@ def test_a_server_stays_after_its_stop_until_it_is_told_to_go(own_server: Callab
 
 async def test_a_signal_that_arrives_as_it_begins_to_stay(tmp_path: Path) -> None:
     """It was taken before, and the loop comes to it only now: it was lost, and the server stayed for --linger."""
-    server = app.Server(Settings(embedded=True), tmp_path)
+    server = app.Server(make_settings(embedded=True), tmp_path)
     lifecycle = server.lifecycle
     lifecycle.stop("now", by="test")
     lifecycle.over = True

@@ -11,9 +11,9 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from sidecar.app import Server as Application
-from sidecar.config.settings import Settings
 from tests.support.access import TokenFile
 from tests.support.harness import BIN, SIDECAR, Server, embedded
+from tests.support.settings import make_settings
 
 #: Served, and not part of the contract: the files that the pages need.
 UNDOCUMENTED = {"/static/{path}"}
@@ -31,7 +31,7 @@ def test_valid_openapi(server: Server) -> None:
 def test_every_route_is_documented_and_every_documented_route_is_there(server: Server) -> None:
     document = server.http.get("/openapi.json").json()
     documented = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    server_ = Application(Settings(embedded=True), Path("/nonexistent"))
+    server_ = Application(make_settings(embedded=True), Path("/nonexistent"))
     application, pages = server_.application(), {(op.method, op.path) for op in server_.operations if op.page}
     assert ("POST", "/stop") in pages
     routed = {

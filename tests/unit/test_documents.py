@@ -1,13 +1,19 @@
-"""What the documents name exists: tests that are evidence, modules, links, layers, targets of make."""
+"""What the documents name exists, and generated documents are current."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+
+from docs import generate
+from tests.support.command_line import run_command
+from tests.support.harness import ROOT
 
 _TESTS = Path(__file__).parents[1]
 _ROOT = _TESTS.parent
@@ -134,3 +140,22 @@ def test_the_workflow_runs_what_the_makefile_has() -> None:
     classifiers = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
     versions = [each.rpartition(" ")[2] for each in classifiers if re.search(r":: 3\.\d+$", each)]
     assert jobs["test"]["strategy"]["matrix"]["python"] == versions
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_generated_documents_are_current(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text() == generate.PAGES[name](), "run `make docs`"
+
+
+def test_the_openapi_document_is_current() -> None:
+    assert json.loads((ROOT / "docs" / "openapi.json").read_text()) == json.loads(run_command("openapi").stdout), (
+        "make docs"
+    )
+
+
+def test_digests_of_vendored_files() -> None:
+    static = ROOT / "sidecar" / "web" / "static"
+    rows = re.findall(r"^\| (\S+) \|.*`([0-9a-f]{64})`", (static / "README.md").read_text(), re.MULTILINE)
+    assert rows
+    for name, digest in rows:
+        assert hashlib.sha256((static / name).read_bytes()).hexdigest() == digest, name

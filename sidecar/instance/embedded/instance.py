@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from sidecar.config import settings
+from sidecar.config.environment import process_environment
 from sidecar.domain import feasibility, fluid, idset, jobspec
 from sidecar.domain import resource_counts as counts
 from sidecar.domain.errors import Conflict, Ended, NotFound, Rejected
@@ -117,7 +117,7 @@ class EmbeddedInstance:
 
     async def environment(self) -> Environment:
         """Jobs inherit the server's environment and directory, less its settings."""
-        return Environment(settings.process_environment(), os.getcwd())
+        return Environment(process_environment(), os.getcwd())
 
     async def submit(self, spec: Prepared, urgency: int) -> int:
         """Take a job; see :class:`~sidecar.instance.base.Instance`."""

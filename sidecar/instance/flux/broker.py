@@ -14,7 +14,7 @@ from typing import Any
 import flux.constants
 import msgspec
 
-from sidecar.config.options import LOCAL
+from sidecar.config.early import LOCAL
 from sidecar.domain.model import Environment
 from sidecar.instance.flux import kvs as keys
 from sidecar.instance.flux import lease

@@ -16,8 +16,8 @@ import flux.constants
 import msgspec
 import structlog
 
-from sidecar.config import settings
-from sidecar.config.options import LOCAL
+from sidecar.config.early import LOCAL
+from sidecar.config.environment import in_flux_job, job_environment, process_environment
 from sidecar.domain import feasibility, fluid, jobspec, policy, untrusted
 from sidecar.domain import resource_counts as counts
 from sidecar.domain.errors import Conflict, Gone, NotFound, Overloaded, Rejected, Unavailable
@@ -335,8 +335,8 @@ class FluxInstance(FluxAdmin):
             inherited = self._broker.inherited if self._broker else None
             if inherited is None and self.ending != "exit":
                 log.warning("the broker does not tell its environment; jobs get this server's")
-            inherited = inherited or Environment(settings.process_environment(), os.getcwd())
-            self._environment = _as_text(Environment(settings.job_environment(inherited.variables), inherited.cwd))
+            inherited = inherited or Environment(process_environment(), os.getcwd())
+            self._environment = _as_text(Environment(job_environment(inherited.variables), inherited.cwd))
         return self._environment
 
     async def refuse_submits(self, reason: str) -> None:
@@ -445,7 +445,7 @@ def _broker_above() -> int | None:
     Told from the processes above, by name and pid: in another container the pid alone could be another process.
     A Flux job descends from its broker too, and is none.
     """
-    pid = 0 if settings.in_flux_job() else os.getppid()
+    pid = 0 if in_flux_job() else os.getppid()
     while pid > 0:
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()

@@ -19,7 +19,7 @@ import pytest
 from sidecar.auth.caller import Caller, Credential, Scope
 from sidecar.auth.kubernetes import Kubernetes
 from sidecar.cluster.client import Account, ApiError
-from sidecar.config.options import SettingsError
+from sidecar.config.values import SettingsError
 from sidecar.domain.errors import Unavailable
 from sidecar.runtime.files import read_small
 from tests.support import odd_files

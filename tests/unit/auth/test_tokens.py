@@ -20,7 +20,7 @@ from sidecar.auth.caller import Caller, Credential, implied
 from sidecar.auth.fair_queue import FairQueue, QueueTimeout
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.auth.tokens import TokenFile
-from sidecar.config.options import SettingsError
+from sidecar.config.values import SettingsError
 from sidecar.domain.errors import TooManyRequests, Unavailable
 from sidecar.runtime.rate_limiter import RateLimiter, client_key
 from tests.support import odd_files

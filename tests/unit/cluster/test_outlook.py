@@ -14,10 +14,10 @@ from sidecar.app import Server as Application
 from sidecar.cluster import outlook
 from sidecar.cluster.objects import Job, JobSpec, JobStatus, Metadata
 from sidecar.cluster.outlook import Verdict
-from sidecar.config.options import FollowerRole
-from sidecar.config.settings import Settings
+from sidecar.config.early import FollowerRole
 from tests.support import odd_files
 from tests.support.harness import eventually
+from tests.support.settings import make_settings
 
 
 def job(completed: str, size: int = 3) -> Job:
@@ -111,7 +111,7 @@ def test_a_disk_without_room(tmp_path: Path, code: int) -> None:
 async def test_an_end_file_that_can_be_written_at_last(tmp_path: Path) -> None:
     """Once at the end it is tried again: what else the server has closed may have made room."""
     path = tmp_path / "later/end"
-    place = Application(Settings(embedded=True, end_file=str(path)), tmp_path).components.pod
+    place = Application(make_settings(embedded=True, end_file=str(path)), tmp_path).components.pod
     assert await place.abandon("why")
     await place.close()
     path.parent.mkdir()

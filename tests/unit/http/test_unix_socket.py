@@ -15,7 +15,7 @@ import pytest
 import structlog
 from aiohttp import web
 
-from sidecar.config.options import SettingsError
+from sidecar.config.values import SettingsError
 from sidecar.http.connections import ConnectionLimiter
 from sidecar.http.unix_socket import Socket
 from sidecar.http.unsent import Patience

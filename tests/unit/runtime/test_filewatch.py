@@ -15,11 +15,11 @@ from sidecar.auth import setup as gate
 from sidecar.auth.caller import Caller, Credential
 from sidecar.auth.setup import AuthSetup
 from sidecar.auth.tokens import TokenFile
-from sidecar.config.settings import Settings
 from sidecar.runtime.filewatch import Watch, signature
 from sidecar.runtime.tasks import Supervisor
 from tests.support import access
 from tests.support.harness import eventually
+from tests.support.settings import make_settings
 
 
 async def test_somebody_is_told_once(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_tokens_that_are_swapped_while_they_are_read(tmp_path: Path, monke
             new.path.replace(path)
 
     monkeypatch.setattr(gate, "TokenFile", Swapped)
-    mine = AuthSetup(Settings(embedded=True, tokens=str(old.path)))
+    mine = AuthSetup(make_settings(embedded=True, tokens=str(old.path)))
 
     async def who(token: str) -> Caller | None:
         return await mine.guard.authenticator.authenticate(Credential("bearer", token), "192.0.2.1")

@@ -150,8 +150,8 @@ def test_a_traceback_begins_no_line_of_its_own() -> None:
 _OTHERS = """
 import logging, threading, warnings
 from sidecar.telemetry import logs
-from sidecar.config.settings import Settings
-logs.configure(Settings(embedded=True, log_format="json"))
+from sidecar.config.telemetry import TelemetryOptions
+logs.configure(TelemetryOptions(log_format="json"))
 logs.take_over()
 class Thing:
     def __del__(self):

@@ -1,13 +1,17 @@
-"""Variables of the environment that others set: they do not keep the server from starting, and are told."""
+"""Variables of other programs: the server ignores them, with a warning."""
 
 from __future__ import annotations
 
 import pytest
 
-from sidecar.config import settings
-from sidecar.config import unknown_variables as foreign
+from sidecar.config.table import all_options
+from sidecar.config.variables import find_foreign
 
-KNOWN = {name for field in ("host", "port", "metrics_port", "embedded", "uri") for name in settings.env_names(field)}
+KNOWN = {
+    variable
+    for name in ("host", "port", "metrics_port", "embedded", "uri")
+    for variable in all_options()[name].variables
+}
 
 
 @pytest.mark.parametrize(
@@ -29,11 +33,11 @@ KNOWN = {name for field in ("host", "port", "metrics_port", "embedded", "uri") f
         ("FLUX_SIDECAR_URI", "local:///run/flux/local", ""),
     ],
 )
-def test_what_is_ignored(name: str, value: str, ignored: str) -> None:
-    found = foreign.find({name: value}, KNOWN)
-    assert not found.unknown
-    assert (name in found.ignored) == bool(ignored)
-    assert not ignored or (ignored in found.ignored[name] and found.ignored[name].startswith(f"{name}={value}"))
+def test_ignored_variables(name: str, value: str, ignored: str) -> None:
+    foreign = find_foreign({name: value}, KNOWN)
+    assert not foreign.unknown
+    assert (name in foreign.ignored) == bool(ignored)
+    assert not ignored or (ignored in foreign.ignored[name] and foreign.ignored[name].startswith(f"{name}={value}"))
 
 
 @pytest.mark.parametrize(
@@ -51,8 +55,8 @@ def test_what_is_ignored(name: str, value: str, ignored: str) -> None:
         ("FLUX_URI", ""),
     ],
 )
-def test_what_was_misspelt(name: str, text: str) -> None:
-    found = foreign.find({name: "1"}, KNOWN)
-    assert not found.ignored
-    assert bool(found.unknown) == bool(text)
-    assert not text or (found.unknown[0].startswith(name) and text in found.unknown[0])
+def test_misspelled_variables(name: str, text: str) -> None:
+    foreign = find_foreign({name: "1"}, KNOWN)
+    assert not foreign.ignored
+    assert bool(foreign.unknown) == bool(text)
+    assert not text or (foreign.unknown[0].startswith(name) and text in foreign.unknown[0])
