@@ -13,7 +13,7 @@ from sidecar.config.embedded import EmbeddedOptions
 from sidecar.config.settings import Settings
 from sidecar.domain import errors, model
 from sidecar.http import openapi
-from sidecar.http.routing import Operation
+from sidecar.http.operations import Operation
 
 HERE = Path(__file__).parent
 _MADE = "<!-- Made from the code by `make docs`; do not edit. -->\n"

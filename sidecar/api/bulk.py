@@ -18,13 +18,13 @@ from sidecar.api.window import AdaptiveLimit
 from sidecar.auth.caller import Caller
 from sidecar.auth.guard import ADMISSION, caller_of
 from sidecar.domain.errors import InvalidRequest, Problem, ProblemBody, UnsupportedMediaType
-from sidecar.http import decoding as fields
 from sidecar.http.audit import audit_details
 from sidecar.http.body import BODIES, Bodies, check_charset
 from sidecar.http.body_lines import Line, Lines
+from sidecar.http.faults import quote
 from sidecar.http.negotiation import NDJSON
+from sidecar.http.operations import Answer, operation
 from sidecar.http.responses import is_closed, start_response
-from sidecar.http.routing import Answer, operation
 from sidecar.http.streaming import ANSWERS, send
 from sidecar.instance import Instance
 from sidecar.services.lifecycle import Lifecycle
@@ -110,9 +110,7 @@ class Bulk:
         self._lifecycle.require_running()
         self._instance.status.require_ready()
         if request.content_type not in (*_MEDIA, _CURL):
-            raise UnsupportedMediaType(
-                f"A body of type {fields.shown(request.content_type)} is not read here; send {NDJSON}."
-            )
+            raise UnsupportedMediaType(f"A body of type {quote(request.content_type)} is not read here; send {NDJSON}.")
         check_charset(request)
         if (key := key_of(request)) is not None:
             check_key(key)

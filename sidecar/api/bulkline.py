@@ -10,9 +10,9 @@ from msgspec import Meta
 
 from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import JobRequest
-from sidecar.http import decoding as fields
+from sidecar.http import decoding
+from sidecar.http.body_decoding import json_object
 from sidecar.http.body_lines import Line
-from sidecar.http.routing import json_object
 
 INVALID = "Invalid submit request"
 _ONE_EACH = "send a JSON object for each job, each on a line of its own (NDJSON)"
@@ -53,7 +53,7 @@ def decode(line: Line) -> BulkLine:
     Raises:
         InvalidRequest: it is no JSON object, or no job.
     """
-    found = fields.decode_json(BulkLine, line.raw)
+    found = decoding.decode_json(BulkLine, line.raw)
     if found is None:
         if line.raw.lstrip().startswith(b"["):
             raise InvalidRequest(_ARRAY, message=INVALID)
@@ -62,7 +62,7 @@ def decode(line: Line) -> BulkLine:
         text = line.raw.strip()
         if text.startswith(b",") or text.endswith(b","):
             raise InvalidRequest(_COMMA, message=INVALID)
-        found = fields.decode(BulkLine, json_object(line.raw), text=frozenset(), message=INVALID)
+        found = decoding.decode(BulkLine, json_object(line.raw), text=frozenset(), message=INVALID)
     return found
 
 

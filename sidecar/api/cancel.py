@@ -16,7 +16,7 @@ from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid
 from sidecar.domain.errors import Conflict, Ended, Forbidden, InvalidRequest, NotFound, Problem, Unavailable
 from sidecar.http.audit import audit_details
-from sidecar.http.routing import Answer, operation
+from sidecar.http.operations import Answer, operation
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
 from sidecar.store import Store

@@ -15,7 +15,8 @@ from sidecar.cluster.cluster import Cluster, ClusterSnapshot
 from sidecar.domain.errors import Conflict, NotFound
 from sidecar.domain.model import AS_TEXT, Node
 from sidecar.http.audit import audit_details
-from sidecar.http.routing import Answer, json_response, operation
+from sidecar.http.operations import Answer, operation
+from sidecar.http.routing import json_response
 from sidecar.instance import Instance
 from sidecar.services.lifecycle import Lifecycle
 from sidecar.services.scaling import Scaler, Scaling

@@ -14,9 +14,9 @@ from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid, untrusted
 from sidecar.domain.errors import Conflict, InvalidRequest
 from sidecar.domain.model import HIGHEST_URGENCY, URGENCIES
-from sidecar.http import decoding as fields
 from sidecar.http.audit import audit_details
-from sidecar.http.routing import Answer, operation
+from sidecar.http.faults import quote
+from sidecar.http.operations import Answer, operation
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
 from sidecar.store import Store
@@ -130,7 +130,7 @@ def _signal_number(value: int | str) -> int:
     found = _SIGNALS.get(name) or _SIGNALS.get(f"SIG{name}")
     if found is None:
         raise InvalidRequest(
-            f"signal: {fields.shown(value)} is not a signal; use 1 to {_LAST_SIGNAL}, SIGRTMIN+1 to "
+            f"signal: {quote(value)} is not a signal; use 1 to {_LAST_SIGNAL}, SIGRTMIN+1 to "
             f"SIGRTMIN+{len(_REAL_TIME)}, or {', '.join(_NAMED)} (with or without SIG)."
         )
     return found
@@ -143,7 +143,5 @@ def _urgency_number(value: int | str) -> int:
     number = URGENCIES.get(word, untrusted.digits(word))
     if number is None or number > HIGHEST_URGENCY:
         words = ", ".join(f"{word} ({number})" for word, number in URGENCIES.items())
-        raise InvalidRequest(
-            f"urgency: {fields.shown(value)} is not an urgency; use 0 to {HIGHEST_URGENCY}, or {words}."
-        )
+        raise InvalidRequest(f"urgency: {quote(value)} is not an urgency; use 0 to {HIGHEST_URGENCY}, or {words}.")
     return number

@@ -12,7 +12,7 @@ from aiohttp import web
 from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
 from sidecar.api.lookup import ending, require
-from sidecar.http.routing import Answer, operation
+from sidecar.http.operations import Answer, operation
 from sidecar.http.sse import AFTER, EVENT_STREAM, EVENT_STREAM_TYPE, EventStream, StreamLimits
 from sidecar.http.streaming import hold
 from sidecar.journal.feed import Feed

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import RESULTS, STATES
-from sidecar.http import decoding as fields
+from sidecar.http.faults import quote
 from sidecar.store import Filter
 
 _LONGEST = 20  # characters that are compared with what is known
@@ -71,7 +71,7 @@ def _words(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ..
         words = _STATE_GROUPS.get(word, (word,)) if name == "state" else (word,)
         if not set(words) <= set(known):
             choices = (*known, *_STATE_GROUPS) if name == "state" else known
-            raise InvalidRequest(f"{name}: {fields.shown(word)} is not a {name}; {_hint(name, word, choices)}.")
+            raise InvalidRequest(f"{name}: {quote(word)} is not a {name}; {_hint(name, word, choices)}.")
         found += words
     return tuple(dict.fromkeys(found))
 

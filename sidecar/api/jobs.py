@@ -21,8 +21,8 @@ from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import AS_TEXT, Brief, Entry, Job
 from sidecar.http.html import relative_root
 from sidecar.http.negotiation import NDJSON, WANTED
+from sidecar.http.operations import Answer, operation
 from sidecar.http.page_cache import ResponseCache
-from sidecar.http.routing import Answer, operation
 from sidecar.http.streaming import framed, stream_chunks, whole_or_chunks
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from sidecar.api.lines import OutputBody
 from sidecar.auth.guard import caller_of
-from sidecar.http.routing import Answer, NoParameters, operation
+from sidecar.http.operations import Answer, operation
+from sidecar.http.routing import NoParameters
 from sidecar.services.launchers import Launcher, Launchers
 
 

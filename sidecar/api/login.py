@@ -20,7 +20,8 @@ from sidecar.config.access import Scope
 from sidecar.domain.errors import Denied, InvalidRequest, Problem, TooManyRequests, Unauthenticated, Unavailable
 from sidecar.http import html
 from sidecar.http.audit import audit_details
-from sidecar.http.routing import Answer, NoParameters, operation
+from sidecar.http.operations import Answer, operation
+from sidecar.http.routing import NoParameters
 
 if TYPE_CHECKING:
     from sidecar.auth.login import Login

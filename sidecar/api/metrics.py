@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from sidecar.config.access import Scope
 from sidecar.domain.errors import InvalidRequest, NotFound
-from sidecar.http.routing import Answer, Operation, operation, operations
+from sidecar.http.operations import Answer, Operation, operation, operations
 from sidecar.services.collector import UserCollector
 from sidecar.store import Store
 from sidecar.telemetry.instruments import Instruments

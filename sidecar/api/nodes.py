@@ -11,7 +11,8 @@ from msgspec import Meta
 
 from sidecar.domain.errors import NotFound
 from sidecar.domain.model import Node
-from sidecar.http.routing import Answer, NoParameters, operation
+from sidecar.http.operations import Answer, operation
+from sidecar.http.routing import NoParameters
 from sidecar.instance import Instance
 
 _ERRORS = (400, 404, 409, 413, 415, 503)

@@ -16,7 +16,7 @@ from sidecar.domain.errors import Gone
 from sidecar.domain.model import Job
 from sidecar.domain.output import Stream
 from sidecar.http.negotiation import WANTED
-from sidecar.http.routing import Answer, operation
+from sidecar.http.operations import Answer, operation
 from sidecar.http.sse import AFTER, EVENT_STREAM, EventStream, StreamLimits, TextStream
 from sidecar.http.streaming import stream_chunks
 from sidecar.journal.feed import Feed

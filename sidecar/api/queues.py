@@ -11,7 +11,8 @@ from msgspec import Meta
 from sidecar.api import fresh
 from sidecar.domain.errors import NotFound
 from sidecar.domain.model import Queue, Queues
-from sidecar.http.routing import Answer, NoParameters, operation
+from sidecar.http.operations import Answer, operation
+from sidecar.http.routing import NoParameters
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
 from sidecar.store import Store

@@ -14,8 +14,8 @@ from sidecar.api import fresh
 from sidecar.domain import untrusted
 from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import Job
+from sidecar.http.operations import Answer, operation
 from sidecar.http.page_cache import ResponseCache
-from sidecar.http.routing import Answer, operation
 from sidecar.http.streaming import framed, whole_or_chunks
 from sidecar.journal.feed import Feed
 from sidecar.store import Search, Store

@@ -15,7 +15,8 @@ from sidecar.auth.guard import CALLER
 from sidecar.domain.errors import Unavailable
 from sidecar.domain.model import AS_TEXT
 from sidecar.http.audit import audit_details
-from sidecar.http.routing import Answer, json_response, operation
+from sidecar.http.operations import Answer, operation
+from sidecar.http.routing import json_response
 from sidecar.instance import Instance, Status
 from sidecar.journal.feed import Feed
 from sidecar.services.health import Check, Health

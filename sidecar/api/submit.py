@@ -18,7 +18,8 @@ from sidecar.domain.errors import InvalidRequest, Rejected
 from sidecar.domain.model import JobRequest
 from sidecar.http.audit import audit_details
 from sidecar.http.html import relative_root
-from sidecar.http.routing import Answer, json_response, operation
+from sidecar.http.operations import Answer, operation
+from sidecar.http.routing import json_response
 from sidecar.instance import Instance
 from sidecar.services.launchers import Launchers
 from sidecar.services.lifecycle import Lifecycle

@@ -20,8 +20,8 @@ from sidecar.api.search import JobSearch
 from sidecar.api.service import ServiceResource
 from sidecar.api.submit import Submit
 from sidecar.app.components import Components
-from sidecar.http import routing
-from sidecar.http.routing import Operation
+from sidecar.http import operations
+from sidecar.http.operations import Operation
 from sidecar.http.sse import StreamLimits
 from sidecar.services.collector import InstanceCollector, ServerCollector
 from sidecar.services.live_output import LiveOutputs
@@ -69,11 +69,11 @@ class Routes:
         self.history = History(feed)
         self.pages = Pages(store, feed, instance, components.lifecycle, self.history, no_auth=settings.access.no_auth)
         self.operations: Sequence[Operation] = [
-            *(op for resource in self._resources() for op in routing.operations(resource)),
+            *(op for resource in self._resources() for op in operations.operations(resource)),
             *self._metrics().operations(),
         ]
 
-    def _resources(self) -> Iterator[routing.Resource]:
+    def _resources(self) -> Iterator[operations.Resource]:
         """Yield the resources in the order of their routes: /v1/jobs/search comes before /v1/jobs/{uid}."""
         components, settings = self._components, self._components.settings
         store, feed, instance = components.store, components.feed, components.instance

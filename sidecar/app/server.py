@@ -15,7 +15,7 @@ from sidecar.config.settings import Settings
 from sidecar.http import routing, streaming
 from sidecar.http.body import BODIES, Bodies
 from sidecar.http.middleware import Around
-from sidecar.http.routing import Operation
+from sidecar.http.operations import OPERATIONS, Operation
 from sidecar.journal import closing
 from sidecar.runtime.memory import trim_now_and_then
 from sidecar.runtime.parts import Parts
@@ -74,7 +74,7 @@ class Server:
             log_requests=settings.telemetry.log_requests,
         )
         app = web.Application(middlewares=[around.middleware()], client_max_size=settings.limits.max_body)
-        app[routing.OPERATIONS] = {}
+        app[OPERATIONS] = {}
         app[BODIES] = Bodies(
             settings.limits.max_body,
             settings.limits.body_timeout,
@@ -84,7 +84,7 @@ class Server:
         )
         app[streaming.ANSWERS] = streaming.Answers(components.responses, components.auth.guard.quota_key)
         for op in filter(wanted, self.operations):
-            routing.add(app, op)
+            routing.add_route(app, op)
         return app
 
     # ------------------------------------------------------------------------------------------ start and close

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from sidecar.domain import json_size as members
 from sidecar.domain.errors import InvalidRequest, Overloaded, Problem, TooLarge, without_traceback
-from sidecar.http import decoding as fields
+from sidecar.http import decoding
 from sidecar.http.body import BODIES, BOM, counted, without_bom
 from sidecar.http.unreadable import body_problem
 
@@ -166,7 +166,7 @@ class Lines:
         if (found := members.at_most(line.raw)) > members.MOST:
             try:
                 async with self._bodies.decoding(members.weight(line.raw, found)):
-                    found = fields.count_members(cls, line.raw, message)
+                    found = decoding.count_members(cls, line.raw, message)
             except InvalidRequest as exc:
                 line.problem = without_traceback(exc)
                 return

@@ -1,15 +1,20 @@
-"""What is wrong with a value, in words that do not depend on the language of the server."""
+"""Describe faults of values in terms of JSON and HTTP, not of Python and msgspec."""
 
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Any
 
 import msgspec
 
 from sidecar.domain import untrusted
 
-#: msgspec's names of types, and what they are to a caller.
+_MAX_QUOTED = 80  # characters of a value that an error quotes
+_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,40}")
+_repr = reprlib.Repr()
+_repr.maxlevel = 3
+#: Names of msgspec's types in errors.
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -20,41 +25,42 @@ _KINDS = {
 }
 _EXPECTED = re.compile(r"Expected ((?:int|float|str|bool|array|object|null)(?: \| (?:\w+))*)(.*)", re.DOTALL)
 _LENGTH = re.compile(r" of length ([<>]=) (\d+)")
+_JSON = {list: "an array", dict: "an object", str: "a string", int: "a number", float: "a number"}
 _ITEM = re.compile(r" - at \$\[(\d+)\]")
-_PLACE = re.compile(r" - at \$\.?")
+_POSITION = re.compile(r" - at \$\.?")
 _GOT = re.compile(r", got \w+")
 _ANY_MEMBER = " - at $[...]"
 
 
 def plain(exc: msgspec.ValidationError) -> str:
-    """Return a fault that msgspec has found, in plain words.
+    """Translate a fault that msgspec found.
 
     Args:
-        exc: as ``Expected `int | null`, got `str` - at `$[0]```.
+        exc: such as ``Expected `int | null`, got `str` - at `$[0]```.
 
     Returns:
-        As ``expected a whole number in item 1``.
+        Such as ``expected a whole number in item 1``.
     """
     text = _GOT.sub("", str(exc).replace("`", ""))
     if match := _EXPECTED.match(text):
-        kinds = [_KINDS[each] for each in match[1].split(" | ") if each in _KINDS]
+        kinds = [_KINDS[name] for name in match[1].split(" | ") if name in _KINDS]
         unit = "items" if kinds == [_KINDS["array"]] else "characters"
-        text = f"Expected {' or '.join(kinds)}{_LENGTH.sub(lambda found: _length(found, unit), match[2])}"
-    text = _ITEM.sub(lambda found: f" in item {int(found[1]) + 1}", text)
-    text = _PLACE.sub(" at ", text)
+        text = f"Expected {' or '.join(kinds)}{_LENGTH.sub(lambda length: _length(length, unit), match[2])}"
+    text = _ITEM.sub(lambda item: f" in item {int(item[1]) + 1}", text)
+    text = _POSITION.sub(" at ", text)
     return text[:1].lower() + text[1:]
 
 
 def member(name: str, value: Any, exc: msgspec.ValidationError) -> tuple[str, str, Any]:
-    """Return which member of an object is wrong: msgspec does not name it.
+    """Locate the wrong member of an object, which msgspec does not name.
 
     Args:
         name: of the parameter.
-        value: the parameter's.
-        exc: what msgspec says of it.
+        value: of the parameter.
+        exc: the fault that msgspec found.
 
     Returns:
-        The name of what is wrong, as ``envars.OMP_NUM_THREADS``, the fault, and its value.
+        The name of the wrong member, such as ``envars.OMP_NUM_THREADS``, the fault, and the member's value.
     """
     text = plain(exc)
     if _ANY_MEMBER not in str(exc).replace("`", "") or not isinstance(value, dict):
@@ -68,7 +74,7 @@ def member(name: str, value: Any, exc: msgspec.ValidationError) -> tuple[str, st
 
 
 def kind(value: Any) -> str:
-    """Return what a JSON value is."""
+    """Return the kind of a JSON value, such as ``an array``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -76,7 +82,19 @@ def kind(value: Any) -> str:
     return next(text for type_, text in _JSON.items() if isinstance(value, type_))
 
 
-_JSON = {list: "an array", dict: "an object", str: "a string", int: "a number", float: "a number"}
+def quote_name(name: str) -> str:
+    """Return a parameter's name for the start of an error; one with unusual characters is quoted."""
+    return name if _NAME.fullmatch(name) else quote(name)
+
+
+def quote(value: Any) -> str:
+    """Quote a received value in an error, shortened, whatever its size and depth."""
+    if isinstance(value, str):
+        value = value[:_MAX_QUOTED]
+    elif not isinstance(value, bytes | int | float | None):
+        return _repr.repr(value)[: _MAX_QUOTED + 3]
+    text = repr(value)
+    return text if len(text) <= _MAX_QUOTED else text[: _MAX_QUOTED - 3] + "..."
 
 
 def _length(match: re.Match[str], unit: str) -> str:

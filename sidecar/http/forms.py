@@ -9,8 +9,8 @@ from aiohttp import web
 from multidict import MultiDict
 
 from sidecar.domain.errors import InvalidRequest
-from sidecar.http import decoding as fields
 from sidecar.http import percent as encoded
+from sidecar.http.faults import quote_name
 
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
@@ -21,7 +21,7 @@ _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rf';[ \t]*({_WORD})=(?:"((?:[^"\\]|\\.)*)"|({_WORD}))[ \t]*')
 
 
-def read(request: web.Request, raw: bytes) -> MultiDict[str]:
+def parse(request: web.Request, raw: bytes) -> MultiDict[str]:
     """Read a form; a name may be there many times.
 
     Raises:
@@ -65,7 +65,7 @@ def _parts(boundary: bytes, raw: bytes) -> Iterator[tuple[str, str]]:
         try:
             yield name, value.decode()
         except UnicodeDecodeError:
-            raise InvalidRequest(f"{fields.named(name)}: the text is not UTF-8; send it so.") from None
+            raise InvalidRequest(f"{quote_name(name)}: the text is not UTF-8; send it so.") from None
 
 
 def _name(head: bytes) -> str:

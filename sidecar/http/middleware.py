@@ -36,7 +36,8 @@ from sidecar.http.body import check_head
 from sidecar.http.headers import HEADERS
 from sidecar.http.html import relative_root
 from sidecar.http.negotiation import prefers_html, takes_html
-from sidecar.http.routing import COMMAND, OPERATIONS, Operation
+from sidecar.http.operations import OPERATIONS, Operation
+from sidecar.http.routing import COMMAND
 from sidecar.http.streaming import in_chunks
 from sidecar.instance import Instance
 from sidecar.telemetry.instruments import Instruments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -13,19 +12,11 @@ import msgspec
 
 import sidecar
 from sidecar.domain.errors import ProblemBody
+from sidecar.http import path_variables
+from sidecar.http.operations import Answer, Operation
 from sidecar.http.problems import CONTENT_TYPE
-from sidecar.http.routing import Answer, Operation
 
 _REF = "#/components/schemas/{name}"
-_PATH_PARAMETERS = {
-    "uid": {
-        "description": "Job id in any of Flux's spellings: decimal, ƒ… or f…, 0x…, dothex, KVS, words, emoji",
-        "schema": {"type": "string"},
-        "example": "f2oUvBnNfh",
-    },
-    "name": {"description": "Name of the queue; or of the node, or its rank", "schema": {"type": "string"}},
-    "number": {"description": "Number of the launcher", "schema": {"type": "integer", "minimum": 0}},
-}
 _BINARY = {"type": "string", "format": "binary"}
 _SECURITY: dict[str, dict[str, Any]] = {
     "bearer": {
@@ -89,8 +80,8 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
     if op.scope is None:
         found["security"] = []
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, **_PATH_PARAMETERS[name]}
-        for name in re.findall(r"{(\w+)}", op.path)
+        {"name": name, "in": "path", "required": True, **variable.parameter}
+        for name, variable in path_variables.of_path(op.path).items()
     ]
     if op.query:
         parameters += _query(components.pop(op.query.__name__))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qsl, unquote_plus, unquote_to_bytes
 
 from sidecar.domain.errors import InvalidRequest
-from sidecar.http import decoding as fields
+from sidecar.http.faults import quote, quote_name
 
 _NAME = 200  # characters of a parameter's name that are read for an error
 _ADVICE = "the text is not UTF-8; percent-encode it as UTF-8 (é is %C3%A9)."
@@ -46,7 +46,7 @@ def _faults(text: str) -> InvalidRequest:
 
 def _name(pair: str) -> str:
     name = pair.partition("=")[0][:_NAME]
-    return fields.named(unquote_plus(name)) if _is_utf8(name) else fields.shown(name)
+    return quote_name(unquote_plus(name)) if _is_utf8(name) else quote(name)
 
 
 def _is_utf8(text: str) -> bool:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 import sidecar
 from sidecar.http import conditional, html, openapi
-from sidecar.http.routing import Answer, Operation, operation
+from sidecar.http.operations import Answer, Operation, operation
 
 _ROOT = Path(str(resources.files("sidecar.web"))) / "static"
 _PAGE = Template(resources.files("sidecar.web").joinpath("docs.html").read_text())

@@ -19,9 +19,11 @@ from sidecar.api.service import ServiceResource, StopBody
 from sidecar.api.submit import Submit, SubmitBody
 from sidecar.domain import fluid
 from sidecar.domain.errors import Forbidden, InvalidRequest, Problem
-from sidecar.http import decoding as fields
+from sidecar.http import decoding
 from sidecar.http.audit import audit_details
-from sidecar.http.routing import Answer, NoParameters, operation, read_form
+from sidecar.http.body_decoding import read_form
+from sidecar.http.operations import Answer, operation
+from sidecar.http.routing import NoParameters
 from sidecar.web.pages import Pages
 from sidecar.web.render import page, redirect
 
@@ -98,10 +100,10 @@ class Forms:
     async def submit(self, request: web.Request) -> web.Response:
         """Submit what was typed; nothing of it is lost when there is something wrong with it."""
         async with read_form(request) as form:
-            typed = fields.single(form)
+            typed = decoding.unique_values(form)
             given = {name: value for name, value in typed.items() if value.strip()}
             try:
-                body = fields.decode(
+                body = decoding.decode(
                     SubmitBody, given, text=frozenset(given), message="Invalid submit request", form=True
                 )
                 answer = await self._submit.submit(request, body)

@@ -18,7 +18,7 @@ from sidecar.api.lookup import require
 from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid, idset, jobspec, restored, untrusted
 from sidecar.domain.model import RESULTS, STATES, Job
-from sidecar.http.routing import Answer, operation
+from sidecar.http.operations import Answer, operation
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
 from sidecar.services.lifecycle import Lifecycle

@@ -1,0 +1,132 @@
+"""Decode request bodies: JSON, forms and the query string carry the same parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from multidict import MultiMapping
+
+from sidecar.domain import json_size
+from sidecar.domain.errors import InvalidRequest, Problem, UnsupportedMediaType, without_traceback
+from sidecar.http import decoding, faults, forms
+from sidecar.http.body import BODIES, counted
+from sidecar.runtime.budget import Holding
+
+_MAX_NAMED = 5  # faults of one kind that an error names
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+async def read_body(
+    request: web.Request, cls: type[msgspec.Struct], *, message: str, small: bool
+) -> tuple[Holding, Any]:
+    """Read a body and the query string into one struct.
+
+    Args:
+        request: the request.
+        cls: the struct.
+        message: what the predecessor's clients show for a fault.
+        small: limit the body to :data:`~sidecar.http.body.SMALL` bytes.
+
+    Returns:
+        The body's bytes in the budget, to be released once the request is answered, and the struct.
+
+    Raises:
+        Problem: see :meth:`~sidecar.http.body.Bodies.read` and :func:`~sidecar.http.decoding.decode`.
+    """
+    bodies = request.app[BODIES]
+    raw, held = await bodies.read(request, small=small)
+    try:
+        as_json = _is_json(request, raw)
+        async with bodies.decoding(json_size.weight(raw, json_size.at_most(raw) if as_json else 0)):
+            if as_json:
+                members = decoding.count_members(cls, raw, message)
+                held.resize(counted(json_size.weight(raw, members)))
+            return held, _decode(request, cls, raw, message)
+    except BaseException as exc:
+        held.close()
+        del raw
+        if isinstance(exc, Problem):
+            raise without_traceback(exc) from None  # it would keep all decoded values until the response is sent
+        raise
+
+
+@contextlib.asynccontextmanager
+async def read_form(request: web.Request) -> AsyncIterator[MultiMapping[str]]:
+    """Read a form, in which names may repeat; its bytes count against the budget inside this context.
+
+    Raises:
+        InvalidRequest: the form is malformed or contains files.
+        RequestTimeout: the body was not received in time.
+        UnsupportedMediaType: the body is not a form.
+    """
+    bodies = request.app[BODIES]
+    raw, held = await bodies.read(request, small=False)
+    with held:
+        async with bodies.decoding(len(raw)):
+            if raw and request.content_type not in (forms.MULTIPART, forms.URLENCODED):
+                raise UnsupportedMediaType("The body is not a form; send one.")
+            form = forms.parse(request, raw)
+        yield form
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """Decode a JSON object.
+
+    Raises:
+        InvalidRequest: the text is not JSON, or not an object.
+    """
+    try:
+        value = msgspec.json.decode(raw)
+    except UnicodeDecodeError:
+        raise InvalidRequest("The body is not JSON: it is not UTF-8.") from None
+    except msgspec.DecodeError as exc:
+        half = _SURROGATE.search(raw) if "truncated" in str(exc) else None
+        why = f"{half[0].decode()} is half of a character" if half else exc
+        raise InvalidRequest(f"The body is not JSON: {why}.") from None
+    except RecursionError:
+        raise InvalidRequest("The body's JSON is nested too deeply.") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The body must be a JSON object, not {faults.kind(value)}.")
+    return value
+
+
+def _is_json(request: web.Request, raw: bytes) -> bool:
+    """Whether to read a body as JSON, also where ``curl -d '{…}'`` declares it as a form."""
+    kind = request.content_type
+    return kind != forms.MULTIPART and (kind == "application/json" or raw.lstrip().startswith(b"{"))
+
+
+def _decode(request: web.Request, cls: type[msgspec.Struct], raw: bytes, message: str) -> msgspec.Struct:
+    if request.content_type == "application/json" and not request.rel_url.raw_query_string:
+        decoded = decoding.decode_json(cls, raw)
+        if decoded is not None:
+            return decoded
+    query = decoding.unique_values(request.query)
+    sent, is_text = _body_values(request, raw)
+    if both := sorted(query.keys() & sent.keys()):
+        errors = [f"{faults.quote_name(name)}: given in the query and in the body." for name in both[:_MAX_NAMED]]
+        raise InvalidRequest(" ".join(errors), errors=errors, message=message)
+    text = frozenset(query) | (frozenset(sent) if is_text else frozenset())
+    values = {**query, **sent} if query else sent
+    return decoding.decode(cls, values, text=text, message=message, form=True)
+
+
+def _body_values(request: web.Request, raw: bytes) -> tuple[dict[str, Any], bool]:
+    """Return the named values of a body, and whether they are text."""
+    kind = request.content_type
+    if kind == forms.MULTIPART:
+        return decoding.unique_values(forms.parse(request, raw)), True
+    if not raw:
+        return {}, False
+    if _is_json(request, raw):
+        return json_object(raw), False
+    if kind == forms.URLENCODED:
+        return decoding.unique_values(forms.parse(request, raw)), True
+    raise UnsupportedMediaType(
+        f"A body of type {faults.quote(kind)} is not supported; send application/json or a form."
+    )
