@@ -91,7 +91,7 @@ class Cancel:
         if await require_own(self._store, self._feed, job, caller_of(request)) == "INACTIVE":
             raise Conflict(f"Job cannot be cancelled: {fluid.f58(job)} has ended already.")
         await self._instance.cancel(job, body.reason)
-        self._feed.commanded(job, caller_of(request).name)
+        self._feed.barrier.note_command(job, caller_of(request).name)
         return Cancelled("Job is requested to cancel.", job, fluid.f58(job))
 
     @operation(
@@ -124,9 +124,9 @@ class Cancel:
         self._instance.status.require_ready()
         if not self._feed.caught_up:
             raise Unavailable("The history of jobs is being read: which jobs match is not known yet.")
-        await self._feed.settle(where.submitter if "admin" not in caller.scopes else None)
+        await self._feed.barrier.wait_visible(where.submitter if "admin" not in caller.scopes else None)
         states = tuple(state for state in where.states or filters.ACTIVE if state != "INACTIVE")
-        jobs = await self._store.ids(msgspec.structs.replace(where, states=states)) if states else []
+        jobs = await self._store.lists.jobids(msgspec.structs.replace(where, states=states)) if states else []
         if body.dry_run:
             return CancelledMany(f"{len(jobs)} jobs match; none was cancelled (dry_run).", len(jobs), 0)
         ended, failed = await self._all(jobs, body.reason, caller.name)
@@ -154,7 +154,7 @@ class Cancel:
             for job in left:
                 try:
                     await self._instance.cancel(job, reason)
-                    self._feed.commanded(job, caller)
+                    self._feed.barrier.note_command(job, caller)
                 except (Ended, NotFound):  # Flux has purged a job that it does not know any more
                     ended += 1
                 except Problem as exc:

@@ -94,7 +94,7 @@ class JobControl:
         await self._require_active(request, job, "signalled")
         audit_details(request, signal=_NAMES.get(number, str(number)))
         await self._instance.send_signal(job, number)
-        self._feed.commanded(job, caller_of(request).name)
+        self._feed.barrier.note_command(job, caller_of(request).name)
         return Signalled("Job is sent the signal.", job, fluid.f58(job), _NAMES.get(number, str(number)))
 
     @operation(
@@ -112,7 +112,7 @@ class JobControl:
         await self._require_active(request, job, "reprioritized")
         audit_details(request, urgency=urgency)
         old = await self._instance.set_urgency(job, urgency)
-        self._feed.commanded(job, caller_of(request).name)
+        self._feed.barrier.note_command(job, caller_of(request).name)
         return Reprioritized("Job has the new urgency.", job, fluid.f58(job), old, urgency)
 
     async def _require_active(self, request: web.Request, job: int, what: str) -> None:

@@ -114,7 +114,7 @@ class Events:
         # The entry's JSON begins with a brace; what job it is of comes first.
         return b'id: %b\ndata: {"id":%d,"f58id":"%b",%b\n\n' % (
             position.format_event_id(self._store, number).encode(),
-            told.job,
+            told.jobid,
             told.f58id.encode(),
             msgspec.json.encode(entry)[1:],
         )
@@ -146,8 +146,8 @@ class Events:
         tail = self._feed.tail
         generation = tail.generation
         while True:
-            with self._feed.change(job) as change:  # before the look, so that nothing comes between the two
-                state, last = await self._store.last(job)
+            with self._feed.waiters.next_change(job) as change:  # before the state is read
+                state, last = await self._store.state_and_position(job)
                 while after < min(last, self._store.position):
                     data, after = await self._next(filters.EVERYTHING, after, job)
                     if data:

@@ -24,7 +24,7 @@ async def settle(request: web.Request, feed: Feed) -> None:
     Raises:
         Lagging: what the reader has had accepted is not stored within the bound.
     """
-    await feed.settle(caller_of(request).name)
+    await feed.barrier.wait_visible(caller_of(request).name)
     if (lag := feed.lag) > _TOLD:
         request[HEADERS][LAG] = f"{lag:.3f}"
 
@@ -33,4 +33,4 @@ async def settle_for_a_moment(request: web.Request, feed: Feed) -> None:
     """Wait as :func:`settle` does, but only for a moment: for what has to be answered while nothing can be stored."""
     with contextlib.suppress(Lagging, TimeoutError):
         async with asyncio.timeout(_MOMENT):
-            await feed.settle(caller_of(request).name)
+            await feed.barrier.wait_visible(caller_of(request).name)

@@ -156,8 +156,8 @@ class Jobs:
             position.HEADER: position.format_event_id(self._store, self._store.position),
         }
         if query.limit is not None:
-            headers |= _next(request, await self._store.last_of(where, query.limit))
-        pieces = self._store.pieces(where, query.limit, shape.what, shape.separator)
+            headers |= _next(request, await self._store.lists.last_of_page(where, query.limit))
+        pieces = self._store.lists.chunks(where, query.limit, shape.what, shape.separator)
         framed_ = framed(pieces, shape.separator.encode(), shape.opening, shape.closing)
         return await stream_chunks(request, framed_, headers)
 
@@ -169,25 +169,25 @@ class Jobs:
         return response
 
     async def _plain(self, request: web.Request, where: Filter, limit: int | None) -> web.StreamResponse:
-        page = await self._store.page(where, limit)
+        page = await self._store.lists.page(where, limit)
         shown = position.format_event_id(self._store, page.position)
-        cut = page.last is not None and page.number != limit  # the page is large, and not all that is asked for
+        cut = page.last is not None and page.length != limit  # the page is large, and not all that is asked for
         last = page.last
         if cut:
-            last = None if limit is None else await self._store.last_of(where, limit)
+            last = None if limit is None else await self._store.lists.last_of_page(where, limit)
         cursor = b',"cursor":"%b"' % _plain_f58(last).encode() if last is not None else b""
         closing = b'],"position":"%b"%b}\n' % (shown.encode(), cursor)
         headers = {"Content-Type": "application/json", position.HEADER: shown, **_next(request, last)}
         if not cut:
             return web.Response(body=b'{"jobs":[' + page.json + closing, headers=headers)
         del page
-        pieces = self._store.pieces(where, limit, "brief")
+        pieces = self._store.lists.chunks(where, limit, "brief")
         return await stream_chunks(request, framed(pieces, b",", b'{"jobs":[', closing), headers)
 
     async def _one_piece(self, request: web.Request, where: Filter, limit: int, shape: _Shape) -> web.Response | None:
         """Return a short list as one piece; None where its jobs are too large for that."""
-        page = await self._store.page(where, limit, shape.what, shape.separator)
-        if page.last is not None and page.number < limit:
+        page = await self._store.lists.page(where, limit, shape.what, shape.separator)
+        if page.last is not None and page.length < limit:
             return None
         shown = position.format_event_id(self._store, page.position)
         headers = {"Content-Type": shape.media, position.HEADER: shown, **_next(request, page.last)}
@@ -200,7 +200,7 @@ class Jobs:
 
         The answer is always the job as it is then: whether it came so far in time is in its state.
         """
-        await self._feed.settle_job(job)
+        await self._feed.barrier.wait_job_visible(job)
         if query.wait:
             async with request[ADMISSION].while_authorized():
                 await self._wait(job, _REACHED[query.until], query.wait)
@@ -212,7 +212,7 @@ class Jobs:
     async def _wait(self, job: int, states: tuple[str, ...], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self._feed.tail.closed:
-            with self._feed.change(job) as change:  # before the look, so that nothing comes between the two
+            with self._feed.waiters.next_change(job) as change:  # before the state is read
                 state = await self._store.state(job)
                 left = deadline - time.monotonic()
                 if state is None or state in states or left <= 0:

@@ -19,7 +19,7 @@ async def require(store: Store, feed: Feed, job: int) -> str:
         NotFound: there is no such job.
         Unavailable: it may be in the part of the history that is not read yet.
     """
-    await feed.settle_job(job)
+    await feed.barrier.wait_job_visible(job)
     state = await store.state(job)
     if state is None:
         raise unknown(feed, job)

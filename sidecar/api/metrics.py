@@ -100,7 +100,7 @@ class MetricsResource:
         _check(request)
         if not self._users:
             raise NotFound("Figures of users are not told here: start the server with --metrics-users.")
-        counts = await self._store.user_counts()
+        counts = await self._store.counts.by_user()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(UserCollector(counts))
         return await make_aiohttp_handler(registry)(request)

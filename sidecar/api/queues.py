@@ -110,7 +110,7 @@ class QueueResource:
         return body
 
     async def _bodies(self, known: Queues) -> tuple[QueueBody, ...]:
-        counts = await self._store.queue_counts()
+        counts = await self._store.counts.by_queue()
         return tuple(
             QueueBody(**msgspec.structs.asdict(queue), counts=_counts(counts.get(_stored(queue.name, known), {})))
             for queue in known.queues

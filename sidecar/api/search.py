@@ -87,11 +87,11 @@ class JobSearch:
         draw = b"%d}\n" % query.draw
         if page := self._pages.get(revision, search):
             return web.Response(body=page.body + draw, headers=page.headers)
-        total, matched = await self._store.count(), await self._store.count(text)
+        total, matched = await self._store.counts.jobs(), await self._store.counts.jobs(text)
         left = max(0, matched - query.start)
         window = left if length is None else min(left, length)
         # Jobs may be added while the answer is on its way: the window has the size that the counts say.
-        jobs = self._store.search(msgspec.structs.replace(search, length=window))
+        jobs = self._store.lists.search(msgspec.structs.replace(search, length=window))
         closing = b'],"recordsTotal":%d,"recordsFiltered":%d,"recordsMatched":%d,"draw":' % (total, window, matched)
         pieces = framed(jobs, b",", b'{"data":[', closing + draw)
         response = await whole_or_chunks(

@@ -64,7 +64,7 @@ class Components:
         self.tasks = Supervisor(self.instruments.task_died, lambda cause: self.lifecycle.fail(cause))
         self.feed = Feed(self.store, self.instruments, log_jobs=settings.telemetry.log_jobs)
         self.instance = _instance(settings, directory, self.instruments)
-        self.feed.begin_again = self.instance.replay_history
+        self.feed.replay = self.instance.replay_history
         self.resources = ResourcePoller(self.instance, self.feed)
         self.launchers = Launchers(
             directory, uri=settings.jobs.uri, kill_timeout=settings.engine.kill_timeout, tasks=self.tasks

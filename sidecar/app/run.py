@@ -62,7 +62,7 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
                 starting = asyncio.create_task(_start(stack, server, settings), name="start")
                 if await _has_started(starting, lifecycle):
                     urls = starting.result()
-                    components.store.lock.note(" and ".join(urls))
+                    components.store.note_address(" and ".join(urls))
                     announce(urls)
                 await lifecycle.run()
         components.deadline.done()

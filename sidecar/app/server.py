@@ -16,7 +16,7 @@ from sidecar.http import routing, streaming
 from sidecar.http.body import BODIES, Bodies
 from sidecar.http.middleware import Around
 from sidecar.http.operations import OPERATIONS, Operation
-from sidecar.journal import closing
+from sidecar.journal import orphans
 from sidecar.runtime.memory import trim_now_and_then
 from sidecar.runtime.parts import Parts
 from sidecar.services.watchdog import Watchdog
@@ -143,7 +143,7 @@ class Server:
         if not (components.settings.jobs.store and components.lifecycle.over and components.feed.caught_up):
             return
         try:
-            await closing.end_active_jobs(components.store, within=_END_JOBS, stopped=True)
+            await orphans.end_active_jobs(components.store, within=_END_JOBS, stopped=True)
         except StoreError as exc:
             log.error("jobs of the instance stay in the store as they were seen last", reason=str(exc))
 

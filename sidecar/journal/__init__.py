@@ -1,1 +1,1 @@
-"""The events journal, folded into the store, and the waiters for what it brings."""
+"""Fold the job manager's events journal into the store, and wake the requests that wait for it."""

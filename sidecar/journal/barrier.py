@@ -1,13 +1,12 @@
-"""Read your writes: what the instance has accepted, and what of it is in the store.
+"""The read-your-writes barrier: reads wait until the commands accepted before them are visible in the store.
 
-A command is answered when the instance has carried it out, and the store hears of it a moment later, from the journal.
-So a read waits for what was accepted before it: a read of one job for that job, a list for all jobs, and a command that
-selects jobs for every one of them. The wait has a bound, and nothing is forgotten when it ends: what belongs to the
-reader's own commands is then answered with 503 and the lag, what belongs to those of others is left out, and the answer
-tells the lag.
+A command is answered when the instance has accepted it; its effect reaches the store a moment later, through the
+journal. A read of one job waits for commands on that job, a list for all jobs, and a command that selects jobs for all
+of these. The wait is bounded. When it times out, nothing is forgotten: if the caller's own commands are not visible,
+the response is 503 with the lag; otherwise the list lacks the jobs of others, and the response states the lag.
 
-What was accepted and is not stored is bounded in number and bytes. A submit waits for room, so that neither memory nor
-the lag of the journal grows with what is submitted.
+Accepted jobs that are not stored are bounded in number and bytes. A submit waits for capacity, so neither memory nor
+the lag of the journal grows with the number of submits.
 """
 
 from __future__ import annotations
@@ -15,283 +14,227 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple, TypeVar
 
 from sidecar.domain.errors import Lagging
-from sidecar.journal.steady import Steady
-from sidecar.journal.unended import ActiveJobs
+from sidecar.journal.accepted import AcceptedJobs, CommandMarks
+from sidecar.journal.active_jobs import ActiveJobs
+from sidecar.journal.progress import Progress
+from sidecar.journal.retry import STUCK, Retry
 from sidecar.store import Store, StoreError
 
-K = TypeVar("K")
-
-BOUND = 10.0
-"""How long a read waits for what its caller has had accepted before (seconds)."""
-_OTHERS = 1.0  # for what others have had accepted
-STUCK = 3.0
-"""From when on a write that has not succeeded counts as a store that cannot be written (seconds)."""
-_TICK = 1.0
-_MOST, _BULK = 1024, 512  # accepted jobs that are not stored yet: at most, and while a bulk goes on
-_MOST_BYTES = 32 * 1024 * 1024
-_RECENT = 4096
-_LOOKED_UP = 100
-_LONGEST_RETRY = 30
-_PATIENCE = 6  # times the bound: how long a submit waits while others' jobs are stored
-
-
-class _Expected(NamedTuple):
-    caller: str
-    number: int
-    size: int
-    since: float
+TIMEOUT = 10.0
+"""Seconds that a read waits for its caller's own commands."""
+_OTHERS_TIMEOUT = 1.0  # seconds that it waits for the commands of other callers
+_CHECK_INTERVAL = 1.0
+_MAX_JOBS, _MAX_BULK_JOBS = 1024, 512  # accepted jobs that are not stored: in all, and beyond which a bulk pauses
+_MAX_BYTES = 32 * 1024 * 1024
+_CHECKED = 100
+_MAX_RETRY_AFTER = 30
+_SUBMIT_TIMEOUTS = 6  # a submit waits this many timeouts while other jobs are stored
 
 
 class Barrier:
-    """Knows what the store has not heard of yet.
+    """Wait for accepted commands to become visible, and limit how many are pending.
 
     Args:
-        store: is asked for a job that is expected for long.
+        store: searched for jobs that are pending for long.
+        progress: progress of the feed.
+        retry: calls of the store by the feed.
+        active_jobs: notified of accepted jobs.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._jobs_stored = store
-        self.steady = Steady()
-        self.unended = ActiveJobs()
-        """Jobs that have not ended, by what the instance has told: also while nothing can be stored."""
-        self._expected: dict[int, _Expected] = {}
-        self._expected_of: dict[str, dict[int, int]] = {}
-        self._number = 0
-        self._recent: OrderedDict[int, None] = OrderedDict()
-        self._accepting = self._bytes = 0
-        self._pushed = self._written = 0
-        self._last_command = 0
-        self._commands: dict[int, int] = {}
-        self._commands_of: dict[str, int] = {}
-        self._leaving = False
-        self._changed = asyncio.Condition()
+    def __init__(self, store: Store, progress: Progress, retry: Retry, active_jobs: ActiveJobs) -> None:
+        self._store = store
+        self._progress = progress
+        self._retry = retry
+        self._active_jobs = active_jobs
+        self._commands = CommandMarks()
+        self.accepted = AcceptedJobs()
+        """Accepted jobs that are not in the store yet."""
 
-    # ----------------------------------------------------------------------------------- what was accepted
+    # ---------------------------------------------------------------------------------------------- commands
 
     @asynccontextmanager
-    async def room(self, size: int) -> AsyncIterator[None]:
-        """Wait until one more job may be accepted; it counts from then on.
+    async def admit(self, size: int) -> AsyncIterator[None]:
+        """Wait for capacity for one more submit, and count it while the context is active.
 
         Args:
-            size: of its jobspec (bytes).
+            size: bytes of the jobspec.
 
         Raises:
-            Lagging: what was accepted before is not stored in time.
+            Lagging: the jobs accepted before are not stored in time.
         """
-        if not self._has_room(size):
-            await self._wait_for_room(size)
-        self._accepting += 1
-        self._bytes += size
+        if not self._has_capacity(size):
+            await self._wait_for_capacity(size)
+        self.accepted.submitting += 1
+        self.accepted.bytes += size
         try:
             yield
         finally:
-            self._accepting -= 1
-            self._bytes -= size
+            self.accepted.submitting -= 1
+            self.accepted.bytes -= size
 
-    def _has_room(self, size: int) -> bool:
-        if self.steady.stuck > STUCK:
+    def _has_capacity(self, size: int) -> bool:
+        if self._retry.stuck > STUCK:
             return False
-        fits = self._bytes + size <= _MOST_BYTES or not (self._accepting or self._expected)
-        return fits and len(self._expected) < _MOST
+        accepted = self.accepted
+        fits = accepted.bytes + size <= _MAX_BYTES or not (accepted.submitting or accepted)
+        return fits and len(accepted) < _MAX_JOBS
 
-    async def _wait_for_room(self, size: int) -> None:
-        """Wait for as long as the store makes progress, within a bound."""
-        for _ in range(_PATIENCE):
-            before = self._written
-            if self.steady.stuck <= STUCK:
-                await self._wait(lambda: self._has_room(size) or self.steady.stuck > STUCK, BOUND)
-            if self._has_room(size):
+    async def _wait_for_capacity(self, size: int) -> None:
+        """Wait while the store makes progress, up to a limit."""
+        for _ in range(_SUBMIT_TIMEOUTS):
+            before = self._progress.stored
+            if self._retry.stuck <= STUCK:
+                await self.wait(lambda: self._has_capacity(size) or self._retry.stuck > STUCK, TIMEOUT)
+            if self._has_capacity(size):
                 return
-            if self._written == before or self.steady.stuck > STUCK or self._leaving:
+            if self._progress.stored == before or self._retry.stuck > STUCK or self._progress.stopping:
                 break
         raise self._lagging("No jobs are accepted")
 
-    async def ease(self, pending: Callable[[], int] = lambda: 0) -> None:
-        """Wait until a bulk may go on, for as long as the store makes progress: others' submits have room meanwhile.
+    async def wait_for_bulk(self, in_flight: Callable[[], int] = lambda: 0) -> None:
+        """Wait until a bulk submit may continue, while the store makes progress; single submits keep some capacity.
 
         Args:
-            pending: tells how many lines of it are on their way already.
+            in_flight: returns the number of its lines that are being submitted.
         """
 
-        def eased() -> bool:
-            few = len(self._expected) < _BULK and len(self._expected) + pending() < _MOST
-            return few and self._bytes <= _MOST_BYTES // 2
+        def ready() -> bool:
+            few = len(self.accepted) < _MAX_BULK_JOBS and len(self.accepted) + in_flight() < _MAX_JOBS
+            return few and self.accepted.bytes <= _MAX_BYTES // 2
 
-        while not eased():
-            before = self._written
-            if await self._wait(eased, BOUND):
+        while not ready():
+            before = self._progress.stored
+            if await self.wait(ready, TIMEOUT):
                 return
-            if self._written == before or self.steady.stuck > STUCK or self._leaving:
+            if self._progress.stored == before or self._retry.stuck > STUCK or self._progress.stopping:
                 return  # each line is refused with the reason
 
-    def expect(self, fluid: int, caller: str = "", size: int = 0) -> None:
-        """Note a job that the instance has accepted: every later read is to find it."""
-        self.unended.accept(fluid)
-        if fluid in self._recent or fluid in self._expected:
-            return
-        self._number += 1
-        self._bytes += size
-        self._expected[fluid] = _Expected(caller, self._number, size, time.monotonic())
-        self._expected_of.setdefault(caller, {})[fluid] = self._number
-
-    def expects(self, fluid: int) -> bool:
-        """Whether an accepted job is not in the store yet."""
-        return fluid in self._expected
-
-    def commanded(self, fluid: int, caller: str) -> None:
-        """Note that the instance has carried out a command on a job: later reads are to see what came of it."""
-        if self._pushed > self._written:
-            self._last_command = self._pushed
-            _put_last(self._commands, fluid, self._pushed)
-            _put_last(self._commands_of, caller, self._pushed)
-
-    # ------------------------------------------------------------------------------------------ who reads
-
-    async def settle(self, caller: str | None = None) -> None:
-        """Wait until what was accepted before is in the store; at once when it is.
+    def note_accepted(self, jobid: int, caller: str = "", size: int = 0) -> None:
+        """Record a job that the instance has accepted: later reads wait for it.
 
         Args:
-            caller: past a moment, only what this caller has had accepted is waited for; None: all is.
+            jobid: the job.
+            caller: name of its submitter.
+            size: bytes of its jobspec.
+        """
+        self._active_jobs.note_accepted(jobid)
+        self.accepted.add(jobid, caller, size)
+
+    def is_pending(self, jobid: int) -> bool:
+        """Return whether an accepted job is not in the store yet."""
+        return jobid in self.accepted
+
+    def note_command(self, jobid: int, caller: str) -> None:
+        """Record a command on a job that the instance has carried out: later reads wait for its effect."""
+        if self._progress.received > self._progress.stored:
+            self._commands.add(jobid, caller, self._progress.received)
+
+    # ------------------------------------------------------------------------------------------------- reads
+
+    async def wait_visible(self, caller: str | None = None) -> None:
+        """Wait until the commands accepted before are visible in the store.
+
+        Args:
+            caller: name of the reader, which waits only a moment for the commands of others; None: wait for all.
 
         Raises:
-            Lagging: it is not, within the bound.
+            Lagging: they are not visible before the timeout.
         """
-        if not self._expected and self._written >= self._last_command:
+        if not self.accepted and self._progress.stored >= self._commands.last:
             return
-        last, mark = self._number, self._last_command
+        last, mark = self.accepted.last_number, self._commands.last
 
-        def all_of_it() -> bool:
-            return self._written >= mark and not _before(last, (each.number for each in self._expected.values()))
+        def all_visible() -> bool:
+            return self._progress.stored >= mark and not self.accepted.has_up_to(last)
 
         if caller is None:
-            await self._settle(all_of_it)
+            await self._require(all_visible)
             return
-        own_mark = self._commands_of.get(caller, 0)
+        own_mark = self._commands.of_caller(caller)
 
-        def own() -> bool:
-            return self._written >= own_mark and not _before(last, self._expected_of.get(caller, {}).values())
+        def own_visible() -> bool:
+            return self._progress.stored >= own_mark and not self.accepted.has_up_to(last, caller)
 
-        if self.waiting < _OTHERS and self.steady.stuck < _OTHERS:
-            await self._wait(all_of_it, _OTHERS)
-        await self._settle(own)
+        if self.accepted.waiting < _OTHERS_TIMEOUT and self._retry.stuck < _OTHERS_TIMEOUT:
+            await self.wait(all_visible, _OTHERS_TIMEOUT)
+        await self._require(own_visible)
 
-    async def settle_job(self, fluid: int) -> None:
-        """Wait until what was accepted for one job is in the store; at once when it is.
+    async def wait_job_visible(self, jobid: int) -> None:
+        """Wait until the commands on one job accepted before are visible in the store.
 
         Raises:
-            Lagging: it is not, within the bound.
+            Lagging: they are not visible before the timeout.
         """
-        mark = self._commands.get(fluid, 0)
-        if fluid in self._expected or self._written < mark:
-            await self._settle(lambda: fluid not in self._expected and self._written >= mark)
+        mark = self._commands.of_job(jobid)
+        if jobid in self.accepted or self._progress.stored < mark:
+            await self._require(lambda: jobid not in self.accepted and self._progress.stored >= mark)
 
-    async def _settle(self, done: Callable[[], bool]) -> None:
+    async def _require(self, done: Callable[[], bool]) -> None:
         if done():
             return
-        began = time.monotonic()
-        if self.steady.stuck <= STUCK:
-            await self._wait(lambda: done() or self.steady.stuck > STUCK, BOUND)
+        started = time.monotonic()
+        if self._retry.stuck <= STUCK:
+            await self.wait(lambda: done() or self._retry.stuck > STUCK, TIMEOUT)
         if not done():
-            raise self._lagging("The answer would lack what was accepted before", time.monotonic() - began)
+            raise self._lagging("The response would lack accepted commands", time.monotonic() - started)
 
-    @property
-    def waiting(self) -> float:
-        """For how long the first accepted job that is not stored has waited (seconds)."""
-        return time.monotonic() - next(iter(self._expected.values())).since if self._expected else 0.0
-
-    def _lagging(self, what: str, waited: float = 0.0) -> Lagging:
-        """Return the error for what is not stored within the bound.
+    def _lagging(self, consequence: str, waited: float = 0.0) -> Lagging:
+        """Return the error for commands that are not visible before the timeout.
 
         Args:
-            what: the consequence for the caller.
-            waited: for how long the request has waited for something that was accepted before it (seconds).
+            consequence: what this means for the caller.
+            waited: for how long the request has waited (seconds).
         """
-        lag = max(self.waiting, self.steady.stuck, waited)
-        number = len(self._expected)
-        behind = f"{number} accepted jobs are" if number else "the effects of accepted commands are"
-        why = f": {self.steady.problem}" if self.steady.problem else "."
+        lag = max(self.accepted.waiting, self._retry.stuck, waited)
+        count = len(self.accepted)
+        pending = f"{count} accepted jobs are" if count else "the effects of accepted commands are"
+        reason = f": {self._retry.problem}" if self._retry.problem else "."
         return Lagging(
-            f"{what}: {behind} not stored yet, after {lag:.1f} s{why}",
+            f"{consequence}: {pending} not stored yet, after {lag:.1f} s{reason}",
             lag=round(lag, 3),
-            retry_after=min(_LONGEST_RETRY, max(1, math.ceil(lag / 2))),
+            retry_after=min(_MAX_RETRY_AFTER, max(1, math.ceil(lag / 2))),
         )
 
-    # --------------------------------------------------------------------------------------- for the feed
+    # ---------------------------------------------------------------------------------------------- the feed
 
-    async def _until(self, predicate: Callable[[], bool]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(predicate)
-
-    async def _wait(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Wait until something is so, and no longer than that; return whether it is."""
-        deadline = time.monotonic() + seconds
-        while not (done() or self._leaving):
+    async def wait(self, done: Callable[[], bool], timeout: float) -> bool:  # noqa: ASYNC109 - returned, not raised
+        """Wait until a predicate is true, up to a timeout (seconds); return whether it is."""
+        deadline = time.monotonic() + timeout
+        while not (done() or self._progress.stopping):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             try:
-                async with asyncio.timeout(min(left, _TICK)):
-                    await self._until(lambda: done() or self._leaving)
+                async with asyncio.timeout(min(left, _CHECK_INTERVAL)):
+                    await self._progress.wait_for(lambda: done() or self._progress.stopping)
             except TimeoutError:
-                await self._look_up()
+                await self.check_store()
         return done()
 
-    async def _look_up(self) -> None:
-        """Find expected jobs that the store holds: the journal was told of them long before the submit was answered."""
-        for fluid in list(self._expected)[:_LOOKED_UP]:
+    async def check_store(self) -> None:
+        """Resolve pending jobs that the store has: their events may have come long before."""
+        for jobid in list(self.accepted)[:_CHECKED]:
             try:
-                if await self._jobs_stored.state(fluid) is not None:
-                    self._heard(fluid)
+                if await self._store.state(jobid) is not None:
+                    self.resolve(jobid)
             except StoreError:
                 return
 
-    def _heard(self, fluid: int) -> None:
-        """Note that a job is in the store, or that the journal has nothing to say of it."""
-        self.unended.forget(fluid)
-        found = self._expected.pop(fluid, None)
-        if found is None:
-            self._recent[fluid] = None
-            if len(self._recent) > _RECENT:
-                self._recent.popitem(last=False)
-            return
-        self._bytes -= found.size
-        own = self._expected_of[found.caller]
-        del own[fluid]
-        if not own:
-            del self._expected_of[found.caller]
+    def resolve(self, jobid: int) -> None:
+        """Record that a job is in the store, or that the journal has no events of it."""
+        self._active_jobs.discard_accepted(jobid)
+        self.accepted.remove(jobid)
 
-    def _advance(self, written: int) -> None:
-        """Note how many of the items that were pushed are in the store."""
-        self._written = written
-        _drop_first(self._commands, written)
-        _drop_first(self._commands_of, written)
+    def advance(self, stored: int) -> None:
+        """Record how many journal items are in the store."""
+        self._progress.stored = stored
+        self._commands.drop_up_to(stored)
 
-    def _give_up(self, last: int) -> None:
-        """Expect no more what was accepted up to a number: a whole history has not told of it, or is another one's."""
-        for fluid, each in list(self._expected.items()):
-            if each.number > last:
-                return
-            self._heard(fluid)
-
-
-def _before(last: int, numbers: Iterable[int]) -> bool:
-    """Whether the first of some ascending numbers is no higher than another one."""
-    return next(iter(numbers), last + 1) <= last
-
-
-def _put_last(marks: dict[K, int], key: K, mark: int) -> None:
-    """Set a mark that is no lower than the others; they stay in ascending order."""
-    marks.pop(key, None)
-    marks[key] = mark
-
-
-def _drop_first(marks: dict[K, int], upto: int) -> None:
-    """Drop the marks that are no higher than a number."""
-    while marks and marks[key := next(iter(marks))] <= upto:
-        del marks[key]
+    def resolve_up_to(self, number: int) -> None:
+        """Resolve the jobs accepted up to a number: a whole history does not have them, or is another instance's."""
+        for jobid in self.accepted.up_to(number):
+            self.resolve(jobid)

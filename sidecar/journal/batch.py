@@ -1,49 +1,55 @@
-"""From folded jobs to what the store writes in one transaction."""
+"""Encode folded jobs and their events as the rows of one store transaction."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import UNSET
 
 from sidecar.domain import untrusted
-from sidecar.domain.model import Brief, Entry, Event, Job
-from sidecar.journal import fold
+from sidecar.domain.model import Brief, Entry, Job
 from sidecar.journal.counts import CountDeltas
 from sidecar.journal.record import Record
 from sidecar.store import LARGEST_CONTEXT, LoggedEvents, Row, merged, plain
 
-_FEW = 64  # entries that are written as JSON at once
-_SEARCHED = 1024  # bytes of each text that is searched: an index over all of them is a hundred times slower to write
+_SMALL = 64  # entries that are encoded in one call
+_SEARCHED = 1024  # bytes of each searchable text: to index complete texts makes writes a hundred times slower
 _SEARCHED_LIST = 2048
 _encode = msgspec.json.Encoder().encode
 
 
 class Batch:
-    """What is written in one transaction."""
+    """The content of one transaction.
+
+    Args:
+        position: position of the last event in the store.
+    """
 
     def __init__(self, position: int) -> None:
         self.position = position
-        self.taken = 0
+        """Position of the last event, this batch included."""
+        self.responses = 0
+        """Number of journal responses in the batch."""
         self.size = 0
-        """How many bytes the journal's responses have that were taken."""
-        self.touched: dict[int, Record] = {}
-        self.dropped: dict[int, Record] = {}
-        self.happened = CountDeltas()
-        self.told: list[LoggedEvents] = []
+        """Bytes of these responses."""
+        self.records: dict[int, Record] = {}
+        """Jobs to insert or update."""
+        self.deleted: dict[int, Record] = {}
+        """Jobs to delete, because they are invalid."""
+        self.deltas = CountDeltas()
+        self.logged: list[LoggedEvents] = []
 
-    def tell(self, job: Job, entries: Sequence[Entry]) -> None:
-        """Add entries of a job's eventlog, under the next positions."""
+    def append(self, job: Job, entries: Sequence[Entry]) -> None:
+        """Append entries of a job's eventlog, at the next positions."""
         if not entries:
             return
-        self.happened.add(job, entries)
+        self.deltas.add(job, entries)
         for count, json in _rows(entries):
             self.position += count
-            self.told.append(
+            self.logged.append(
                 LoggedEvents(
                     self.position,
                     job.id,
@@ -61,8 +67,8 @@ class Batch:
 
 
 def _rows(entries: Sequence[Entry]) -> Iterable[tuple[int, bytes]]:
-    """Return entries as the rows that are written: how many there are in each, and their JSON."""
-    if len(entries) <= _FEW:
+    """Encode entries as rows: the number of entries of each row, and their JSON array."""
+    if len(entries) <= _SMALL:
         with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):
             if len(json := _encode(entries)) <= LARGEST_CONTEXT:
                 return [(len(entries), json)]
@@ -70,7 +76,7 @@ def _rows(entries: Sequence[Entry]) -> Iterable[tuple[int, bytes]]:
 
 
 def _entry(entry: Entry) -> bytes:
-    """Return an entry as JSON, in so many bytes and such values as can be stored and sent to anything."""
+    """Encode an entry as JSON that can be stored and sent: oversized and unencodable values are replaced."""
     try:
         json = _encode(entry)
     except (ValueError, TypeError, OverflowError, RecursionError):
@@ -81,14 +87,14 @@ def _entry(entry: Entry) -> bytes:
     return _encode(msgspec.structs.replace(entry, context=untrusted.shortened(_encode(entry.context), LARGEST_CONTEXT)))
 
 
-def row(record: Record) -> Row:
-    """Return a job as it is written; what seldom changes only where it has."""
+def job_row(record: Record) -> Row:
+    """Encode a job as a row; search text and jobspec are None if the store has them already."""
     job = record.job
-    text = searchable(job)
-    # A job that runs is stored without its runtime so far, which is added where it is read.
+    text = search_text(job)
+    # A running job is stored without its runtime so far; reads add it.
     json = _encode(msgspec.structs.replace(job, runtime=UNSET) if job.state == "RUN" else job)
-    written = digests(text, record.jobspec)
-    found = Row(
+    stored = digests(text, record.jobspec)
+    row = Row(
         id=job.id,
         t_submit=job.t_submit,
         t_run=job.t_run or None,
@@ -105,38 +111,24 @@ def row(record: Record) -> Row:
         nevents=record.nevents,
         brief=_encode(Brief(job.id, job.f58id, job.state, job.result, job.name)).decode(),
         json=json.decode(),
-        text=text if written[0] != record.written[0] else None,
-        jobspec=record.jobspec if written[1] != record.written[1] else None,
-        key=None if record.written[1] else record.key,
+        text=text if stored[0] != record.stored_digests[0] else None,
+        jobspec=record.jobspec if stored[1] != record.stored_digests[1] else None,
+        key=None if record.stored_digests[1] else record.idempotency_key,
     )
-    record.written = written
-    record.size = len(json) + len(record.jobspec)
-    return found
+    record.stored_digests = stored
+    record.stored_size = len(json) + len(record.jobspec)
+    return row
 
 
 def digests(text: str, spec: bytes) -> tuple[bytes, bytes]:
-    """Return what tells a searched text and a jobspec from others; to keep them both would double what a job takes."""
+    """Return digests of a search text and a jobspec; to keep both in memory would double the size of a record."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest(), hashlib.blake2b(spec, digest_size=16).digest()
 
 
-def searchable(job: Job) -> str:
-    """What a search looks through: the beginnings of texts that are long. State and result are columns of their own."""
+def search_text(job: Job) -> str:
+    """Return the text that searches cover: the beginnings of long texts. State and result are columns of their own."""
     parts = [job.name, job.cwd, job.queue, job.username, job.submitter, job.exception.type, job.exception.note]
     lists = [" ".join(job.command), job.nodelist]
     texts = [untrusted.text(part, _SEARCHED) for part in parts]
     texts += [untrusted.text(part, _SEARCHED_LIST) for part in lists]
     return plain("\n".join([job.f58id, str(job.id), *texts]))
-
-
-def ended_unseen(job: Job, nevents: int) -> tuple[Record, list[Entry]]:
-    """End a job that its instance has forgotten: it finished and was purged, or its engine died with it."""
-    record = Record(job, b"{}", written=digests("", b"{}"))
-    note = "the instance no longer knows this job: how it ended was not seen"
-    now = time.time()
-    events = [
-        Event(now, "exception", {"type": "lost", "severity": 0, "note": note}),
-        Event(now, "clean", {}),
-    ]
-    entries = [entry for event in events if (entry := fold.apply(record, event))]
-    record.nevents = nevents
-    return record, entries

@@ -1,8 +1,8 @@
-"""What is counted of jobs: how many there are of each kind now, and what has happened since the instance began.
+"""Job metrics: the number of jobs in each group now, and totals since the instance started.
 
-The feed tells each event once, so what has happened is counted here as it is told, and written to the store in the
-transaction that holds the event itself: a server that is killed goes on where it was, and no job counts twice. How many
-there are now follows from what the store holds; from one recount to the next it is only kept up to date.
+The feed processes each event once. Totals are written to the store in the transaction of the event that they count, so
+a server that was killed continues without counting a job twice. The groups follow from the store's jobs: they are
+recounted after each history, and updated in between.
 """
 
 from __future__ import annotations
@@ -20,72 +20,71 @@ from sidecar.telemetry import metrics
 from sidecar.telemetry.metrics import Metric
 
 Cell = tuple[str, tuple[str, ...]]
-"""A metric's name, and the values of its labels."""
+"""Name of a metric, and the values of its labels."""
 Values = list[float]
-"""Of a counter its value; of a histogram the sum, and how many fell into each bucket alone."""
+"""Of a counter its value; of a histogram the sum, then the (not cumulative) count of each bucket."""
 
 
 class JobGroup(NamedTuple):
-    """What jobs are counted together. Sizes only of those that could start: for them autoscaling asks."""
+    """Jobs that are counted together. Only jobs that could start are grouped by size, for autoscaling."""
 
     queue: str
     state: str
     held: bool = False
     nodes: int = 0
-    """How many nodes it wants; 0 where it did not say."""
+    """Requested nodes; 0 if the job does not request a number."""
     cores: int = 0
 
 
 class JobCounts:
-    """The figures, as they are in the store."""
+    """Counts of the jobs and events in the store."""
 
     def __init__(self) -> None:
-        self.kinds: Counter[JobGroup] = Counter()
-        """How many jobs there are of each kind."""
+        self.groups: Counter[JobGroup] = Counter()
+        """Number of jobs in each group."""
         self.totals: dict[Cell, Values] = {}
-        """What has happened."""
+        """Totals of events."""
 
-    def move(self, before: JobGroup | None, after: JobGroup | None) -> None:
-        """Count a job that was of one kind as one of another; None is no job."""
+    def reclassify(self, before: JobGroup | None, after: JobGroup | None) -> None:
+        """Move a job from one group to another; None means that it is not counted."""
         if before == after:
             return
         if before is not None:
-            self.kinds[before] -= 1
-            if not self.kinds[before]:
-                del self.kinds[before]
+            self.groups[before] -= 1
+            if not self.groups[before]:
+                del self.groups[before]
         if after is not None:
-            self.kinds[after] += 1
+            self.groups[after] += 1
 
     def load(
-        self, kinds: Iterable[tuple[str, str, bool, int, int, int]], totals: Iterable[tuple[str, str, str]]
+        self, groups: Iterable[tuple[str, str, bool, int, int, int]], totals: Iterable[tuple[str, str, str]]
     ) -> None:
-        """Take what the store holds; totals that an earlier version had other buckets of begin anew."""
-        self.kinds = Counter()
-        for queue, state, held, nodes, cores, number in kinds:
-            self.kinds[JobGroup(str(queue or ANONYMOUS), str(state), bool(held), int(nodes or 0), int(cores or 0))] += (
-                number
-            )
+        """Load the store's counts; totals of a metric whose buckets have changed restart from 0."""
+        self.groups = Counter()
+        for queue, state, held, nodes, cores, count in groups:
+            group = JobGroup(str(queue or ANONYMOUS), str(state), bool(held), int(nodes or 0), int(cores or 0))
+            self.groups[group] += count
         self.totals = {}
         for name, labels, values in totals:
             try:
                 cell = msgspec.json.decode(values, type=Values)
                 key = name, tuple(msgspec.json.decode(labels, type=list[str]))
-            except (ValueError, TypeError):  # a row that is damaged
+            except (ValueError, TypeError):  # a damaged row
                 continue
             if len(cell) == _LENGTHS.get(name) and len(key[1]) == _LABELS[name]:
                 self.totals[key] = cell
 
-    def with_more(self, happened: Mapping[Cell, Values]) -> dict[Cell, Values]:
-        """Return what the cells hold that change, with what has happened added."""
-        return {cell: _sum(self.totals.get(cell), more) for cell, more in happened.items()}
+    def merged(self, deltas: Mapping[Cell, Values]) -> dict[Cell, Values]:
+        """Return the new totals of the cells that change; the totals themselves stay as they are."""
+        return {cell: _sum(self.totals.get(cell), delta) for cell, delta in deltas.items()}
 
 
-def _sum(known: Values | None, more: Values) -> Values:
-    return more if known is None else [a + b for a, b in zip(known, more, strict=True)]
+def _sum(total: Values | None, delta: Values) -> Values:
+    return delta if total is None else [a + b for a, b in zip(total, delta, strict=True)]
 
 
 def group_of(job: Job) -> JobGroup:
-    """Return what a job counts as."""
+    """Return the group of a job."""
     queue = job.queue or ANONYMOUS
     if job.state != "SCHED":
         return JobGroup(queue, job.state)
@@ -95,13 +94,13 @@ def group_of(job: Job) -> JobGroup:
 
 
 class CountDeltas:
-    """What a batch of events adds to the totals."""
+    """The changes of totals by a batch of events."""
 
     def __init__(self) -> None:
         self.cells: dict[Cell, Values] = {}
 
     def add(self, job: Job, entries: Iterable[Entry]) -> None:
-        """Count entries of a job's eventlog; ``job`` is as they have left it."""
+        """Count eventlog entries of a job; ``job`` is its state after them."""
         for entry in entries:
             if counter := _COUNTERS.get(entry.name):
                 counter(self, job, entry)
@@ -112,7 +111,7 @@ class CountDeltas:
     def _observe(self, metric: Metric, since: float | UnsetType, until: float | UnsetType, *labels: str) -> None:
         if since is UNSET or until is UNSET:
             return
-        seconds = max(0.0, until - since)  # clocks of several nodes
+        seconds = max(0.0, until - since)  # nodes' clocks differ
         cell = self.cells.setdefault((metric.name, labels), [0.0] * (len(metric.buckets) + 2))
         cell[0] += seconds
         cell[1 + bisect_left(metric.buckets, seconds)] += 1
@@ -138,7 +137,7 @@ class CountDeltas:
 
 
 _COUNTERS = {
-    "validate": CountDeltas._accepted,  # a job that is not valid is none: Flux forgets it
+    "validate": CountDeltas._accepted,  # an invalid job is not counted: Flux forgets it
     "alloc": CountDeltas._started,
     "exception": CountDeltas._raised,
     "clean": CountDeltas._ended,
@@ -150,7 +149,7 @@ _LENGTHS = {metric.name: len(metric.buckets) + 2 if metric.buckets else 1 for me
 
 
 def rows(totals: Mapping[Cell, Values]) -> list[tuple[str, str, str]]:
-    """Return cells as rows of the store."""
+    """Encode cells as rows of the store."""
     return [
         (name, msgspec.json.encode(labels).decode(), msgspec.json.encode(values).decode())
         for (name, labels), values in totals.items()

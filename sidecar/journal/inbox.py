@@ -1,4 +1,4 @@
-"""What the instance has told and the feed has not worked on yet, with its size."""
+"""Queue of the journal items that the feed has received and not processed yet."""
 
 from __future__ import annotations
 
@@ -10,63 +10,58 @@ import msgspec
 from sidecar.domain.model import HistoryBegin, JobEvents
 
 _encode = msgspec.json.Encoder().encode
-_UNIT = 16 * 1024  # bytes that weigh as much as one response of the journal
-_UNKNOWN = 64 * 1024
+_UNIT = 16 * 1024  # bytes that weigh as much as one journal response
+_UNKNOWN_SIZE = 64 * 1024
 
 
 class Inbox:
-    """Items in the order in which they came."""
+    """First-in, first-out queue that knows the size of its items."""
 
     def __init__(self) -> None:
         self._items: deque[tuple[HistoryBegin | JobEvents, int]] = deque()
         self._bytes = 0
-        self.pushed = 0
-        """How many items have come so far."""
-        self.arrived = asyncio.Event()
+        self.received = 0
+        """Number of items pushed so far."""
+        self.available = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._items)
 
     @property
     def weight(self) -> int:
-        """How many items wait; large ones count as several."""
+        """Number of queued items, where a large one counts as several."""
         return max(len(self._items), self._bytes // _UNIT)
 
     @property
     def taken(self) -> int:
-        """How many items were taken out so far."""
-        return self.pushed - len(self._items)
+        """Number of items taken so far."""
+        return self.received - len(self._items)
 
     @property
-    def oldest(self) -> float:
-        """When the first event that waits has happened (Unix seconds); 0 when none waits."""
+    def oldest_timestamp(self) -> float:
+        """Timestamp of the first queued event (Unix seconds); 0 without one."""
         if self._items and isinstance(first := self._items[0][0], JobEvents) and first.events:
             return first.events[0].timestamp
         return 0.0
 
     def push(self, item: HistoryBegin | JobEvents) -> None:
-        """Take an item in."""
+        """Append an item."""
         size = _size(item) if isinstance(item, JobEvents) else 0
         self._items.append((item, size))
         self._bytes += size
-        self.pushed += 1
-        self.arrived.set()
+        self.received += 1
+        self.available.set()
 
     def take(self) -> tuple[HistoryBegin | JobEvents, int]:
-        """Take the first item out; return it and its size in bytes."""
+        """Remove the first item; return it and its size in bytes."""
         item, size = self._items.popleft()
         self._bytes -= size
         return item, size
 
 
 def _size(item: JobEvents) -> int:
-    """How many bytes an item has, about."""
+    """Return the approximate size of an item in bytes."""
     try:
         return len(_encode(item))
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-        RecursionError,
-    ):  # of what kind it is, is found out where it is folded
-        return _UNKNOWN
+    except (ValueError, TypeError, OverflowError, RecursionError):  # reported when the item is folded
+        return _UNKNOWN_SIZE

@@ -1,4 +1,4 @@
-"""A job as it is kept in memory while its events come."""
+"""The in-memory state of a job while its events are folded."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from sidecar.journal.counts import JobGroup
 
 
 class Record(msgspec.Struct):
-    """A job, and what is needed to fold its next event."""
+    """A job, and the state needed to fold its next event."""
 
     job: Job
     jobspec: bytes
-    """As JSON, and as it was submitted: nothing of it is cut."""
+    """JSON of the complete jobspec, with all updates so far."""
     nevents: int = 0
     R: dict[str, Any] | None = None
     fatal: bool = False
     worst: ExceptionInfo | None = None
+    """Most severe exception so far."""
     invalid: bool = False
-    key: tuple[str, str] | None = None
-    """Idempotency key of its submit, and the digest of its request."""
-    counted: JobGroup | None = None
-    """What it was counted as last; None while it was not."""
-    written: tuple[bytes, bytes] = (b"", b"")
-    """Digests of what the store holds of it that seldom changes: the text that is searched, and the jobspec."""
-    size: int = 0
-    """Bytes of what the store holds of it, which are about those that it takes in memory."""
+    idempotency_key: tuple[str, str] | None = None
+    """Idempotency key of the submit, and the digest of its request."""
+    group: JobGroup | None = None
+    """Group in which the job is counted; None while it is not counted."""
+    stored_digests: tuple[bytes, bytes] = (b"", b"")
+    """Digests of the search text and the jobspec in the store, which seldom change."""
+    stored_size: int = 0
+    """Bytes of the job in the store, about what the record takes in memory."""
     faults: Faults = msgspec.field(default_factory=Faults)
-    """What could not be read of what is told of it."""
+    """Values in the journal that could not be read."""
 
     @property
     def active(self) -> bool:
@@ -39,46 +40,43 @@ class Record(msgspec.Struct):
         return self.job.state != "INACTIVE"
 
 
-class Records:
-    """The records that are kept in memory, in the order in which they were touched last.
+class RecordCache:
+    """The most recently used records.
 
     Args:
-        most: how many at most.
-        size: of how many bytes in all, about.
+        max_count: maximum number of records.
+        max_bytes: maximum size of all of them (approximate).
     """
 
-    def __init__(self, most: int, size: int) -> None:
-        self._most = most
-        self._size = size
+    def __init__(self, max_count: int, max_bytes: int) -> None:
+        self._max_count = max_count
+        self._max_bytes = max_bytes
         self._records: dict[int, tuple[Record, int]] = {}
-        self._sum = 0
+        self._bytes = 0
 
-    def __contains__(self, fluid: int) -> bool:
-        return fluid in self._records
-
-    def get(self, fluid: int) -> Record | None:
-        """Return the record of a job, None when it is not kept."""
-        found = self._records.get(fluid)
-        return found[0] if found else None
+    def get(self, jobid: int) -> Record | None:
+        """Return the record of a job; None if it is not cached."""
+        cached = self._records.get(jobid)
+        return cached[0] if cached else None
 
     def put(self, record: Record) -> None:
-        """Keep a record, as the one that was touched last."""
-        self.drop(record.job.id)
-        size = max(record.size, len(record.jobspec))
+        """Add a record as the most recently used one."""
+        self.discard(record.job.id)
+        size = max(record.stored_size, len(record.jobspec))
         self._records[record.job.id] = record, size
-        self._sum += size
+        self._bytes += size
 
-    def drop(self, fluid: int) -> None:
-        """Keep the record of a job no longer."""
-        if found := self._records.pop(fluid, None):
-            self._sum -= found[1]
+    def discard(self, jobid: int) -> None:
+        """Remove the record of a job, if it is cached."""
+        if cached := self._records.pop(jobid, None):
+            self._bytes -= cached[1]
 
-    def shrink(self) -> None:
-        """Drop those that were not touched for longest, until there are no more than wanted; all are in the store."""
-        while len(self._records) > 1 and (len(self._records) > self._most or self._sum > self._size):
-            self.drop(next(iter(self._records)))
+    def evict(self) -> None:
+        """Remove the least recently used records until the rest is within the limits; the store has all of them."""
+        while len(self._records) > 1 and (len(self._records) > self._max_count or self._bytes > self._max_bytes):
+            self.discard(next(iter(self._records)))
 
     def clear(self) -> None:
-        """Keep none."""
+        """Remove all records."""
         self._records.clear()
-        self._sum = 0
+        self._bytes = 0

@@ -1,7 +1,7 @@
-"""The end of the event log, for who follows it: what was told last, kept in memory once for all readers.
+"""The most recent events, kept in memory once for all subscribers.
 
-A reader is only a position. It reads from here when it keeps up, and from the store when it does not, so a slow one
-holds nothing back and costs no memory.
+A subscriber is only a position. It reads from memory while it keeps up, otherwise from the store, so a slow subscriber
+delays no other one and costs no memory.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from sidecar.domain.errors import Closed
 from sidecar.store import LoggedEvents, Store
 
-_KEPT, _KEPT_SIZE = 4096, 16 * 1024 * 1024  # at least so many of what was told last, unless they are of more bytes
-_CHUNK, _CHUNK_SIZE = 100, 64 * 1024  # also what a reader that takes nothing keeps from being freed
-_EVENT = 256  # bytes that a rendered event takes beside its JSON
-_WAKE = 100  # readers that are woken in one turn of the loop, which has other callers to serve
+_KEPT, _KEPT_SIZE = 4096, 16 * 1024 * 1024  # minimum number of events kept in memory, unless they exceed these bytes
+_CHUNK, _CHUNK_SIZE = 100, 64 * 1024  # limits of one read; a stalled subscriber keeps one chunk in memory
+_EVENT = 256  # bytes of a rendered event beside its JSON
+_WAKE = 100  # futures resolved in one iteration of the event loop, which has other requests to serve
 
 
 class Notifier:
-    """Callers that wait for a next time, woken some at a time."""
+    """Futures that are resolved at the next notification, a limited number per loop iteration."""
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[None], None] = {}
@@ -31,7 +31,7 @@ class Notifier:
 
     @contextmanager
     def next(self) -> Iterator[asyncio.Future[None]]:
-        """Give a future that is done the next time; who leaves earlier is forgotten."""
+        """Provide a future that is done at the next notification; it is dropped when the context is left."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[future] = None
         try:
@@ -40,12 +40,12 @@ class Notifier:
             self._waiting.pop(future, None)
 
     async def wait(self) -> None:
-        """Wait for the next time."""
+        """Wait for the next notification."""
         with self.next() as future:
             await future
 
     def wake(self) -> None:
-        """Wake who waits now, the first ones at once and the rest in the next turns of the loop."""
+        """Resolve the current futures: the first ones now, the rest in the next iterations of the loop."""
         waiting, self._waiting = list(self._waiting), {}
         self._wake(waiting)
 
@@ -58,95 +58,96 @@ class Notifier:
 
 
 class Tail:
-    """Hands out what was told, from any position on."""
+    """Read events from any position on, from memory or from the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._recent: list[LoggedEvents] = []
-        self._size = 0
-        self._wakeups = Notifier()
+        self._notifier = Notifier()
+        self.size = 0
+        """Bytes of the events in memory, including their rendered form (approximate)."""
         self.closed: Closed | None = None
-        """Why there will be no more events; None while there will."""
+        """Why there will be no more events; None while there will be."""
         self.generation = 0
-        """Changes when another instance's store has taken the place of this one: positions begin anew then."""
+        """Changes when the store is replaced by one of another instance: positions restart then."""
 
-    def publish(self, told: Sequence[LoggedEvents]) -> None:
-        """Take what was told and is in the store now."""
-        self._recent += told
-        self._size += sum(map(_size, told))
-        if len(self._recent) > 2 * _KEPT or self._size > 2 * _KEPT_SIZE:
-            self._drop()
-        self._wakeups.wake()
+    def publish(self, logged: Sequence[LoggedEvents]) -> None:
+        """Append events that were written to the store, and wake the subscribers."""
+        self._recent += logged
+        self.size += sum(map(_size, logged))
+        if len(self._recent) > 2 * _KEPT or self.size > 2 * _KEPT_SIZE:
+            self._trim()
+        self._notifier.wake()
 
-    def _drop(self) -> None:
-        """Keep the last ones: by number, and by bytes."""
+    def _trim(self) -> None:
+        """Drop the oldest events: all beyond the number, then as many as exceed the bytes."""
         first = max(0, len(self._recent) - _KEPT)
-        self._size -= sum(map(_size, self._recent[:first]))
-        while first < len(self._recent) - 1 and self._size > _KEPT_SIZE:
-            self._size -= _size(self._recent[first])
+        self.size -= sum(map(_size, self._recent[:first]))
+        while first < len(self._recent) - 1 and self.size > _KEPT_SIZE:
+            self.size -= _size(self._recent[first])
             first += 1
         del self._recent[:first]
 
     def restart(self) -> None:
-        """Begin anew: the store is another one."""
+        """Start again without events: the store was replaced."""
         self._recent.clear()
-        self._size = 0
+        self.size = 0
         self.generation += 1
-        self._wakeups.wake()
+        self._notifier.wake()
 
     def close(self, reason: str, detail: str) -> None:
-        """Tell every reader that there is no more."""
+        """End every stream, with this reason."""
         self.closed = Closed(reason, detail)
-        self._wakeups.wake()
+        self._notifier.wake()
 
     async def wait(self, after: int, generation: int) -> None:
-        """Wait until something was told behind a position.
+        """Wait until there are events after a position.
 
         Raises:
-            Closed: nothing will be.
+            Closed: there will be no more events.
         """
         while True:
             if generation == self.generation and after < self._store.position:
                 return
             self.check(generation)
-            await self._wakeups.wait()
+            await self._notifier.wait()
 
     def check(self, generation: int) -> None:
-        """Let a reader go on that has read all there is.
+        """Check that a subscriber which has read all events may wait for more.
 
         Raises:
-            Closed: there is nothing to wait for.
+            Closed: there will be no more events.
         """
         if generation != self.generation:
-            raise Closed("instance", "Another instance has taken the place of this one; positions begin anew.")
+            raise Closed("instance", "Another instance has replaced this one; event positions restart.")
         if self.closed:
             raise self.closed
 
-    async def read(self, after: int, job: int | None = None) -> tuple[Sequence[LoggedEvents], int]:
-        """Return what was told behind a position, of all jobs or of one, and up to where was looked."""
+    async def read(self, after: int, jobid: int | None = None) -> tuple[Sequence[LoggedEvents], int]:
+        """Return events after a position, of one job or of all, and the position up to which they are complete."""
         recent, last = self._recent, self._store.position
         if recent and after >= recent[0].position - recent[0].count:
-            first = bisect_right(recent, after, key=lambda told: told.position)
-            told = _slice(recent, first)
-            last = told[-1].position if told else after
-            return [each for each in told if job in (None, each.job)], last
-        # No further than that: what is written while this is read comes next time, and would come twice.
-        told = await self._store.told(after, last, _CHUNK, job)
-        return told, told[-1].position if told else max(after, last)
+            first = bisect_right(recent, after, key=lambda logged: logged.position)
+            chunk = _chunk(recent, first)
+            last = chunk[-1].position if chunk else after
+            return [each for each in chunk if jobid in (None, each.jobid)], last
+        # Only up to this position: events written during this read belong to the next one, and would come twice.
+        logged = await self._store.events_between(after, last, _CHUNK, jobid)
+        return logged, logged[-1].position if logged else max(after, last)
 
 
-def _size(told: LoggedEvents) -> int:
-    """Return how many bytes a row takes once it is rendered for subscribers."""
-    return 2 * len(told.json) + _EVENT * told.count
+def _size(logged: LoggedEvents) -> int:
+    """Return the bytes of a row, including its rendered form."""
+    return 2 * len(logged.json) + _EVENT * logged.count
 
 
-def _slice(recent: Sequence[LoggedEvents], first: int) -> list[LoggedEvents]:
-    """Return some of what was told, from one on: by number, and by bytes."""
-    found: list[LoggedEvents] = []
+def _chunk(recent: Sequence[LoggedEvents], first: int) -> list[LoggedEvents]:
+    """Return rows from an index on, limited by number and bytes."""
+    chunk: list[LoggedEvents] = []
     size = 0
-    for told in recent[first : first + _CHUNK]:
-        found.append(told)
-        size += len(told.json)
+    for logged in recent[first : first + _CHUNK]:
+        chunk.append(logged)
+        size += len(logged.json)
         if size > _CHUNK_SIZE:
             break
-    return found
+    return chunk

@@ -1,4 +1,4 @@
-"""Who waits for what the feed has written: streams, long polls, and reads that are to find what was just submitted."""
+"""Requests that wait for the next change of a job: long polls, and streams of one job."""
 
 from __future__ import annotations
 
@@ -6,45 +6,40 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sidecar.journal.barrier import Barrier
-from sidecar.journal.tail import Notifier, Tail
-from sidecar.store import Store
+from sidecar.journal.tail import Notifier
 
 
-class Waiters(Barrier):
-    """Those who wait. :class:`~sidecar.feed.Feed` is built on this class, and tells it what is in the store."""
+class Waiters:
+    """Requests by the job that they wait for."""
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.tail = Tail(store)
-        """For who follows the events."""
-        self._changes: dict[int, Notifier] = {}
+    def __init__(self) -> None:
+        self._notifiers: dict[int, Notifier] = {}
+
+    def __len__(self) -> int:
+        """Return the number of jobs that requests wait for."""
+        return len(self._notifiers)
 
     @contextmanager
-    def change(self, fluid: int) -> Iterator[asyncio.Future[None]]:
-        """Give a future that is done when something has happened to a job, and is in the store."""
-        changes = self._changes.setdefault(fluid, Notifier())
+    def next_change(self, jobid: int) -> Iterator[asyncio.Future[None]]:
+        """Provide a future that is done when the job's next events are in the store.
+
+        Enter this context before reading the job's state, so that no change in between is missed.
+        """
+        notifier = self._notifiers.setdefault(jobid, Notifier())
         try:
-            with changes.next() as future:
+            with notifier.next() as future:
                 yield future
         finally:
-            if not changes and self._changes.get(fluid) is changes:
-                del self._changes[fluid]
+            if not notifier and self._notifiers.get(jobid) is notifier:
+                del self._notifiers[jobid]
 
-    def end_streams(self, reason: str, detail: str) -> None:
-        """Give every stream its last event, and let go of all that wait: the server leaves."""
-        self._leaving = True
-        self.tail.close(reason, detail)
-        self.release()
+    def notify(self, jobid: int) -> None:
+        """Wake the requests that wait for a job."""
+        if notifier := self._notifiers.pop(jobid, None):
+            notifier.wake()
 
-    def release(self) -> None:
-        """Let everybody who waits for a job look again."""
-        waiting, self._changes = self._changes, {}
-        for changes in waiting.values():
-            changes.wake()
-
-    def _tell(self, fluid: int) -> None:
-        """Note that what has happened to a job is in the store."""
-        self._heard(fluid)
-        if changes := self._changes.pop(fluid, None):
-            changes.wake()
+    def notify_all(self) -> None:
+        """Wake all requests, which then read the job's state again."""
+        notifiers, self._notifiers = self._notifiers, {}
+        for notifier in notifiers.values():
+            notifier.wake()

@@ -83,9 +83,9 @@ class InstanceCollector(Collector):
     def _queue_names(self) -> list[str]:
         """Return Flux's queues and a bounded number of other names: jobs may name any, and each is some 100 series."""
         known = {queue.name for queue in self._poller.queues.queues}
-        tally = self._feed.tally
-        seen = {kind.queue for kind in tally.kinds} | {
-            labels[0] for name, labels in tally.totals if name == metrics.SUBMITS.name
+        counts = self._feed.counts
+        seen = {kind.queue for kind in counts.groups} | {
+            labels[0] for name, labels in counts.totals if name == metrics.SUBMITS.name
         }
         return sorted(known | set(sorted(seen - known)[:_MAX_UNKNOWN_QUEUES])) or [ANONYMOUS]
 
@@ -94,7 +94,7 @@ class InstanceCollector(Collector):
         held: Counter[str] = Counter()
         requested: dict[str, int] = dict.fromkeys(queues, 0)
         cores = max((node.cores for node in self._poller.resources.nodes), default=0)
-        for kind, number in self._feed.tally.kinds.items():
+        for kind, number in self._feed.counts.groups.items():
             jobs[kind.queue, kind.state.lower()] += number
             if kind.held:
                 held[kind.queue] += number
@@ -108,7 +108,7 @@ class InstanceCollector(Collector):
     def _counters(self, queues: Sequence[str]) -> Iterator[Family]:
         results = [(queue, result) for queue in queues for result in metrics.JOB_RESULTS]
         exceptions = [(kind, severity) for kind in metrics.EXCEPTIONS for severity in metrics.SEVERITIES]
-        totals = self._feed.tally.totals
+        totals = self._feed.counts.totals
         for metric, series in (
             (metrics.SUBMITS, [(queue,) for queue in queues]),
             (metrics.RESULTS_OF_JOBS, results),
@@ -122,7 +122,7 @@ class InstanceCollector(Collector):
     def _histograms(self, queues: Sequence[str]) -> Iterator[Family]:
         each = [(queue,) for queue in queues]
         results = [(queue, result) for queue in queues for result in metrics.JOB_RESULTS]
-        totals = self._feed.tally.totals
+        totals = self._feed.counts.totals
         for metric, series in (
             (metrics.WAIT, each),
             (metrics.SCHEDULING, each),

@@ -98,11 +98,11 @@ class IdleStop:
         self._last_use = time.monotonic()
 
     def _busy(self) -> bool:
-        return bool(self._requests or self._launchers.running or self._feed.active or not self._can_stop())
+        return bool(self._requests or self._launchers.running or self._feed.active_count or not self._can_stop())
 
     def _can_stop(self) -> bool:
         """Return whether a stop may start: no stop is in progress, and all active jobs are known."""
-        ready = self._instance.status.connection == "ready" and self._feed.unended.known
+        ready = self._instance.status.connection == "ready" and self._feed.active_jobs.complete
         return ready and self._lifecycle.state == "running"
 
     async def _watch(self) -> None:
@@ -129,7 +129,7 @@ class IdleStop:
         elif self._requests:
             await self._no_requests.wait()
         elif self._can_stop():
-            await self._feed.idle()
+            await self._feed.wait_idle()
             await asyncio.sleep(_POLL)  # the jobs may have ended already: never loop without a pause
         else:  # a stop is in progress, or the instance is not connected: neither notifies its end
             await asyncio.sleep(_POLL)

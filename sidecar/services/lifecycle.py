@@ -120,8 +120,8 @@ class Lifecycle:
             mode=self._mode,
             reason=self._reason,
             deadline=self._deadline,
-            active_jobs=self._feed.active,
-            held_jobs=self._feed.held(),
+            active_jobs=self._feed.active_count,
+            held_jobs=self._feed.held_count,
             running_launchers=self._launchers.running,
             waits_for=self._place.waits_for,
         )
@@ -265,7 +265,7 @@ class Lifecycle:
             if work.done():
                 work.result()
             else:
-                log.warning("the drain was cut short", active_jobs=self._feed.active)
+                log.warning("the drain was cut short", active_jobs=self._feed.active_count)
         finally:
             for task in (work, cut):
                 task.cancel()
@@ -276,7 +276,7 @@ class Lifecycle:
         await self._launchers.idle()
         await self._instance.refuse_submits("the instance is draining")
         await self._instance.wait_until_idle()  # and not by the store, which may be stuck
-        await self._feed.stored()
+        await self._feed.wait_stored()
 
     async def _shut_down(self) -> None:
         try:

@@ -85,7 +85,7 @@ class LiveOutput:
         writing: asyncio.Task[int | None] | None = None
         try:
             while True:
-                with self._feed.change(self._job) as change:  # before the look: nothing comes between the two
+                with self._feed.waiters.next_change(self._job) as change:  # before the state is read
                     ended = (await self._store.state(self._job) or "INACTIVE") == "INACTIVE"
                     await self._look()
                     if ended:

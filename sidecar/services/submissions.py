@@ -101,9 +101,9 @@ class Submissions:
         if key is None:
             prepared = jobspec.prepared(await self.build(request, caller))
             size = prepared.weight
-            async with self._feed.room(size), self._turn(size):
+            async with self._feed.barrier.admit(size), self._turn(size):
                 job = await self._instance.submit(prepared, urgency)
-                self._feed.expect(job, caller.name, size)
+                self._feed.barrier.note_accepted(job, caller.name, size)
             return Accepted(job, fluid.f58(job))
         check_key(key)
         if len(caller.name) > jobspec.LONGEST_KEY:
@@ -124,8 +124,8 @@ class Submissions:
             yield
 
     async def ease(self, pending: Callable[[], int]) -> None:
-        """Wait until a bulk may go on; see :meth:`sidecar.barrier.Barrier.ease`."""
-        await self._feed.ease(pending)
+        """Wait until a bulk may go on; see :meth:`sidecar.journal.barrier.Barrier.wait_for_bulk`."""
+        await self._feed.barrier.wait_for_bulk(pending)
 
     async def _once(self, prepared: jobspec.Prepared, urgency: int, key: str, request: str, caller: str) -> Accepted:
         if key in self._in_flight:
@@ -139,7 +139,7 @@ class Submissions:
             if found := await self._known(key):
                 return _again(key, found, request)
             size = prepared.weight
-            async with self._feed.room(size), self._turn(size):
+            async with self._feed.barrier.admit(size), self._turn(size):
                 job = await self._instance.submit(prepared, urgency)
                 self._note(key, job, request, caller, size)
             return Accepted(job, fluid.f58(job))
@@ -161,13 +161,13 @@ class Submissions:
         await self._forget_stored()
         if noted := self._accepted.get(key):
             return noted.job, noted.request
-        return await self._store.key(key)
+        return await self._store.job_of_key(key)
 
     async def _forget_stored(self) -> None:
         """Remember a key until the store does, however long that takes while its job is expected."""
         for known, noted in list(itertools.islice(self._accepted.items(), _LOOKED_AT)):
-            expected = self._feed.expects(noted.job)
-            stored = not expected and await self._store.key(known) is not None
+            expected = self._feed.barrier.is_pending(noted.job)
+            stored = not expected and await self._store.job_of_key(known) is not None
             if self._accepted.get(known) is not noted:
                 continue
             del self._accepted[known]
@@ -175,7 +175,7 @@ class Submissions:
                 self._accepted[known] = noted  # behind the others, which it does not hold up
 
     def _note(self, key: str, job: int, request: str, caller: str, size: int = 0) -> None:
-        self._feed.expect(job, caller, size)
+        self._feed.barrier.note_accepted(job, caller, size)
         self._accepted[key] = _Noted(job, request, time.monotonic())
 
     def _late(self, key: str, request: str, caller: str, result: asyncio.Future[int]) -> None:

@@ -1,4 +1,4 @@
-"""The job store: every job and event that the instance told of, in SQLite, so that no read costs Flux anything."""
+"""All jobs and events of the instance in SQLite, so that no read sends an RPC to Flux."""
 
 from sidecar.domain.errors import StoreError
 from sidecar.store.query import Filter, Search, plain

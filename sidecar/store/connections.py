@@ -1,16 +1,15 @@
-"""The store's connections, and the threads that use them: one that writes, two that read, one for exports.
+"""The store's file: the connection and thread that write, and access to those that read.
 
-A read that an index answers within some tens of microseconds is done where it is asked for: to hand it to a thread
-and back costs ten times as much. Whatever may take longer (searches, counts) never runs on the event loop, and what
-takes longest (exports) has a thread of its own, so that pages do not wait for it. A disk that has stopped to answer
-is noticed by the writer: from then on nothing is read on the loop, and every read and the close have a bound.
+A read that an index answers within some tens of microseconds runs on the event loop: to hand it to a thread and back
+costs ten times as much. Reads that may take longer (searches, counts) never run there, and the longest ones (exports)
+have a thread of their own, so that pages do not wait for them. A disk that no longer responds is detected by the
+writer: from then on no read runs on the event loop, and every read and the close have a timeout.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,233 +20,265 @@ import structlog
 from sidecar.domain.errors import StoreError
 from sidecar.runtime.threads import Workers
 from sidecar.store.lock import StoreLock
-from sidecar.store.schema import check, connect, inspect, open_file
+from sidecar.store.readers import Readers
+from sidecar.store.schema import check, connect, inspect
 
 T = TypeVar("T")
 log = structlog.get_logger("store")
 
-_READERS = 2
-_AT_ONCE = 0.0  # how long the event loop waits for a lock of another program (seconds)
-_SLOW = 1.0  # a write that takes longer (seconds) may mean that the disk hangs
+_SLOW = 1.0  # seconds after which a write may mean that the disk hangs
 _READ_TIMEOUT = 30.0
-_CLOSE_TIMEOUT = 2.5  # the bound of this part of a stop is 3 s
+_CLOSE_TIMEOUT = 2.5  # a stop allows 3 s for this part
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_MEND = "Move {name}, {name}-wal and {name}-shm away, or rebuild the file with sqlite3's .recover"
+_REPAIR = "Move {name}, {name}-wal and {name}-shm away, or rebuild the file with sqlite3's .recover"
 _REPLACED = (
-    "it was removed or replaced while it was open. What is written now is lost when the server ends: restart it."
+    "was removed or replaced while it was open. Events written from now on are lost when the server ends: restart it."
 )
 
 
 class Connections:
-    """The file's connections, and the threads that use them."""
+    """Run reads and writes on the store's file.
+
+    Args:
+        path: the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = ""
-        """The name of this file: positions of another one mean nothing here."""
+        """Name of this file: positions in another file mean nothing here."""
         self.position = 0
-        """Position of the last event that was written."""
+        """Position of the last event written."""
         self.revision = 0
-        """Changes with every write: what was read at this revision is still so."""
+        """Changes with every write: a result read at this revision is still valid."""
         self.size = 0
-        """Size of the file and of what is written ahead of it, as of the last write or probe (bytes)."""
-        self.damage = ""
-        """What a read has found damaged; only another file mends that."""
+        """Size of the file and its write-ahead log at the last write or probe (bytes)."""
         self.lock = StoreLock(path)
+        self._damage = ""
         self._writer = Workers(1, "store-writer")
-        self._readers = Workers(_READERS, "store-reader")
-        self._exports = Workers(1, "store-export")
+        self._writing: sqlite3.Connection | None = None
+        self._readers = Readers(path)
         self._readable = asyncio.Event()
-        self._write: sqlite3.Connection | None = None
-        self._quick: sqlite3.Connection
-        self._reading: list[sqlite3.Connection] = []
-        self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+
+    # ----------------------------------------------------------------------------------------- open and close
 
     async def open(self) -> None:
-        """Open the file, or make it, for this server alone.
+        """Open the file for this server alone; create it if it does not exist.
 
         Raises:
-            StoreError: it is no store of this version, is damaged, cannot be read or written, or another server has it.
+            StoreError: the file is not a store of this version, is damaged, cannot be read or written, or is in use.
         """
         try:
             await self._writer.run(self._open)
         except (sqlite3.Error, OSError) as exc:
             damaged = isinstance(exc, sqlite3.Error) and not isinstance(exc, sqlite3.OperationalError)
-            mend = f"{_MEND.format(name=self.path.name)}, or name" if damaged else "Name"
-            said = f"The store {self.path} cannot be opened: {_said(exc)}. {mend} another with --store."
-            raise StoreError(said) from exc
+            repair = f"{_REPAIR.format(name=self.path.name)}, or name" if damaged else "Name"
+            text = f"The store {self.path} cannot be opened: {_reason(exc)}. {repair} another with --store."
+            raise StoreError(text) from exc
         self._readable.set()
 
     def _open(self) -> None:
         inspect(self.path)
         self.lock.take()
         try:
-            self._writing()
-            self._look()
+            self.load()
             check(self.path)
-            self._open_readers()
+            self._readers.open()
         except BaseException:
             self._close_all()
             self.lock.release()
             raise
 
     async def close(self) -> None:
-        """Close the file when what was begun is written, within a bound: a disk may hang."""
-        for db in self._reading:
-            db.interrupt()
+        """Finish started writes and close the file; give up after a timeout, as the disk may hang."""
+        self._readers.interrupt()
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await self._exports.run(lambda: None)
-                await self._readers.run(self._close_readers)
+                await self._readers.close_in_thread()
                 await self._writer.run(self._close_all)
                 self.lock.release()
-        except TimeoutError:  # the lock stays until the process has ended: what hangs may still write
-            log.error("the store does not answer, it is left as it is", path=str(self.path), seconds=_CLOSE_TIMEOUT)
+        except TimeoutError:  # the lock stays until the process ends, since the hanging thread may still write
+            log.error("the store does not respond and is not closed", path=str(self.path), seconds=_CLOSE_TIMEOUT)
         except sqlite3.Error as exc:
-            log.error("the store cannot be closed in order", path=str(self.path), reason=str(exc))
-        for workers in (self._readers, self._exports, self._writer):
-            workers.close()
+            log.error("the store cannot be closed properly", path=str(self.path), reason=str(exc))
+        self._readers.close_threads()
+        self._writer.close()
 
-    def _writing(self) -> sqlite3.Connection:
-        """Return the connection that writes; in the writer's thread."""
-        if self._write is None:
+    def _writing_connection(self) -> sqlite3.Connection:
+        """Return the connection that writes; for the writer's thread only."""
+        if self._writing is None:
             self.lock.take_file()
-            self._write = connect(self.path)
-        return self._write
-
-    def _open_readers(self) -> None:
-        self._quick = open_file(self.path, busy_timeout=_AT_ONCE)
-        self._reading = [open_file(self.path) for _ in range(_READERS + 1)]
-        for db in self._reading:
-            self._idle.put(db)
-
-    def _close_readers(self) -> None:
-        """Close what reads; where a thread is in the middle of a read, when it has ended."""
-        for _ in self._reading:
-            self._idle.get().close()
-        if self._reading:
-            self._quick.close()
-        self._reading = []
+            self._writing = connect(self.path)
+        return self._writing
 
     def _close_all(self) -> None:
-        self._close_readers()
-        if self._write is not None:
-            self._write.close()
-            self._write = None
+        self._readers.close()
+        self._close_writing()
 
-    def _look(self) -> None:
-        db = self._writing()
+    def _close_writing(self) -> None:
+        if self._writing is not None:
+            self._writing.close()
+            self._writing = None
+
+    def load(self) -> None:
+        """Read the name and the last position of the file, which is created if needed; in the writer's thread."""
+        db = self._writing_connection()
         self.id = db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()[0]
         self.position = db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0]
         self._measure()
 
     def _measure(self) -> None:
-        found = 0
+        size = 0
         for suffix in ("", "-wal", "-shm"):
             try:
-                found += os.stat(f"{self.path}{suffix}").st_size
-            except OSError:  # not made yet, removed, or no longer to be reached: what was written is written
+                size += os.stat(f"{self.path}{suffix}").st_size
+            except OSError:  # not created yet, removed, or unreachable: that must not fail a committed write
                 continue
-        self.size = found
+        self.size = size
 
-    # ------------------------------------------------------------------------------------------------ writing
+    # ------------------------------------------------------------------------------------------------ replace
+
+    @property
+    def readable(self) -> bool:
+        """Whether reads run; otherwise they wait until the file was replaced."""
+        return self._readable.is_set()
+
+    async def suspend_reads(self) -> None:
+        """Have new reads wait, and close the reading connections."""
+        self._readable.clear()
+        await self._readers.close_in_thread()
+
+    async def resume_reads(self) -> None:
+        """Continue with reads, of the file that is at the path now.
+
+        Raises:
+            StoreError: the file cannot be opened; reads still wait.
+        """
+        await self.run_in_writer(self._readers.open)
+        self.revision += 1
+        self._readable.set()
+
+    def rename(self, choose_path: Callable[[], Path]) -> Path:
+        """Rename the file; call this in the writer's thread, while reads are suspended.
+
+        Args:
+            choose_path: returns the new path.
+
+        Returns:
+            That path.
+
+        Raises:
+            StoreError: another program has the file open.
+        """
+        self._close_writing()  # the last connection to close moves the write-ahead log into the file
+        if self.path.with_name(f"{self.path.name}-wal").exists():
+            raise StoreError(
+                f"The store {self.path} holds another instance's jobs and cannot be set aside: another program has it "
+                "open, or its disk is full. End that program, or free space."
+            )
+        self.path.rename(path := choose_path())
+        return path
+
+    # -------------------------------------------------------------------------------------------------- write
 
     @property
     def stuck(self) -> float:
-        """How long the writer has been at one call (seconds)."""
+        """Seconds that the writer's thread has spent in its current call; 0 if it is idle."""
         return self._writer.stuck
 
-    async def probe(self) -> None:
-        """Find out whether the file can be written, and is still where its path says.
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function with the connection that writes, in the writer's thread; see :meth:`run_in_writer`."""
 
-        Raises:
-            StoreError: not so, just now.
-        """
-
-        def work() -> None:
-            with self._writing() as db:
-                db.execute("INSERT OR REPLACE INTO meta VALUES ('probed', strftime('%s', 'now'))")
+        def run() -> T:
+            result = work(self._writing_connection())
             self._measure()
+            return result
 
-        await self._change(work)
-        if self.damage:
-            raise StoreError(self.damage)
-        try:
-            replaced = await self._writer.run(lambda: self.lock.replaced)
-        except OSError as exc:
-            raise StoreError(f"The store {self.path} cannot be looked at: {_said(exc)}.") from None
-        if replaced:
-            raise StoreError(f"The store {self.path} {_REPLACED}")
+        return await self.run_in_writer(run)
 
-    async def _change(self, work: Callable[[], T]) -> T:
-        """Do something in the writer's thread.
+    async def run_in_writer(self, work: Callable[[], T]) -> T:
+        """Call a function in the writer's thread.
 
         Raises:
-            StoreError: nothing was written; the disk is full, perhaps.
+            StoreError: nothing was written, for example because the disk is full.
         """
         try:
             return await self._writer.run(work)
         except sqlite3.OperationalError as exc:
             raise StoreError(f"The store {self.path} cannot be written: {exc}.") from exc
         except (sqlite3.DatabaseError, OSError) as exc:
-            raise StoreError(f"The store {self.path} cannot be written: {_said(exc)}. {_mend(self.path)}") from exc
+            raise StoreError(f"The store {self.path} cannot be written: {_reason(exc)}. {_repair(self.path)}") from exc
 
-    # ------------------------------------------------------------------------------------------------ reading
+    async def probe(self) -> None:
+        """Check that the file can be written and is still at its path.
 
-    async def _at_once(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Read on the event loop: only for what an index answers with few rows."""
-        return await self._quickly(lambda db: db.execute(sql, values).fetchall())
+        Raises:
+            StoreError: the check failed.
+        """
 
-    async def _quickly(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        def work(db: sqlite3.Connection) -> None:
+            with db:
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('probed', strftime('%s', 'now'))")
+
+        await self.write(work)
+        if self._damage:
+            raise StoreError(self._damage)
+        try:
+            replaced = await self._writer.run(lambda: self.lock.replaced)
+        except OSError as exc:
+            raise StoreError(f"The path of the store {self.path} cannot be checked: {_reason(exc)}.") from None
+        if replaced:
+            raise StoreError(f"The store {self.path} {_REPLACED}")
+
+    # --------------------------------------------------------------------------------------------------- read
+
+    async def fetch_inline(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Query on the event loop: only for a few rows that an index finds."""
+        return await self.read_inline(lambda db: db.execute(sql, values).fetchall())
+
+    async def read_inline(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """Read on the event loop, or in a thread while the disk may hang or another program has locked the file."""
         if self._readable.is_set() and self._writer.stuck < _SLOW:
             try:
-                return read(self._quick)
+                return self._readers.read_inline(read)
             except sqlite3.Error as exc:
                 if exc.sqlite_errorcode not in _BUSY:
                     raise self._unreadable(exc) from exc
-        return await self._read(read)
+        return await self.read_in_thread(read)
 
-    async def _fetch(self, sql: str, values: Sequence[Any] = (), *, export: bool = False) -> list[Any]:
-        """Read in a thread; an ``export`` in one of its own."""
-        return await self._read(lambda db: db.execute(sql, values).fetchall(), export=export)
+    async def fetch_in_thread(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Query in a thread."""
+        return await self.read_in_thread(lambda db: db.execute(sql, values).fetchall())
 
-    async def _read(self, read: Callable[[sqlite3.Connection], T], *, export: bool = False) -> T:
-        """Read in a thread what takes more than one statement.
+    async def read_in_thread(self, read: Callable[[sqlite3.Connection], T], *, export: bool = False) -> T:
+        """Read in a thread, in that of exports if ``export`` is set.
 
         Raises:
-            StoreError: the file cannot be read, or the disk does not answer.
+            StoreError: the file cannot be read, or the disk does not respond.
         """
-
-        def work() -> T:
-            db = self._idle.get()
-            try:
-                return read(db)
-            finally:
-                self._idle.put(db)
-
         try:
             async with asyncio.timeout(_READ_TIMEOUT):
                 await self._readable.wait()
-                return await (self._exports if export else self._readers).run(work)
+                return await self._readers.read_in_thread(read, export=export)
         except TimeoutError:
-            raise StoreError(f"The store {self.path} has not answered for {_READ_TIMEOUT:g} s.") from None
+            raise StoreError(f"The store {self.path} has not responded for {_READ_TIMEOUT:g} s.") from None
         except sqlite3.Error as exc:
             raise self._unreadable(exc) from exc
 
     def _unreadable(self, exc: sqlite3.Error) -> StoreError:
+        """Return the error of a read; remember damage, which only another file can repair."""
         error = StoreError(f"The store {self.path} cannot be read: {exc}.")
         if not isinstance(exc, sqlite3.OperationalError | sqlite3.ProgrammingError):
-            error = StoreError(f"The store {self.path} cannot be read: {exc}. {_mend(self.path)}")
-            if not self.damage:
+            error = StoreError(f"The store {self.path} cannot be read: {exc}. {_repair(self.path)}")
+            if not self._damage:
                 log.error("the store is damaged", reason=str(error))
-            self.damage = str(error)
+            self._damage = str(error)
         return error
 
 
-def _said(exc: Exception) -> str:
+def _reason(exc: Exception) -> str:
     return exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
 
 
-def _mend(path: Path) -> str:
-    return f"A restart alone does not mend it. Stop the server. {_MEND.format(name=path.name)}. Start the server."
+def _repair(path: Path) -> str:
+    return f"A restart alone does not repair it. Stop the server. {_REPAIR.format(name=path.name)}. Start the server."

@@ -1,4 +1,4 @@
-"""What the store reads of eventlogs, in its threads: part by part, since one job's may be of any length."""
+"""Queries of eventlogs, for the reading threads. They read row by row, since an eventlog may be of any length."""
 
 from __future__ import annotations
 
@@ -13,51 +13,52 @@ from sidecar.domain import fluid, untrusted
 from sidecar.store.damage import Damage
 from sidecar.store.rows import LARGEST_CONTEXT, LARGEST_ROW, LoggedEvents, StoredEvent, merged
 
-_SEVERITIES = 64  # of exceptions; Flux has eight
+_MAX_SEVERITIES = 64  # Flux has eight
 _ENTRIES = "SELECT CAST(json AS BLOB) FROM events WHERE job = ?"
-_TOLD = """
+_EVENTS = """
 SELECT position, job, count, CAST(events.json AS BLOB), coalesce(userid, -1), coalesce(username, ''),
   coalesce(submitter, ''), coalesce(queue, ''),
   coalesce(name, ''), coalesce(t_submit, 0) FROM events LEFT JOIN jobs ON jobs.id = job
 """
 
 
-class Wanted(NamedTuple):
-    """Which rows to read."""
+class Range(NamedTuple):
+    """The events to read."""
 
     after: int
     upto: int
     limit: int
-    job: int | None
+    """Maximum number of rows."""
+    jobid: int | None
 
 
-def told(db: sqlite3.Connection, damage: Damage, wanted: Wanted) -> list[LoggedEvents]:
-    """Return rows in their order: up to the limit, or to the one that passes the bound of bytes."""
-    after, upto, limit, job = wanted
-    only, values = ("AND job = ?", (job,)) if job is not None else ("", ())
-    query = f"{_TOLD} WHERE position > ? AND position <= ? {only} ORDER BY position LIMIT ?"
-    found: list[LoggedEvents] = []
+def events_between(db: sqlite3.Connection, damage: Damage, wanted: Range) -> list[LoggedEvents]:
+    """Return events in order, up to the limit of rows, or the row that exceeds the limit of bytes."""
+    after, upto, limit, jobid = wanted
+    condition, values = ("AND job = ?", (jobid,)) if jobid is not None else ("", ())
+    query = f"{_EVENTS} WHERE position > ? AND position <= ? {condition} ORDER BY position LIMIT ?"
+    events: list[LoggedEvents] = []
     size = 0
     for row in db.execute(query, (after, upto, *values, limit)):
         for part in _parts(damage, *row):
             if part.position > after:
-                found.append(part)
+                events.append(part)
                 size += len(part.json)
             if size > LARGEST_ROW:
-                return found
-    return found
+                return events
+    return events
 
 
-def _parts(damage: Damage, position: int, job: int, count: int, json: bytes, *which: Any) -> Iterator[LoggedEvents]:
-    """Yield a row as it was written, or in parts where an earlier version has written a larger one."""
-    sound = damage.told(json, job)
-    if len(sound) <= 2 * LARGEST_ROW:
-        yield LoggedEvents(position, job, count, sound, fluid.f58(job), *which)
+def _parts(damage: Damage, position: int, jobid: int, count: int, json: bytes, *columns: Any) -> Iterator[LoggedEvents]:
+    """Yield a row as it is, or in parts if an earlier version wrote it larger than rows are now."""
+    checked = damage.checked_entries(json, jobid)
+    if len(checked) <= 2 * LARGEST_ROW:
+        yield LoggedEvents(position, jobid, count, checked, fluid.f58(jobid), *columns)
         return
     position -= count
-    for number, part in merged(map(_shortened, damage.entries(json, job))):
+    for number, part in merged(map(_shortened, damage.entries(json, jobid))):
         position += number
-        yield LoggedEvents(position, job, number, part, fluid.f58(job), *which)
+        yield LoggedEvents(position, jobid, number, part, fluid.f58(jobid), *columns)
 
 
 def _shortened(entry: StoredEvent) -> bytes:
@@ -68,39 +69,39 @@ def _shortened(entry: StoredEvent) -> bytes:
 
 
 def ends(
-    db: sqlite3.Connection, damage: Damage, job: int, most: int
+    db: sqlite3.Connection, damage: Damage, jobid: int, limit: int
 ) -> tuple[list[StoredEvent], int, list[StoredEvent]]:
-    """Return the first entries, the number of those between, and the last; see ``Store.ends``."""
-    [number] = db.execute("SELECT coalesce(sum(count), 0) FROM events WHERE job = ?", (job,)).fetchone()
-    rows = (damage.entries(json, job) for (json,) in db.execute(f"{_ENTRIES} ORDER BY position", (job,)))
-    if number <= 2 * most:
+    """Return the first entries, the number of those omitted, and the last ones; see ``Store.eventlog_ends``."""
+    [count] = db.execute("SELECT coalesce(sum(count), 0) FROM events WHERE job = ?", (jobid,)).fetchone()
+    rows = (damage.entries(json, jobid) for (json,) in db.execute(f"{_ENTRIES} ORDER BY position", (jobid,)))
+    if count <= 2 * limit:
         return list(chain.from_iterable(rows)), 0, []
-    first = list(islice(chain.from_iterable(rows), most))
-    rows = (damage.entries(json, job)[::-1] for (json,) in db.execute(f"{_ENTRIES} ORDER BY position DESC", (job,)))
-    last = list(islice(chain.from_iterable(rows), most))[::-1]
-    return first, number - len(first) - len(last), last
+    first = list(islice(chain.from_iterable(rows), limit))
+    rows = (damage.entries(json, jobid)[::-1] for (json,) in db.execute(f"{_ENTRIES} ORDER BY position DESC", (jobid,)))
+    last = list(islice(chain.from_iterable(rows), limit))[::-1]
+    return first, count - len(first) - len(last), last
 
 
-def exceptions(db: sqlite3.Connection, damage: Damage, job: int) -> list[StoredEvent]:
-    """Return the first exception of each severity: the worst of all is among them."""
+def exceptions(db: sqlite3.Connection, damage: Damage, jobid: int) -> list[StoredEvent]:
+    """Return the first exception of each severity, the most severe one among them."""
     found: dict[bytes, StoredEvent] = {}
-    for (json,) in db.execute(f"{_ENTRIES} AND instr(json, ?) ORDER BY position", (job, b'"exception"')):
-        for entry in damage.entries(json, job):
-            if entry.name == "exception" and len(found) < _SEVERITIES:
+    for (json,) in db.execute(f"{_ENTRIES} AND instr(json, ?) ORDER BY position", (jobid, b'"exception"')):
+        for entry in damage.entries(json, jobid):
+            if entry.name == "exception" and len(found) < _MAX_SEVERITIES:
                 found.setdefault(_severity(entry), entry)
     return list(found.values())
 
 
-class _Raised(msgspec.Struct):
+class _ExceptionContext(msgspec.Struct):
     severity: msgspec.Raw = msgspec.Raw(b"")
 
 
 def _severity(entry: StoredEvent) -> bytes:
-    """Return the severity of an exception, as it is written; empty where it has none."""
+    """Return the encoded severity of an exception; empty if it has none."""
     try:
-        return bytes(_raised(entry.context).severity)
+        return bytes(_decode(entry.context).severity)
     except (ValueError, RecursionError):
         return b""
 
 
-_raised = msgspec.json.Decoder(_Raised).decode
+_decode = msgspec.json.Decoder(_ExceptionContext).decode

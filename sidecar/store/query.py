@@ -1,4 +1,4 @@
-"""From a caller's filters to SQL. Values only ever travel as bound parameters."""
+"""Translate filters and searches to SQL. Values are always bound parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 from sidecar.domain import fluid
 from sidecar.domain.model import ANONYMOUS, RESULTS, STATES, ExceptionInfo, Job
 
-#: What a search may be ordered by without a look at each job's document: the caller's name for it, and its column.
+# Names by which a search is ordered without reading each job's document, and their columns.
 _COLUMNS = {
     "id": "id",
     "f58id": "id",
@@ -28,16 +28,16 @@ _COLUMNS = {
     "nnodes": "nnodes",
     "ntasks": "ntasks",
 }
-#: Every member of a job that has one value, and of its exception.
 ORDERS = frozenset(Job.__struct_fields__) - {"command", "dependencies", "annotations", "exception"} | {
     f"exception.{name}" for name in ExceptionInfo.__struct_fields__
 }
+"""Names by which a search may be ordered: the scalar members of a job, and of its exception."""
 _F58 = re.compile("[fƒ][1-9A-HJ-NP-Za-km-z]+")
-_SHORTEST = 3  # characters that the index helps with
+_SHORTEST = 3  # characters of a text that the trigram index finds
 
 
 def _order(order: Sequence[tuple[str, bool]], last: str) -> str:
-    """Return the terms of an order, which is always total; what has no value comes first where it ascends."""
+    """Return the terms of a total order; missing values come first if it ascends."""
     terms = [f"{_expression(name)} {'DESC' if down else 'ASC'}" for name, down in order]
     return ", ".join([*terms, f"id {last}"])
 
@@ -45,13 +45,13 @@ def _order(order: Sequence[tuple[str, bool]], last: str) -> str:
 def _expression(name: str) -> str:
     if name in _COLUMNS:
         return _COLUMNS[name]
-    if name == "runtime":  # so far, of jobs that run
+    if name == "runtime":  # of a running job: its runtime so far
         return f"iif(state = 'RUN', {time.time():.3f} - t_run, coalesce(runtime, 0))"
     return f"nullif(iif(json_valid(json), json_extract(json, '$.{name}'), NULL), '')"
 
 
 class Filter(msgspec.Struct, kw_only=True, frozen=True):
-    """Which jobs to list. Empty lists and None let everything through."""
+    """A filter of jobs. Empty tuples and None match everything."""
 
     states: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
@@ -65,11 +65,11 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def indexed(self) -> bool:
-        """Whether the first rows are found without looking through many that do not match."""
-        return msgspec.structs.replace(self, before_id=None) == _EVERYTHING
+        """Whether the first rows are found without skipping many that do not match."""
+        return msgspec.structs.replace(self, before_id=None) == _NO_FILTER
 
     def matches(self, userid: int, username: str, submitter: str, queue: str, name: str, t_submit: float) -> bool:
-        """Say of one job what :meth:`where` says, but for its state and result, which each event has its own of."""
+        """Match one job as :meth:`where` does, except for state and result, which differ by event."""
         return (
             (self.user is None or self.user in (username, str(userid)))
             and (self.submitter is None or self.submitter == submitter)
@@ -95,10 +95,10 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
         if self.user is not None:
             term("(username = ? OR CAST(userid AS TEXT) = ?)", self.user, self.user)
         if self.submitter is not None:
-            # The index holds only jobs that have one.
+            # The index has only jobs with a submitter.
             term("submitter = ? AND submitter != ''" if self.submitter else "submitter = ?", self.submitter)
         if self.queue is not None:
-            # Jobs of a queue without a name have none; lists of queues, and metrics, call it by one.
+            # In Flux's anonymous queue it is empty; lists of queues and metrics show a name.
             term("queue IN (?, '')" if self.queue == ANONYMOUS else "queue = ?", self.queue)
         if self.name is not None:
             term("name = ?", self.name)
@@ -111,49 +111,48 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
         return " AND ".join(terms) or "1", values
 
 
-_EVERYTHING = Filter()
+_NO_FILTER = Filter()
 
 
 class Search(msgspec.Struct, kw_only=True, frozen=True):
-    """A search as DataTables asks for one: a text, an order, and a window of the matches.
-
-    ``length`` None is every match from ``start`` on.
-    """
+    """A search in the form of DataTables: a text, an order, and a window of the matches."""
 
     text: str = ""
     start: int = 0
     length: int | None = None
+    """Number of jobs; None: all from ``start`` on."""
     order: tuple[tuple[str, bool], ...] = ()
-    """Columns (a key of :data:`ORDERS`) and whether descending."""
+    """Names out of :data:`ORDERS`, and whether descending."""
 
     def select(self, columns: str) -> tuple[str, list[Any]]:
-        """Return the statement that reads columns of the matching jobs in order, and its parameters."""
-        order = _order(self.order, "DESC")  # newest first unless asked otherwise
+        """Return the statement that selects columns of the matching jobs in order, and its parameters."""
+        order = _order(self.order, "DESC")  # by default the newest first
         if not self.text:
-            return f"SELECT {columns} FROM jobs JOIN documents ON job = id ORDER BY {order}", []  # noqa: S608 - fixed words
-        found, values = self._found()
-        words, more = self._words()
-        if not words and not self.order:
-            # The index gives its matches newest first, one by one: how many there are costs nothing.
+            return f"SELECT {columns} FROM jobs JOIN documents ON job = id ORDER BY {order}", []  # noqa: S608 - constants
+        text, values = self._text_condition()
+        other, more = self._column_condition()
+        if not other and not self.order:
+            # The index yields matches one by one, newest first: the cost does not grow with their number.
             newest = (
-                f"jobs_text CROSS JOIN documents ON job = jobs_text.rowid WHERE {found} ORDER BY jobs_text.rowid DESC"
+                f"jobs_text CROSS JOIN documents ON job = jobs_text.rowid WHERE {text} ORDER BY jobs_text.rowid DESC"
             )
             return f"SELECT {columns} FROM {newest}", values  # noqa: S608 - values are bound
-        matching = f"id IN (SELECT rowid FROM jobs_text WHERE {found}){words}"  # noqa: S608
+        matching = f"id IN (SELECT rowid FROM jobs_text WHERE {text}){other}"  # noqa: S608
         return f"SELECT {columns} FROM jobs JOIN documents ON job = id WHERE {matching} ORDER BY {order}", values + more  # noqa: S608
 
     def within(self, where: Filter, columns: str) -> tuple[str, list[Any]]:
-        """Return the statement that reads columns of the search's window of the jobs that a filter lets through.
+        """Return the statement that selects columns of the window of jobs that match search and filter.
 
-        The window is found by ids alone, and only then are its jobs read: to sort whole jobs takes ten times as long.
+        The window is found by IDs alone, and its jobs are read afterwards: to sort whole jobs takes ten times as long.
         """
         condition, values = where.where()
         if self.text:
-            found, more = self._found()
-            words, others = self._words()
-            condition += f" AND (id IN (SELECT rowid FROM jobs_text WHERE {found}){words})"  # noqa: S608 - values are bound
+            text, more = self._text_condition()
+            other, others = self._column_condition()
+            condition += f" AND (id IN (SELECT rowid FROM jobs_text WHERE {text}){other})"  # noqa: S608 - values are bound
             values += more + others
-        last = "ASC" if self.order and not self.order[-1][1] else "DESC"  # the same way, so that an index has the order
+        # The same direction, so that an index has this order.
+        last = "ASC" if self.order and not self.order[-1][1] else "DESC"
         order = _order(self.order, last)
         simple = all(name in _COLUMNS or name == "runtime" for name, _ in self.order)
         source = "jobs" if simple else "jobs JOIN documents ON job = id"
@@ -168,16 +167,16 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
         """Return the statement that counts the matching jobs, and its parameters."""
         if not self.text:
             return "SELECT count(*) FROM jobs", []
-        found, values = self._found()
-        words, more = self._words()
-        if not words:
-            return f"SELECT count(*) FROM jobs_text WHERE {found}", values  # noqa: S608 - values are bound
-        matching = f"id IN (SELECT rowid FROM jobs_text WHERE {found}){words}"  # noqa: S608
+        text, values = self._text_condition()
+        other, more = self._column_condition()
+        if not other:
+            return f"SELECT count(*) FROM jobs_text WHERE {text}", values  # noqa: S608 - values are bound
+        matching = f"id IN (SELECT rowid FROM jobs_text WHERE {text}){other}"  # noqa: S608
         return f"SELECT count(*) FROM jobs WHERE {matching}", values + more  # noqa: S608
 
     @property
     def _needle(self) -> str:
-        """The text as it is looked for: a job ID without the white space that was pasted with it."""
+        """The text to search for; of a job ID without surrounding white space."""
         bare = self.text.strip()
         if bare == self.text:
             return bare
@@ -189,48 +188,48 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def _spellings(self) -> list[str]:
-        """The text in each spelling that means the same: of an id as Flux writes it and as addresses have it."""
+        """The equivalent spellings of the text: a job ID starts with ƒ in Flux's output and with f in URLs."""
         text = plain(self._needle)
-        found = [text]
+        spellings = [text]
         if _F58.fullmatch(text):
-            found = [first + text[1:] for first in "ƒf"]
-        if len(text) < _SHORTEST:  # what the index does by itself
-            found += [text.lower(), text.upper()]
-        return list(dict.fromkeys(found))
+            spellings = [first + text[1:] for first in "ƒf"]
+        if len(text) < _SHORTEST:  # without the index only ASCII matches in either case
+            spellings += [text.lower(), text.upper()]
+        return list(dict.fromkeys(spellings))
 
-    def _found(self) -> tuple[str, list[Any]]:
-        """The condition on the text of a job."""
+    def _text_condition(self) -> tuple[str, list[Any]]:
+        """Return the condition on the search text of a job."""
         if len(plain(self._needle)) >= _SHORTEST:
             return "jobs_text MATCH ?", [" OR ".join('"' + each.replace('"', '""') + '"' for each in self._spellings)]
-        # Shorter than a trigram: the index cannot help.
+        # Shorter than a trigram: the index cannot be used.
         escaped = [each.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") for each in self._spellings]
         return " OR ".join(["text LIKE ? ESCAPE '\\'"] * len(escaped)), [f"%{each}%" for each in escaped]
 
-    def _words(self) -> tuple[str, list[Any]]:
-        """The condition on what the text is a part of, or another spelling of, and no text of a job has."""
+    def _column_condition(self) -> tuple[str, list[Any]]:
+        """Return the condition on values that no search text has: states, results and other spellings of a job ID."""
         sql = ""
         values: list[Any] = []
-        for column, words in (("state", STATES), ("result", RESULTS)):
-            hits = [word for word in words if self._needle.upper() in word]
-            if hits:
-                sql += f" OR {column} IN ({_marks(hits)})"
-                values += hits
-        if (job := _id(self._needle)) is not None:
-            sql, values = f"{sql} OR id = ?", [*values, job]
+        for column, names in (("state", STATES), ("result", RESULTS)):
+            matches = [name for name in names if self._needle.upper() in name]
+            if matches:
+                sql += f" OR {column} IN ({_marks(matches)})"
+                values += matches
+        if (jobid := _jobid(self._needle)) is not None:
+            sql, values = f"{sql} OR id = ?", [*values, jobid]
         return sql, values
 
 
-def _id(text: str) -> int | None:
-    """Return the id that a text is a spelling of which is not searched for as it is; None where it is none."""
+def _jobid(text: str) -> int | None:
+    """Return the job ID of a spelling that search texts do not contain; None if the text is not one."""
     try:
-        job = fluid.parse(text)
+        jobid = fluid.parse(text)
     except ValueError:
         return None
-    return None if text.isdecimal() or _F58.fullmatch(text) or job >= 2**63 else job
+    return None if text.isdecimal() or _F58.fullmatch(text) or jobid >= 2**63 else jobid
 
 
 def plain(text: str) -> str:
-    """Return a text in the one form in which texts are searched: accents are typed in two ways."""
+    """Return a text in the normalization form of search texts, since accents can be encoded in two ways."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 

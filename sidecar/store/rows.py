@@ -1,4 +1,4 @@
-"""What is written to the store, and what comes back."""
+"""The rows that are written to the store, and the results of reads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 from sidecar.domain.model import Result, State, Unset
 
 LARGEST_CONTEXT = 16 * 1024
-"""Bytes of one entry's context as JSON, at most."""
+"""Maximum bytes of the JSON of one entry's context."""
 LARGEST_ROW = 64 * 1024
-"""Bytes of the entries that are written as one row, about: a reader holds some rows, and takes them one by one."""
+"""Approximate bytes of the entries in one row: readers have a few rows in memory and process them one by one."""
 
 
 class Row(NamedTuple):
-    """A job as it is written. What is None has not changed since the job was written last."""
+    """A job to write. None in the last three fields: unchanged since the last write."""
 
     id: int
     t_submit: float
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 class StoredEvent(msgspec.Struct):
-    """An entry of a job's eventlog as the store keeps it; the context is passed on as it is."""
+    """An entry of a job's eventlog; the context stays encoded."""
 
     timestamp: float
     name: str
@@ -52,14 +52,14 @@ class StoredEvent(msgspec.Struct):
 
 
 class LoggedEvents(msgspec.Struct):
-    """What one answer of the journal told of one job, or a part of it where that is large.
+    """Eventlog entries of one job from one journal response, or a part of them if they are large.
 
-    ``position`` is that of its last entry, ``count`` the number of entries, ``json`` a JSON array of them. The rest
-    is what a filter looks at.
+    ``position`` is that of the last entry, ``count`` the number of entries, ``json`` a JSON array of them. The other
+    fields are for filters.
     """
 
     position: int
-    job: int
+    jobid: int
     count: int
     json: bytes
     f58id: str
@@ -70,10 +70,10 @@ class LoggedEvents(msgspec.Struct):
     name: str
     t_submit: float
     rendered: list[tuple[int, str, str, bytes]] | None = None
-    """Position, state, result and event as it is sent, of each entry: made once for all who follow."""
+    """Position, state, result and encoded SSE event of each entry: rendered once for all subscribers."""
 
     def entries(self, after: int) -> Iterator[tuple[int, StoredEvent]]:
-        """Return positions and entries behind a position."""
+        """Yield the positions and entries after a position."""
         first = self.position - self.count + 1
         for position, entry in enumerate(_decode(self.json), first):
             if position > after:
@@ -84,27 +84,27 @@ class Page(NamedTuple):
     """A part of a list."""
 
     json: bytes
-    """The jobs, separated by commas."""
+    """The jobs, with a separator in between."""
     last: int | None
-    """The last job's id, when there are more behind it."""
+    """ID of the last job, if there are more."""
     position: int
-    """Position of the last event that the list knows of, or an earlier one."""
-    number: int
-    """How many jobs there are in ``json``."""
+    """Position of an event such that the list reflects it and all before."""
+    length: int
+    """Number of jobs in ``json``."""
 
 
 _decode = msgspec.json.Decoder(list[StoredEvent]).decode
 
 
 def merged(entries: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Put entries together to rows: yield the number of entries of each, and their JSON array."""
-    found: list[bytes] = []
+    """Combine encoded entries into rows: yield the number of entries of each, and their JSON array."""
+    row: list[bytes] = []
     size = 0
     for entry in entries:
-        found.append(entry)
+        row.append(entry)
         size += len(entry)
         if size > LARGEST_ROW:
-            yield len(found), b"[%b]" % b",".join(found)
-            found, size = [], 0
-    if found:
-        yield len(found), b"[%b]" % b",".join(found)
+            yield len(row), b"[%b]" % b",".join(row)
+            row, size = [], 0
+    if row:
+        yield len(row), b"[%b]" % b",".join(row)

@@ -1,4 +1,4 @@
-"""The file: its tables, its version, and how a connection to it is opened."""
+"""The file: its tables, its version, and how connections are opened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from sidecar.domain.errors import StoreError
 
 SCHEMA_VERSION = 4
-_APPLICATION = 0x666C7363  # "flsc", in the header of the file; files of before have 0
+_APPLICATION = 0x666C7363  # "flsc", in the header of the file; files of older servers have 0
 _BUSY_TIMEOUT = 1.0
 _CHECK_SECONDS, _CHECK_STEPS = 2.0, 100_000
 _SCHEMA = """
@@ -45,11 +45,11 @@ CREATE TABLE keys (key TEXT PRIMARY KEY, job INTEGER NOT NULL, digest TEXT NOT N
 
 
 def open_file(path: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> sqlite3.Connection:
-    """Open a connection, for reading too.
+    """Open a connection.
 
     Args:
         path: the file.
-        busy_timeout: how long a statement waits for the lock of another program (seconds).
+        busy_timeout: seconds that a statement waits for the lock of another program.
     """
     db = sqlite3.connect(path, timeout=busy_timeout, check_same_thread=False)
     db.text_factory = _text
@@ -59,23 +59,23 @@ def open_file(path: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> sqlite3.Con
 
 
 def _text(raw: bytes) -> str:
-    """Return a text; one that is damaged must not cost the rows beside it."""
+    """Decode a text; a damaged one must not make other rows unreadable."""
     return raw.decode(errors="replace")
 
 
 def inspect(path: Path) -> None:
-    """Look whether a file is a store of this version, or may become one, without a change to it.
+    """Check that a file is a store of this version, or can become one, without changing it.
 
     Raises:
-        StoreError: it is another version's, or another program's file.
-        OSError, sqlite3.Error: it cannot be read, or is no database.
+        StoreError: it is a store of another version, or another program's file.
+        OSError, sqlite3.Error: it cannot be read, or is not a database.
     """
-    for suffix in ("-wal", "-shm"):  # SQLite says of them only that it cannot open the file
+    for suffix in ("-wal", "-shm"):  # for these, SQLite only reports that it cannot open the file
         _require_regular(beside := path.with_name(f"{path.name}{suffix}"), f"{beside} is")
     if not _require_regular(path, "it is"):
         return
     if not path.stat().st_size:
-        return  # a store that another server has just begun with, perhaps
+        return  # perhaps a store that another server is just creating
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT)) as db:
         [application] = db.execute("PRAGMA application_id").fetchone()
         [version] = db.execute("PRAGMA user_version").fetchone()
@@ -87,10 +87,10 @@ def inspect(path: Path) -> None:
 
 
 def _require_regular(path: Path, what: str) -> bool:
-    """Return whether a file is there.
+    """Return whether a file exists.
 
     Raises:
-        OSError: what is there is no file.
+        OSError: it is not a regular file.
     """
     try:
         mode = path.stat().st_mode
@@ -102,30 +102,36 @@ def _require_regular(path: Path, what: str) -> bool:
 
 
 def _require(db: sqlite3.Connection, path: Path, version: int) -> None:
-    """Check that a file is a store of this version."""
+    """Check that a database is a store of this version."""
     if version != SCHEMA_VERSION:
         raise StoreError(
-            f"The store {path} is of version {version}, this server needs {SCHEMA_VERSION}. Name another with --store."
+            f"The store {path} is of version {version}; this server needs {SCHEMA_VERSION}. Name another with --store."
         )
     try:
         named = db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
     except sqlite3.OperationalError as exc:
         if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:
             raise
-        named = None  # there is no such table
+        named = None  # the table does not exist
     if named is None:
-        raise StoreError(f"The store {path} is no store of this server: it has no name. Name another with --store.")
+        raise StoreError(
+            f"The file {path} is not a store: it has no name in its table meta. Name another with --store."
+        )
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open for writing; make the schema in a new file, refuse another version's."""
+    """Open the file for writing; create the schema in a new file.
+
+    Raises:
+        StoreError: see :func:`inspect`.
+    """
     inspect(path)
     db = open_file(path)
-    # The writer keeps the indexes' pages at hand, and folds the log into the file less often.
+    # The writer caches the indexes' pages, and checkpoints the write-ahead log less often.
     db.execute("PRAGMA cache_size = -4096")
     db.execute("PRAGMA wal_autocheckpoint = 8192")
     if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-        # Positions are only good in the file that gave them out: each file has a name of its own.
+        # Positions are only valid in the file that issued them, so each file has a name of its own.
         name = f"INSERT INTO meta VALUES ('id', '{secrets.token_hex(4)}');"  # noqa: S608 - hexadecimal digits
         marks = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA_VERSION};"
         with closing(db.cursor()) as cursor:
@@ -134,7 +140,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def check(path: Path) -> None:
-    """Look through the file for damage, for as long as a start may take; what is not reached shows when it is read.
+    """Check the file for damage, for as long as a start may take; the rest is noticed when it is read.
 
     Raises:
         sqlite3.DatabaseError: it is damaged.
@@ -143,10 +149,10 @@ def check(path: Path) -> None:
     with closing(open_file(path)) as db:
         db.set_progress_handler(lambda: time.monotonic() > deadline, _CHECK_STEPS)
         try:
-            [found] = db.execute("PRAGMA quick_check(1)").fetchone()
+            [result] = db.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.OperationalError as exc:
             if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 return
             raise
-    if found != "ok":
-        raise sqlite3.DatabaseError(f"it is damaged: {found}")
+    if result != "ok":
+        raise sqlite3.DatabaseError(f"it is damaged: {result}")

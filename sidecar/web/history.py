@@ -44,7 +44,7 @@ class History:
 
     def _now(self) -> tuple[int, int, int]:
         pending = running = 0
-        for kind, number in self._feed.tally.kinds.items():
+        for kind, number in self._feed.counts.groups.items():
             if kind.state in _PENDING:
                 pending += number
             elif kind.state in _RUNNING:

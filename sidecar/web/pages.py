@@ -124,11 +124,11 @@ class Pages:
         around = self.around(request, "overview")
         await fresh.settle(request, self._feed)
         resources, queues = await self._instance.resources(), await self._instance.queues()
-        waiting = await self._store.table(Search(length=_WAITING), Filter(states=_PENDING), restored.job)
-        failures = await self._store.table(Search(length=_FAILURES), Filter(results=("FAILED", "TIMEOUT")), _line)
+        waiting = await self._store.lists.table(Search(length=_WAITING), Filter(states=_PENDING), restored.job)
+        failures = await self._store.lists.table(Search(length=_FAILURES), Filter(results=("FAILED", "TIMEOUT")), _line)
         stopped = {queue.name for queue in queues.queues if not queue.started}
         states: Counter[str] = Counter()
-        for kind, number in self._feed.tally.kinds.items():
+        for kind, number in self._feed.counts.groups.items():
             states[kind.state] += number
         return page(
             request,
@@ -161,7 +161,7 @@ class Pages:
             length=_PAGE + 1,
             order=((query.sort, not query.up),) if query.sort != "id" or query.up else (),
         )
-        found = await self._store.table(search, where, _line)
+        found = await self._store.lists.table(search, where, _line)
         queues = await self._instance.queues()
         return page(
             request,
@@ -174,7 +174,7 @@ class Pages:
             states=("active", "pending", "running", *(state.lower() for state in STATES)),
             results=[result.lower() for result in RESULTS],
             queues=[] if queues.anonymous else [queue.name for queue in queues.queues],
-            total=sum(self._feed.tally.kinds.values()),
+            total=sum(self._feed.counts.groups.values()),
             link=lambda **changes: _link(query, **changes),
             said=texts.SAID.get(query.said, ""),
             now=time.time(),
@@ -185,7 +185,7 @@ class Pages:
         """See one job: what has happened to it, what it wants and has, and its output as it comes."""
         around = self.around(request, "jobs")
         found = await self.read(job)
-        first, between, last = await self._store.ends(job, _EVENTS)
+        first, between, last = await self._store.eventlog_ends(job, _EVENTS)
         begun = first[0].timestamp if first else 0.0
         caller = caller_of(request)
         own = "admin" in caller.scopes or ("submit" in caller.scopes and found.submitter == caller.name)
@@ -212,7 +212,7 @@ class Pages:
         await fresh.settle(request, self._feed)
         resources = await self._instance.resources()
         last = max((node.rank for node in resources.nodes), default=-1)
-        running = await self._store.table(
+        running = await self._store.lists.table(
             Search(length=_ON_NODES), Filter(states=("RUN", "CLEANUP")), lambda raw: _Running.read(raw, last)
         )
         on: dict[int, list[_Running]] = {}

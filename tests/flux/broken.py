@@ -75,17 +75,17 @@ def dead_ping() -> None:
 
 def dead_feed() -> None:
     """The feed's task dies in the middle of a batch, once, after a job has started."""
-    from sidecar.journal.feed import Feed
+    from sidecar.journal.projection import Projection
 
-    write, count = Feed._write, []
+    write, count = Projection.write, []
 
-    async def fails_once(self: Feed, batch: Any) -> None:
-        if not count and any(record.job.state == "RUN" for record in batch.touched.values()):
+    async def fails_once(self: Projection, batch: Any) -> None:
+        if not count and any(record.job.state == "RUN" for record in batch.records.values()):
             count.append(None)
             raise LookupError("broken by the test")
         await write(self, batch)
 
-    Feed._write = fails_once  # type: ignore[method-assign]
+    Projection.write = fails_once  # type: ignore[method-assign]
 
 
 def bad_closes() -> None:
@@ -133,11 +133,11 @@ def everything() -> None:
     """Every part hangs that can: the disk, the Event, the closing of several parts."""
     from sidecar.instance.embedded.instance import EmbeddedInstance
     from sidecar.services.pod import Pod
-    from sidecar.store import Store
+    from sidecar.store import writer
 
     hung_disk()
     bad_closes()
-    Store._apply = hang  # type: ignore[method-assign]
+    writer.write_batch = hang
     Pod.tell = wait_for_ever  # type: ignore[method-assign]
     EmbeddedInstance.close = wait_for_ever  # type: ignore[method-assign]
 

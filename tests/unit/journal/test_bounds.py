@@ -1,7 +1,8 @@
-"""What one job has of anything is bounded in bytes: where it is read, kept, and handed on."""
+"""The values of a job are bounded in bytes wherever they are read, stored and sent."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def test_a_context_is_shortened_to_so_many_bytes(context: dict[str, Any], most: 
     assert kept.keys() == context.keys() or "…" in kept
 
 
-def test_what_is_small_of_a_large_context_stays() -> None:
+def test_small_members_of_a_large_context_are_kept() -> None:
     context = {"note": "n" * 10**6, "type": "cancel", "severity": 0, "list": [1] * 10**5, "odd": "\x01" * 10**5}
     kept = untrusted.shortened(msgspec.json.encode(context), 16 * 1024)
     assert list(kept) == list(context)
@@ -77,14 +78,14 @@ def test_what_is_small_of_a_large_context_stays() -> None:
     assert [untrusted.shortened(raw, 100) for raw in (b"[1]", b"5", b"", b"{")] == [{}] * 4
 
 
-def test_a_job_is_small_whatever_it_was_submitted_with() -> None:
+def test_a_job_is_small_for_any_submit() -> None:
     """A control character takes six bytes as JSON."""
     long = "\x01" * 100_000
     system = dict.fromkeys(("cwd", "queue", "project", "bank"), long) | {"job": {"name": long}}
     spec = {"tasks": [{"command": [long, *["\x02"] * 20_000]}], "resources": [], "attributes": {"system": system}}
     events = [Event(1.0, "submit", {"userid": 0}), *(Event(2.0, "dependency-add", {"description": f"{n}{long}"}) for n in range(100))]  # fmt: skip
     item = JobEvents(1, [*events, Event(3.0, "exception", {"type": long, "note": long, "severity": 0}), Event(4.0, "clean")], jobspec=spec)  # fmt: skip
-    record = fold.new(item)
+    record = fold.new_record(item)
     assert record
     fold.extend(record, item)
     assert encoded(record.job) < 64 * 1024
@@ -108,7 +109,7 @@ _LARGE = {
 
 @pytest.mark.parametrize("what", _LARGE)
 def test_megabytes_are_read_for_a_few_members(what: str) -> None:
-    """In less time than it takes to make objects of all of them, which is done nowhere."""
+    """This takes less time than to create objects of all of them, which no code does."""
     text = _LARGE[what]
     began = time.thread_time()
     whole = json.loads(text)
@@ -125,8 +126,8 @@ def test_megabytes_are_read_for_a_few_members(what: str) -> None:
     assert set(found.faults) == {"R with a graph": set(), "an update": {"jobspec-update"}}.get(what, {"jobspec"})
 
 
-def test_deeper_than_python_follows() -> None:
-    """As deep as Flux takes it: of that branch alone nothing is left."""
+def test_deeper_than_python_can_parse() -> None:
+    """As deep as Flux accepts it: only that branch is lost."""
     branch = b"[" * 2000 + b"]" * 2000
     text = response(_MEMO, jobspec={**_SPEC, "more": 7}).replace(
         b"7", b'{"deep":%b,"flat":"%b"}' % (branch, b"[" * 10**5)
@@ -160,9 +161,9 @@ _SMALL = st.one_of(_ODD, st.lists(_ODD, max_size=3), st.dictionaries(st.sampled_
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), _SMALL), min_size=20, max_size=90), _SMALL)
-def test_what_is_nested_too_deeply_is_null(around: list[tuple[bool, Any]], beside: Any) -> None:
+def test_values_that_are_nested_too_deeply_become_null(levels: list[tuple[bool, Any]], beside: Any) -> None:
     value: Any = []
-    for listed, other in around:
+    for listed, other in levels:
         value = [other, value] if listed else {"[": value, "b": other}
     value = [beside, value, {"again": value}, beside]
     assert json.loads(depth.followed(json.dumps(value).encode())) == _expected(value)
@@ -173,28 +174,29 @@ def test_what_is_nested_too_deeply_is_null(around: list[tuple[bool, Any]], besid
 
 @pytest.fixture
 async def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A feed with a store, and what tells it a response of the journal."""
+    """A feed with a store, as a function that processes a journal response."""
     monkeypatch.setattr("sidecar.journal.feed._GATHER", 0)
     store = Store(tmp_path / "s.sqlite")
     await store.open()
     feed = Feed(store, Instruments())
     feed.start()
 
-    async def tell(text: bytes) -> tuple[Store, Tail]:
+    async def push(text: bytes) -> tuple[Store, Tail]:
         for item in (HistoryBegin("i"), journal.decode(text), _END):
             feed.push(item)
-        await feed._until(lambda: feed.caught_up)
+        while not feed.caught_up:
+            await asyncio.sleep(0.001)
         return store, feed.tail
 
-    yield tell
+    yield push
     await feed.close()
     await store.close()
 
 
-Tell = Callable[[bytes], Any]
+Push = Callable[[bytes], Any]
 
 
-async def test_a_history_of_large_events_is_small(stored: Tell) -> None:
+async def test_a_history_of_large_events_is_small(stored: Push) -> None:
     store, tail = await stored(response(_VALID, *[_MEMO] * 120))
     found = await entries(store, 1)
     assert [each.name for each in found] == ["submit", "validate", *["memo"] * 120]
@@ -204,55 +206,54 @@ async def test_a_history_of_large_events_is_small(stored: Tell) -> None:
     assert max(len(each.context) for each in found) <= 16 * 1024
     after, read = 0, 0
     while after < store.position:
-        for kept in (tail._recent, []):  # of what is kept for all readers, and of the store
-            tail._recent = kept
-            told, upto = await tail.read(after)
-            assert told
-            assert sum(len(each.json) for each in told) <= 160 * 1024
-        read += sum(each.count for each in told)
+        for source in (tail, Tail(store)):  # from memory, and from the store
+            logged, upto = await source.read(after)
+            assert logged
+            assert sum(len(each.json) for each in logged) <= 160 * 1024
+        read += sum(each.count for each in logged)
         after = upto
     assert read == store.position == 122
 
 
-async def test_events_in_any_number_are_read_in_parts(stored: Tell) -> None:
+async def test_events_in_any_number_are_read_in_parts(stored: Push) -> None:
     number = 20_000
     store, tail = await stored(response(_VALID, *({"timestamp": 2.0 + n, "name": "urgency", "context": {"urgency": n % 31}} for n in range(number))))  # fmt: skip
     assert [each.timestamp for each in await entries(store, 1)] == [1.0, 1.0, *(2.0 + n for n in range(number))]
-    told = await store.told(0, store.position, 10**6)
-    assert sum(len(each.json) for each in told) <= 160 * 1024
-    assert tail._size > sum(2 * len(each.json) for each in tail._recent), "with what is made of them"
-    first, between, last = await store.ends(1, 50)
+    logged = await store.events_between(0, store.position, 10**6)
+    assert sum(len(each.json) for each in logged) <= 160 * 1024
+    assert tail.size > sum(2 * len(each.json) for each in logged), "including their rendered form"
+    first, between, last = await store.eventlog_ends(1, 50)
     assert [each.timestamp for each in (*first, *last)] == [1.0, 1.0, *(2.0 + n for n in (*range(48), *range(number - 50, number)))]  # fmt: skip
     assert between == number + 2 - 100
-    first, between, last = await store.ends(1, 10_001)
+    first, between, last = await store.eventlog_ends(1, 10_001)
     assert (len(first), between, last) == (number + 2, 0, [])
 
 
 async def test_a_row_of_an_earlier_version_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They were of any size, with contexts of up to a megabyte."""
+    """Earlier versions wrote rows of any size, with contexts of up to a megabyte."""
     monkeypatch.setattr(batch, "_rows", lambda entries: [(len(entries), msgspec.json.encode(entries))])
     store = Store(tmp_path / "s.sqlite")
     await store.open()
     item = JobEvents(1, [Event(1.0, "submit"), *(Event(2.0 + n, "memo", {"k": "m" * 100_000}) for n in range(50))])
-    record = fold.new(item)
+    record = fold.new_record(item)
     assert record
     written = Batch(0)
-    written.tell(record.job, fold.extend(record, item))
-    await store.write([batch.row(record)], written.told)
-    assert len(written.told) == 1
+    written.append(record.job, fold.extend(record, item))
+    await store.write([batch.job_row(record)], written.logged)
+    assert len(written.logged) == 1
     parts, after = [], 0
-    while told := await store.told(after, store.position, 100):
-        parts.append(sum(len(each.json) for each in told))
-        positions = [position for each in told for position, _ in each.entries(0)]
-        assert positions == list(range(after + 1, told[-1].position + 1))
-        after = told[-1].position
+    while logged := await store.events_between(after, store.position, 100):
+        parts.append(sum(len(each.json) for each in logged))
+        positions = [position for each in logged for position, _ in each.entries(0)]
+        assert positions == list(range(after + 1, logged[-1].position + 1))
+        after = logged[-1].position
     assert after == 51
     assert max(parts) <= 160 * 1024
     assert len(await entries(store, 1)) == 51
     await store.close()
 
 
-async def test_the_worst_exception_is_found_again_among_many(stored: Tell) -> None:
+async def test_the_most_severe_of_many_exceptions_is_restored(stored: Push) -> None:
     raised = [{"timestamp": 2.0 + n, "name": "exception", "context": {"type": f"t{n}", "severity": 7 - n % 8, "note": "n" * 3000}} for n in range(500)]  # fmt: skip
     store, _ = await stored(response(_VALID, *raised))
     found = [msgspec.json.decode(each.context) for each in await store.exceptions(1)]
@@ -260,17 +261,19 @@ async def test_the_worst_exception_is_found_again_among_many(stored: Tell) -> No
     assert found[-1]["type"] == "t7"
 
 
-async def test_a_table_keeps_what_is_shown_of_large_jobs(stored: Tell) -> None:
+async def test_a_table_keeps_only_what_it_shows_of_large_jobs(stored: Push) -> None:
     store, _ = await stored(response(_VALID, jobspec={**_SPEC, "tasks": [{"command": ["x" * 10_000]}]}))
-    assert await store.table(Search(length=10), Filter(), lambda raw: msgspec.json.decode(raw)["name"]) == ["named"]
+    assert await store.lists.table(Search(length=10), Filter(), lambda raw: msgspec.json.decode(raw)["name"]) == [
+        "named"
+    ]
 
 
-def test_what_cannot_be_written_as_json_costs_its_own_entry() -> None:
+def test_a_value_that_cannot_be_encoded_affects_only_its_entry() -> None:
     item = JobEvents(1, [Event(1.0, "submit"), Event(2.0, "memo", {"a": float("nan"), "b": 10**30, "c": "\ud800"})])
-    record = fold.new(item)
+    record = fold.new_record(item)
     assert record
     written = Batch(0)
-    written.tell(record.job, fold.extend(record, item))
-    [told] = written.told
-    contexts = [msgspec.json.decode(entry.context) for _, entry in told.entries(0)]
+    written.append(record.job, fold.extend(record, item))
+    [logged] = written.logged
+    contexts = [msgspec.json.decode(entry.context) for _, entry in logged.entries(0)]
     assert contexts == [{}, {"a": None, "b": None, "c": "?"}]

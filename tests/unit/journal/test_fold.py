@@ -32,7 +32,7 @@ EVENTS = st.sampled_from(
 def folded(*events: tuple[str, dict[str, object]], R: dict[str, object] | None = None) -> fold.Record:
     entries = [SUBMIT, *(Event(2.0 + i, name, dict(context)) for i, (name, context) in enumerate(events))]
     journal = JobEvents(7, entries, jobspec=msgspec.json.decode(msgspec.json.encode(SPEC)), R=R)
-    record = fold.new(journal)
+    record = fold.new_record(journal)
     assert record is not None
     fold.extend(record, journal)
     return record
@@ -77,4 +77,4 @@ def test_resources_come_from_R() -> None:
 
 
 def test_events_without_their_beginning_are_no_job() -> None:
-    assert fold.new(JobEvents(1, [Event(1.0, "clean")])) is None
+    assert fold.new_record(JobEvents(1, [Event(1.0, "clean")])) is None

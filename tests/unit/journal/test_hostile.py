@@ -1,4 +1,4 @@
-"""Whatever the journal holds: the job stays listed, its state is right, what is odd is empty and small, and nothing ends."""
+"""For any content of the journal: the job is listed with its state, invalid parts are empty, and nothing stops."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ _GOOD = hostile.text(
 
 
 class Journal:
-    """A feed with a store, that is told responses as the Flux thread hands them over."""
+    """A feed with a store, which receives responses as from the Flux thread."""
 
     def __init__(self, path: Path) -> None:
         self.runner = asyncio.Runner()
         self.store, self.ids = Store(path), itertools.count(10**12)
         self.logged: list[dict[str, Any]] = []
-        self.listed = 0
+        self.new_active = 0
+        """Number of jobs of the last :meth:`push` that are active."""
         self.runner.run(self._start())
 
     async def _start(self) -> None:
@@ -54,17 +55,17 @@ class Journal:
         self.feed.push(HistoryBegin("i"))
         self.feed.push(JobEvents(-1, []))
 
-    def tell(self, jobs: list[OddJob]) -> list[int]:
-        """Tell of odd jobs, response by response in turns, and of a good one behind them; return their ids."""
+    def push(self, jobs: list[OddJob]) -> list[int]:
+        """Push the responses of odd jobs in turns, and then of a valid one; return the odd jobs' IDs."""
         ids = [next(self.ids) for _ in jobs]
-        told = [job.responses(id_) for job, id_ in zip(jobs, ids, strict=True)]
-        self.runner.run(self._tell([each for turn in itertools.zip_longest(*told) for each in turn if each]))
+        responses = [job.responses(id_) for job, id_ in zip(jobs, ids, strict=True)]
+        self.runner.run(self._push([each for turn in itertools.zip_longest(*responses) for each in turn if each]))
         return ids
 
-    async def _tell(self, responses: list[bytes]) -> None:
-        good = next(self.ids)
+    async def _push(self, responses: list[bytes]) -> None:
+        good, active = next(self.ids), self.feed.active_count
         # A disk under load may take longer than any read would wait.
-        with structlog.testing.capture_logs() as logged, self.feed.change(good) as stored:
+        with structlog.testing.capture_logs() as logged, self.feed.waiters.next_change(good) as stored:
             for text in (*responses, b'{"id":%d,%b' % (good, _GOOD)):
                 self.feed.push(journal.decode(text))
             await asyncio.wait_for(stored, 60)
@@ -72,6 +73,7 @@ class Journal:
         assert not self.feed.problem
         assert await self.store.state(good) == "INACTIVE"
         self.logged = list(logged)
+        self.new_active = self.feed.active_count - active
 
     def close(self) -> None:
         self.runner.run(self.feed.close())
@@ -80,9 +82,9 @@ class Journal:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journal]:
+def odd_journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journal]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sidecar.journal.feed._GATHER", 0)  # each example waits for its own
+        patch.setattr("sidecar.journal.feed._GATHER", 0)  # each example waits for its events
         journal_ = Journal(tmp_path_factory.mktemp("hostile") / "s.sqlite")
         yield journal_
         journal_.close()
@@ -90,18 +92,21 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journal]:
 
 @_MANY
 @given(st.lists(odd_jobs(), min_size=1, max_size=2))
-def test_any_job_stays_listed_with_its_state(told: Journal, jobs: list[OddJob]) -> None:
-    ids = told.tell(jobs)
-    twice = Counter((line["job"], line["part"]) for line in told.logged if "part" in line)
+def test_any_job_stays_listed_with_its_state(odd_journal: Journal, jobs: list[OddJob]) -> None:
+    ids = odd_journal.push(jobs)
+    twice = Counter((line["job"], line["part"]) for line in odd_journal.logged if "part" in line)
     assert not twice or max(twice.values()) == 1, "each kind of fault is logged once"
+    assert odd_journal.new_active == sum(expected_state(odd) != "INACTIVE" for odd in jobs)
     for odd, id_ in zip(jobs, ids, strict=True):
-        told.runner.run(_as_it_should_be(told, odd, id_))
-    listed = msgspec.json.decode(b"[%b]" % told.runner.run(told.store.page(Filter(), 5, "full")).json, type=list[Job])
+        odd_journal.runner.run(_check(odd_journal, odd, id_))
+    listed = msgspec.json.decode(
+        b"[%b]" % odd_journal.runner.run(odd_journal.store.lists.page(Filter(), 5, "full")).json, type=list[Job]
+    )
     assert {*ids} <= {job.id for job in listed}
 
 
 def expected_state(odd: OddJob) -> str:
-    """The state machine of RFC 21, of which only an exception's severity depends on what an event holds."""
+    """Apply the state machine of RFC 21; of the events' contents only an exception's severity matters."""
     state = "NEW"
     for event in odd.events:
         name = event.get("name") if isinstance(event, dict) else None
@@ -121,37 +126,38 @@ def expected_state(odd: OddJob) -> str:
     return state
 
 
-async def _as_it_should_be(told: Journal, odd: OddJob, id_: int) -> None:
-    raw = await told.store.job(id_)
-    assert raw is not None, "it is listed"
+async def _check(odd_journal: Journal, odd: OddJob, id_: int) -> None:
+    raw = await odd_journal.store.job(id_)
+    assert raw is not None, "it is in the store"
     assert len(raw) < _LARGEST_JOB
     job = msgspec.json.decode(raw, type=Job)
     assert job.state in STATES
     assert job.state == expected_state(odd)
     ended = job.state == "INACTIVE"
     assert (job.result != "") == ended
-    assert (id_ not in told.feed._active) == ended
     live_only = sum(isinstance(event, dict) and event.get("name") == "annotations" for event in odd.events)
-    assert len(await entries(told.store, id_)) == len(odd.events) - live_only
-    assert await told.store.jobspec(id_) is not None
-    found = [each async for each in told.store.search(Search(text=job.f58id))]
+    assert len(await entries(odd_journal.store, id_)) == len(odd.events) - live_only
+    assert await odd_journal.store.jobspec(id_) is not None
+    found = [each async for each in odd_journal.store.lists.search(Search(text=job.f58id))]
     assert id_ in [each["id"] for each in msgspec.json.decode(b"[%b]" % b",".join(found))]
 
 
 @_MANY
 @given(odd_jobs())
-def test_history_and_live_make_the_same_job(told: Journal, odd: OddJob) -> None:
+def test_history_and_live_make_the_same_job(odd_journal: Journal, odd: OddJob) -> None:
     rest = {name: value for each in (odd.first, *odd.later) for name, value in each.items() if name != "events"}
     at_once = OddJob({"events": odd.events, **rest}, [])
-    first, second = told.tell([odd, at_once])
-    one, other = (msgspec.json.decode(told.runner.run(told.store.job(id_)) or b"") for id_ in (first, second))
+    first, second = odd_journal.push([odd, at_once])
+    one, other = (
+        msgspec.json.decode(odd_journal.runner.run(odd_journal.store.job(id_)) or b"") for id_ in (first, second)
+    )
     for name in ("id", "f58id", "runtime"):
         one.pop(name, None), other.pop(name, None)
     assert one == other
 
 
-async def test_jobs_go_on_where_they_were_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that was written of odd jobs can be begun with, and their events be told again."""
+async def test_odd_jobs_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server can start with a store of odd jobs, and process their events again."""
     monkeypatch.setattr("sidecar.journal.feed._GATHER", 0)
     odd = hostile.text(
         {"id": 1, "jobspec": {"tasks": 5, "attributes": {"system": {"project": 5, "job": {"name": ["x"]}, "duration": "@huge@"}}},
@@ -167,7 +173,7 @@ async def test_jobs_go_on_where_they_were_left(tmp_path: Path, monkeypatch: pyte
             feed.push(item)
         await feed.close()
         assert feed.caught_up
-        assert feed.active == 1
+        assert feed.active_count == 1
         assert len(await entries(store, 1)) == 4
         await store.close()
 
@@ -177,7 +183,7 @@ async def test_jobs_go_on_where_they_were_left(tmp_path: Path, monkeypatch: pyte
     [b"", b"[]", b"5", b"{}", b'{"id":"x","events":[]}', b'{"id":1}', b'{"id":1,"events":[]}', b"\xff\xfe", b'{"id":9223372036854775808,"events":[{"timestamp":1,"name":"submit"}]}',
      b'{"id":-7,"events":[{"timestamp":1,"name":"submit"}]}', b"[" * 100_000, b'{"id":1,"events":' + b"[" * 5000 + b"]" * 5000 + b"}"],
 )  # fmt: skip
-def test_a_response_that_is_of_no_job_is_an_error_that_says_so(text: bytes) -> None:
+def test_a_response_without_a_job_raises_an_error(text: bytes) -> None:
     try:
         found = journal.decode(text)
     except ValueError as exc:
@@ -186,7 +192,7 @@ def test_a_response_that_is_of_no_job_is_an_error_that_says_so(text: bytes) -> N
         assert (found.id, [event.name for event in found.events]) == (1, ["unknown"])
 
 
-def test_what_is_nested_too_deeply_costs_no_more_than_that() -> None:
+def test_only_values_that_are_nested_too_deeply_are_lost() -> None:
     text = hostile.text(
         {"id": 3, "events": [{"timestamp": 1.0, "name": "memo", "context": {"deep": "@deep1990@", "odd": '"[{', "kept": [1, {"a": [2]}]}}]}
     )  # fmt: skip
@@ -208,12 +214,12 @@ def test_an_idset_is_the_set_of_its_ids(pairs: list[tuple[int, int]]) -> None:
     assert idset.upto(text, 30) == [each for each in ids if each <= 30]
 
 
-def test_an_idset_is_never_listed_because_it_is_large() -> None:
+def test_a_large_idset_is_not_expanded() -> None:
     assert idset.size(idset.ranges("0-4294967294")) == 4294967295
     assert idset.upto("0-4294967294", 3) == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="more than"):
         idset.parse("0-4294967294")
     for text in ("0-4294967295", "5-1", "x", "-", "1-", "-1", "٣", "1" * 5000, ",".join("1" * 70000)):
-        with pytest.raises(ValueError):  # noqa: PT011 - each in words of its own
+        with pytest.raises(ValueError):  # noqa: PT011 - each has its own text
             idset.ranges(text)
         assert idset.upto(text, 5) == []

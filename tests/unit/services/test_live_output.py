@@ -18,8 +18,8 @@ from sidecar.domain.output import Run
 from sidecar.journal.feed import Feed
 from sidecar.services.live_output import LiveOutput, LiveOutputs
 from sidecar.services.output_log import Cursor, OutputLogs
+from tests.support.journal import END, job, live, running, wait_stored
 from tests.unit.domain.test_output import entry
-from tests.unit.journal.test_feed import END, job, live, running, told
 
 
 class Blobs(list[bytes]):
@@ -92,7 +92,7 @@ async def followed(path: Path) -> AsyncIterator[tuple[Any, LiveOutputs, Feed]]:
     async with running(path / "s.sqlite") as (feed, store), asyncio.timeout(20):
         for item in (HistoryBegin("i"), job(1, "alloc"), END):
             feed.push(item)
-        await told(feed, 1)
+        await wait_stored(feed, 1)
         instance: Any = Instance()
         yield instance, LiveOutputs(OutputLogs(instance), feed, store), feed
 

@@ -29,7 +29,7 @@ async def submissions(tmp_path: Path) -> AsyncIterator[Submissions]:
     feed, instance = Feed(store, Instruments()), EmbeddedInstance(tmp_path, cores=2, kill_timeout=1)
     feed.start()
     await instance.start(feed, Supervisor())
-    await feed.idle()
+    await feed.wait_idle()
     yield Submissions(instance, feed, store, {})
     await instance.close()
     await feed.close()
@@ -44,21 +44,21 @@ async def submit(submissions: Submissions, key: str) -> int:
 async def test_one_key_that_is_never_stored_keeps_no_other(
     submissions: Submissions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a job that Flux has purged before it was told of, the store never hears; of another one it does late."""
+    """A job that Flux purged before the journal had it is never stored; another one is stored late."""
     feed = submissions._feed
     for job, key in ((1, "purged"), (2, "late")):
         submissions._note(jobspec.scoped(key, "alice"), job, "digest", "alice")
-    feed._heard(1)
-    assert feed.expects(2)
+    feed.barrier.resolve(1)
+    assert feed.barrier.is_pending(2)
     jobs = [await submit(submissions, f"key {number}") for number in range(60)]
     assert await submit(submissions, "key 0") == jobs[0]
-    await asyncio.gather(*(feed.settle_job(job) for job in jobs))
+    await asyncio.gather(*(feed.barrier.wait_job_visible(job) for job in jobs))
     for _ in range(10):
         assert await submit(submissions, "key 1") == jobs[1]
     assert set(submissions._accepted) == {jobspec.scoped("purged", "alice"), jobspec.scoped("late", "alice")}
     monkeypatch.setattr("sidecar.services.submissions._KEPT", 0.0)
     await submit(submissions, "key 2")
-    assert set(submissions._accepted) == {jobspec.scoped("late", "alice")}, "its job is still expected"
+    assert set(submissions._accepted) == {jobspec.scoped("late", "alice")}, "its job is still pending"
 
 
 async def test_a_caller_whose_name_is_too_long_for_a_key(submissions: Submissions) -> None:

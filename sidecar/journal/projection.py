@@ -1,0 +1,230 @@
+"""Fold journal responses into the in-memory records of jobs, and write these to the store in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import structlog
+from msgspec import UNSET
+
+from sidecar.domain import restored, untrusted
+from sidecar.domain.model import Entry, JobEvents
+from sidecar.journal import counts, fold
+from sidecar.journal.batch import Batch, digests, job_row, search_text
+from sidecar.journal.counts import JobCounts, JobGroup
+from sidecar.journal.orphans import PENDING, UNREADABLE, end_purged
+from sidecar.journal.record import Record, RecordCache
+from sidecar.journal.retry import Retry
+from sidecar.store import LoggedEvents, Row, Store
+from sidecar.telemetry.instruments import Instruments
+
+log = structlog.get_logger("feed")
+jobs = structlog.get_logger("jobs")
+
+STRETCH = 32  # responses that are folded, or rows that are encoded, in one iteration of the event loop
+_KEPT = 2000  # records kept in memory; those of other jobs are read from the store at their next event
+_KEPT_SIZE = 32 * 1024 * 1024  # bytes of these records
+_FAULTS = 4096  # most recently logged faults, which are not logged again
+
+
+class Projection:
+    """The jobs as the store has them, or will have them after the next write.
+
+    Args:
+        store: written by this class only.
+        retry: calls the store.
+        job_counts: updated with each write.
+        instruments: metrics of writes and events.
+        log_jobs: whether to log each change of a job's state.
+    """
+
+    def __init__(
+        self, store: Store, retry: Retry, job_counts: JobCounts, instruments: Instruments, *, log_jobs: bool = False
+    ) -> None:
+        self._store = store
+        self._retry = retry
+        self._counts = job_counts
+        self._instruments = instruments
+        self._log_jobs = log_jobs
+        self.active: set[int] = set()
+        """Jobs that are not inactive."""
+        self.held: set[int] = set()
+        """Pending jobs with urgency 0."""
+        self._records = RecordCache(_KEPT, _KEPT_SIZE)
+        self._unvalidated: dict[int, tuple[Record, list[Entry]]] = {}  # with the entries that are withheld
+        self._logged_faults: OrderedDict[tuple[int, str], None] = OrderedDict()
+        self._seen: set[int] | None = None
+        self._stored_nevents: dict[int, int] = {}
+
+    @property
+    def in_history(self) -> bool:
+        """Whether the history is being read."""
+        return self._seen is not None
+
+    # ----------------------------------------------------------------------------------------------- history
+
+    async def begin_history(self) -> None:
+        """Start to read a history, which repeats the whole eventlog of each job."""
+        for state in (self._records, self.active, self.held, self._unvalidated):
+            state.clear()
+        self._instruments.restarts.inc()
+        await self.recount()
+        self._stored_nevents = await self._retry.until_done(self._store.counts.events)
+        self._seen = set()
+
+    async def add_purged(self, batch: Batch) -> None:
+        """Add the end of jobs that are active in the store and not in the history: they have ended unseen."""
+        for jobid in await self._retry.until_done(self._store.active_jobids):
+            if self._seen is not None and jobid not in self._seen and jobid not in batch.records:
+                raw = await self._retry.until_done(functools.partial(self._store.job, jobid))
+                if raw:
+                    job = restored.job(raw, jobid, UNREADABLE)
+                    record, entries = end_purged(job, self._stored_nevents.get(jobid, 0))
+                    batch.records[jobid] = record
+                    batch.append(record.job, entries)
+
+    async def end_history(self) -> None:
+        """Follow live events from now on."""
+        self._seen, self._stored_nevents = None, {}
+        await self.recount()
+
+    async def recount(self) -> None:
+        """Load all counts from the store: it was written by an earlier server, or a whole history was added."""
+        self._counts.load(
+            await self._retry.until_done(self._store.counts.by_group),
+            await self._retry.until_done(self._store.counts.totals),
+        )
+
+    # -------------------------------------------------------------------------------------------------- fold
+
+    async def fold(self, item: JobEvents, batch: Batch) -> bool:
+        """Fold a journal response, and add what changed to a batch.
+
+        Returns:
+            Whether the store had the job's whole eventlog already.
+        """
+        record, withheld = self._unvalidated.pop(item.id, (None, []))
+        known, new = 0, record is not None
+        if self._seen is None:
+            record = record or self._records.get(item.id) or await self._restore(item.id)
+        else:
+            self._seen.add(item.id)
+            known = self._stored_nevents.get(item.id, 0)
+            if len(item.events) <= known and item.events[-1].name == "clean":
+                return True
+        if record is None:
+            record, new = fold.new_record(item), True
+            if record is None:
+                log.debug("events of an unknown job", job=item.id)
+                return False
+        entries = fold.extend(record, item)[known:]
+        for kind, detail in record.faults.take().items():
+            self.note_fault(item.id, kind, detail)
+        self.active.add(item.id)  # until its end is written
+        if new and record.active and record.job.t_depend is UNSET and not record.invalid:
+            # Flux forgets a job that turns out to be invalid, so streams and counters must not have it either.
+            self._unvalidated[item.id] = record, [*withheld, *entries]
+            return False
+        self._records.put(record)
+        if record.invalid:
+            batch.deleted[item.id] = record
+            batch.records.pop(item.id, None)
+            self.forget(item.id)
+            return False
+        batch.records[item.id] = record
+        batch.append(record.job, [*withheld, *entries])
+        return False
+
+    async def _restore(self, jobid: int) -> Record | None:
+        """Recreate the record of an active job that is not in memory."""
+        if jobid not in self.active:
+            return None
+        stored = await self._retry.until_done(lambda: self._store.record(jobid))
+        if stored is None:
+            return None
+        raw, spec, nevents = stored
+        job = restored.job(raw, jobid, UNREADABLE)
+        exceptions = await self._retry.until_done(lambda: self._store.exceptions(jobid))
+        record = fold.restore_record(job, spec, nevents, [untrusted.decoded(each.context) for each in exceptions])
+        record.stored_digests, record.group = digests(search_text(job), spec), counts.group_of(job)
+        return record
+
+    def forget(self, jobid: int) -> None:
+        """Drop the in-memory state of a job."""
+        self.active.discard(jobid)
+        self.held.discard(jobid)
+        self._records.discard(jobid)
+
+    def note_fault(self, jobid: int, kind: str, detail: str, **fields: object) -> None:
+        """Log a part of a job that cannot be read, once for each kind."""
+        if (jobid, kind) in self._logged_faults:
+            return
+        self._logged_faults[jobid, kind] = None
+        if len(self._logged_faults) > _FAULTS:
+            self._logged_faults.popitem(last=False)
+        log.warning(
+            "a part of a job cannot be read; the job is listed without it",
+            job=jobid,
+            part=kind,
+            reason=detail,
+            **fields,
+        )
+
+    # ------------------------------------------------------------------------------------------------- write
+
+    async def write(self, batch: Batch) -> None:
+        """Write a batch to the store, however long it takes, and update the counts."""
+        rows: list[Row] = []
+        for record in batch.records.values():
+            rows.append(job_row(record))
+            if len(rows) % STRETCH == 0:
+                await asyncio.sleep(0)
+        totals = self._counts.merged(batch.deltas.cells)
+        if rows or batch.deleted or batch.logged:
+            await self._write_rows(rows, batch.logged, list(batch.deleted), counts.rows(totals))
+        self._counts.totals.update(totals)
+        for jobid, record in batch.records.items():
+            self._count(record, counts.group_of(record.job))
+            self._keep(jobid, record)
+        for record in batch.deleted.values():
+            self._count(record, None)
+
+    async def _write_rows(
+        self, rows: list[Row], logged: Sequence[LoggedEvents], deleted: list[int], totals: list[tuple[str, str, str]]
+    ) -> None:
+        async def write() -> None:
+            with self._instruments.store_write():
+                await self._store.write(rows, logged, deleted, totals)
+
+        await self._retry.until_done(write)
+        self._instruments.events.inc(sum(each.count for each in logged))
+
+    def _count(self, record: Record, group: JobGroup | None) -> None:
+        if self._seen is None:  # after a history all jobs are recounted: only some of them were counted before
+            if self._log_jobs and group:
+                self._log_change(record, group)
+            self._counts.reclassify(record.group, group)
+        record.group = group
+
+    def _log_change(self, record: Record, group: JobGroup) -> None:
+        """Log a change of state; changes that are stored together are one line."""
+        before = record.group.state if record.group else ""
+        if before != group.state:
+            job = record.job
+            ending = {"result": job.result, "returncode": job.returncode} if group.state == "INACTIVE" else {}
+            jobs.info("job", job=job.f58id, state=group.state, was=before, queue=group.queue, **ending)
+
+    def _keep(self, jobid: int, record: Record) -> None:
+        """Keep a written record in memory while its job is active and was used recently."""
+        self._records.discard(jobid)
+        self.held.discard(jobid)
+        if not record.active:
+            self.active.discard(jobid)
+            return
+        self._records.put(record)
+        if record.job.urgency == 0 and record.job.state in PENDING:
+            self.held.add(jobid)
+        self._records.evict()

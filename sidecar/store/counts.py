@@ -1,0 +1,90 @@
+"""Counts of jobs and events."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import Any
+
+from sidecar.domain.errors import StoreError
+from sidecar.domain.model import STATES
+from sidecar.store.connections import Connections
+from sidecar.store.query import Search
+
+_MAX_TEXTS = 1000  # search texts whose counts are cached
+_ACTIVE = tuple(state for state in STATES if state != "INACTIVE")  # listed by name, so that the index of states is used
+_GROUPS = """
+SELECT queue, state, 0, 0, 0, count(*) FROM jobs WHERE state != 'SCHED' GROUP BY queue, state
+UNION ALL
+SELECT queue, state, urgency = 0, iif(urgency = 0, 0, nodes), iif(urgency = 0, 0, cores), count(*) FROM (
+  SELECT queue, state, json_extract(json, '$.urgency') AS urgency, CAST(json_extract(json, '$.nnodes') AS INTEGER) AS
+    nodes, CAST(json_extract(json, '$.ncores') AS INTEGER) AS cores
+  FROM (SELECT queue, state, iif(json_valid(json), json, '{}') AS json FROM jobs JOIN documents ON job = id
+    WHERE state = 'SCHED'))
+GROUP BY 1, 2, 3, 4, 5
+"""
+
+Group = tuple[str, str, bool, int, int, int]
+"""Queue, state, and only in SCHED whether held, requested nodes and cores; then the number of jobs."""
+
+
+class Counts:
+    """Count jobs and events, in threads.
+
+    Args:
+        connections: of the store's file.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._matches: dict[str, asyncio.Future[list[Any]]] = {}
+        self._revision = -1
+
+    async def jobs(self, text: str = "") -> int:
+        """Return the number of jobs that match a search text; without one the number of all jobs.
+
+        The time grows with the number of matches, so the query runs once per text until the next write, however many
+        requests wait for it.
+        """
+        revision = self._connections.revision
+        if self._revision != revision or len(self._matches) >= _MAX_TEXTS:
+            self._matches, self._revision = {}, revision
+        if text not in self._matches:
+            sql, values = Search(text=text).count()
+            self._matches[text] = asyncio.ensure_future(self._connections.fetch_in_thread(sql, values))
+        try:
+            return int((await asyncio.shield(self._matches[text]))[0][0])
+        except StoreError:
+            self._matches.clear()
+            raise
+
+    async def by_group(self) -> list[Group]:
+        """Return the number of jobs in each group."""
+        return await self._connections.fetch_in_thread(_GROUPS)
+
+    async def by_queue(self) -> dict[str, dict[str, int]]:
+        """Return the number of active jobs by queue and state; inactive ones may be very many."""
+        marks = ", ".join("?" * len(_ACTIVE))
+        sql = f"SELECT queue, state, count(*) FROM jobs WHERE state IN ({marks}) GROUP BY queue, state"  # noqa: S608
+        counts: dict[str, dict[str, int]] = {}
+        for queue, state, count in await self._connections.fetch_in_thread(sql, _ACTIVE):
+            counts.setdefault(queue, {})[state] = count
+        return counts
+
+    async def by_user(self) -> dict[tuple[str, str], int]:
+        """Return the number of jobs by user and state, where the submitter counts as the user if there is one."""
+        sql = "SELECT iif(submitter = '', username, submitter), lower(state), count(*) FROM jobs GROUP BY 1, 2"
+        return {(user, state): count for user, state, count in await self._connections.fetch_in_thread(sql)}
+
+    async def events(self) -> dict[int, int]:
+        """Return the number of events by job; 0 if the row is damaged."""
+
+        def read(db: sqlite3.Connection) -> dict[int, int]:
+            rows = db.execute("SELECT id, nevents FROM jobs")
+            return {jobid: count if isinstance(count, int) else 0 for jobid, count in rows}
+
+        return await self._connections.read_in_thread(read)
+
+    async def totals(self) -> list[tuple[str, str, str]]:
+        """Return name, labels and value of the metrics that were written."""
+        return await self._connections.fetch_in_thread("SELECT name, labels, value FROM totals")
