@@ -21,7 +21,8 @@ from sidecar.instance import Instance, Status
 from sidecar.journal.feed import Feed
 from sidecar.services.health import Check, Health
 from sidecar.services.idle import IdleStop
-from sidecar.services.lifecycle import Lifecycle, Mode, Service
+from sidecar.services.lifecycle import Lifecycle, Service
+from sidecar.services.stop import Mode
 
 _MESSAGES = {
     "waiting": "The service will stop as soon as the instance runs, or when --start-timeout is over.",

@@ -30,7 +30,9 @@ from sidecar.services.lifecycle import Lifecycle
 from sidecar.services.pod import Pod
 from sidecar.services.resources import ResourcePoller
 from sidecar.services.scaling import Scaler
+from sidecar.services.signals import Signals
 from sidecar.services.submissions import Submissions
+from sidecar.services.workload import Workload
 from sidecar.store import Store
 from sidecar.telemetry.instruments import Instruments
 from sidecar.telemetry.tracing import Tracing
@@ -71,35 +73,15 @@ class Components:
         )
         self.cluster = None if settings.kubernetes.no_cluster else cluster(settings)
         self.scaler = Scaler(self.cluster, self.instance, self.tasks) if self.cluster else None
-        self.pod = Pod(settings.kubernetes, self.cluster, self.instance)
-        self.lifecycle = self._lifecycle()
+        self.pod = Pod(settings.kubernetes, self.cluster, self.instance, self.tasks)
         self.deadline = leaving.Deadline(settings.engine.kill_timeout + _CLOSE_ALL, self._close_timed_out)
-        self.lifecycle.deadline = self.deadline
-        self.idle = self._idle_stop()
+        workload, jobs = Workload(self.instance, self.feed, self.launchers), settings.jobs
+        self.lifecycle = Lifecycle(workload, self.pod, self.tasks, self.deadline, start_timeout=jobs.start_timeout)
+        self.signals = Signals(self.lifecycle, self.instance, stop_on_signal=jobs.stop_on_signal)
+        self.idle = IdleStop(self.lifecycle, workload, after=jobs.idle_stop_seconds, text=jobs.idle_stop)
         self.health = self._health(lambda: self.listeners.trouble)
         flags = shell_options.parse(dict(parse_option_flags(settings.jobs.option_flags)))
         self.submissions = Submissions(self.instance, self.feed, self.store, flags)
-
-    def _lifecycle(self) -> Lifecycle:
-        return Lifecycle(
-            self.instance,
-            self.feed,
-            self.launchers,
-            self.tasks,
-            stop_on_signal=self.settings.jobs.stop_on_signal,
-            start_timeout=self.settings.jobs.start_timeout,
-            place=self.pod,
-        )
-
-    def _idle_stop(self) -> IdleStop:
-        return IdleStop(
-            self.lifecycle,
-            self.feed,
-            self.launchers,
-            self.instance,
-            after=self.settings.jobs.idle_stop_seconds,
-            text=self.settings.jobs.idle_stop,
-        )
 
     def _health(self, unreached: Callable[[], str]) -> Health:
         return Health(

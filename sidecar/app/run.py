@@ -51,11 +51,11 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
         raise ServerFailed(f"this pod has ended already: {verdict.reason}")
     directory = make_run_directory(settings)
     server = Server(settings, directory.path)
-    components, lifecycle = server.components, server.components.lifecycle
+    components, lifecycle, signals = server.components, server.components.lifecycle, server.components.signals
     secrets.hide_secrets()
     if settings.authenticates:
         secrets.forbid_inspection()
-    lifecycle.take_signals()
+    signals.install()
     try:
         async with AsyncExitStack() as stack:
             with _bounded(components.deadline):
@@ -67,9 +67,9 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
                 await lifecycle.run()
         components.deadline.done()
         if settings.kubernetes.linger:
-            await lifecycle.linger(settings.kubernetes.linger)
+            await signals.linger(settings.kubernetes.linger)
     finally:
-        if not directory.lasting and (lifecycle.over or not directory.shared):
+        if not directory.lasting and (lifecycle.instance_ended or not directory.shared):
             remove = functools.partial(shutil.rmtree, directory.path, ignore_errors=True)
             await close_within("run directory", lambda: asyncio.to_thread(remove), _REMOVE)
         await close_within("end file", components.pod.close, _END_FILE)
@@ -100,7 +100,7 @@ async def _start(stack: AsyncExitStack, server: Server, settings: Settings) -> l
 
 async def _has_started(starting: asyncio.Task[list[str]], lifecycle: Lifecycle) -> bool:
     """Wait for the end of the start, or for a stop before it: a start may hang, for instance in a file system."""
-    left = asyncio.create_task(lifecycle.left(), name="left")
+    left = asyncio.create_task(lifecycle.wait_until_leaving(), name="left")
     await asyncio.wait([starting, left], return_when=asyncio.FIRST_COMPLETED)
     left.cancel()
     if starting.done():

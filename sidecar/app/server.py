@@ -115,7 +115,7 @@ class Server:
         if components.cluster and components.scaler:
             started.add("cluster", components.cluster.close)
             started.add("scaler", components.scaler.close, _SCALER)
-        if outlook := components.pod.start(tasks):
+        if outlook := components.pod.start():
             started.add("outlook", outlook.close)
         if seconds := components.settings.kubernetes.end_when_dead:
             watchdog = tasks.start(Watchdog(components.health.live, seconds).run, "watchdog", on_death="end")
@@ -140,7 +140,7 @@ class Server:
     async def _end_jobs(self) -> None:
         """Mark jobs of an ended instance as ended in a store that outlives it: the journal reports them no more."""
         components = self.components
-        if not (components.settings.jobs.store and components.lifecycle.over and components.feed.caught_up):
+        if not (components.settings.jobs.store and components.lifecycle.instance_ended and components.feed.caught_up):
             return
         try:
             await orphans.end_active_jobs(components.store, within=_END_JOBS, stopped=True)

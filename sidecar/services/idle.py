@@ -15,11 +15,9 @@ from contextlib import contextmanager
 import structlog
 
 from sidecar.domain.errors import Conflict
-from sidecar.instance import Instance
-from sidecar.journal.feed import Feed
 from sidecar.runtime.tasks import Supervised, Supervisor
-from sidecar.services.launchers import Launchers
 from sidecar.services.lifecycle import Lifecycle
+from sidecar.services.workload import Workload
 
 log = structlog.get_logger("idle")
 
@@ -31,27 +29,14 @@ class IdleStop:
 
     Args:
         lifecycle: Runs the stop.
-        feed: Reports the active jobs and the time of the last job event.
-        launchers: Reports the running launchers.
-        instance: The instance.
+        workload: The instance with its jobs and launchers.
         after: Seconds; None disables the stop.
         text: The same as in the setting, for the reason of the stop.
     """
 
-    def __init__(
-        self,
-        lifecycle: Lifecycle,
-        feed: Feed,
-        launchers: Launchers,
-        instance: Instance,
-        *,
-        after: float | None,
-        text: str = "",
-    ) -> None:
+    def __init__(self, lifecycle: Lifecycle, workload: Workload, *, after: float | None, text: str = "") -> None:
         self._lifecycle = lifecycle
-        self._feed = feed
-        self._launchers = launchers
-        self._instance = instance
+        self._instance, self._feed, self._launchers = workload
         self.after = after
         self._text = f"{text}s" if text[-1:].isdigit() else text
         self._requests = 0

@@ -1,8 +1,8 @@
-"""What is around this server: the Job that its pod belongs to, and the broker where no request can end it.
+"""The pod of this server: Events of its Job, and the end of a broker that no RPC can end.
 
-A broker takes ``shutdown.start`` in RUN alone (src/broker/state_machine.c). Before that a signal ends it: sent by this
-server where both are on one machine, and in a pod by what runs the broker, which reads the end file. Where that file
-cannot be written, for a disk that is full or read-only, this server has the broker signal itself.
+A broker accepts ``shutdown.start`` in RUN only (src/broker/state_machine.c). Before that, a signal ends it: sent by
+this server if both run on one machine, and in a pod by the process that runs the broker, which reads the end file. If
+that file cannot be written, because its disk is full or read-only, this server makes the broker signal itself.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from sidecar.cluster.outlook import Outlook, Verdict, write
 from sidecar.config.kubernetes import KubernetesOptions
 from sidecar.domain.errors import Problem
 from sidecar.instance import Instance
-from sidecar.runtime.tasks import Supervised, Supervisor
+from sidecar.runtime.tasks import CLOSE_TIMEOUT, Supervised, Supervisor
 
-log = structlog.get_logger("place")
+log = structlog.get_logger("pod")
 
 _FAILURE = 1
 _WRITE = 2.0  # seconds: the file system may hang
@@ -27,72 +27,91 @@ _END_BROKER = 5.0  # seconds
 
 
 class Pod:
-    """What is around one server.
+    """The pod of one server.
 
     Args:
-        options: what this pod is to the cluster.
-        cluster: the Job; None: there is none, or it cannot be asked.
-        instance: whose broker is ended where it has to be.
+        options: The options that describe the pod.
+        cluster: The Job of the pod; None outside a cluster, or if the API server is not used.
+        instance: The instance, whose broker may have to be ended.
+        tasks: Runs what goes on in the background.
     """
 
-    def __init__(self, options: KubernetesOptions, cluster: Cluster | None, instance: Instance) -> None:
+    def __init__(
+        self, options: KubernetesOptions, cluster: Cluster | None, instance: Instance, tasks: Supervisor
+    ) -> None:
         self._options = options
         self._cluster = cluster
         self._instance = instance
+        self._tasks = tasks
         self._unwritten: Verdict | None = None
         self._outlook: Outlook | None = None
+        self._events: list[Supervised] = []
 
     @property
     def waits_for(self) -> str:
-        """What keeps the instance from running, as Kubernetes tells it; empty where it runs, or that is not known."""
+        """What keeps the instance from running, as reported by Kubernetes; empty if it runs, or if it is unknown."""
         return self._outlook.waits_for if self._outlook else ""
 
-    def start(self, tasks: Supervisor) -> Supervised | None:
-        """Begin to look whether the instance can still run; the server ends when it cannot."""
+    def start(self) -> Supervised | None:
+        """Start to check whether the instance can still run; the server ends when it cannot."""
         if self._cluster is None or not self._options.end_file:
             return None
         self._outlook = Outlook(
             self._cluster, self._instance.broker_state, quorum=self._options.quorum, give_up=self._give_up
         )
-        return tasks.start(self._outlook.run, "outlook", on_death="end")
+        return self._tasks.start(self._outlook.run, "outlook", on_death="end")
 
-    async def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
-        """Leave an Event with the Job; ends soon, and does not fail."""
+    async def close(self) -> None:
+        """Retry to write the end file, if it could not be written: there may be space now."""
+        if self._unwritten:
+            await self._write(self._unwritten)
+
+    # ----------------------------------------------------------------------------------------------------- Events
+
+    def notify(self, reason: str, message: str) -> None:
+        """Record an Event of the Job in the background; a failure is logged."""
+        self._events = [event for event in self._events if not event.task.done()]
+        self._events.append(self._tasks.start(lambda: self._record_event(reason, message), "event", on_death="note"))
+
+    async def flush(self) -> None:
+        """Wait a limited time until all Events are recorded."""
+        if self._events:
+            await asyncio.wait([event.task for event in self._events], timeout=CLOSE_TIMEOUT)
+            await asyncio.gather(*(event.close() for event in self._events))
+
+    async def _record_event(self, reason: str, message: str) -> None:
         if self._cluster:
-            await self._cluster.tell(reason, message, warning=warning)
+            await self._cluster.tell(reason, message)
+
+    # ------------------------------------------------------------------------------------------------ end a broker
 
     @property
     def can_end_broker(self) -> bool:
-        """Whether there is a broker that this server can end, or have ended by what reads the end file."""
+        """Whether there is a broker that this server, or the process that reads the end file, can end."""
         return bool(self._options.end_file) or self._instance.status.connection != "connecting"
 
-    async def abandon(self, why: str) -> bool:
-        """End a broker that has not come to run in time after a stop.
+    async def abandon(self, reason: str) -> bool:
+        """End a broker that did not reach RUN in time after a stop.
 
         Args:
-            why: for the log of the broker's container.
+            reason: For the log of the broker's container.
 
         Returns:
-            Whether that is a failure, which the server is to end with too.
+            Whether that is a failure, so that the server must exit with a failure too.
 
         Raises:
-            Problem: the broker is there, and cannot be ended from here.
+            Problem: The broker exists and cannot be ended by this server.
         """
         if self._options.end_file:
-            await self._give_up(Verdict(_FAILURE, why))
+            await self._give_up(Verdict(_FAILURE, reason))
             return True
         if self.can_end_broker:
             await self._instance.end_broker()
         return False
 
-    async def close(self) -> None:
-        """Try once more to write the end file, if it could not be written: there may be room now."""
-        if self._unwritten:
-            await self._write(self._unwritten)
-
-    async def _give_up(self, found: Verdict) -> None:
-        """Have the broker ended, whatever stands in the way; the server ends after this."""
-        if await self._write(found) or self._instance.status.connection == "connecting":
+    async def _give_up(self, verdict: Verdict) -> None:
+        """End the broker in the way that works; the server ends after this."""
+        if await self._write(verdict) or self._instance.status.connection == "connecting":
             return
         try:
             async with asyncio.timeout(_END_BROKER):
@@ -100,17 +119,17 @@ class Pod:
         except (Problem, TimeoutError) as exc:
             log.error("the broker is not ended", reason=str(exc) or f"no answer within {_END_BROKER:g} s")
 
-    async def _write(self, found: Verdict) -> bool:
-        """Write the end file; return whether it is there."""
+    async def _write(self, verdict: Verdict) -> bool:
+        """Write the end file; return whether it was written."""
         path = Path(self._options.end_file)
-        self._unwritten = found
+        self._unwritten = verdict
         try:
             async with asyncio.timeout(_WRITE):
-                await asyncio.to_thread(write, path, found)
-        except OSError as exc:  # also the time-out
+                await asyncio.to_thread(write, path, verdict)
+        except OSError as exc:  # also TimeoutError
             log.error(
                 "the end file cannot be written: see whether its disk is full or read-only",
-                file=str(path), reason=str(exc) or f"no end within {_WRITE:g} s", verdict=found.reason,
+                file=str(path), reason=str(exc) or f"no end within {_WRITE:g} s", verdict=verdict.reason,
             )  # fmt: skip
             return False
         self._unwritten = None

@@ -116,17 +116,17 @@ def blocked_loop() -> None:
 
 def failing_stop() -> None:
     """The first stop dies of an error of its own."""
-    from sidecar.services.lifecycle import Lifecycle
+    from sidecar.services.stop import Stop
 
-    stop, count = Lifecycle._stop_running, []
+    end, count = Stop._end_instance, []
 
-    async def fails_once(self: Lifecycle, force: bool) -> None:
+    async def fails_once(self: Stop) -> None:
         count.append(None)
         if len(count) == 1:
             raise ZeroDivisionError("broken by the test")
-        await stop(self, force)
+        await end(self)
 
-    Lifecycle._stop_running = fails_once  # type: ignore[method-assign]
+    Stop._end_instance = fails_once  # type: ignore[method-assign]
 
 
 def everything() -> None:
@@ -138,7 +138,7 @@ def everything() -> None:
     hung_disk()
     bad_closes()
     writer.write_batch = hang
-    Pod.tell = wait_for_ever  # type: ignore[method-assign]
+    Pod._record_event = wait_for_ever  # type: ignore[method-assign]
     EmbeddedInstance.close = wait_for_ever  # type: ignore[method-assign]
 
 

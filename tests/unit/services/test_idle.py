@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from sidecar.app.components import Components
-from sidecar.config.settings import Settings
 from sidecar.domain.model import JobEvents
 from sidecar.services.idle import IdleStop
+from tests.support.settings import make_settings
 
 
 @pytest.fixture
 async def components(tmp_path: Path) -> AsyncIterator[Components]:
-    components = Components(Settings(embedded=True, idle_stop="100s"), tmp_path)
+    components = Components(make_settings(embedded=True, idle_stop="100s"), tmp_path)
     await components.store.open()
     components.feed.start(components.tasks)
     await components.instance.start(components.feed, components.tasks)
