@@ -144,7 +144,7 @@ def _errors() -> str:
     ]
     for cls in (errors.Problem, *errors.Problem.__subclasses__()):
         when = "" if cls is errors.Problem else (cls.__doc__ or "").partition(":")[0]
-        when = when or "The server failed; its log says how"
+        when = when or "The server failed; its log has the cause"
         rows.append(f"| {cls.status} | `urn:flux-sidecar:problem:{cls.slug}` | {when} |\n")
     return "".join(rows)
 

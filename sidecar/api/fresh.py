@@ -9,7 +9,7 @@ from aiohttp import web
 
 from sidecar.auth.guard import caller_of
 from sidecar.domain.errors import Lagging
-from sidecar.http.responses import HEADERS
+from sidecar.http.responses import RESPONSE_HEADERS
 from sidecar.journal.feed import Feed
 
 LAG = "Flux-Journal-Lag"
@@ -26,7 +26,7 @@ async def settle(request: web.Request, feed: Feed) -> None:
     """
     await feed.barrier.wait_visible(caller_of(request).name)
     if (lag := feed.lag) > _TOLD:
-        request[HEADERS][LAG] = f"{lag:.3f}"
+        request[RESPONSE_HEADERS][LAG] = f"{lag:.3f}"
 
 
 async def settle_for_a_moment(request: web.Request, feed: Feed) -> None:

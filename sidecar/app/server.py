@@ -12,9 +12,9 @@ from aiohttp import web
 from sidecar.app.components import Components
 from sidecar.app.routes import Routes
 from sidecar.config.settings import Settings
-from sidecar.http import routing, streaming
+from sidecar.http import middleware, routing, streaming
 from sidecar.http.body import BODIES, Bodies
-from sidecar.http.middleware import Around
+from sidecar.http.middleware.problems import ErrorPages
 from sidecar.http.operations import OPERATIONS, Operation
 from sidecar.journal import orphans
 from sidecar.runtime.memory import trim_now_and_then
@@ -63,17 +63,15 @@ class Server:
 
     def _application(self, wanted: Callable[[Operation], bool]) -> web.Application:
         components, settings = self.components, self.components.settings
-        around = Around(
-            components.auth.guard,
-            components.instance,
-            components.idle,
-            self._routes.login.page,
-            components.instruments,
-            error_page=render.error(self._routes.pages.around),
-            max_body=settings.limits.max_body,
-            log_requests=settings.telemetry.log_requests,
+        hooks = middleware.Hooks(
+            connection=lambda: components.instance.status.connection,
+            use=components.idle,
+            pages=ErrorPages(self._routes.login.page, render.error(self._routes.pages.around)),
         )
-        app = web.Application(middlewares=[around.middleware()], client_max_size=settings.limits.max_body)
+        middlewares = middleware.chain(
+            components.auth.guard, components.instruments, hooks, access_log=settings.telemetry.log_requests
+        )
+        app = web.Application(middlewares=middlewares, client_max_size=settings.limits.max_body)
         app[OPERATIONS] = {}
         app[BODIES] = Bodies(
             settings.limits.max_body,

@@ -6,9 +6,6 @@ and name, never its command or environment.
 
 from __future__ import annotations
 
-import itertools
-import re
-import secrets
 from typing import Any, Literal
 
 import msgspec
@@ -21,9 +18,6 @@ log = structlog.get_logger("audit")
 
 DETAILS = web.RequestKey("audit", dict[str, Any])
 
-_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_PROCESS = secrets.token_hex(4)  # ids are unique, not secret: no random bytes for each
-_numbers = itertools.count(1)
 _A_SECOND = 5.0
 _AT_ONCE = 20.0
 
@@ -56,13 +50,13 @@ class Audit:
     """Writes the events; a flood of attempts by strangers does not become a flood of log lines."""
 
     def __init__(self) -> None:
-        self._sparingly = RateLimiter(_A_SECOND, _AT_ONCE)
+        self._limited = RateLimiter(_A_SECOND, _AT_ONCE)
         self._unlogged = 0
 
-    def write(self, event: AuditEvent, *, sparingly: bool) -> None:
-        """Log one event; sparingly: only so many of them from each address."""
-        if sparingly:
-            if self._sparingly.acquire(client_key(event.address)):
+    def write(self, event: AuditEvent, *, limited: bool) -> None:
+        """Log one event; limited: only so many of them from each address."""
+        if limited:
+            if self._limited.acquire(client_key(event.address)):
                 self._unlogged += 1
                 return
             event = msgspec.structs.replace(event, unlogged=self._unlogged)
@@ -73,9 +67,3 @@ class Audit:
 def audit_details(request: web.Request, **details: Any) -> None:
     """Add to what the event of this request will say."""
     request.setdefault(DETAILS, {}).update(details)
-
-
-def request_id(request: web.Request) -> str:
-    """Return the caller's own id of a request, where it is one that can be logged; else a new one."""
-    given = request.headers.get("X-Request-Id")
-    return given if given and _ID.fullmatch(given) else f"{_PROCESS}-{next(_numbers):x}"

@@ -195,7 +195,7 @@ class Handler(web.RequestHandler):
             log.debug("a request could not be read", reason=problem.detail)
         else:
             log.error("a request failed", exc_info=exc)
-            problem = Problem("The server failed; its log says how.")
+            problem = Problem("The server failed; its log has the cause.")
         response = problems.render(problem)
         response.headers.update(HEADERS)
         response.force_close()

@@ -76,6 +76,13 @@ NO_OPERATION = Operation(method="", path="", answers=())
 
 OPERATIONS = web.AppKey("operations", dict[Any, Operation])
 """The operations of an application by aiohttp's handlers."""
+OPERATION = web.RequestKey("operation", Operation)
+"""The operation of a request."""
+
+
+def find_operation(request: web.Request) -> Operation:
+    """Return the operation of a request; :data:`NO_OPERATION` for a static file or an unknown path."""
+    return request.app[OPERATIONS].get(request.match_info.handler, NO_OPERATION)
 
 
 def is_api_path(path: str) -> bool:

@@ -6,8 +6,10 @@ from aiohttp import ClientConnectionResetError, web
 
 STARTED = web.RequestKey("response", web.StreamResponse)
 """The answer whose headers were sent."""
-HEADERS = web.RequestKey("headers", dict[str, str])
-"""What every answer to this request says, unless its handler says something else."""
+RESPONSE_HEADERS = web.RequestKey("headers", dict[str, str])
+"""Headers of every response to this request, unless its handler sets others."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status of a request whose client disconnected before the response, as nginx logs it."""
 
 
 async def start_response(request: web.Request, response: web.StreamResponse) -> None:
@@ -20,13 +22,13 @@ async def start_response(request: web.Request, response: web.StreamResponse) -> 
 def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Give an answer the headers that every answer to this request has."""
     setdefault = response.headers.setdefault
-    for name, value in request[HEADERS].items():
+    for name, value in request[RESPONSE_HEADERS].items():
         setdefault(name, value)
 
 
 def vary(request: web.Request, header: str) -> None:
     """Say that the answer depends on a header of the request (RFC 9110, section 12.5.5)."""
-    headers = request[HEADERS]
+    headers = request[RESPONSE_HEADERS]
     headers["Vary"] = f"{headers['Vary']}, {header}" if "Vary" in headers else header
 
 

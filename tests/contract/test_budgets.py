@@ -617,4 +617,4 @@ def test_a_request_for_which_there_is_no_memory(tmp_path: Path, started: Callabl
     body = b'{"command":"true","name":"' + b"a" * (100 * MIB)
     problem(server.http.post("/v1/jobs/submit", content=body, headers={"Content-Type": JSON}), 503)
     assert server.http.get("/v1/jobs").status_code == 200
-    assert "there is no memory left for it" in server.text()
+    assert "out of memory" in server.text()
