@@ -81,7 +81,7 @@ class Connections:
         inspect(self.path)
         self.lock.take()
         try:
-            self.load()
+            self._load()
             check(self.path)
             self._readers.open()
         except BaseException:
@@ -120,8 +120,8 @@ class Connections:
             self._writing.close()
             self._writing = None
 
-    def load(self) -> None:
-        """Read the name and the last position of the file, which is created if needed; in the writer's thread."""
+    def _load(self) -> None:
+        """Read the name and the last position of the file, which is created if needed."""
         db = self._writing_connection()
         self.id = db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()[0]
         self.position = db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0]
@@ -154,9 +154,13 @@ class Connections:
         Raises:
             StoreError: the file cannot be opened; reads still wait.
         """
-        await self.run_in_writer(self._readers.open)
+        await self.run_in_writer(self._reopen)
         self.revision += 1
         self._readable.set()
+
+    def _reopen(self) -> None:
+        self._load()
+        self._readers.open()
 
     def rename(self, choose_path: Callable[[], Path]) -> Path:
         """Rename the file; call this in the writer's thread, while reads are suspended.

@@ -67,19 +67,19 @@ class Writer:
 
     async def _set_aside(self, identity: str) -> None:
         """Rename the file and create a new one; reads wait meanwhile."""
+
+        def rename() -> None:
+            self._aside = self._connections.rename(lambda: self._free_path(identity))
+
         try:
             await self._connections.suspend_reads()
-            await self._connections.run_in_writer(lambda: self._replace(identity))
+            await self._connections.run_in_writer(rename)
         finally:
             await self._resume()
 
     async def _resume(self) -> None:
         await self._connections.resume_reads()
         self._documents.clear()
-
-    def _replace(self, identity: str) -> None:
-        self._aside = self._connections.rename(lambda: self._free_path(identity))
-        self._connections.load()
 
     def _free_path(self, identity: str) -> Path:
         path = self._connections.path

@@ -17,7 +17,7 @@ import pytest
 from sidecar.domain.model import HistoryBegin
 from sidecar.journal.feed import Feed
 from sidecar.runtime.threads import Workers
-from sidecar.store import Filter, Row, Store, StoreError
+from sidecar.store import Filter, LoggedEvents, Row, Store, StoreError, connections
 from sidecar.telemetry.instruments import Instruments
 from tests.support.journal import END, job, running, wait_stored
 
@@ -138,6 +138,27 @@ async def test_a_file_that_is_open_elsewhere_is_not_moved(tmp_path: Path) -> Non
     assert await store.begin_instance("first")
     again = await store.begin_instance("se/cond")
     assert again not in (None, aside)
+    await store.close()
+
+
+async def test_a_new_file_that_cannot_be_created_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full after the old file was set aside: the next attempt must not continue its positions."""
+    store = Store(tmp_path / "s.sqlite")
+    await store.open()
+    await store.begin_instance("first")
+    await store.write([row(1, "a")], [LoggedEvents(7, 1, 1, b"[]", "", 0, "", "", "", "", 0.0)])
+    old, connect, failures = store.id, connections.connect, [sqlite3.OperationalError("database or disk is full")]
+
+    def fail_once(path: Path) -> sqlite3.Connection:
+        if failures:
+            raise failures.pop()
+        return connect(path)
+
+    monkeypatch.setattr(connections, "connect", fail_once)
+    with pytest.raises(StoreError, match="full"):
+        await store.begin_instance("second")
+    assert await store.begin_instance("second")
+    assert (store.id != old, store.position) == (True, 0)
     await store.close()
 
 
