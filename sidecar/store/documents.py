@@ -28,6 +28,7 @@ class DocumentCache:
 
     def put(self, jobid: int, document: Document) -> None:
         """Add a document."""
+        self.discard(jobid)
         size = len(document.json)
         if len(self._documents) >= _MAX_COUNT or self._bytes + size > _MAX_BYTES:
             self.clear()
@@ -37,7 +38,8 @@ class DocumentCache:
 
     def discard(self, jobid: int) -> None:
         """Remove the document of a job that has changed."""
-        self._documents.pop(jobid, None)
+        if document := self._documents.pop(jobid, None):
+            self._bytes -= len(document.json)
 
     def clear(self) -> None:
         """Remove all documents."""
