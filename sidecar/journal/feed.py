@@ -231,7 +231,9 @@ class Feed:
     async def _fold(self, item: JobEvents, batch: Batch) -> None:
         self._oldest_timestamp = self._oldest_timestamp or item.events[0].timestamp
         try:
-            if await self._projection.fold(item, batch):
+            if self._projection.needs_restore(item.id):
+                await self._projection.restore(item.id)
+            if self._projection.fold(item, batch):
                 self.barrier.resolve(item.id)
         except Exception as exc:  # a bug triggered by an unforeseen value must not affect other jobs
             self._projection.note_fault(item.id, "response", f"cannot be folded: {exc}", exc_info=exc)

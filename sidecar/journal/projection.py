@@ -100,7 +100,28 @@ class Projection:
 
     # -------------------------------------------------------------------------------------------------- fold
 
-    async def fold(self, item: JobEvents, batch: Batch) -> bool:
+    def needs_restore(self, jobid: int) -> bool:
+        """Return whether :meth:`restore` must run before the next events of a job are folded."""
+        return (
+            self._seen is None
+            and jobid in self.active
+            and jobid not in self._records
+            and jobid not in self._unvalidated
+        )
+
+    async def restore(self, jobid: int) -> None:
+        """Recreate the record of an active job that is not in memory."""
+        stored = await self._retry.until_done(lambda: self._store.record(jobid))
+        if stored is None:
+            return
+        raw, spec, nevents = stored
+        job = restored.job(raw, jobid, UNREADABLE)
+        exceptions = await self._retry.until_done(lambda: self._store.exceptions(jobid))
+        record = fold.restore_record(job, spec, nevents, [untrusted.decoded(each.context) for each in exceptions])
+        record.stored_digests, record.group = digests(search_text(job), spec), counts.group_of(job)
+        self._records.put(record)
+
+    def fold(self, item: JobEvents, batch: Batch) -> bool:
         """Fold a journal response, and add what changed to a batch.
 
         Returns:
@@ -109,7 +130,7 @@ class Projection:
         record, withheld = self._unvalidated.pop(item.id, (None, []))
         known, new = 0, record is not None
         if self._seen is None:
-            record = record or self._records.get(item.id) or await self._restore(item.id)
+            record = record or self._records.get(item.id)
         else:
             self._seen.add(item.id)
             known = self._stored_nevents.get(item.id, 0)
@@ -137,20 +158,6 @@ class Projection:
         batch.records[item.id] = record
         batch.append(record.job, [*withheld, *entries])
         return False
-
-    async def _restore(self, jobid: int) -> Record | None:
-        """Recreate the record of an active job that is not in memory."""
-        if jobid not in self.active:
-            return None
-        stored = await self._retry.until_done(lambda: self._store.record(jobid))
-        if stored is None:
-            return None
-        raw, spec, nevents = stored
-        job = restored.job(raw, jobid, UNREADABLE)
-        exceptions = await self._retry.until_done(lambda: self._store.exceptions(jobid))
-        record = fold.restore_record(job, spec, nevents, [untrusted.decoded(each.context) for each in exceptions])
-        record.stored_digests, record.group = digests(search_text(job), spec), counts.group_of(job)
-        return record
 
     def forget(self, jobid: int) -> None:
         """Drop the in-memory state of a job."""

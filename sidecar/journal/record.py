@@ -54,6 +54,9 @@ class RecordCache:
         self._records: dict[int, tuple[Record, int]] = {}
         self._bytes = 0
 
+    def __contains__(self, jobid: int) -> bool:
+        return jobid in self._records
+
     def get(self, jobid: int) -> Record | None:
         """Return the record of a job; None if it is not cached."""
         cached = self._records.get(jobid)
