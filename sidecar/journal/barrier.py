@@ -1,9 +1,10 @@
 """The read-your-writes barrier: reads wait until the commands accepted before them are visible in the store.
 
-A command is answered when the instance has accepted it; its effect reaches the store a moment later, through the
-journal. A read of one job waits for commands on that job, a list for all jobs, and a command that selects jobs for all
-of these. The wait is bounded. When it times out, nothing is forgotten: if the caller's own commands are not visible,
-the response is 503 with the lag; otherwise the list lacks the jobs of others, and the response states the lag.
+The response to a command is sent when the instance has accepted it; the effect reaches the store a moment later,
+through the journal. A read of one job waits for commands on that job, a list for all jobs, and a command that selects
+jobs for all of these. The wait is bounded. When it times out, nothing is forgotten: if the caller's own commands are
+not visible, the response is 503 with the lag; otherwise the list lacks the jobs of others, and the response states the
+lag.
 
 Accepted jobs that are not stored are bounded in number and bytes. A submit waits for capacity, so neither memory nor
 the lag of the journal grows with the number of submits.

@@ -81,17 +81,17 @@ class Feed:
     async def close(self) -> None:
         """Write the received events, then end the task; give up after a timeout, as the disk may be full or hang."""
         if self._task:
-            settled = asyncio.create_task(self._progress.wait_for(lambda: self._progress.settled))
-            await asyncio.wait([self._task, settled], timeout=_CLOSE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-            if not self._progress.settled:
+            stored = asyncio.create_task(self._progress.wait_for(lambda: self._progress.all_stored))
+            await asyncio.wait([self._task, stored], timeout=_CLOSE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+            if not self._progress.all_stored:
                 log.error(
                     "the server stops, and some events are not stored",
                     events=self._progress.received - self._progress.stored,
                     reason=self.problem or "there was no time for them",
                 )
-            for task in (self._task, settled):
+            for task in (self._task, stored):
                 task.cancel()
-            await asyncio.gather(self._task, settled, return_exceptions=True)
+            await asyncio.gather(self._task, stored, return_exceptions=True)
 
     # ------------------------------------------------------------------------------------------------ status
 
@@ -147,7 +147,7 @@ class Feed:
         self._inbox.push(item)
         self.active_jobs.push(item)
         self._progress.received = self._inbox.received
-        self._progress.settled = False
+        self._progress.all_stored = False
         if isinstance(item, HistoryBegin):
             self._begin_marks.append(self.barrier.accepted.last_number)
             self.caught_up = False  # already now: until the item is processed, lists may show another instance's jobs
@@ -177,7 +177,7 @@ class Feed:
         """Wait until all received events are stored, while the store makes progress."""
 
         def done() -> bool:
-            return self._progress.settled or self._retry.stuck > STUCK
+            return self._progress.all_stored or self._retry.stuck > STUCK
 
         while not done() and not self._progress.stopping:
             before = self._progress.stored
@@ -206,12 +206,12 @@ class Feed:
                 await self._step()
                 self.barrier.advance(self._inbox.taken)
                 await self._progress.notify()
-            self._progress.settled = True
+            self._progress.all_stored = True
             await self._progress.notify()
             await asyncio.sleep(_GATHER)
 
     async def _step(self) -> None:
-        """Fold and write one batch: up to its limits, or to the begin or end of a history."""
+        """Fold and write one batch: up to its limits, or to the start or end of a history."""
         batch = Batch(self._store.position)
         limit = _HISTORY_BATCH if self._projection.in_history else _BATCH
         while self._inbox and len(batch.records) < limit and batch.size < _BATCH_BYTES:

@@ -14,7 +14,7 @@ class Progress:
         """Number of items received from the instance."""
         self.stored = 0
         """Number of these that are in the store."""
-        self.settled = True
+        self.all_stored = True
         """Whether all received items are in the store, and published."""
         self.stopping = False
         """Whether the server stops, so that nothing waits any longer."""

@@ -25,8 +25,8 @@ log = structlog.get_logger("feed")
 jobs = structlog.get_logger("jobs")
 
 STRETCH = 32  # responses that are folded, or rows that are encoded, in one iteration of the event loop
-_KEPT = 2000  # records kept in memory; those of other jobs are read from the store at their next event
-_KEPT_SIZE = 32 * 1024 * 1024  # bytes of these records
+_MAX_RECORDS = 2000  # in memory; those of other jobs are read from the store at their next event
+_MAX_RECORD_BYTES = 32 * 1024 * 1024
 _FAULTS = 4096  # most recently logged faults, which are not logged again
 
 
@@ -53,7 +53,7 @@ class Projection:
         """Jobs that are not inactive."""
         self.held: set[int] = set()
         """Pending jobs with urgency 0."""
-        self._records = RecordCache(_KEPT, _KEPT_SIZE)
+        self._records = RecordCache(_MAX_RECORDS, _MAX_RECORD_BYTES)
         self._unvalidated: dict[int, tuple[Record, list[Entry]]] = {}  # with the entries that are withheld
         self._logged_faults: OrderedDict[tuple[int, str], None] = OrderedDict()
         self._seen: set[int] | None = None

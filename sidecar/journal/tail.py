@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from sidecar.domain.errors import Closed
 from sidecar.store import LoggedEvents, Store
 
-_KEPT, _KEPT_SIZE = 4096, 16 * 1024 * 1024  # minimum number of events kept in memory, unless they exceed these bytes
+_RECENT, _RECENT_SIZE = 4096, 16 * 1024 * 1024  # minimum number of rows in memory, unless they exceed these bytes
 _CHUNK, _CHUNK_SIZE = 100, 64 * 1024  # limits of one read; a stalled subscriber keeps one chunk in memory
 _EVENT = 256  # bytes of a rendered event beside its JSON
 _WAKE = 100  # futures resolved in one iteration of the event loop, which has other requests to serve
@@ -75,15 +75,15 @@ class Tail:
         """Append events that were written to the store, and wake the subscribers."""
         self._recent += logged
         self.size += sum(map(_size, logged))
-        if len(self._recent) > 2 * _KEPT or self.size > 2 * _KEPT_SIZE:
+        if len(self._recent) > 2 * _RECENT or self.size > 2 * _RECENT_SIZE:
             self._trim()
         self._notifier.wake()
 
     def _trim(self) -> None:
         """Drop the oldest events: all beyond the number, then as many as exceed the bytes."""
-        first = max(0, len(self._recent) - _KEPT)
+        first = max(0, len(self._recent) - _RECENT)
         self.size -= sum(map(_size, self._recent[:first]))
-        while first < len(self._recent) - 1 and self.size > _KEPT_SIZE:
+        while first < len(self._recent) - 1 and self.size > _RECENT_SIZE:
             self.size -= _size(self._recent[first])
             first += 1
         del self._recent[:first]

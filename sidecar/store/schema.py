@@ -23,7 +23,7 @@ CREATE TABLE jobs (
   userid INTEGER NOT NULL, username TEXT NOT NULL, submitter TEXT NOT NULL,
   queue TEXT NOT NULL, name TEXT NOT NULL,
   nnodes INTEGER, ntasks INTEGER, runtime REAL, nevents INTEGER NOT NULL, brief TEXT NOT NULL);
--- Apart from the rest, so that a list reads few pages of the file. `running` is t_run while the job is in RUN.
+-- A table of its own, so that a list reads few pages of the file. `running` is t_run while the job is in RUN.
 CREATE TABLE documents (job INTEGER PRIMARY KEY, running REAL, json TEXT NOT NULL);
 CREATE INDEX jobs_state ON jobs (state, id);
 CREATE INDEX jobs_result ON jobs (result, id);
@@ -32,12 +32,11 @@ CREATE INDEX jobs_submitter ON jobs (submitter, id) WHERE submitter != '';
 CREATE INDEX jobs_name ON jobs (name, id);
 CREATE INDEX jobs_t_submit ON jobs (t_submit, id);
 CREATE VIRTUAL TABLE jobs_text USING fts5 (text, tokenize = 'trigram');
--- What the journal told, in the order in which it was told: `count` entries of one job's eventlog, the last of which
--- has this position.
+-- The journal's events in order: `count` entries of one job's eventlog, the last of which has this position.
 CREATE TABLE events (position INTEGER PRIMARY KEY, job INTEGER NOT NULL, count INTEGER NOT NULL, json BLOB NOT NULL);
 CREATE INDEX events_job ON events (job, position);
 CREATE TABLE jobspecs (job INTEGER PRIMARY KEY, json BLOB NOT NULL);
--- What has happened so far, for metrics: of a counter its value, of a histogram its sum and buckets.
+-- Totals of metrics: of a counter its value, of a histogram its sum and buckets.
 CREATE TABLE totals (name TEXT NOT NULL, labels TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (name, labels))
   WITHOUT ROWID;
 CREATE TABLE keys (key TEXT PRIMARY KEY, job INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;

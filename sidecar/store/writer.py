@@ -152,14 +152,14 @@ def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]], 
     The interpreter lock is released and acquired around every statement. Beside threads that compute, each time costs
     milliseconds: one statement per row made writing four times as slow as everything else together.
     """
-    begin, count = 0, _ROWS
-    while begin < len(rows):
-        while count > len(rows) - begin:
+    start, count = 0, _ROWS
+    while start < len(rows):
+        while count > len(rows) - start:
             count //= 2  # few distinct lengths, so that each statement is prepared once
         values = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * count)
-        flat = [value for row in rows[begin : begin + count] for value in row]
+        flat = [value for row in rows[start : start + count] for value in row]
         db.execute(f"{into} VALUES {values} {suffix}", flat)
-        begin += count
+        start += count
 
 
 def _identity(db: sqlite3.Connection) -> str | None:

@@ -1,4 +1,4 @@
-"""Whatever is done in whatever order, restarts and broken streams among it: everybody tells the same in the end."""
+"""After any sequence of commands, restarts and broken streams, all interfaces show the same jobs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STEPS = st.lists(
 
 
 class World:
-    """One instance over all examples, its servers, and a reader that comes back whenever its stream breaks."""
+    """One instance for all examples, its servers, and a reader that reconnects whenever its stream breaks."""
 
     def __init__(self, tmp_path: Path, started: Start) -> None:
         broker = started(Broker(tmp_path, cores=4)).running()
@@ -67,8 +67,8 @@ class World:
         keys = [f"key-{next(self._numbers)}" for _ in range(number)]
         lines = [{"command": "true", "urgency": urgency, "name": key} for key in keys]
         content = "".join(json.dumps({**line, "idempotency_key": line["name"]}) + "\n" for line in lines)
-        answer = self.lives.server.http.post("/v1/jobs/bulk", content=content)
-        results = [json.loads(line) for line in answer.text.splitlines()]
+        response = self.lives.server.http.post("/v1/jobs/bulk", content=content)
+        results = [json.loads(line) for line in response.text.splitlines()]
         assert [each["status"] for each in results] == [200] * number, results
         self.requests += [(key, line, each["id"]) for key, line, each in zip(keys, lines, results, strict=True)]
 
@@ -90,23 +90,23 @@ class World:
             assert self._bulk(key, content) == jobs
 
     def _bulk(self, key: str, content: str) -> list[int]:
-        answer = self.lives.server.http.post("/v1/jobs/bulk", content=content, headers={"Idempotency-Key": key})
-        return [json.loads(line)["id"] for line in answer.text.splitlines()]
+        response = self.lives.server.http.post("/v1/jobs/bulk", content=content, headers={"Idempotency-Key": key})
+        return [json.loads(line)["id"] for line in response.text.splitlines()]
 
     def do_reuse(self, which: int) -> None:
-        """Use a key for something else, which must leave everything as it was."""
+        """Use a key for another request, which must change nothing."""
         if self.requests:
             key, body, _ = self.requests[which % len(self.requests)]
             other = {**body, "command": "hostname"}
-            answer = self.lives.server.http.post("/v1/jobs/submit", json=other, headers={"Idempotency-Key": key})
-            assert answer.status_code == 422, answer.text
+            response = self.lives.server.http.post("/v1/jobs/submit", json=other, headers={"Idempotency-Key": key})
+            assert response.status_code == 422, response.text
 
     def do_cancel_by_name(self, which: int) -> None:
         if self.requests:
             name = self.requests[which % len(self.requests)][1]["name"]
-            answer = self.lives.server.http.post("/v1/jobs/cancel", json={"name": name})
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["matched"] <= 1
+            response = self.lives.server.http.post("/v1/jobs/cancel", json={"name": name})
+            assert response.status_code == 200, response.text
+            assert response.json()["matched"] <= 1
 
     def do_repeat(self, which: int) -> None:
         if self.requests:
@@ -114,9 +114,9 @@ class World:
             assert self._post(key, body) == job
 
     def _post(self, key: str, body: dict[str, Any]) -> int:
-        answer = self.lives.server.http.post("/v1/jobs/submit", json=body, headers={"Idempotency-Key": key})
-        assert answer.status_code == 200, answer.text
-        return int(answer.json()["id"])
+        response = self.lives.server.http.post("/v1/jobs/submit", json=body, headers={"Idempotency-Key": key})
+        assert response.status_code == 200, response.text
+        return int(response.json()["id"])
 
     def do_cancel(self, which: int) -> None:
         if self.requests:
@@ -124,8 +124,8 @@ class World:
             assert self.lives.server.http.post(f"/v1/jobs/{job}/cancel").status_code in (200, 409)
 
     def do_cancel_all(self) -> None:
-        answer = self.lives.server.http.post("/v1/jobs/cancel", json={"state": "active"})
-        assert answer.status_code == 200, answer.text
+        response = self.lives.server.http.post("/v1/jobs/cancel", json={"state": "active"})
+        assert response.status_code == 200, response.text
 
     def do_restart(self, number: signal.Signals) -> None:
         self.lives.end(number)
@@ -135,10 +135,10 @@ class World:
         self.reader.break_off()
 
     def agree(self) -> None:
-        """Hold list, search, single reads, events and Flux's own answers against each other."""
+        """Compare list, search, single reads, events and Flux's own jobs."""
         http = self.lives.server.http
-        # What was done last is still on its way: first all but the held jobs have to have ended, for Flux and for us.
-        theirs = eventually(self._at_rest, what="rest")
+        # The last commands may still be in progress: wait until all but the held jobs have ended, in Flux and here.
+        theirs = eventually(self._at_rest, what="all but the held jobs ended")
         listed = http.get("/v1/jobs", params={"details": "true"}).json()
         assert listed.keys() == {str(job) for job in theirs}
         for job, their in theirs.items():
@@ -147,13 +147,13 @@ class World:
             assert our["result"] == their.get("result", "")
         plain_list = http.get("/v1/jobs").json()
         assert [job["id"] for job in plain_list["jobs"]] == sorted(theirs, reverse=True)
-        found = http.get("/v1/jobs/search").json()
-        for job in found["data"]:
+        matches = http.get("/v1/jobs/search").json()
+        for job in matches["data"]:
             assert job == listed[str(job["id"])]
-        assert len(found["data"]) == len(listed)
-        assert found["recordsTotal"] == len(theirs)
-        asked = [*(job for _, _, job in self.requests), *self.without_key]
-        assert sorted(theirs) == sorted(asked), "one job for each key, and for each submit without one"
+        assert len(matches["data"]) == len(listed)
+        assert matches["recordsTotal"] == len(theirs)
+        submitted = [*(job for _, _, job in self.requests), *self.without_key]
+        assert sorted(theirs) == sorted(submitted), "one job for each key, and for each submit without one"
         for job in sorted(theirs)[-10:]:
             assert self.lives.server.job(job) == listed[str(job)]
         self._agree_on_events(sorted(theirs))
@@ -168,24 +168,24 @@ class World:
 
     def _agree_on_events(self, jobs: list[int]) -> None:
         if jobs:
-            eventually(self._all_told, what="the last event")
-        told: dict[int, list[dict[str, Any]]] = defaultdict(list)
+            eventually(self._all_read, what="the last event")
+        received: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for message in self.reader.messages:
-            told[message.data["id"]].append(plain(message.data))
+            received[message.data["id"]].append(plain(message.data))
         logs = flux_eventlogs(self.lives.broker.uri, jobs)
-        assert told == logs, "each event once, in its order"
+        assert received == logs, "each event once, in order"
         assert len({message.id for message in self.reader.messages}) == len(self.reader.messages)
         for job in jobs[-10:]:
             events = self.lives.server.http.get(f"/v1/jobs/{job}/eventlog").json()["events"]
             assert [plain(event) for event in events] == logs[job]
         assert not self.reader.faults
 
-    def _all_told(self) -> bool:
-        """Whether the reader has read up to the list's position, which may be late for a moment behind the list."""
+    def _all_read(self) -> bool:
+        """Return whether the reader has read up to the list's position, which may lag behind the list for a moment."""
         return bool(self.reader.messages) and self.reader.messages[-1].id == self.lives.server.position()
 
 
-def test_everybody_tells_the_same(tmp_path: Path, started: Start) -> None:
+def test_all_interfaces_show_the_same(tmp_path: Path, started: Start) -> None:
     world = World(tmp_path, started)
 
     @settings(

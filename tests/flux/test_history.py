@@ -1,4 +1,4 @@
-"""All jobs, with correct results, however many there are and whenever the server began to look."""
+"""All jobs have correct results, however many there are and whenever the server was started."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ for number in range(int(sys.argv[2])):
     elif number % 50 == 1:
         jobspec.setattr("system.exec.test.mock_exception", "run")
     futures.append(flux.job.submit_async(handle, jobspec, urgency=0 if number % 100 == 99 else 16))
-# Each future is dropped with its answer: the kernel bounds how many reactors may watch one handle (about 500).
+# Each future is dropped with its response: the kernel limits the reactors that watch one handle (about 500).
 futures.reverse()
 while futures:
     print(int(futures.pop().get_id()))
@@ -51,7 +51,7 @@ def flux_python(script: str, *arguments: str) -> str:
 
 
 def job_list(uri: str) -> dict[int, dict[str, Any]]:
-    """What Flux's own job-list module says of every job."""
+    """Return the jobs of Flux's own job-list module."""
     return {job["id"]: job for job in json.loads(flux_python(JOB_LIST, uri))}
 
 
@@ -61,10 +61,10 @@ def test_five_thousand_jobs(tmp_path: Path, started: Start) -> None:
     server = started(beside(broker, tmp_path)).ready()
     ids = [int(line) for line in flux_python(SUBMIT_MANY, broker.uri, "5000").split()]
 
-    def quiet() -> bool:
+    def only_held_jobs_left() -> bool:
         return int(server.http.get("/v1/service").json()["active_jobs"]) == 50
 
-    eventually(quiet, within=600, what="all but the held jobs ended")
+    eventually(only_held_jobs_left, within=600, what="all but the held jobs ended")
     listed = server.http.get("/v1/jobs").json()["jobs"]
     assert [job["id"] for job in listed] == sorted(ids, reverse=True)
     jobs = server.http.get("/v1/jobs", params={"details": "true"}).json()
@@ -73,9 +73,9 @@ def test_five_thousand_jobs(tmp_path: Path, started: Start) -> None:
     assert {result: results.count(result) for result in set(results)} == {
         "COMPLETED": 4350, "FAILED": 600, "": 50,
     }  # fmt: skip
-    found = server.http.get("/v1/jobs/search", params={"query": "failed", "length": 1}).json()
-    assert (found["recordsTotal"], found["recordsMatched"]) == (5000, 600)
-    # The server is killed, without a word; another one beside the same broker shows the same.
+    matches = server.http.get("/v1/jobs/search", params={"query": "failed", "length": 1}).json()
+    assert (matches["recordsTotal"], matches["recordsMatched"]) == (5000, 600)
+    # The server is killed; another one beside the same broker shows the same jobs.
     server.signal(signal.SIGKILL)
     server.wait()
     successor = started(beside(broker, tmp_path)).ready()
@@ -84,19 +84,19 @@ def test_five_thousand_jobs(tmp_path: Path, started: Start) -> None:
 
 
 def _equal_to_flux(jobs: dict[str, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> None:
-    """Hold every field of every job against Flux's own job-list."""
-    words = {2: "DEPEND", 4: "PRIORITY", 8: "SCHED", 16: "RUN", 32: "CLEANUP", 64: "INACTIVE"}
+    """Compare every field of every job with Flux's own job-list."""
+    states = {2: "DEPEND", 4: "PRIORITY", 8: "SCHED", 16: "RUN", 32: "CLEANUP", 64: "INACTIVE"}
     results = {1: "COMPLETED", 2: "FAILED", 4: "CANCELED", 8: "TIMEOUT"}
     assert jobs.keys() == {str(job) for job in theirs}
     for job, their in theirs.items():
         our = jobs[str(job)]
-        their["state"] = words[their["state"]]
+        their["state"] = states[their["state"]]
         if "result" in their:
             their["result"] = results[their["result"]]
         assert {name: our.get(name) for name in their} == their, fluid.f58(job)
 
 
-def test_every_kind_of_end_is_what_flux_says(tmp_path: Path, started: Start) -> None:
+def test_every_kind_of_result_equals_that_of_flux(tmp_path: Path, started: Start) -> None:
     broker = started(Broker(tmp_path, cores=4))
     server = started(beside(broker, tmp_path)).ready()
     jobs = [
@@ -130,12 +130,12 @@ def test_every_kind_of_end_is_what_flux_says(tmp_path: Path, started: Start) -> 
     assert listed[str(held)]["annotations"]["user"] == {"note": "remember"}
 
 
-def test_a_job_that_flux_refuses_is_in_no_list(tmp_path: Path, started: Start) -> None:
+def test_a_rejected_job_is_not_listed(tmp_path: Path, started: Start) -> None:
     broker = started(Broker(tmp_path))
     server = started(beside(broker, tmp_path)).ready()
-    answer = server.http.post("/v1/jobs/submit", json={"command": "true", "queue": "nowhere"})
-    assert answer.status_code == 400
-    assert "nowhere" in answer.json()["detail"]
+    response = server.http.post("/v1/jobs/submit", json={"command": "true", "queue": "nowhere"})
+    assert response.status_code == 400
+    assert "nowhere" in response.json()["detail"]
     assert server.http.get("/v1/jobs").json()["jobs"] == []
 
 
@@ -150,7 +150,7 @@ def test_jobs_submitted_elsewhere_are_listed(tmp_path: Path, started: Start) -> 
 
 
 def test_the_store_of_another_instance_is_set_aside(tmp_path: Path, started: Start) -> None:
-    """Job ids start anew in every instance: one file must not mix two of them."""
+    """Job IDs restart in every instance: one file must not mix two of them."""
     store = tmp_path / "volume" / "jobs.sqlite"
     ids = []
     for run in ("first", "second"):
@@ -163,7 +163,7 @@ def test_the_store_of_another_instance_is_set_aside(tmp_path: Path, started: Sta
     assert len(list(store.parent.glob("jobs.*.sqlite"))) == 1
 
 
-def test_the_same_instance_goes_on_in_its_store(tmp_path: Path, started: Start) -> None:
+def test_the_same_instance_continues_with_its_store(tmp_path: Path, started: Start) -> None:
     """A broker that restarts from its state directory is the same instance, with the same jobs."""
     store = tmp_path / "jobs.sqlite"
     seen: list[int] = []
@@ -184,8 +184,8 @@ def _with_state(directory: Path) -> Process:
 
 
 @pytest.mark.parametrize("beside_broker", [False, True])
-def test_a_history_that_is_kept_ends_with_its_instance(tmp_path: Path, started: Start, beside_broker: bool) -> None:
-    """After a stop `now` no job of it is pending for ever; it is read by a server that has no instance."""
+def test_jobs_in_a_kept_store_end_with_their_instance(tmp_path: Path, started: Start, beside_broker: bool) -> None:
+    """After a stop `now` no job is pending for ever; a server without an instance reads the store."""
     store = tmp_path / "kept.sqlite"
     if beside_broker:
         broker = started(Broker(tmp_path, cores=4))
@@ -200,7 +200,7 @@ def test_a_history_that_is_kept_ends_with_its_instance(tmp_path: Path, started: 
     assert server.wait(60) == 0
     reader = started(
         Server(
-            [harness.SIDECAR, "serve", "--port", "0", "--uri", f"local://{tmp_path}/none", "--store", str(store)],
+            [harness.SIDECAR, "serve", "--port", "0", "--uri", f"local://{tmp_path}/missing", "--store", str(store)],
             tmp_path,
         )
     )

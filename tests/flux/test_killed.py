@@ -1,4 +1,4 @@
-"""The server is killed at random moments under load: no job is lost or doubled, and no event either."""
+"""The server is killed at random moments under load: no job and no event is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from tests.support.sse import Reader
 
 Start = Callable[[Any], Any]
 
-#: How often the server is killed; on an idle machine a round takes one and a half seconds.
+# Number of kills; on an idle machine a round takes one and a half seconds.
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "50"))
 
 _LINES = 20
 
 
 class Client(threading.Thread):
-    """Submits one request after another, each until it is answered."""
+    """Submit one request after another, each until there is a response."""
 
-    def __init__(self, lives: Lives, name: str, pause: threading.Event) -> None:
+    def __init__(self, lives: Lives, name: str, stop: threading.Event) -> None:
         super().__init__(name=name, daemon=True)
         self._lives = lives
-        self._leave = pause
+        self._stop_requested = stop
         self._http = httpx.Client(verify=PLAIN, limits=httpx.Limits(max_keepalive_connections=0))
-        self.answers: dict[str, set[int]] = defaultdict(set)
-        """The ids with which a key was ever answered."""
-        self.again = 0
+        self.jobids: dict[str, set[int]] = defaultdict(set)
+        """All job IDs in responses, by idempotency key."""
+        self.repeated = 0
         self.replayed = 0
         self.faults: list[str] = []
 
     def run(self) -> None:
         number = 0
         try:
-            while not self._leave.is_set() and not self.faults:
+            while not self._stop_requested.is_set() and not self.faults:
                 self.work(f"{self.name}-{number}")
                 number += 1
         except Exception as exc:
@@ -56,45 +56,45 @@ class Client(threading.Thread):
         raise NotImplementedError
 
     def post(self, path: str, *, repeat: tuple[int, ...] = (409, 503), **arguments: Any) -> httpx.Response:
-        """Send a request until it is answered, by whichever server is there then."""
+        """Send a request until there is a response, from any server."""
         while True:
             try:
-                answer = self._http.post(f"{self._lives.url()}{path}", timeout=60, **arguments)
+                response = self._http.post(f"{self._lives.url()}{path}", timeout=60, **arguments)
             except httpx.TransportError:
-                self.again += 1
-                time.sleep(0.02)  # what any client does that comes back
+                self.repeated += 1
+                time.sleep(0.02)  # as any client does before a retry
                 continue
-            if answer.status_code not in repeat:
-                return answer
-            self.again += 1
+            if response.status_code not in repeat:
+                return response
+            self.repeated += 1
             time.sleep(0.02)
 
     def close(self) -> None:
         self.join(60)
         self._http.close()
-        assert not self.is_alive(), f"{self.name} never got an answer"
+        assert not self.is_alive(), f"{self.name} never got a response"
         assert not self.faults
 
 
 class Single(Client):
-    """One job a request, and some of them cancelled."""
+    """Submit one job per request, and cancel some."""
 
     def work(self, key: str) -> None:
         job = {"command": "true", "urgency": 0, "name": key}
-        answer = self.post("/v1/jobs/submit", json=job, headers={"Idempotency-Key": key})
-        if answer.status_code != 200:
-            self.faults.append(f"{key}: {answer.text}")
+        response = self.post("/v1/jobs/submit", json=job, headers={"Idempotency-Key": key})
+        if response.status_code != 200:
+            self.faults.append(f"{key}: {response.text}")
             return
-        self.replayed += "Idempotent-Replayed" in answer.headers
-        self.answers[key].add(answer.json()["id"])
+        self.replayed += "Idempotent-Replayed" in response.headers
+        self.jobids[key].add(response.json()["id"])
         if key.endswith("3"):
-            cancelled = self.post(f"/v1/jobs/{answer.json()['id']}/cancel", repeat=(503,))
-            if cancelled.status_code not in (200, 409):  # a server that was killed has cancelled it, and not said so
+            cancelled = self.post(f"/v1/jobs/{response.json()['id']}/cancel", repeat=(503,))
+            if cancelled.status_code not in (200, 409):  # a server that was killed may have cancelled it
                 self.faults.append(f"cancel {key}: {cancelled.text}")
 
 
 class Many(Client):
-    """Many jobs a request; the lines without a result, and those to be repeated, are sent again."""
+    """Submit many jobs per request; repeat lines without a result, and those to be retried."""
 
     def work(self, key: str) -> None:
         body = b"".join(
@@ -108,33 +108,33 @@ class Many(Client):
                 if result["status"] == 200:
                     seen.add(line)
                     self.replayed += result.get("replayed", False)
-                    self.answers[line].add(result["id"])
+                    self.jobids[line].add(result["id"])
                 elif result["status"] not in (409, 503):
                     self.faults.append(f"{line}: {result}")
             if len(seen) == _LINES:
                 return
-            self.again += 1
+            self.repeated += 1
             time.sleep(0.02)
 
     def _results(self, key: str, body: bytes) -> list[dict[str, Any]]:
-        """The results that came before the connection broke, if it did."""
-        found: list[dict[str, Any]] = []
+        """Return the results received, up to the end of the connection."""
+        results: list[dict[str, Any]] = []
         headers = {"Idempotency-Key": key, "Content-Type": "application/x-ndjson"}
         try:
             with self._http.stream(
                 "POST", f"{self._lives.url()}/v1/jobs/bulk", content=body, headers=headers, timeout=20
-            ) as answer:
-                if answer.status_code == 200:
-                    found.extend(json.loads(line) for line in answer.iter_lines())
-                elif answer.status_code not in (409, 503):
-                    self.faults.append(f"{key}: {answer.read().decode()}")
+            ) as response:
+                if response.status_code == 200:
+                    results.extend(json.loads(line) for line in response.iter_lines())
+                elif response.status_code not in (409, 503):
+                    self.faults.append(f"{key}: {response.read().decode()}")
         except httpx.TransportError:
             pass
-        return found
+        return results
 
 
 def _kill_under_load(lives: Lives, rounds: int, chance: random.Random) -> list[Client]:
-    """Kill the server again and again while clients submit; return the clients, all of them answered."""
+    """Kill the server repeatedly while clients submit; return the clients, which have all their responses."""
     done = threading.Event()
     clients: list[Client] = [Single(lives, f"single{n}", done) for n in range(3)]
     clients += [Many(lives, f"bulk{n}", done) for n in range(2)]
@@ -144,7 +144,7 @@ def _kill_under_load(lives: Lives, rounds: int, chance: random.Random) -> list[C
         for _ in range(rounds):
             if chance.random() < 0.75:
                 lives.server.ready()
-                time.sleep(chance.uniform(0, 0.4))  # any moment, and not one that something was waited for
+                time.sleep(chance.uniform(0, 0.4))  # at a random moment, independent of requests
             else:
                 time.sleep(chance.uniform(0, 2))  # before it listens, or before it has read its history
             lives.kill()
@@ -158,12 +158,12 @@ def _kill_under_load(lives: Lives, rounds: int, chance: random.Random) -> list[C
 
 
 def _one_job_each(lives: Lives, clients: list[Client]) -> dict[int, dict[str, Any]]:
-    """Hold what clients were answered against the jobs that Flux has, and the server lists; return Flux's."""
+    """Compare the responses to clients with the jobs of Flux and the server's list; return Flux's jobs."""
     theirs = flux_jobs(lives.broker.uri)
     names = Counter(job["name"] for job in theirs.values())
-    answered = {key: ids for client in clients for key, ids in client.answers.items()}
-    assert names == dict.fromkeys(answered, 1)
-    assert {key: {job} for job, key in ((job, theirs[job]["name"]) for job in theirs)} == answered
+    submitted = {key: ids for client in clients for key, ids in client.jobids.items()}
+    assert names == dict.fromkeys(submitted, 1)
+    assert {key: {job} for job, key in ((job, theirs[job]["name"]) for job in theirs)} == submitted
     listed = [job["id"] for job in lives.server.http.get("/v1/jobs").json()["jobs"]]
     assert listed == sorted(theirs, reverse=True)
     eventually(lambda: _only_held(lives.server), within=60, what="all but the held jobs ended")
@@ -193,20 +193,20 @@ def test_killed_again_and_again(tmp_path: Path, started: Start, record_property:
         reader.close()
     assert not reader.faults
     assert len({message.id for message in reader.messages}) == len(reader.messages)
-    told = defaultdict(list)
+    received = defaultdict(list)
     for message in reader.messages:
-        told[message.data["id"]].append(plain(message.data))
-    assert dict(told) == flux_eventlogs(broker.uri, list(theirs))
+        received[message.data["id"]].append(plain(message.data))
+    assert dict(received) == flux_eventlogs(broker.uri, list(theirs))
     print(
         f"{lives.number} lives, {len(theirs)} jobs, {len(reader.messages)} events over {reader.connections} connections, "
-        f"{sum(c.again for c in clients)} requests repeated, {sum(c.replayed for c in clients)} replayed"
+        f"{sum(c.repeated for c in clients)} requests repeated, {sum(c.replayed for c in clients)} replayed"
     )
-    assert sum(c.again for c in clients) > 0
+    assert sum(c.repeated for c in clients) > 0
 
 
 @pytest.mark.long
-def test_killed_with_nothing_kept(tmp_path: Path, started: Start) -> None:
-    """Each server has a store of its own, which begins empty: keys are known from the instance alone."""
+def test_killed_without_a_kept_store(tmp_path: Path, started: Start) -> None:
+    """Each server has a new, empty store: idempotency keys are known from the instance alone."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     broker = started(Broker(tmp_path, cores=4)).running()

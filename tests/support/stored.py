@@ -1,10 +1,10 @@
-"""What a store holds, as tests look at it."""
+"""Reads of the store for tests."""
 
 from __future__ import annotations
 
 from sidecar.store import Store, StoredEvent
 
 
-async def entries(store: Store, job: int) -> list[StoredEvent]:
+async def entries(store: Store, jobid: int) -> list[StoredEvent]:
     """Return a job's whole eventlog."""
-    return [entry async for told in store.eventlog(job) for _, entry in told.entries(0)]
+    return [entry async for logged in store.eventlog(jobid) for _, entry in logged.entries(0)]

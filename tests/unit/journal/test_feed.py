@@ -214,7 +214,7 @@ async def test_waiters_are_removed(tmp_path: Path) -> None:
 
 
 async def test_a_job_that_is_not_in_memory_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.journal.projection._KEPT", 1)
+    monkeypatch.setattr("sidecar.journal.projection._MAX_RECORDS", 1)
     async with running(tmp_path / "s.sqlite") as (feed, store):
         for item in (HistoryBegin("i"), END, job(1), job(2), job(3)):
             feed.push(item)
