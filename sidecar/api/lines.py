@@ -145,7 +145,7 @@ async def body_of(
         for name, kind in (("Log", "log"), ("Redirected", "redirect")):
             async for piece in _said(Cursor(cursor.log), end, name, kind):
                 yield piece
-    yield b"}"
+    yield b"}\n"  # a terminal's prompt begins on a line of its own
 
 
 async def _said(cursor: Cursor, end: int, name: str, kind: str) -> AsyncIterator[bytes]:

@@ -611,3 +611,16 @@ def test_what_goes_wrong_behind_the_head(server: Server, path: str, rest: bytes,
     assert found.count(b"HTTP/1.") == 2
     assert b'"status":%d' % status in found
     assert server.http.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/jobs", "/v1/jobs?details=true", "/v1/jobs?details=true&listing=true", "/v1/jobs/search", "/v1/jobs/{id}",
+        "/v1/jobs/{id}/output", "/v1/jobs/{id}/eventlog", "/v1/jobs/{id}/jobspec", "/v1/nodes", "/v1/queues",
+        "/v1/launchers", "/v1/service", "/v1/whoami", "/v1/jobs/12345", "/nowhere", "/livez", "/readyz?verbose", "/metrics",
+    ],
+)  # fmt: skip
+def test_a_terminals_prompt_begins_on_a_line_of_its_own(server: Server, path: str) -> None:
+    job = server.run(["echo", "hello"])["id"]
+    assert server.http.get(path.format(id=job)).content.endswith(b"\n")

@@ -203,7 +203,7 @@ def test_head_tells_the_kind_alone(server: Server) -> None:
         assert (answer.status_code, answer.content) == (200, b"")
         assert answer.headers["Content-Type"].startswith("text/plain")
     short = server.run(["echo", "1"])["id"]
-    assert server.http.get(f"/v1/jobs/{short}/output").headers["Content-Length"] == "18"
+    assert server.http.get(f"/v1/jobs/{short}/output").headers["Content-Length"] == "19"
 
 
 def test_an_old_client_of_http_1_0(server: Server) -> None:
