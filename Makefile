@@ -23,7 +23,7 @@ GO_INSTALL = GOBIN=$(TOOLS)/bin $(if $(HOME),,GOPATH=$(TOOLS)/go GOCACHE=$(TOOLS
 MISSING := $(foreach tool,helm kind,$(if $(shell command -v $(tool) 2>/dev/null),,$(tool)))
 
 # Debian's packages that tests need, where we may install them.
-PACKAGES := $(if $(shell [ "$$(id -u)" = 0 ] && command -v apt-get),$(strip $(foreach tool,prometheus chromium jq zsh,$(if $(shell command -v $(tool)),,$(tool)))))
+PACKAGES := $(if $(shell [ "$$(id -u)" = 0 ] && command -v apt-get),$(strip $(foreach tool,prometheus chromium jq zsh tcsh,$(if $(shell command -v $(tool)),,$(tool)))))
 
 # Two recipes use it, side by side in `make test`, and apt-get gives up where another one runs.
 APT_GET := flock $(CURDIR)/Makefile apt-get

@@ -47,6 +47,7 @@ _NEEDS = {
     "chromium": (bool(harness.CHROMIUM), "they need Debian's chromium, which make installs for root"),
     "jq": (bool(harness.JQ), "they need jq, which make installs for root"),
     "zsh": (bool(harness.ZSH), "they need zsh, which make installs for root"),
+    "tcsh": (bool(harness.TCSH), "they need tcsh, which make installs for root"),
     "helm": (bool(harness.HELM), "they need helm, which make installs where there is Go"),
     "kind": (bool(harness.KIND), "they need kind, which make installs where there is Go"),
 }

@@ -30,6 +30,7 @@ HELM = shutil.which("helm", path=_TOOLS)
 KIND = shutil.which("kind", path=_TOOLS)
 JQ = shutil.which("jq")
 ZSH = shutil.which("zsh")
+TCSH = shutil.which("tcsh")
 CHROMIUM = shutil.which("chromium") or ""
 PROMTOOL = shutil.which("promtool") if shutil.which("prometheus") else None
 
