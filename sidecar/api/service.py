@@ -19,7 +19,8 @@ from sidecar.http.operations import Answer, operation
 from sidecar.http.routing import json_response
 from sidecar.instance import Instance, Status
 from sidecar.journal.feed import Feed
-from sidecar.services.health import Check, Health
+from sidecar.services.checks import Check
+from sidecar.services.health import Health
 from sidecar.services.idle import IdleStop
 from sidecar.services.lifecycle import Lifecycle, Service
 from sidecar.services.stop import Mode

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -23,7 +22,7 @@ from sidecar.journal.feed import Feed
 from sidecar.runtime import exit as leaving
 from sidecar.runtime.budget import Budget
 from sidecar.runtime.tasks import Supervisor
-from sidecar.services.health import Health
+from sidecar.services.health import Health, storage_checks
 from sidecar.services.idle import IdleStop
 from sidecar.services.launchers import Launchers
 from sidecar.services.lifecycle import Lifecycle
@@ -79,20 +78,16 @@ class Components:
         self.lifecycle = Lifecycle(workload, self.pod, self.tasks, self.deadline, start_timeout=jobs.start_timeout)
         self.signals = Signals(self.lifecycle, self.instance, stop_on_signal=jobs.stop_on_signal)
         self.idle = IdleStop(self.lifecycle, workload, after=jobs.idle_stop_seconds, text=jobs.idle_stop)
-        self.health = self._health(lambda: self.listeners.trouble)
-        flags = shell_options.parse(dict(parse_option_flags(settings.jobs.option_flags)))
-        self.submissions = Submissions(self.instance, self.feed, self.store, flags)
-
-    def _health(self, unreached: Callable[[], str]) -> Health:
-        return Health(
+        self.health = Health(
             self.instance,
             self.feed,
-            self.store,
             self.lifecycle,
             self.tasks,
-            min_free=self.settings.limits.min_free_disk << 20,
-            unreached=unreached,
+            storage_checks(self.store, min_free=settings.limits.min_free_disk << 20),
+            listener_problem=lambda: self.listeners.trouble,
         )
+        flags = shell_options.parse(dict(parse_option_flags(settings.jobs.option_flags)))
+        self.submissions = Submissions(self.instance, self.feed, self.store, flags)
 
     def _close_timed_out(self) -> None:
         """Kill what still runs; called in another thread, because the event loop may be blocked."""

@@ -110,7 +110,7 @@ class IdleStop:
     async def _wait_for_change(self) -> None:
         """Wait until one of the current uses has ended."""
         if self._launchers.running:
-            await self._launchers.idle()
+            await self._launchers.wait_idle()
         elif self._requests:
             await self._no_requests.wait()
         elif self._can_stop():

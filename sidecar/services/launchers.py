@@ -1,7 +1,7 @@
 """Workflow launchers (nextflow, snakemake): programs that run beside the server and submit jobs to the instance.
 
-A launcher takes no core of the instance, where it would wait for jobs that wait for its core. It is followed to its
-end, listed with its output, and ended with the server.
+A launcher is no job: as a job it would occupy a core of the instance, and on a small one its own jobs would wait for
+that core. The server follows each launcher, lists it with its output, and ends it when the server ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,9 +23,9 @@ from sidecar.runtime.tasks import Supervisor
 
 log = structlog.get_logger("launchers")
 
-_TAIL = 64 * 1024
-_KEPT = 100  # launchers that have ended, with their output
-_KILLED = 2.0  # seconds from SIGKILL until a process that has not ended is left behind
+_TAIL = 64 * 1024  # bytes
+_MAX_ENDED = 100  # ended launchers that are listed with their output
+_KILL_WAIT = 2.0  # seconds from SIGKILL until a process that has not ended is abandoned
 
 
 class Launcher(msgspec.Struct, omit_defaults=False):
@@ -36,19 +36,19 @@ class Launcher(msgspec.Struct, omit_defaults=False):
     state: Literal["running", "ended"]
     t_start: float
     t_end: float | None = None
-    returncode: Annotated[int | None, msgspec.Meta(description="exit code, or minus the signal")] = None
+    returncode: Annotated[int | None, msgspec.Meta(description="exit code, or minus the signal number")] = None
     pid: int = 0
-    submitter: Annotated[str, msgspec.Meta(description="who has started it")] = ""
+    submitter: Annotated[str, msgspec.Meta(description="the caller who started it")] = ""
 
 
 class Launchers:
-    """All launchers of this server.
+    """The launchers of one server.
 
     Args:
-        directory: where their output goes.
-        uri: the instance that they submit to, as FLUX_URI.
-        kill_timeout: from SIGTERM to SIGKILL, in seconds.
-        tasks: runs the tasks that wait for the end of each.
+        directory: run directory; a subdirectory of it receives the output.
+        uri: FLUX_URI of the instance for the launchers.
+        kill_timeout: seconds from SIGTERM to SIGKILL.
+        tasks: runs a task for each launcher that waits for its end.
     """
 
     def __init__(self, directory: Path, *, uri: str, kill_timeout: float, tasks: Supervisor) -> None:
@@ -56,18 +56,20 @@ class Launchers:
         self._uri = uri
         self._kill_timeout = kill_timeout
         self._supervisor = tasks
-        self._numbers = itertools.count(1)
+        self._ids = itertools.count(1)
         self._launchers: dict[int, Launcher] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ending: set[int] = set()
         self._starting: set[asyncio.Event] = set()
-        self._grace: float | None = None
-        """While all are being ended: the seconds from SIGTERM to SIGKILL."""
+        self._closing_grace: float | None = None
+        """Seconds from SIGTERM to SIGKILL while :meth:`close` runs."""
 
     @property
     def running(self) -> int:
-        """How many have not ended."""
+        """The number of launchers that have not ended."""
         return len(self._tasks) + len(self._starting)
+
+    # ------------------------------------------------------------------------------------------------------ start
 
     async def start(
         self, program: str, command: list[str], environment: Mapping[str, str], workdir: str, submitter: str
@@ -75,121 +77,105 @@ class Launchers:
         """Start a launcher.
 
         Args:
-            program: the path of what is run.
-            command: its words, of which the first is what it is called.
-            environment: all of its variables, but for FLUX_URI.
-            workdir: where it runs.
-            submitter: who has asked for it.
+            program: path of the executable.
+            command: its argv.
+            environment: its environment, without FLUX_URI.
+            workdir: its working directory.
+            submitter: the caller.
 
         Raises:
-            Rejected: it cannot be started; the text is the system's.
+            Rejected: it cannot be started; the text is from the operating system.
         """
-        number, started = next(self._numbers), asyncio.Event()
+        launcher_id, started = next(self._ids), asyncio.Event()
         self._starting.add(started)
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with self._output_path(number).open("wb") as output:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    executable=program,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=asyncio.subprocess.STDOUT,
-                    cwd=workdir,
-                    env={**environment, "FLUX_URI": self._uri},
-                    start_new_session=True,
-                )
+            process = await self._spawn(launcher_id, program, command, environment, workdir)
         except (OSError, ValueError) as exc:
             raise Rejected(f"The launcher {command[0]} cannot be started: {exc}.") from None
         finally:
             self._starting.discard(started)
             started.set()
-        launcher = Launcher(number, command, "running", time.time(), pid=process.pid, submitter=submitter)
-        self._launchers[number] = launcher
-        self._tasks[number] = self._supervisor.start(
-            lambda: self._follow(launcher, process), "launcher", launcher=number
+        launcher = Launcher(launcher_id, command, "running", time.time(), pid=process.pid, submitter=submitter)
+        self._launchers[launcher_id] = launcher
+        self._tasks[launcher_id] = self._supervisor.start(
+            lambda: self._follow(launcher, process), "launcher", launcher=launcher_id
         ).task
-        log.info("launcher started", launcher=number, pid=process.pid, program=command[0])
-        if self._grace is not None:  # all are being ended since it was asked for
-            self._end(launcher, self._grace)
+        log.info("launcher started", launcher=launcher_id, pid=process.pid, program=command[0])
+        if self._closing_grace is not None:  # close() was called while it was started
+            self._end(launcher, self._closing_grace)
         return launcher
+
+    async def _spawn(
+        self, launcher_id: int, program: str, command: Sequence[str], environment: Mapping[str, str], workdir: str
+    ) -> asyncio.subprocess.Process:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with self._output_path(launcher_id).open("wb") as output:
+            return await asyncio.create_subprocess_exec(
+                *command,
+                executable=program,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                cwd=workdir,
+                env={**environment, "FLUX_URI": self._uri},
+                start_new_session=True,
+            )
 
     async def _follow(self, launcher: Launcher, process: asyncio.subprocess.Process) -> None:
         launcher.returncode = await process.wait()
         launcher.state, launcher.t_end = "ended", time.time()
         del self._tasks[launcher.id]
-        if launcher.id in self._ending:  # also what it has started and what does not end by SIGTERM
+        if launcher.id in self._ending:  # kill its children too, which may ignore SIGTERM
             self._ending.discard(launcher.id)
             _signal(launcher.pid, signal.SIGKILL)
         log.info("launcher ended", launcher=launcher.id, returncode=launcher.returncode)
-        self._forget_oldest()
+        self._remove_oldest()
 
-    def _forget_oldest(self) -> None:
-        """Keep the last of those that have ended: neither memory nor disk may fill with them."""
-        ended = [number for number in self._launchers if number not in self._tasks]
-        for number in ended[:-_KEPT]:
-            del self._launchers[number]
+    def _remove_oldest(self) -> None:
+        """Remove all but the last ended launchers: they must fill neither the memory nor the disk."""
+        ended = [launcher_id for launcher_id in self._launchers if launcher_id not in self._tasks]
+        for launcher_id in ended[:-_MAX_ENDED]:
+            del self._launchers[launcher_id]
             try:
-                self._output_path(number).unlink(missing_ok=True)
+                self._output_path(launcher_id).unlink(missing_ok=True)
             except OSError as exc:
-                log.warning("the output of a launcher cannot be removed", launcher=number, reason=str(exc))
+                log.warning("the output of a launcher cannot be removed", launcher=launcher_id, reason=str(exc))
+
+    # ------------------------------------------------------------------------------------------------------- read
 
     def all(self) -> list[Launcher]:
-        """Return every launcher, newest first."""
+        """Return the launchers, newest first."""
         return list(reversed(self._launchers.values()))
 
-    def get(self, number: int) -> Launcher:
-        """Return one launcher.
+    def get(self, launcher_id: int) -> Launcher:
+        """Return a launcher.
 
         Raises:
-            NotFound: there is none of that number.
+            NotFound: the ID is unknown.
         """
-        if number not in self._launchers:
-            raise NotFound(f"There is no launcher {number}; GET /v1/launchers lists them.")
-        return self._launchers[number]
+        if launcher_id not in self._launchers:
+            raise NotFound(f"There is no launcher {launcher_id}; GET /v1/launchers lists them.")
+        return self._launchers[launcher_id]
 
-    async def output(self, number: int) -> list[str]:
-        """Return the lines at the end of a launcher's output, both streams.
+    async def output(self, launcher_id: int) -> list[str]:
+        """Return the last lines of a launcher's standard output and standard error.
 
         Raises:
-            NotFound: there is no launcher of that number, or its output has been removed.
+            NotFound: the ID is unknown, or the output was removed.
             Unavailable: the output cannot be read.
         """
-        self.get(number)
+        self.get(launcher_id)
         try:
-            data = await asyncio.to_thread(_tail, self._output_path(number))
+            data = await asyncio.to_thread(_tail, self._output_path(launcher_id))
         except FileNotFoundError:
-            raise NotFound(f"The output of launcher {number} has been removed; the launcher itself is known.") from None
+            raise NotFound(
+                f"The output of launcher {launcher_id} has been removed; the launcher itself is known."
+            ) from None
         except OSError as exc:
-            raise Unavailable(f"The output of launcher {number} cannot be read: {exc.strerror}.") from None
+            raise Unavailable(f"The output of launcher {launcher_id} cannot be read: {exc.strerror}.") from None
         return data.decode(errors="replace").splitlines(keepends=True)
 
-    def cancel(self, number: int) -> None:
-        """End a launcher: SIGTERM, and SIGKILL when it does not listen.
-
-        Raises:
-            Conflict: it has ended already.
-        """
-        launcher = self.get(number)
-        if number not in self._tasks:
-            raise Conflict(f"Launcher {number} has ended with code {launcher.returncode}.")
-        self._end(launcher, self._kill_timeout)
-
-    def _end(self, launcher: Launcher, grace: float) -> None:
-        self._ending.add(launcher.id)
-        _signal(launcher.pid, signal.SIGTERM)
-        asyncio.get_running_loop().call_later(grace, self._kill, launcher)
-
-    def kill(self) -> None:
-        """End all at once, without waiting for them."""
-        for number in self._tasks:
-            _signal(self._launchers[number].pid, signal.SIGKILL)
-
-    def _kill(self, launcher: Launcher) -> None:
-        if launcher.id in self._tasks:
-            _signal(launcher.pid, signal.SIGKILL)
-
-    async def idle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until every launcher has ended."""
         while self._tasks or self._starting:
             if self._starting:
@@ -197,33 +183,61 @@ class Launchers:
             else:
                 await asyncio.wait(list(self._tasks.values()))
 
+    # -------------------------------------------------------------------------------------------------------- end
+
+    def cancel(self, launcher_id: int) -> None:
+        """End a launcher with SIGTERM, and with SIGKILL after the kill timeout.
+
+        Raises:
+            NotFound: the ID is unknown.
+            Conflict: it has ended.
+        """
+        launcher = self.get(launcher_id)
+        if launcher_id not in self._tasks:
+            raise Conflict(f"Launcher {launcher_id} has ended with code {launcher.returncode}.")
+        self._end(launcher, self._kill_timeout)
+
     async def close(self, grace: float | None = None) -> None:
-        """End all launchers, also those that are just being started, and wait for them.
+        """End all launchers, including those that are being started, and wait for them.
 
         Args:
-            grace: from SIGTERM to SIGKILL, in seconds, instead of the setting. What has not ended two seconds after
-                SIGKILL (it hangs in the kernel) is logged and left behind.
+            grace: seconds from SIGTERM to SIGKILL instead of the kill timeout. A process that has not ended two seconds
+                after SIGKILL (it hangs in the kernel) is logged and abandoned.
         """
-        self._grace = self._kill_timeout if grace is None else grace
-        for number in list(self._tasks):
-            self._end(self._launchers[number], self._grace)
+        self._closing_grace = self._kill_timeout if grace is None else grace
+        for launcher_id in list(self._tasks):
+            self._end(self._launchers[launcher_id], self._closing_grace)
         try:
-            async with asyncio.timeout(self._grace + _KILLED):
-                await self.idle()
+            async with asyncio.timeout(self._closing_grace + _KILL_WAIT):
+                await self.wait_idle()
         except TimeoutError:
             log.error("launchers do not end; they are left behind", launchers=list(self._tasks))
         finally:
-            self._grace = None
+            self._closing_grace = None
 
-    def _output_path(self, number: int) -> Path:
-        return self._directory / f"{number}.log"
+    def kill(self) -> None:
+        """Kill all launchers without waiting for them."""
+        for launcher_id in self._tasks:
+            _signal(self._launchers[launcher_id].pid, signal.SIGKILL)
+
+    def _end(self, launcher: Launcher, grace: float) -> None:
+        self._ending.add(launcher.id)
+        _signal(launcher.pid, signal.SIGTERM)
+        asyncio.get_running_loop().call_later(grace, self._kill_unless_ended, launcher)
+
+    def _kill_unless_ended(self, launcher: Launcher) -> None:
+        if launcher.id in self._tasks:
+            _signal(launcher.pid, signal.SIGKILL)
+
+    def _output_path(self, launcher_id: int) -> Path:
+        return self._directory / f"{launcher_id}.log"
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
     try:
         os.killpg(pid, number)
     except ProcessLookupError:
-        return  # it has ended meanwhile
+        return  # it has ended
     except PermissionError as exc:  # it runs as another user
         log.error("a launcher cannot be signalled", pid=pid, signal=number.name, reason=str(exc))
 

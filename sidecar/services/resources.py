@@ -1,7 +1,7 @@
-"""Asks the instance for its nodes and queues in the background, so that who reads metrics never makes Flux work.
+"""Poll the instance for its nodes and queues in the background, so that a scrape of metrics sends no RPC to Flux.
 
-It asks a second after something has happened to a job, every two seconds while much does, and else every five: what
-changes without a job, such as a node that goes down, nobody tells.
+The poll runs one second after a job event, every two seconds during many events, and otherwise every five seconds:
+nothing notifies of changes without a job event, such as a node that goes down.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
 from sidecar.runtime.tasks import Supervised, Supervisor
 
-_QUIET = 5.0  # seconds
-_SETTLED = 1.0  # after an event, and what the instance may remember instead of asking anew
-_PAUSE = 1.0
-_UNKNOWN = 0.2  # before the first answer: there is no connection yet
+# Seconds.
+_INTERVAL = 5.0
+_MIN_INTERVAL = 1.0
+_AFTER_EVENT = 1.0  # the instance may return a cached response that is no older
+_NOT_CONNECTED = 0.2  # between polls before the first response
 
 
 class ResourcePoller:
-    """What was told last.
+    """The nodes and queues at the last poll.
 
     Args:
-        instance: is asked.
-        feed: tells when something has happened.
+        instance: the instance.
+        feed: notifies of job events.
     """
 
     def __init__(self, instance: Instance, feed: Feed) -> None:
@@ -37,31 +38,31 @@ class ResourcePoller:
         self.queues = Queues([])
 
     def start(self, tasks: Supervisor) -> None:
-        """Begin to ask, in a task of its own."""
+        """Start to poll in a background task."""
         self._task = tasks.start(self._run, "survey")
 
     async def close(self) -> None:
-        """End the task."""
+        """Cancel the task."""
         if self._task:
             await self._task.close()
 
     async def _run(self) -> None:
         while True:
             after, generation = self._feed.position, self._feed.tail.generation
-            with contextlib.suppress(Problem):  # what is known stays, and its age tells
+            with contextlib.suppress(Problem):  # keep the last values; a metric reports their age
                 self.resources, self.queues = await asyncio.gather(self._instance.resources(), self._instance.queues())
             if not self.queues.updated:
-                await asyncio.sleep(_UNKNOWN)
+                await asyncio.sleep(_NOT_CONNECTED)
                 continue
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_MIN_INTERVAL)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_QUIET - _PAUSE):
-                    await self._something_happens(after, generation)
-                    await asyncio.sleep(_SETTLED)
+                async with asyncio.timeout(_INTERVAL - _MIN_INTERVAL):
+                    await self._wait_for_event(after, generation)
+                    await asyncio.sleep(_AFTER_EVENT)
 
-    async def _something_happens(self, after: int, generation: int) -> None:
-        """Wait for an event behind a position; it may have come while the instance was asked."""
+    async def _wait_for_event(self, after: int, generation: int) -> None:
+        """Wait for an event after a position; it may have been stored during the poll."""
         try:
             await self._feed.tail.wait(after, generation)
-        except Closed:  # another instance, or the end: look at once, and then at the usual times
+        except Closed:  # the instance was replaced or has ended: poll now, then at the usual times
             return

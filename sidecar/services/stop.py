@@ -185,7 +185,7 @@ class Stop:
 
     async def _finish_jobs(self) -> None:
         """Wait for launchers first: until they have ended, the jobs that they submit are part of the work."""
-        await self._launchers.idle()
+        await self._launchers.wait_idle()
         await self._instance.refuse_submits("the instance is draining")
         await self._instance.wait_until_idle()  # as reported by the instance: the store may be stuck
         await self._feed.wait_stored()

@@ -1,4 +1,4 @@
-"""What takes the place of a liveness probe where there can be none: the server ends itself, and is started again."""
+"""End a server that does not work (``--end-when-dead``): for pods without a liveness probe, which start it again."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import faulthandler
 import time
 from collections.abc import Callable
 
-from sidecar.runtime import exit as leaving
+from sidecar.runtime import exit as process_exit
 from sidecar.runtime.log_writer import STDERR
-from sidecar.services.health import Check
+from sidecar.services.checks import Check
 
-_TICK = 1.0
+_TICK = 1.0  # seconds
+
+
+class ServerDead(Exception):
+    """Only a restart fixes this server; the text says what is wrong."""
 
 
 class Watchdog:
-    """Ends a server that does not live.
+    """End a server whose liveness checks fail or whose event loop is blocked.
 
     Args:
-        live: the checks of ``/livez``.
-        seconds: for how long they may fail, or the event loop may stand still.
+        live: returns the checks of ``/livez``.
+        seconds: how long they may fail, or the event loop may be blocked.
     """
 
     def __init__(self, live: Callable[[], list[Check]], seconds: float) -> None:
@@ -27,27 +31,23 @@ class Watchdog:
         self._seconds = seconds
 
     async def run(self) -> None:
-        """Watch.
+        """Watch the checks and the event loop.
 
         Raises:
-            ServerDead: the checks have failed for too long; the server ends with this.
+            ServerDead: the checks have failed for too long.
         """
-        failing, file = 0.0, STDERR.file()
+        failing_since, file = 0.0, STDERR.file()
         try:
             while True:
-                # In a thread of its own, for a loop that stands still: it writes what every thread does, and exits.
-                # There is one such timer: once the server leaves, it bounds that, and is not to be set here any more.
-                if not leaving.is_bounded():
+                # If the loop is blocked, a thread of faulthandler writes the stacks of all threads and exits. There is
+                # one such timer, which limits the time of the exit once the server leaves: do not set it then.
+                if not process_exit.is_bounded():
                     faulthandler.dump_traceback_later(self._seconds, exit=True, file=file)
                 await asyncio.sleep(min(_TICK, self._seconds / 4))
                 problems = [check.problem for check in self._live() if check.problem]
-                failing = (failing or time.monotonic()) if problems else 0.0
-                if failing and time.monotonic() - failing > self._seconds:
+                failing_since = (failing_since or time.monotonic()) if problems else 0.0
+                if failing_since and time.monotonic() - failing_since > self._seconds:
                     raise ServerDead(f"not alive for {self._seconds:g} s: {' '.join(problems)}")
         finally:
-            if not leaving.is_bounded():
+            if not process_exit.is_bounded():
                 faulthandler.cancel_dump_traceback_later()
-
-
-class ServerDead(Exception):
-    """Only a restart mends this server; the text says what is wrong."""

@@ -100,15 +100,15 @@ async def test_one_that_cannot_be_started_leaves_nothing(tmp_path: Path) -> None
     assert launchers.running == 0
     await launchers.close()
     assert (await start(launchers, "true")).id == 2
-    await launchers.idle()
+    await launchers.wait_idle()
 
 
 async def test_an_output_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the launcher nor those after it are lost with it."""
-    monkeypatch.setattr(module, "_KEPT", 1)
+    monkeypatch.setattr(module, "_MAX_ENDED", 1)
     launchers = made(tmp_path)
     launcher = await start(launchers, "echo gone")
-    await launchers.idle()
+    await launchers.wait_idle()
     log = tmp_path / "launchers" / f"{launcher.id}.log"
     log.unlink()
     with pytest.raises(NotFound, match="has been removed"):
@@ -117,16 +117,16 @@ async def test_an_output_that_was_removed(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(Unavailable, match="cannot be read"):
         await launchers.output(launcher.id)
     second = await start(launchers, "echo here")
-    await launchers.idle()
+    await launchers.wait_idle()
     assert second.state == "ended"
     assert await launchers.output(second.id) == ["here\n"]
 
 
 async def test_what_has_ended_is_not_kept_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 2)
+    monkeypatch.setattr(module, "_MAX_ENDED", 2)
     launchers = made(tmp_path)
     for _ in range(5):
         await start(launchers, "true")
-        await launchers.idle()
+        await launchers.wait_idle()
     assert [each.id for each in launchers.all()] == [5, 4]
     assert sorted(path.name for path in (tmp_path / "launchers").iterdir()) == ["4.log", "5.log"]

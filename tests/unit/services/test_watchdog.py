@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from sidecar.services.health import Check
+from sidecar.services.checks import Check
 from sidecar.services.watchdog import ServerDead, Watchdog
 
 
