@@ -94,8 +94,10 @@ class Instance(Protocol):
     status: Status
     gone: asyncio.Event
     """Set when the instance has ended and will not come back."""
-    refusal: str
-    """Why this server can never serve the instance, and what to change; empty otherwise."""
+
+    @property
+    def refusal(self) -> str:
+        """Why this server can never serve the instance, and what to change; empty otherwise."""
 
     @property
     def fault(self) -> str:

@@ -68,9 +68,9 @@ def dead_survey() -> None:
 
 
 def dead_ping() -> None:
-    from sidecar.instance.flux.instance import FluxInstance
+    from sidecar.instance.flux.connection import FluxConnection
 
-    FluxInstance._ping = die  # type: ignore[method-assign]
+    FluxConnection._ping = die  # type: ignore[method-assign]
 
 
 def dead_feed() -> None:

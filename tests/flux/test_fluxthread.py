@@ -1,4 +1,4 @@
-"""The thread that owns the Flux handle: no error of one request, answer or callback costs another, or the thread."""
+"""The Flux thread: an error of one request, response or callback affects no other one, and not the thread."""
 
 from __future__ import annotations
 
@@ -23,40 +23,47 @@ import structlog
 from sidecar.domain.errors import Unavailable
 from sidecar.instance.flux import submission
 from sidecar.instance.flux.broker import Broker as Known
-from sidecar.instance.flux.thread import Callbacks, FluxThread
+from sidecar.instance.flux.callbacks import Callbacks
+from sidecar.instance.flux.thread import FluxThread
 from tests.support.harness import Broker, eventually
 
 Start = Callable[[Any], Any]
 
 
-class Told:
-    """What a thread has called back."""
+class Recorder:
+    """Records the callbacks of a thread."""
 
     def __init__(self) -> None:
-        self.up = asyncio.Event()
-        self.known: list[Known] = []
+        self.connected = asyncio.Event()
+        self.brokers: list[Known] = []
         self.events: list[Any] = []
-        self.died: list[BaseException] = []
+        self.crashes: list[BaseException] = []
         self.interruptions = 0
-        self.failed: list[str] = []
+        self.failures: list[str] = []
 
     def callbacks(self) -> Callbacks:
         return Callbacks(
-            self._up, self.events.append, self._interrupted, self.failed.append, self.failed.append,
-            self.failed.append, self.died.append, lambda: 0,
-        )  # fmt: skip
+            connected=self._connected,
+            events=self.events.append,
+            interrupted=self._interrupted,
+            disconnected=self.failures.append,
+            connect_failed=self.failures.append,
+            refused=self.failures.append,
+            crashed=self.crashes.append,
+            backlog=lambda: 0,
+        )
 
     def _interrupted(self) -> None:
         self.interruptions += 1
 
-    def _up(self, known: Known) -> None:
-        self.known.append(known)
-        self.up.set()
+    def _connected(self, broker: Known) -> None:
+        self.brokers.append(broker)
+        self.connected.set()
 
 
 @asynccontextmanager
-async def running(uri: str, told: Told) -> AsyncIterator[FluxThread]:
-    thread = FluxThread(uri, None, asyncio.get_running_loop(), told.callbacks())
+async def running(uri: str, recorder: Recorder) -> AsyncIterator[FluxThread]:
+    thread = FluxThread(uri, None, asyncio.get_running_loop(), recorder.callbacks())
     thread.start()
     try:
         yield thread
@@ -76,41 +83,41 @@ def state(rpc: Any) -> str:
 
 async def test_every_request_is_answered_without_a_connection(tmp_path: Path) -> None:
     """While the thread gives up what waits, the loop goes on to send: nothing is lost, and the thread lives on."""
-    async with asyncio.timeout(60), running(f"local://{tmp_path}/none", Told()) as thread:
+    async with asyncio.timeout(60), running(f"local://{tmp_path}/none", Recorder()) as thread:
         asked = []
         for _ in range(500):
-            asked += [thread.call(get_state, state) for _ in range(100)]
+            asked += [thread.requests.call(get_state, state) for _ in range(100)]
             await asyncio.sleep(0)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(answer, Unavailable) for answer in answers)
         assert thread.is_alive()
     with pytest.raises(Unavailable, match="is lost"):
         async with asyncio.timeout(10):
-            await thread.call(get_state, state)
+            await thread.requests.call(get_state, state)
 
 
 async def test_an_error_of_one_request(broker: Broker) -> None:
-    told = Told()
-    async with asyncio.timeout(60), running(broker.uri, told) as thread:
-        await told.up.wait()
+    recorder = Recorder()
+    async with asyncio.timeout(60), running(broker.uri, recorder) as thread:
+        await recorder.connected.wait()
 
         def fails(_: Any) -> Any:
             raise TypeError("no such request")
 
-        before = thread.call(get_state, state)
-        failing, unread = thread.call(fails, state), thread.call(get_state, fails)
-        after = thread.call(get_state, state)
+        before = thread.requests.call(get_state, state)
+        failing, unread = thread.requests.call(fails, state), thread.requests.call(get_state, fails)
+        after = thread.requests.call(get_state, state)
         with pytest.raises(TypeError, match="no such request"):
             await failing
-        with pytest.raises(OSError, match="unexpected answer"):
+        with pytest.raises(OSError, match="unexpected response"):
             await unread
         assert (await before, await after) == ("run", "run")
-    assert (len(told.known), told.failed, told.died) == (1, [], [])
+    assert (len(recorder.brokers), recorder.failures, recorder.crashes) == (1, [], [])
 
 
 async def test_an_error_of_one_callback(broker: Broker) -> None:
-    told = Told()
-    callbacks = told.callbacks()
+    recorder = Recorder()
+    callbacks = recorder.callbacks()
 
     def fails(_: Any) -> None:
         raise KeyError("nothing to do with the others")
@@ -120,8 +127,8 @@ async def test_an_error_of_one_callback(broker: Broker) -> None:
     with structlog.testing.capture_logs() as logs:
         thread.start()
         async with asyncio.timeout(30):
-            await told.up.wait()
-            assert await thread.call(get_state, state) == "run"
+            await recorder.connected.wait()
+            assert await thread.requests.call(get_state, state) == "run"
             while not logs:
                 await asyncio.sleep(0.01)
         thread.stop()
@@ -131,9 +138,9 @@ async def test_an_error_of_one_callback(broker: Broker) -> None:
 
 async def test_an_error_of_one_reader(broker: Broker) -> None:
     """It ends the reader's own stream, with the reader's own error."""
-    told = Told()
-    async with asyncio.timeout(60), running(broker.uri, told) as thread:
-        await told.up.wait()
+    recorder = Recorder()
+    async with asyncio.timeout(60), running(broker.uri, recorder) as thread:
+        await recorder.connected.wait()
 
         def journal(handle: Any) -> Any:
             return handle.rpc("job-manager.events-journal", {"full": True}, 0, flux.constants.FLUX_RPC_STREAMING)
@@ -152,24 +159,26 @@ async def test_an_error_of_one_reader(broker: Broker) -> None:
             thread_handle = rpc.flux_handle
             thread_handle.rpc("job-manager.events-journal-cancel", {"matchtag": rpc.pimpl.get_matchtag()}, 0, 1)
 
-        good = asyncio.create_task(thread.stream(journal, lambda rpc: str(rpc.get_str()), take, lambda _: None))
+        good = asyncio.create_task(
+            thread.requests.stream(journal, lambda rpc: str(rpc.get_str()), take, lambda _: None)
+        )
         with pytest.raises(LookupError, match="cannot be read"):
-            await thread.stream(journal, lambda rpc: str(rpc.get_str()), fails, lambda _: None)
+            await thread.requests.stream(journal, lambda rpc: str(rpc.get_str()), fails, lambda _: None)
         await taking.wait()
         count = len(taken)
         assert broker.run("submit", "true").returncode == 0
         while len(taken) == count:
             await asyncio.sleep(0.01)
         good.cancel()
-    assert told.died == []
+    assert recorder.crashes == []
 
 
 async def test_a_journal_that_nothing_takes(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not followed while too much of it waits, commands go on, and later its history is read again."""
-    monkeypatch.setattr("sidecar.instance.flux.thread._TOO_FAR", 99)
-    told, waits = Told(), [0]
-    callbacks = told.callbacks()
-    callbacks.backlog = lambda: waits[0]
+    monkeypatch.setattr("sidecar.instance.flux.journal_reader._TOO_FAR", 99)
+    recorder, backlog = Recorder(), [0]
+    callbacks = recorder.callbacks()
+    callbacks.backlog = lambda: backlog[0]
     submit = "import flux.job,sys; [flux.job.submit(flux.Flux(), flux.job.JobspecV1.from_command(['true']), urgency=0) for _ in range(5)]"
 
     async def submitted() -> None:
@@ -182,47 +191,49 @@ async def test_a_journal_that_nothing_takes(broker: Broker, monkeypatch: pytest.
     with structlog.testing.capture_logs() as logs:
         thread.start()
         async with asyncio.timeout(60):
-            await told.up.wait()
-            waits[0] = 100
+            await recorder.connected.wait()
+            backlog[0] = 100
             await submitted()
             while not logs:
                 await asyncio.sleep(0.01)
-            assert await thread.call(get_state, state) == "run"
+            assert await thread.requests.call(get_state, state) == "run"
             await submitted()
-            assert await thread.call(get_state, state) == "run"
-            assert len({each.id for each in told.events if each.id > 0}) <= 5
-            waits[0] = 0
-            while len(told.known) < 2 or len({each.id for each in told.events if each.id > 0}) < 10:
+            assert await thread.requests.call(get_state, state) == "run"
+            assert len({each.id for each in recorder.events if each.id > 0}) <= 5
+            backlog[0] = 0
+            while len(recorder.brokers) < 2 or len({each.id for each in recorder.events if each.id > 0}) < 10:
                 await asyncio.sleep(0.01)
         thread.stop()
         await asyncio.to_thread(thread.join, 10)
     assert [line["event"] for line in logs] == ["the journal is not followed: too much of it waits to be stored"]
-    assert told.failed == ["the history is read again"]
-    assert told.interruptions == 1
+    assert recorder.failures == ["the history is read again"]
+    assert recorder.interruptions == 1
 
 
 async def test_a_service_that_never_answers(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for it is bounded: the connection is made anew, and everything that waits is answered."""
     monkeypatch.setattr("sidecar.instance.flux.thread._MOST_LATE", 20)
-    told = Told()
-    async with asyncio.timeout(60), running(broker.uri, told) as thread:
-        await told.up.wait()
+    recorder = Recorder()
+    async with asyncio.timeout(60), running(broker.uri, recorder) as thread:
+        await recorder.connected.wait()
         version = {"rootseq": 10**9, "namespace": "primary"}
-        asked = [thread.call(lambda handle: handle.rpc("kvs.wait-version", version, 0), state) for _ in range(30)]
-        assert await thread.call(get_state, state) == "run"
-        thread.give_up(time.monotonic(), "it has not answered")
+        asked = [
+            thread.requests.call(lambda handle: handle.rpc("kvs.wait-version", version, 0), state) for _ in range(30)
+        ]
+        assert await thread.requests.call(get_state, state) == "run"
+        thread.expire_before(time.monotonic(), "it has not answered")
         late = [answer.result for answer in await asyncio.gather(*asked, return_exceptions=True)]
         ended = await asyncio.gather(*late, return_exceptions=True)
         assert all(isinstance(answer, Unavailable) for answer in ended)
-        while len(told.known) < 2:
+        while len(recorder.brokers) < 2:
             await asyncio.sleep(0.01)
-    assert not thread._late
+    assert not thread.requests.late
 
 
 async def test_an_error_while_connecting(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread tries again, and says what has happened."""
     tries: list[None] = []
-    told = Told()
+    recorder = Recorder()
     connect = FluxThread._connect
 
     def sometimes(self: FluxThread) -> Known:
@@ -232,11 +243,11 @@ async def test_an_error_while_connecting(broker: Broker, monkeypatch: pytest.Mon
         return connect(self)
 
     monkeypatch.setattr(FluxThread, "_connect", sometimes)
-    async with asyncio.timeout(60), running(broker.uri, told) as thread:
-        await told.up.wait()
-        assert await thread.call(get_state, state) == "run"
-    assert [repr(exc) for exc in told.died] == ["KeyError('state')"] * 2
-    assert told.failed == []
+    async with asyncio.timeout(60), running(broker.uri, recorder) as thread:
+        await recorder.connected.wait()
+        assert await thread.requests.call(get_state, state) == "run"
+    assert [repr(exc) for exc in recorder.crashes] == ["KeyError('state')"] * 2
+    assert recorder.failures == []
 
 
 # ------------------------------------------------------------------------------------------------------ submits
@@ -270,15 +281,15 @@ BAD: list[tuple[Any, int]] = [
 @pytest.mark.parametrize("owner", [True, False])
 async def test_submits(broker: Broker, owner: bool) -> None:
     """What the owner signs is taken, and refused, as what libflux signs: with the same words."""
-    told = Told()
+    recorder = Recorder()
 
-    async with asyncio.timeout(60), running(broker.uri, told) as thread:
-        await told.up.wait()
+    async with asyncio.timeout(60), running(broker.uri, recorder) as thread:
+        await recorder.connected.wait()
 
         async def submit(spec: Any, urgency: int, owner: bool) -> int | str:
             request = submission.submission(json.dumps(spec).encode(), urgency, userid=os.getuid(), owner=owner)
             try:
-                return await thread.call(*request)
+                return await thread.requests.call(*request)
             except OSError as exc:
                 return str(exc.strerror)
 
@@ -300,12 +311,12 @@ class Result:
 
 async def test_an_answer_is_freed_when_it_was_taken(broker: Broker) -> None:
     """Not when the cycle collector comes by: for it some hundred answers of megabytes are some hundred objects."""
-    told = Told()
+    recorder = Recorder()
     gc.disable()
     try:
-        async with running(broker.uri, told) as thread:
-            await told.up.wait()
-            kept = [weakref.ref(await thread.call(get_state, lambda _: Result())) for _ in range(3)]
+        async with running(broker.uri, recorder) as thread:
+            await recorder.connected.wait()
+            kept = [weakref.ref(await thread.requests.call(get_state, lambda _: Result())) for _ in range(3)]
             await asyncio.to_thread(eventually, lambda: not any(each() for each in kept), what="no result in memory")
     finally:
         gc.enable()

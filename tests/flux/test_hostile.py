@@ -246,11 +246,14 @@ def test_an_environment_that_no_shell_can_have(tmp_path: Path, started: Start, m
 )
 def test_resources_that_are_none(odd: Any) -> None:
     """What the scheduler says of its resources costs those that cannot be read."""
-    from sidecar.instance.flux.nodes import nodes  # needs Flux
+    from sidecar.instance.flux import nodes  # needs Flux
 
     good = {"execution": {"R_lite": [{"rank": "0-1", "children": {"core": "0-3", "gpu": "0"}}], "nodelist": ["n[0-1]"]}}
-    assert nodes({"all": odd, "allocated": odd}, {"offline": odd, "drain": odd, "R": odd} if odd else {}).nodes == []
-    found = nodes(
+    assert (
+        nodes.decode({"all": odd, "allocated": odd}, {"offline": odd, "drain": odd, "R": odd} if odd else {}).nodes
+        == []
+    )
+    found = nodes.decode(
         {"all": good, "allocated": odd},
         {"offline": "0-4294967294", "drain": {"x": {"reason": "r"}, "1": odd}, "exclude": odd, "R": odd},
     )

@@ -1,71 +1,52 @@
-"""What an operator asks of a Flux instance: signals, urgencies, queues, nodes.
-
-:class:`~sidecar.instance.flux.FluxInstance` is built on this class, which only sends requests.
-"""
+"""The nodes and queues of a Flux instance."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sidecar.domain import fluid, idset, jobspec
-from sidecar.domain.errors import Conflict, Ended, NotFound
+from sidecar.domain import idset, jobspec
+from sidecar.domain.errors import Conflict
 from sidecar.domain.model import ANONYMOUS, Queue, Queues, Resources
-from sidecar.instance.base import Status
+from sidecar.instance.flux import nodes
 from sidecar.instance.flux.cache import CachedAnswer
-from sidecar.instance.flux.nodes import nodes
+from sidecar.instance.flux.client import FluxClient
 
 
-class FluxAdmin(ABC):
-    """Requests to rank 0 that need no more than an answer."""
+class FluxAdmin:
+    """Lists and changes nodes and queues.
 
-    status: Status
+    Args:
+        client: sends the requests.
+    """
 
-    def __init__(self) -> None:
-        self._resources = CachedAnswer("resources", self._ask_resources, Resources([]))
-        self._queues = CachedAnswer("queues", self._ask_queues, Queues([]))
+    def __init__(self, client: FluxClient) -> None:
+        self._client = client
+        self._resources = CachedAnswer("resources", self._request_resources, Resources([]))
+        self._queues = CachedAnswer("queues", self._request_queues, Queues([]))
 
-    @abstractmethod
-    async def _rpc(self, topic: str, payload: Any = None) -> Any:
-        """Send a request to rank 0 and return its answer.
-
-        Raises:
-            OSError: Flux's error, with its own words.
-            Unavailable: no answer in time, or no connection.
-        """
-
-    # ---------------------------------------------------------------------------------------------------- jobs
-
-    async def send_signal(self, jobid: int, signum: int) -> None:
-        """Signal a running job; see :class:`~sidecar.instance.base.Instance`."""
-        self.status.require_ready()
-        try:
-            await self._rpc("job-manager.kill", {"id": jobid, "signum": signum})
-        except OSError as exc:
-            raise refused(exc, jobid, "signalled") from None
-
-    async def set_urgency(self, jobid: int, urgency: int) -> int:
-        """Change a pending job's urgency; see :class:`~sidecar.instance.base.Instance`."""
-        self.status.require_ready()
-        try:
-            answer = await self._rpc("job-manager.urgency", {"id": jobid, "urgency": urgency})
-        except OSError as exc:
-            raise refused(exc, jobid, "reprioritized") from None
-        return int(answer["old_urgency"])
+    def clear(self) -> None:
+        """Discard the known nodes and queues: the connection may be to another instance."""
+        self._resources.clear()
+        self._queues.clear()
 
     # --------------------------------------------------------------------------------------------------- nodes
 
+    @property
+    def known_resources(self) -> Resources:
+        """The last known nodes, of any age."""
+        return self._resources.last
+
     async def resources(self) -> Resources:
         """Return the nodes; see :class:`~sidecar.instance.base.Instance`."""
-        return await self._resources.get() if self.status.connection == "ready" else self._resources.known
+        return await self._resources.get() if self._ready else self._resources.last
 
-    async def _ask_resources(self) -> Resources:
-        sched, status = await asyncio.gather(self._rpc("resource.sched-status"), self._rpc("resource.status"))
-        found = nodes(sched, status)
-        return Resources(found.nodes, time.time(), found.lost)
+    async def _request_resources(self) -> Resources:
+        rpc = self._client.rpc
+        inventory = nodes.decode(*await asyncio.gather(rpc("resource.sched-status"), rpc("resource.status")))
+        return Resources(inventory.nodes, time.time(), inventory.lost)
 
     async def drain(self, ranks: Sequence[int], reason: str) -> None:
         """Drain nodes; see :class:`~sidecar.instance.base.Instance`."""
@@ -75,10 +56,10 @@ class FluxAdmin(ABC):
         """Undrain nodes; see :class:`~sidecar.instance.base.Instance`."""
         await self._change_nodes("undrain", ranks, {})
 
-    async def _change_nodes(self, verb: str, ranks: Sequence[int], more: Mapping[str, str]) -> None:
-        self.status.require_ready()
+    async def _change_nodes(self, verb: str, ranks: Sequence[int], arguments: Mapping[str, str]) -> None:
+        self._client.status.require_ready()
         try:
-            await self._rpc(f"resource.{verb}", {"targets": idset.encode(ranks), **more})
+            await self._client.rpc(f"resource.{verb}", {"targets": idset.encode(ranks), **arguments})
         except OSError as exc:
             raise Conflict(f"The node cannot be {verb}ed: {exc.strerror}.") from None
         await self._resources.renew()
@@ -87,18 +68,19 @@ class FluxAdmin(ABC):
 
     async def queues(self) -> Queues:
         """Return the queues; see :class:`~sidecar.instance.base.Instance`."""
-        return await self._queues.get() if self.status.connection == "ready" else self._queues.known
+        return await self._queues.get() if self._ready else self._queues.last
 
-    async def _ask_queues(self) -> Queues:
-        names = sorted((await self._rpc("job-manager.queue-list"))["queues"])  # Flux has no order of them
+    async def _request_queues(self) -> Queues:
+        rpc = self._client.rpc
+        names = sorted((await rpc("job-manager.queue-list"))["queues"])  # Flux returns them in no order
         if not names:
-            status = await self._rpc("job-manager.queue-status", {})
+            status = await rpc("job-manager.queue-status", {})
             return Queues([_queue(ANONYMOUS, status, default=True)], time.time(), anonymous=True)
-        config, *found = await asyncio.gather(
-            self._rpc("config.get"), *(self._rpc("job-manager.queue-status", {"name": name}) for name in names)
+        config, *statuses = await asyncio.gather(
+            rpc("config.get"), *(rpc("job-manager.queue-status", {"name": name}) for name in names)
         )
         default = jobspec.get(config, "policy.jobspec.defaults.system.queue")
-        queues = [_queue(name, status, default=name == default) for name, status in zip(names, found, strict=True)]
+        queues = [_queue(name, status, default=name == default) for name, status in zip(names, statuses, strict=True)]
         return Queues(queues, time.time())
 
     async def start_queue(self, name: str) -> None:
@@ -109,15 +91,20 @@ class FluxAdmin(ABC):
         """Stop a queue; see :class:`~sidecar.instance.base.Instance`."""
         await self._change_queue(name, {"start": False, **({"reason": reason} if reason else {})})
 
-    async def _change_queue(self, name: str, request: Mapping[str, Any]) -> None:
-        self.status.require_ready()
-        which = {} if self._queues.known.anonymous else {"name": name}
+    async def _change_queue(self, name: str, arguments: Mapping[str, Any]) -> None:
+        self._client.status.require_ready()
+        queue = {} if self._queues.last.anonymous else {"name": name}
+        request = {**arguments, **queue, "all": False, "nocheckpoint": False}
         try:
-            await self._rpc("job-manager.queue-start", {**request, **which, "all": False, "nocheckpoint": False})
+            await self._client.rpc("job-manager.queue-start", request)
         except OSError as exc:
-            verb = "started" if request["start"] else "stopped"
+            verb = "started" if arguments["start"] else "stopped"
             raise Conflict(f"The queue cannot be {verb}: {exc.strerror}.") from None
         await self._queues.renew()
+
+    @property
+    def _ready(self) -> bool:
+        return self._client.status.connection == "ready"
 
 
 def _queue(name: str, status: Mapping[str, Any], *, default: bool) -> Queue:
@@ -129,11 +116,3 @@ def _queue(name: str, status: Mapping[str, Any], *, default: bool) -> Queue:
         started_reason=str(status.get("stop_reason", "")),
         default=default,
     )
-
-
-def refused(exc: OSError, jobid: int, what: str) -> NotFound | Conflict:
-    """Tell an unknown job from one in the wrong state: Flux has one number for both, and differs in its words."""
-    if "unknown job" in str(exc.strerror):
-        return NotFound(f"Flux knows no job {fluid.f58(jobid)}: {exc.strerror}.")
-    kind = Ended if "inactive" in str(exc.strerror) else Conflict
-    return kind(f"Job cannot be {what}: {exc.strerror}.")

@@ -1,4 +1,4 @@
-"""What a broker says of itself when a connection is made. Runs in the Flux thread; these calls may block."""
+"""The handshake with a broker when a connection is made. Runs in the Flux thread; these calls may block."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import msgspec
 
 from sidecar.config.early import LOCAL
 from sidecar.domain.model import Environment
-from sidecar.instance.flux import kvs as keys
-from sidecar.instance.flux import lease
+from sidecar.instance.flux import kvs, lease
 
+STATE_TOPIC = "state-machine.get"
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
 _STARTING = ("none", "join", "config-sync", "init")
-_CONNECTOR_TURNS = 200  # more messages than a socket buffer holds
+_CONNECTOR_TURNS = 200  # more messages than a socket buffer has room for
 _INGEST_BATCH = 0.01  # seconds; src/modules/job-ingest/job-ingest.c
-_SETTLE = 10.0
-_PATIENCE = 2.0
+_FLUSH_TIMEOUT = 10.0
+_INGEST_TIMEOUT = 2.0
+_COMMAND_TIMEOUT = 5.0
 _REXEC_STDOUT = 1  # src/common/libsubprocess/client.h
 
 
@@ -41,32 +42,32 @@ class Broker(msgspec.Struct):
 
 
 def handshake(handle: Any, broker_above: int | None, address: str) -> Broker:
-    """Ask a broker who it is.
+    """Acquire the lease of the instance and request the broker's attributes.
 
     Args:
-        handle: a connection to it.
-        broker_above: the broker whose initial program this process is; from any other the environment that jobs
-            inherit is asked for.
-        address: where this server listens, for another one that is refused because of it.
+        handle: the connection.
+        broker_above: pid of the broker whose initial program this process is; any other broker is asked for the
+            environment that jobs inherit.
+        address: where this server listens, to be reported to a second server that is refused.
 
     Raises:
-        PermissionError: it belongs to another user, or another server has it.
-        OSError: it does not answer, or not to a guest; the text says so.
+        PermissionError: the broker belongs to another user, or another server serves the instance.
+        OSError: the broker does not respond, is starting, or denies a request; the text has the cause.
     """
     owner = _attribute(handle, "security.owner")
-    if owner and os.getuid() not in (0, int(owner)):  # root may be let do what the owner does (flux-config-access(5))
+    if owner and os.getuid() not in (0, int(owner)):  # root may have the owner's rights (flux-config-access(5))
         raise PermissionError(errno.EPERM, wrong_uid_message(owner))
-    state = handle.rpc("state-machine.get", None, 0).get()["state"]
-    if state in _STARTING:  # rc1 is loading what we would ask, and must not find anything written before it has
+    state = handle.rpc(STATE_TOPIC, None, 0).get()["state"]
+    if state in _STARTING:  # rc1 is still loading modules, and must not find keys that were written before it ends
         raise OSError(errno.EAGAIN, f"the broker is starting (state {state})")
     try:
-        lease.take(handle, address)
+        lease.acquire(handle, address)
         identity = _identity(handle)
     except lease.Taken:
         raise
     except PermissionError as exc:
         raise PermissionError(exc.errno, wrong_uid_message(owner)) from exc
-    if state == "run":  # before that nobody can have submitted
+    if state == "run":  # no job can have been submitted before
         flush_pending_submits(handle, identity)
     pid = int(_attribute(handle, "broker.pid") or 0)
     return Broker(
@@ -74,7 +75,7 @@ def handshake(handle: Any, broker_above: int | None, address: str) -> Broker:
         size=int(_attribute(handle, "size") or 0),
         owner=owner,
         pid=pid,
-        # It is set without a value, which attr.get calls missing; only the list of names tells.
+        # It is set without a value, which attr.get reports as missing; only the list has its name.
         rc2_none="broker.rc2_none" in handle.rpc("attr.list").get()["names"],
         identity=identity,
         inherited=None if pid == broker_above else _remote_environment(handle),
@@ -82,54 +83,54 @@ def handshake(handle: Any, broker_above: int | None, address: str) -> Broker:
 
 
 def flush_pending_submits(handle: Any, identity: str) -> None:
-    """Return when every job that an earlier connection has sent is in the job manager's hands, and so in its history.
+    """Return when every job that an earlier connection sent has reached the job manager, and so its history.
 
-    A server that was killed, or a connection that broke, leaves submits on their way into Flux; who asks for such a
-    job by its idempotency key must not be told that there is none. Each step passes behind them: through the
-    connector, which takes a message from every client in turn; the validators; the batch that waits for its commit;
-    the commit; and the job manager, which will answer our request for its journal after all that came before.
+    A server that was killed, or a connection that broke, leaves submits in transit to Flux; a lookup of such a job by
+    its idempotency key must not report it as unknown. Each step passes behind them: through the connector, which takes
+    a message from every client in turn; the validators; the batch that waits for its commit; the commit; and the job
+    manager, which responds to the request for its journal after everything before it.
 
     Args:
         handle: the connection.
-        identity: of the instance; to write it again is the commit that passes behind those of the jobs.
+        identity: of the instance; writing it again is the commit that passes behind those of the jobs.
 
     Raises:
-        OSError: the broker does not answer.
+        OSError: the broker does not respond.
     """
     for _ in range(_CONNECTOR_TURNS):
         _ping(handle)
-    deadline = time.monotonic() + _SETTLE
+    deadline = time.monotonic() + _FLUSH_TIMEOUT
     while _validating(handle) and time.monotonic() < deadline:
         time.sleep(_INGEST_BATCH)
     time.sleep(2 * _INGEST_BATCH)
-    keys.write(handle, keys.INSTANCE, identity)
+    kvs.write(handle, kvs.INSTANCE, identity)
     _ping(handle)
 
 
 def _ping(handle: Any) -> None:
-    """Send a request through job-ingest; one that is lost while the module is being loaded must not be waited for."""
-    handle.rpc("job-ingest.ping", {"seq": 0}, 0).wait_for(_PATIENCE).get()
+    """Send a request through job-ingest, with a timeout: it may be lost while the module is loaded."""
+    handle.rpc("job-ingest.ping", {"seq": 0}, 0).wait_for(_INGEST_TIMEOUT).get()
 
 
 def _validating(handle: Any) -> bool:
-    """Whether jobs are in the hands of job-ingest's workers."""
+    """Whether job-ingest's workers are validating jobs."""
     try:
-        pipeline = handle.rpc("job-ingest.stats-get", None, 0).wait_for(_PATIENCE).get()["pipeline"]
+        pipeline = handle.rpc("job-ingest.stats-get", None, 0).wait_for(_INGEST_TIMEOUT).get()["pipeline"]
     except (OSError, KeyError, TypeError):
-        return False  # an older Flux that does not tell
-    return any(crew and crew.get("backlog") for crew in pipeline.values())
+        return False  # an older Flux, without this counter
+    return any(workers and workers.get("backlog") for workers in pipeline.values())
 
 
 def wrong_uid_message(owner: str) -> str:
-    """Say why this server can do nothing here, with both uids."""
+    """Return the error for a server that does not run as the instance's owner, with both uids."""
     return (
         f"the broker runs as uid {owner or 'unknown'}, this server as uid {os.getuid()}: give both the same "
-        "runAsUser. Whoever is not the instance's owner may neither submit nor read the journal"
+        "runAsUser. Only the instance's owner may submit and read the journal"
     )
 
 
 def socket_owner(uri: str) -> str:
-    """Return the uid of who listens at a local URI; empty when that cannot be seen."""
+    """Return the uid of the process that listens at a local URI; empty if unknown."""
     try:
         return str(os.stat(uri.removeprefix(LOCAL)).st_uid) if uri.startswith(LOCAL) else ""
     except OSError:
@@ -144,23 +145,23 @@ def _attribute(handle: Any, name: str) -> str:
 
 
 def _identity(handle: Any) -> str:
-    """Return a name for this instance that lives as long as its jobs do: in its KVS.
+    """Return an ID of this instance that lasts as long as its jobs: it is kept in its KVS.
 
-    Job ids start anew in every instance, and a broker that restarts from its state directory goes on with the old
-    ones; only the KVS knows which of the two has happened.
+    Jobids start again in every instance, and a broker that restarts from its state directory continues with the old
+    ones; only the KVS shows which of the two has happened.
     """
-    known = keys.read(handle, keys.INSTANCE)
+    known = kvs.read(handle, kvs.INSTANCE)
     if isinstance(known, str) and _IDENTITY.fullmatch(known):
         return known
     identity = uuid.uuid4().hex
-    keys.write(handle, keys.INSTANCE, identity)
+    kvs.write(handle, kvs.INSTANCE, identity)
     return identity
 
 
 def _remote_environment(handle: Any) -> Environment | None:
-    """Ask rank 0 for the broker's environment and working directory; None when it does not tell.
+    """Return the environment and working directory of the broker of rank 0; None if the commands fail.
 
-    No shell is between: it would drop variables whose names it cannot have, such as exported functions.
+    No shell is involved: it would drop variables whose names it does not support, such as exported functions.
     """
     cwd, variables = _run(handle, ["pwd", "-P"]), _run(handle, ["env", "-0"])
     if not cwd or not variables:
@@ -169,17 +170,17 @@ def _remote_environment(handle: Any) -> Environment | None:
     return Environment({name: value for name, _, value in pairs}, os.fsdecode(cwd.removesuffix(b"\n")))
 
 
-def _run(handle: Any, words: list[str]) -> bytes:
-    """Run a command beside the broker, in its working directory, and return what it writes; nothing where it fails."""
-    command = {"cmdline": words, "env": {}, "opts": {}, "channels": []}
+def _run(handle: Any, cmdline: list[str]) -> bytes:
+    """Run a command beside the broker, in its working directory, and return its output; nothing if it fails."""
+    command = {"cmdline": cmdline, "env": {}, "opts": {}, "channels": []}
     rpc = handle.rpc("rexec.exec", {"cmd": command, "flags": _REXEC_STDOUT}, 0, flux.constants.FLUX_RPC_STREAMING)
-    found = b""
+    output = b""
     try:
         while True:
-            answer = json.loads(rpc.wait_for(5.0).get_str())
-            if answer["type"] == "output":
-                data = answer["io"].get("data", "")
-                found += base64.b64decode(data) if answer["io"].get("encoding") == "base64" else data.encode()
+            response = json.loads(rpc.wait_for(_COMMAND_TIMEOUT).get_str())
+            if response["type"] == "output":
+                data = response["io"].get("data", "")
+                output += base64.b64decode(data) if response["io"].get("encoding") == "base64" else data.encode()
             rpc.reset()
     except OSError as exc:
-        return found if exc.errno == errno.ENODATA else b""  # that is how the stream ends
+        return output if exc.errno == errno.ENODATA else b""  # ENODATA ends the stream

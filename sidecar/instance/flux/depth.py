@@ -1,6 +1,6 @@
-"""How deep JSON is nested: null stands for what is nested too deeply.
+"""Limits the depth of JSON: null replaces values that are nested too deeply.
 
-Everything that is done for each bracket is done by C: of some megabytes of brackets a loop would take seconds.
+All work per bracket is done in C: for megabytes of brackets a Python loop would take seconds.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"[]", b"{}")
 _OTHERS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # up, or (as a signed byte) down
-_FROM = DEPTH // 2  # the level of what becomes null: so it is long, and there are few of them
-_STRETCH = 16 * 1024  # brackets that are counted before another thread has its turn
+_CUT_LEVEL = DEPTH // 2  # the level of values that become null: low, so that they are long and few
+_SLICE = 16 * 1024  # brackets that are counted without a chance for other threads to run
 _REST = rb'[^"\[\]{}]*+'
-_AHEAD = {
+_SKIP = {
     number: re.compile(rb"(?:%b(?:%b%b)*+[\[\]{}]){%d}+" % (_REST, _STRING.pattern, _REST, number), re.DOTALL)
     for number in (1024, 256, 64, 16, 4, 1)
 }
 
 
-def followed(text: bytes) -> bytes:
-    """Return JSON of which no part is nested too deeply."""
-    return text if _parts(text) < DEPTH or _shallow(text) else pruned(text)
+def limited(text: bytes) -> bytes:
+    """Return the JSON with no value that is nested too deeply."""
+    return text if _brackets(text) < DEPTH or _shallow(text) else pruned(text)
 
 
-def has_more(text: bytes, most: int) -> bool:
-    """Whether there are more objects and lists in JSON than so many."""
-    return _parts(text) > most and _parts(_STRING.sub(b"", text)) > most
+def exceeds(text: bytes, count: int) -> bool:
+    """Whether JSON has more objects and arrays than ``count``."""
+    return _brackets(text) > count and _brackets(_STRING.sub(b"", text)) > count
 
 
-def _parts(text: bytes) -> int:
-    """Return how many objects and lists there are in JSON, at most: brackets in texts count too."""
+def _brackets(text: bytes) -> int:
+    """Return an upper bound for the number of objects and arrays: it includes brackets in strings."""
     return text.count(b"{") + text.count(b"[")
 
 
 def _shallow(text: bytes) -> bool:
-    """Whether nothing is nested too deeply: each round takes the innermost brackets away."""
+    """Whether nothing is nested too deeply: each round removes the innermost brackets."""
     rest = _STRING.sub(b"", text).translate(_BRACKETS, delete=_OTHERS)
     for _ in range(DEPTH - 1):
         if not rest:
@@ -49,41 +49,41 @@ def _shallow(text: bytes) -> bool:
 
 
 def pruned(text: bytes) -> bytes:
-    """Put null for each part that is nested too deeply, from half of the depth on."""
+    """Replace each value that is nested too deeply by null, from half of the allowed depth on."""
     steps = _STRING.sub(b"", text).translate(_STEPS, delete=_OTHERS)
-    low, deep = _reach(steps, _FROM), _reach(steps, DEPTH)
+    low, deep = _at_least(steps, _CUT_LEVEL), _at_least(steps, DEPTH)
     kept: list[bytes] = []
-    begin = place = passed = 0  # `place` is behind so many brackets
-    found = deep.find(1)
-    while found >= 0:
-        first, end = low.rfind(0, 0, found) + 1, low.find(0, found)
-        opening = _skip(text, _skip(text, place, first - passed), 1) - 1
+    begin = offset = passed = 0  # `passed` brackets are before `offset`
+    index = deep.find(1)
+    while index >= 0:
+        first, end = low.rfind(0, 0, index) + 1, low.find(0, index)
+        opening = _skip(text, _skip(text, offset, first - passed), 1) - 1
         kept += (text[begin:opening], b"null")
-        place = begin = len(text) if end < 0 else _skip(text, opening, end + 1 - first)
+        offset = begin = len(text) if end < 0 else _skip(text, opening, end + 1 - first)
         passed = end + 1
-        found = -1 if end < 0 else deep.find(1, end)
+        index = -1 if end < 0 else deep.find(1, end)
     return b"".join([*kept, text[begin:]])
 
 
-def _reach(steps: bytes, level: int) -> bytes:
-    """Tell of each bracket whether it and what follows it are at a level or deeper: 1 or 0."""
+def _at_least(steps: bytes, level: int) -> bytes:
+    """Return, for each bracket, 1 if the text after it is at a level or deeper, else 0."""
     view = memoryview(steps).cast("b")
-    found: list[bytes] = []
+    flags: list[bytes] = []
     before = 0
-    for begin in range(0, len(view), _STRETCH):
-        stretch = view[begin : begin + _STRETCH]
-        found.append(bytes(map(level.__le__, accumulate(stretch, initial=before)))[1:])
-        before += sum(stretch)
-    return b"".join(found)
+    for begin in range(0, len(view), _SLICE):
+        part = view[begin : begin + _SLICE]
+        flags.append(bytes(map(level.__le__, accumulate(part, initial=before)))[1:])
+        before += sum(part)
+    return b"".join(flags)
 
 
-def _skip(text: bytes, place: int, number: int) -> int:
-    """Return the place behind so many brackets; the end of a text that has fewer, or is no JSON."""
-    for some, pattern in _AHEAD.items():
-        for _ in range(number // some):
-            match = pattern.match(text, place)
+def _skip(text: bytes, offset: int, number: int) -> int:
+    """Return the offset after ``number`` more brackets; the end of the text if it has fewer, or is not JSON."""
+    for size, pattern in _SKIP.items():
+        for _ in range(number // size):
+            match = pattern.match(text, offset)
             if match is None:
                 return len(text)
-            place = match.end()
-        number %= some
-    return place
+            offset = match.end()
+        number %= size
+    return offset

@@ -1,7 +1,7 @@
-"""Responses of the journal that are large: only so much of them becomes objects as is used of them.
+"""Decodes large responses of the journal: only the members that this server uses become objects.
 
-A job's memos, the values in its jobspec and the graph in its R may have many megabytes, and are told again to every
-server that follows the journal. They are passed over as the bytes that they are.
+A job's memos, the values in its jobspec and the graph in its R may have many megabytes, and every server that follows
+the journal receives them. The members that are not used stay bytes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from sidecar.domain.model import Event, JobEvents
 from sidecar.domain.untrusted import Faults, Members
 from sidecar.instance.flux import depth
 
-_CONTEXT = 32 * 1024  # bytes of a context that are read; less is stored, and more annotations than that are none
-_JOBSPEC = 2 * 1024 * 1024  # bytes of a jobspec, or of an update to one, that is read whole
-_PARTS = 20_000  # objects and lists in it
-_MEMBER = 256 * 1024  # bytes of one member of a jobspec that is larger, or of R
+_CONTEXT = 32 * 1024  # bytes of a context that are decoded; the store has smaller limits
+_JOBSPEC = 2 * 1024 * 1024  # bytes of a jobspec, or of an update to one, that is decoded whole
+_PARTS = 20_000  # objects and arrays in it
+_MEMBER = 256 * 1024  # bytes of one member of a larger jobspec, or of R
 _NULL = msgspec.Raw(b"null")
 
-#: What is read of a jobspec that is larger, and of any large R: members, and those within them.
-_OF_JOBSPEC: dict[str, Any] = {
+#: The members that are decoded of a larger jobspec, and of any large R, and those within them.
+_JOBSPEC_MEMBERS: dict[str, Any] = {
     "version": {},
     "resources": {},
     "tasks": {},
@@ -42,7 +42,10 @@ _OF_JOBSPEC: dict[str, Any] = {
         "user": {"flux-sidecar": {}},
     },
 }
-_OF_R: dict[str, Any] = {"version": {}, "execution": {"R_lite": {}, "nodelist": {}, "starttime": {}, "expiration": {}}}
+_R_MEMBERS: dict[str, Any] = {
+    "version": {},
+    "execution": {"R_lite": {}, "nodelist": {}, "starttime": {}, "expiration": {}},
+}
 
 
 class _Entry(msgspec.Struct):
@@ -61,37 +64,41 @@ class _Response(msgspec.Struct):
 _response = msgspec.json.Decoder(_Response).decode
 
 
-class _Few:
-    """Reads a few members of an object, and passes over all others."""
+class _Selection:
+    """Decodes some members of an object and skips all others.
+
+    Args:
+        wanted: the names of the members, each with the members to decode within it; all of them if empty.
+    """
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
-        self._within = {name: _Few(within) if within else None for name, within in wanted.items()}
+        self._within = {name: _Selection(within) if within else None for name, within in wanted.items()}
         self._names = {f"member{number}": name for number, name in enumerate(wanted)}
         fields = [(field, msgspec.Raw, msgspec.Raw(b"")) for field in self._names]
-        self._decode = msgspec.json.Decoder(msgspec.defstruct("Few", fields, rename=self._names)).decode
+        self._decode = msgspec.json.Decoder(msgspec.defstruct("Selection", fields, rename=self._names)).decode
 
     def read(self, raw: msgspec.Raw) -> dict[str, Any]:
-        """Return what there is of the members; nothing where it is no object."""
+        """Return the members that exist; none if it is not an object."""
         try:
             members = self._decode(raw)
         except (ValueError, RecursionError):
             return {}
-        found: dict[str, Any] = {}
+        selected: dict[str, Any] = {}
         for field, name in self._names.items():
             part, within = getattr(members, field), self._within[name]
             if part and (within or len(part) <= _MEMBER):
-                found[name] = within.read(part) if within else _value(part)
-        return found
+                selected[name] = within.read(part) if within else _value(part)
+        return selected
 
 
-_few_of_jobspec, _few_of_r = _Few(_OF_JOBSPEC), _Few(_OF_R)
+_jobspec_selection, _r_selection = _Selection(_JOBSPEC_MEMBERS), _Selection(_R_MEMBERS)
 
 
 def decode(text: bytes) -> JobEvents:
     """Return the events of a response.
 
     Raises:
-        ValueError: it is not as the RFCs say.
+        ValueError: it does not follow the RFCs.
     """
     try:
         response = _response(text)
@@ -104,7 +111,7 @@ def decode(text: bytes) -> JobEvents:
         response.id,
         events,
         jobspec=None if jobspec == _NULL else _jobspec(jobspec, faults),
-        R=None if resources == _NULL else _few_of_r.read(resources),
+        R=None if resources == _NULL else _r_selection.read(resources),
         faults=faults.take(),
     )
 
@@ -113,25 +120,25 @@ def _context(entry: _Entry, faults: Faults) -> dict[str, Any]:
     if entry.name != "jobspec-update":
         if len(entry.context) > _CONTEXT:
             return untrusted.shortened(entry.context, _CONTEXT)
-    elif _too_much(entry.context, "jobspec-update", faults):
+    elif _too_large(entry.context, "jobspec-update", faults):
         return {}
     return dict(Members(_value(entry.context), "event.context", faults).values)
 
 
 def _jobspec(raw: msgspec.Raw, faults: Faults) -> dict[str, Any]:
-    if _too_much(raw, "jobspec", faults):
-        return _few_of_jobspec.read(raw)
+    if _too_large(raw, "jobspec", faults):
+        return _jobspec_selection.read(raw)
     return dict(Members(_value(raw), "jobspec", faults).values)
 
 
-def _too_much(raw: msgspec.Raw, what: str, faults: Faults) -> bool:
-    """Whether a jobspec, or an update to one, is too large or has too many parts to be read whole."""
-    if len(raw) <= _JOBSPEC and not depth.has_more(bytes(raw), _PARTS):
+def _too_large(raw: msgspec.Raw, what: str, faults: Faults) -> bool:
+    """Whether a jobspec, or an update to one, is too large or has too many parts to be decoded whole."""
+    if len(raw) <= _JOBSPEC and not depth.exceeds(bytes(raw), _PARTS):
         return False
-    most = f"{_JOBSPEC} bytes, or {_PARTS} objects and lists"
-    faults.note(what, f"one with {len(raw)} bytes is not read whole: it has more than {most}")
+    limit = f"{_JOBSPEC} bytes, or {_PARTS} objects and arrays"
+    faults.note(what, f"only some members of {len(raw)} bytes are read: it has more than {limit}")
     return True
 
 
 def _value(raw: msgspec.Raw) -> Any:
-    return msgspec.json.decode(depth.followed(bytes(raw)))
+    return msgspec.json.decode(depth.limited(bytes(raw)))

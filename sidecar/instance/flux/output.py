@@ -12,19 +12,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from flux.core.inner import ffi, raw
+from flux.core.inner import raw
 from flux.future import Future
 
 from sidecar.domain import fluid
 from sidecar.domain.errors import Gone, Problem, Unavailable
 from sidecar.instance.base import OutputChunks
-from sidecar.instance.flux.thread import FluxThread
-
-Call = Callable[[str, Callable[[Any], Any], Callable[[Any], bytes]], Awaitable[bytes]]
+from sidecar.instance.flux import payload
+from sidecar.instance.flux.client import FluxClient
 
 _TREEOBJ = 16  # FLUX_KVS_TREEOBJ of src/common/libkvs/kvs.h
 _ANY_NODE = 0xFFFFFFFF
@@ -91,17 +90,16 @@ class FluxOutput:
     """Reads output eventlogs.
 
     Args:
-        call: sends a request and returns the payload of its response.
-        thread: returns the thread that sends requests.
+        client: sends the requests.
     """
 
-    def __init__(self, call: Call, thread: Callable[[], FluxThread]) -> None:
-        self._call = call
-        self._thread = thread
+    def __init__(self, client: FluxClient) -> None:
+        self._client = client
         self._waiting: dict[int, tuple[int, asyncio.Future[int]]] = {}
 
     async def list_chunks(self, jobid: int, before: OutputChunks | None) -> OutputChunks:
         """Look up the list of blobs; see :class:`~sidecar.instance.base.Instance`."""
+        self._client.status.require_ready()
         response = await self._look_up(f"{fluid.kvs(jobid)}.guest.output", "output")
         if response is None:
             return await self._without_output(jobid, before)
@@ -126,8 +124,8 @@ class FluxOutput:
         """Look up the tree object of a key, not its value; return None if there is no such key."""
         request = {"key": key, "namespace": "primary", "flags": _TREEOBJ}
         try:
-            response = await self._call(
-                "kvs.lookup-plus", lambda handle: handle.rpc("kvs.lookup-plus", request, 0), _payload
+            response = await self._client.call(
+                "kvs.lookup-plus", lambda handle: handle.rpc("kvs.lookup-plus", request, 0), payload.read_json
             )
         except OSError as exc:
             if exc.errno == errno.ENOENT:
@@ -139,6 +137,7 @@ class FluxOutput:
 
     async def read_chunk(self, chunks: OutputChunks, index: int) -> bytes:
         """Load one blob."""
+        self._client.status.require_ready()
         assert isinstance(chunks, BlobChunks)  # noqa: S101 - the result of list_chunks()
         if chunks.inline is not None:
             return chunks.inline
@@ -148,7 +147,7 @@ class FluxOutput:
             return Future(raw.flux_rpc_raw(handle.handle, b"content.load", hash_, len(hash_), _ANY_NODE, 0))
 
         try:
-            return await self._call("content.load", start, _raw_payload)
+            return await self._client.call("content.load", start, payload.read_raw)
         except OSError as exc:
             raise Problem(f"Flux could not read the output: {exc.strerror}") from None
 
@@ -157,10 +156,11 @@ class FluxOutput:
 
         One request serves all waiters of a job; it stays with the broker after they have gone.
         """
+        self._client.status.require_ready()
         known, waiting = self._waiting.get(jobid, (-2, None))
         if waiting is None or known != version:
             request = {"rootseq": version + 1, "namespace": f"job-{jobid}"}
-            waiting = self._thread().ask(lambda handle: handle.rpc("kvs.wait-version", request, 0), _version)
+            waiting = self._client.rpc_untimed("kvs.wait-version", request, _version)
             entry = self._waiting[jobid] = (version, waiting)
             waiting.add_done_callback(lambda _: self._waiting.get(jobid) is entry and self._waiting.pop(jobid))
         try:
@@ -200,18 +200,6 @@ def _pack(references: Sequence[str]) -> BlobChunks:
     if len({len(each) for each in hashes}) != 1:
         raise ValueError("its blob references differ in length")
     return BlobChunks(bytes.fromhex("".join(hashes)), len(hashes[0]) // 2)
-
-
-def _payload(rpc: Any) -> bytes:
-    text = ffi.new("char *[1]")
-    raw.flux_rpc_get(rpc.handle, text)
-    return bytes(ffi.string(text[0])) if text[0] != ffi.NULL else b"{}"
-
-
-def _raw_payload(rpc: Any) -> bytes:
-    data, size = ffi.new("void *[1]"), ffi.new("size_t[1]")
-    raw.flux_rpc_get_raw(rpc.handle, data, size)
-    return bytes(ffi.buffer(data[0], size[0])) if data[0] != ffi.NULL else b""
 
 
 def _version(rpc: Any) -> int:

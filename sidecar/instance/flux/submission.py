@@ -1,7 +1,7 @@
-"""How a jobspec is sent to Flux: signed here by the instance's owner, or by libflux for every other user.
+"""Submits of jobspecs to Flux: signed here for the instance's owner, by libflux for every other user.
 
-``flux_job_submit`` of libflux, where it is built without flux-security, never frees what it has signed: 4 kB for each
-job, for good. The owner may sign with the mechanism ``none``, which takes no library.
+``flux_job_submit`` of a libflux that was built without flux-security never frees its signature: 4 kB for each job. The
+owner may sign with the mechanism ``none``, which needs no library.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import flux.job
 import msgspec
 from flux.core.inner import ffi, raw
 
-from sidecar.instance.flux.thread import Finish, Start
+from sidecar.instance.flux.requests import Finish, Start
 
 TOPIC = "job-ingest.submit"
 
 
 def submission(jobspec: bytes, urgency: int, *, userid: int, owner: bool) -> tuple[Start, Finish[int]]:
-    """Return what sends a jobspec and what reads the job's id from the answer, for :meth:`FluxThread.call`.
+    """Return the functions that send a jobspec and read the jobid from the response, for :meth:`Requests.call`.
 
     Args:
         jobspec: its JSON.
@@ -35,13 +35,13 @@ def submission(jobspec: bytes, urgency: int, *, userid: int, owner: bool) -> tup
 
 
 def sign(jobspec: bytes, userid: int) -> str:
-    """Sign with the mechanism ``none`` (RFC 15): HEADER.PAYLOAD.SIGNATURE, the last being the name of the mechanism."""
+    """Sign with the mechanism ``none`` (RFC 15): HEADER.PAYLOAD.SIGNATURE, where the last is the mechanism's name."""
     header = f"version\0i1\0userid\0i{userid}\0mechanism\0snone\0".encode()
     return f"{base64.b64encode(header).decode()}.{base64.b64encode(jobspec).decode()}.none"
 
 
 def _submitted_id(future: Any) -> int:
-    """Return the FLUID of a submit that was answered; ``get_id()`` would wait for what is there already."""
-    fluid = ffi.new("flux_jobid_t[1]")
-    raw.flux_job_submit_get_id(future.handle, fluid)
-    return int(fluid[0])
+    """Return the jobid from the response to a submit; ``get_id()`` would wait although the response is there."""
+    jobid = ffi.new("flux_jobid_t[1]")
+    raw.flux_job_submit_get_id(future.handle, jobid)
+    return int(jobid[0])

@@ -53,7 +53,7 @@ async def test_without_an_answer_the_last_one_stays_and_it_is_asked_again() -> N
     recent = CachedAnswer("numbers", source, 0)
     assert await recent.get() == 1
     source.broken = True
-    assert (await recent.renew(), recent.known) == (1, 1)
+    assert (await recent.renew(), recent.last) == (1, 1)
     source.broken, source.value = False, 3
     assert await recent.get() == 3
 
@@ -74,7 +74,7 @@ async def test_forgotten_is_asked_for() -> None:
     source = Source()
     recent = CachedAnswer("numbers", source, 0)
     await recent.get()
-    recent.forget()
-    assert recent.known == 0
+    recent.clear()
+    assert recent.last == 0
     assert await recent.get() == 1
     assert source.asked == 2

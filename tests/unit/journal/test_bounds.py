@@ -166,7 +166,7 @@ def test_values_that_are_nested_too_deeply_become_null(levels: list[tuple[bool, 
     for listed, other in levels:
         value = [other, value] if listed else {"[": value, "b": other}
     value = [beside, value, {"again": value}, beside]
-    assert json.loads(depth.followed(json.dumps(value).encode())) == _expected(value)
+    assert json.loads(depth.limited(json.dumps(value).encode())) == _expected(value)
 
 
 # ----------------------------------------------------------------------------------------------------- eventlogs
