@@ -131,8 +131,8 @@ def test_a_task_of_another_user_holds_up_no_stop(powerless: Server, signals: int
     [
         ({"num_nodes": 2, "num_tasks": 2}, "The server only has 1 nodes"),
         ({"gpus_per_task": 1}, "one node without gpus"),
-        ({"queue": "debug"}, "queue: the embedded engine has none"),
-        ({"dependencies": ["afterok:ƒ1"]}, "dependencies: the embedded engine has none"),
+        ({"queue": "debug"}, "queue: not supported by the embedded engine"),
+        ({"dependencies": ["afterok:ƒ1"]}, "dependencies: not supported by the embedded engine"),
         ({"workdir": "/no/such/place"}, "/no/such/place is not a directory"),
     ],
 )

@@ -1,8 +1,7 @@
-"""The instant from which the job IDs of the embedded engine count.
+"""The epoch of the embedded engine's jobids, stored beside the jobs' output.
 
-It is kept beside the jobs' output. IDs begin small in a new directory, as in a new Flux instance, so that they fit into
-the 53 bits of JSON numbers in JavaScript and jq for the first six days. They go on rising when a server starts again
-where another one has left its jobs.
+Jobids start small in a new directory, as in a new Flux instance: for the first six days they fit into the 53 bits of
+JSON numbers in JavaScript and jq. They continue to rise when a server starts where another one has left its jobs.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ import structlog
 
 log = structlog.get_logger("embedded")
 
-#: 2026-01-01T00:00:00Z (Unix time in milliseconds): where IDs cannot be known to begin anew without meeting old ones.
+#: 2026-01-01T00:00:00Z in Unix milliseconds; used if jobids that start again could collide with old ones.
 FIXED = 1_767_225_600_000
 _NAME = "epoch"
 
 
 def read(directory: Path) -> int:
-    """Return the instant, and keep it for the servers that start here later.
+    """Return the epoch of a directory, and store it for later servers.
 
     Args:
-        directory: where the engine keeps the output of jobs; it exists.
+        directory: an existing directory where the engine stores the output of jobs.
 
     Returns:
-        Unix time in milliseconds: now in an empty directory, and what was kept there in another one.
+        Unix time in milliseconds: the current time for an empty directory, otherwise the stored epoch.
     """
     path = directory / _NAME
     try:
@@ -37,7 +36,7 @@ def read(directory: Path) -> int:
     except (OSError, ValueError) as exc:
         log.warning("the epoch of job ids cannot be read", path=str(path), reason=str(exc))
         return FIXED
-    if any(directory.iterdir()):  # output of a version that kept no epoch
+    if any(directory.iterdir()):  # output of a version that did not store an epoch
         return FIXED
     epoch = int(time.time() * 1000)
     try:
@@ -45,6 +44,6 @@ def read(directory: Path) -> int:
         temporary.write_text(f"{epoch}\n")
         temporary.replace(path)
     except OSError as exc:
-        log.warning("the epoch of job ids cannot be kept", path=str(path), reason=str(exc))
+        log.warning("the epoch of job ids cannot be stored", path=str(path), reason=str(exc))
         return FIXED
     return epoch

@@ -1,6 +1,6 @@
-"""Processes of the embedded engine's jobs that cannot be reached by their process group.
+"""Processes of the embedded engine's jobs that are in no known process group.
 
-A killed server has left them behind, or they are in sessions of their own (setsid, daemons).
+They were left behind by a killed server, or are in sessions of their own (setsid, daemons).
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import os
 import signal
 from pathlib import Path
 
-_MARK = b"FLUX_JOB_TMPDIR="  # in the environment of every process of a job
+_VARIABLE = b"FLUX_JOB_TMPDIR="  # in the environment of every process of a job
 
 
-def end(directory: Path) -> int:
-    """Kill the processes of jobs by the directory of their files, which is in their environment.
+def kill(directory: Path) -> int:
+    """Kill the processes whose environment names a directory of jobs.
 
     Args:
-        directory: of one job, or the one where the engine keeps the files of all its jobs.
+        directory: the temporary directory of one job, or the one that contains those of all jobs.
 
     Returns:
-        How many processes there were.
+        The number of processes.
     """
-    of_one = _MARK + os.fsencode(directory)
+    of_one = _VARIABLE + os.fsencode(directory)
     of_all = of_one + b"/"
-    found = 0
+    count = 0
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -35,5 +35,5 @@ def end(directory: Path) -> int:
         if any(variable == of_one or variable.startswith(of_all) for variable in variables):
             with contextlib.suppress(OSError):
                 os.kill(int(entry.name), signal.SIGKILL)
-                found += 1
-    return found
+                count += 1
+    return count

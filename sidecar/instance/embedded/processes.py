@@ -1,4 +1,4 @@
-"""One job of the embedded engine: its processes, their output, their end."""
+"""Runs the tasks of one job of the embedded engine as processes: their start, their output, their end."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = structlog.get_logger("embedded")
 
 _CHUNK = 64 * 1024
 _FROM_FILE = ["/bin/sh", "-c", 'exec "$@" <"$0"']
-_KILLED = 0.5  # seconds after SIGKILL until what is left of a job is looked for, and then until it is left behind
-_LOOKED_FOR = 1.0  # seconds
+_KILL_GRACE = 0.5  # seconds from SIGKILL to the search for other processes, and from there until they are abandoned
+_SEARCH_TIMEOUT = 1.0  # seconds
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127  # exit codes of sh(1) and of Flux's shell
 
 
 class ExecError(Exception):
-    """A task could not be started, or its output not be kept; ``status`` is the job's wait status."""
+    """A task could not be started, or its output not be written; ``status`` is the job's wait status."""
 
     def __init__(self, note: str, status: int) -> None:
         super().__init__(note)
@@ -40,37 +40,37 @@ class Processes:
     """The tasks of one running job.
 
     Args:
-        job_id: the job's FLUID.
+        jobid: the job.
         spec: its jobspec.
-        tasks: how many processes to run.
+        tasks: the number of processes.
         hostname: this machine's name, for messages.
-        directory: where its output eventlog and its temporary files go.
+        directory: of its output eventlog and its temporary files.
     """
 
-    def __init__(self, job_id: int, spec: Mapping[str, Any], tasks: int, hostname: str, directory: Path) -> None:
-        self._f58 = fluid.f58(job_id)
+    def __init__(self, jobid: int, spec: Mapping[str, Any], tasks: int, hostname: str, directory: Path) -> None:
+        self._f58 = fluid.f58(jobid)
         self._command: list[str] = spec["tasks"][0]["command"]
         self._system: Mapping[str, Any] = spec["attributes"]["system"]
         self.duration = float(self._system.get("duration") or 0)
-        """The time limit in seconds; 0: none."""
+        """The time limit in seconds; 0 if unlimited."""
         self._tasks = tasks
         self._hostname = hostname
         self._directory = directory
         self._tmpdir = directory / f"{self._f58}.tmp"
         self._running: list[asyncio.subprocess.Process] = []
         self._pipes: list[asyncio.BaseTransport] = []
-        self._letting_go: asyncio.Task[None] | None = None
+        self._cleanup: asyncio.Task[None] | None = None
         self._abandoned = asyncio.Event()
         self._signals: list[int] = []
-        self._unwritten: OSError | None = None
+        self._write_error: OSError | None = None
         self._version = 0
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
 
     async def run(self) -> int:
         """Run all tasks to their end and return the job's wait status, as Flux's shell would.
 
         Raises:
-            ExecError: a task could not be started, or output not be written; all of them are killed then.
+            ExecError: a task could not be started, or output not be written; all tasks are killed.
         """
         try:
             self._tmpdir.mkdir(parents=True)
@@ -83,14 +83,14 @@ class Processes:
             note = f"host {self._hostname}: {exc.filename or 'output'}: {exc.strerror}"
             raise ExecError(note, _CANNOT_EXECUTE << 8) from None
         finally:
-            await self._tasks_end()
-            if self._letting_go:
-                self._letting_go.cancel()
-            shutil.rmtree(self._tmpdir, ignore_errors=True)  # whatever its tasks have left there
+            await self._wait_for_tasks()
+            if self._cleanup:
+                self._cleanup.cancel()
+            shutil.rmtree(self._tmpdir, ignore_errors=True)
             self._changed()
 
-    async def _tasks_end(self) -> None:
-        """Wait until every task has ended, or is left behind."""
+    async def _wait_for_tasks(self) -> None:
+        """Wait until every task has ended or was abandoned."""
 
         async def end() -> None:
             for process in self._running:
@@ -108,18 +108,18 @@ class Processes:
                 try:
                     process, *streams = await self._start(rank)
                 except ExecError as exc:
-                    self.kill()  # their output ends with them, and so does the group
+                    self.kill()  # ends their output, and so the group
                     failure = exc
                     break
                 self._running.append(process)
-                for number in self._signals:  # sent to the job while this task was being started
-                    _send(process, number)
+                for signum in self._signals:  # sent to the job while this task was started
+                    _send(process, signum)
                 for stream, reader in zip(("stdout", "stderr"), streams, strict=True):
                     readers.create_task(self._copy(reader, stream, rank, output))
-        failure = failure or self._unwritten
+        failure = failure or self._write_error
         if failure:
             raise failure
-        await self._tasks_end()
+        await self._wait_for_tasks()
         codes = [-signal.SIGKILL if process.returncode is None else process.returncode for process in self._running]
         return max(code if code >= 0 else 128 - code for code in codes) << 8
 
@@ -133,11 +133,11 @@ class Processes:
             "FLUX_TASK_RANK": str(rank),
             "FLUX_TASK_LOCAL_ID": str(rank),
         }
-        # Pipes of our own: those of asyncio's are closed by the last process that has them, and it waits for that.
+        # Not asyncio's pipes: those are closed by the last process that has them open, and asyncio waits for that.
         ends: list[int] = []
         try:
             stdout, stderr = await self._pipe(ends), await self._pipe(ends)
-            argv, stdin = self._reads(ends)
+            argv, stdin = self._argv_and_stdin(ends)
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=stdin,
@@ -149,35 +149,38 @@ class Processes:
             )
         except (OSError, ValueError) as exc:
             missing = isinstance(exc, FileNotFoundError)
-            words = exc.strerror if isinstance(exc, OSError) else str(exc)
-            note = f"task {rank} (host {self._hostname}): start failed: {self._command[0]}: {words}"
+            reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+            note = f"task {rank} (host {self._hostname}): start failed: {self._command[0]}: {reason}"
             raise ExecError(note, (_NOT_FOUND if missing else _CANNOT_EXECUTE) << 8) from None
         finally:
             for end in ends:
                 os.close(end)
         return process, stdout, stderr
 
-    def _reads(self, ends: list[int]) -> tuple[list[str], int]:
-        """Return what runs a task that reads what the jobspec says, and its standard input.
+    def _argv_and_stdin(self, ends: list[int]) -> tuple[list[str], int]:
+        """Return the command line and the standard input of a task that reads the jobspec's input.
+
+        Args:
+            ends: file descriptors to close after the start; one is added for an opened file.
 
         Raises:
             OSError: there is no such file.
         """
-        words, wrapper = self._command, jobspec.STDIN_WRAPPER
-        if words[: len(wrapper)] == wrapper:
-            # Without the shell, which would drop variables whose names it cannot have. Another task may have put
-            # anything in the file's place.
+        command, wrapper = self._command, jobspec.STDIN_WRAPPER
+        if command[: len(wrapper)] == wrapper:
+            # Without the shell, which would drop variables whose names it does not support. Another task may have
+            # replaced the file.
             ends.append(os.open(self._tmpdir / "stdin", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
-            return words[len(wrapper) :], ends[-1]
+            return command[len(wrapper) :], ends[-1]
         path = jobspec.get(self._system, "shell.options.input.stdin.path", os.devnull)
         if path == os.devnull:
-            return words, asyncio.subprocess.DEVNULL
-        # Any other file is opened by the task itself: the path may lead to what is the server's (/proc/self/fd/7), or
-        # to a pipe that holds up whatever opens it.
-        return [*_FROM_FILE, path, *words], asyncio.subprocess.DEVNULL
+            return command, asyncio.subprocess.DEVNULL
+        # The task itself opens any other file: the path may lead to a descriptor of the server (/proc/self/fd/7), or to
+        # a pipe that blocks the process that opens it.
+        return [*_FROM_FILE, path, *command], asyncio.subprocess.DEVNULL
 
     async def _pipe(self, ends: list[int]) -> asyncio.StreamReader:
-        """Make a pipe; add the end that a task writes to, and return what reads the other."""
+        """Create a pipe; append its write end to ``ends`` and return a reader of the other end."""
         reader = asyncio.StreamReader()
         read, write = os.pipe()
         ends.append(write)
@@ -187,42 +190,42 @@ class Processes:
         self._pipes.append(transport)
         return reader
 
-    def signal(self, number: int) -> bool:
-        """Send a signal to every task of the job, and to what they have started in their sessions.
+    def signal(self, signum: int) -> bool:
+        """Send a signal to every task of the job and the processes in their sessions.
 
         Returns:
-            Whether it may be sent to all of them; one may run as another user.
+            Whether all may be signaled; a task may run as another user.
         """
-        self._signals.append(number)
-        sent = [_send(process, number) for process in self._running]
+        self._signals.append(signum)
+        sent = [_send(process, signum) for process in self._running]
         return all(sent)
 
     def kill(self) -> None:
-        """Kill every process of the job; what outlives that is left behind after a moment."""
+        """Kill every process of the job; those that survive are abandoned after a grace period."""
         self.signal(signal.SIGKILL)
-        if self._letting_go is None:
-            self._letting_go = asyncio.create_task(self._let_go(), name="what is left of a job")
+        if self._cleanup is None:
+            self._cleanup = asyncio.create_task(self._end_survivors(), name="cleanup of a killed job")
 
-    async def _let_go(self) -> None:
-        """End what holds up the end of a job that was killed: a process in a session of its own, or another user's."""
-        await asyncio.sleep(_KILLED)
+    async def _end_survivors(self) -> None:
+        """End the processes that delay the end of a killed job: in a session of their own, or of another user."""
+        await asyncio.sleep(_KILL_GRACE)
         try:
-            async with asyncio.timeout(_LOOKED_FOR):
-                left = await asyncio.to_thread(orphans.end, self._tmpdir)
+            async with asyncio.timeout(_SEARCH_TIMEOUT):
+                killed = await asyncio.to_thread(orphans.kill, self._tmpdir)
         except (OSError, TimeoutError) as exc:
-            log.error("processes of a job cannot be looked for", job=self._f58, reason=str(exc) or "no answer")
+            log.error("cannot search for processes of a job", job=self._f58, reason=str(exc) or "timed out")
         else:
-            if left:
-                log.info("processes of a job in other sessions were ended", job=self._f58, processes=left)
-        await asyncio.sleep(_KILLED)
+            if killed:
+                log.info("processes of a job in other sessions were ended", job=self._f58, processes=killed)
+        await asyncio.sleep(_KILL_GRACE)
         pids = [process.pid for process in self._running if process.returncode is None]
-        log.error("a job does not end; what cannot be killed is left behind", job=self._f58, tasks=pids)
+        log.error("a job does not end; its processes are abandoned", job=self._f58, tasks=pids)
         self._abandoned.set()
         for pipe in self._pipes:
             pipe.close()
 
     async def _copy(self, reader: asyncio.StreamReader, stream: str, rank: int, output: IO[bytes]) -> None:
-        """Write what a task writes to the output eventlog, as it comes (RFC 24)."""
+        """Append a task's output to the output eventlog as it is written (RFC 24)."""
         while data := await reader.read(_CHUNK):
             context: dict[str, Any] = {"stream": stream, "rank": str(rank)}
             try:
@@ -234,39 +237,39 @@ class Processes:
             try:
                 output.write(text)
                 output.flush()
-            except OSError as exc:  # the disk is full: a job whose output is lost must not look well
-                self._unwritten = exc
+            except OSError as exc:  # the disk is full: a job whose output is lost must not appear successful
+                self._write_error = exc
                 self.kill()
             self._changed()
 
     def _changed(self) -> None:
         self._version += 1
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
+        waiters, self._waiters = self._waiters, []
+        for future in waiters:
             if not future.done():
                 future.set_result(None)
 
-    async def written(self, version: int) -> int:
-        """Wait until something was written after a version, or the tasks have ended; return the version then."""
+    async def wait_for_output(self, version: int) -> int:
+        """Wait for a write after a version, or the end of the tasks; return the version then."""
         if self._version <= version:
             future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
+            self._waiters.append(future)
             await future
         return self._version
 
 
-def _send(process: asyncio.subprocess.Process, number: int) -> bool:
-    """Signal a task and its session; return whether that is allowed."""
+def _send(process: asyncio.subprocess.Process, signum: int) -> bool:
+    """Signal a task and its session; return whether that is permitted."""
     try:
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signum)
     except ProcessLookupError:
         return True  # it has ended meanwhile
     except PermissionError as exc:  # it runs as another user
-        log.error("a task cannot be signalled", pid=process.pid, signal=number, reason=str(exc))
+        log.error("a task cannot be signaled", pid=process.pid, signal=signum, reason=str(exc))
         return False
     return True
 
 
 def output_path(directory: Path, f58: str) -> Path:
-    """Where the output eventlog of a job is."""
+    """Return the path of a job's output eventlog."""
     return directory / f"{f58}.output"

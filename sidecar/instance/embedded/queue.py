@@ -1,7 +1,7 @@
-"""The one queue of the embedded engine: which job starts next, and on which cores.
+"""The queue of the embedded engine, which selects the next job to start and its cores.
 
-It is FIFO by urgency, strictly in order: a job that does not fit yet keeps all behind it waiting, as with Flux's
-simple scheduler.
+It is FIFO by urgency, strictly in order: a job that does not fit yet blocks all behind it, as in Flux's simple
+scheduler.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ _HIGHEST_PRIORITY = 2**32 - 1
 
 
 class Job(msgspec.Struct, eq=False):
-    """A job that has not ended."""
+    """An active job."""
 
     id: int
     spec: bytes
-    """Its jobspec as JSON: thousands of jobs may wait, and as objects it takes many times as much memory."""
-    want: Counts
+    """The jobspec as JSON: thousands of jobs may wait, and objects take many times as much memory."""
+    counts: Counts
     urgency: int
     cores: list[int] = []
     processes: Processes | None = None
     task: asyncio.Task[None] | None = None
-    ended: bool = False
+    ending: bool = False
+    """Whether its processes were signaled because of a fatal exception."""
 
     def decoded(self) -> dict[str, Any]:
         """Return the jobspec."""
@@ -37,15 +38,15 @@ class Job(msgspec.Struct, eq=False):
 
 
 def priority(urgency: int) -> int:
-    """Return the priority that Flux gives to a job of an urgency, where no plugin says otherwise."""
+    """Return the priority that Flux assigns to an urgency without a priority plugin."""
     return _HIGHEST_PRIORITY if urgency == EXPEDITE else urgency
 
 
 class Queue:
-    """Pending jobs, and the cores that are free for them.
+    """Pending jobs and free cores.
 
     Args:
-        cores: how many there are.
+        cores: the number of cores.
     """
 
     def __init__(self, cores: int) -> None:
@@ -53,51 +54,51 @@ class Queue:
         self._free = set(range(cores))
         self._pending: list[Job] = []
         self.stopped: str | None = None
-        """Why no job is started from it; None while they are."""
+        """Why the queue is stopped; None while it is started."""
         self.drained: str | None = None
-        """Why no job is started on the node; None while they are."""
+        """Why the node is drained; None while it is not."""
 
     @property
     def used(self) -> int:
-        """How many cores jobs have."""
+        """The number of allocated cores."""
         return self.cores - len(self._free)
 
     def __contains__(self, job: Job) -> bool:
         return job in self._pending
 
     def add(self, job: Job) -> None:
-        """Take a job in, behind those of its urgency."""
+        """Add a job behind those with its urgency."""
         self._pending.append(job)
         self._sort()
 
     def remove(self, job: Job) -> None:
-        """Let go of a pending job."""
+        """Remove a pending job."""
         self._pending.remove(job)
 
     def reprioritize(self, job: Job, urgency: int) -> int:
-        """Give a pending job another urgency and the place that goes with it; return the old one."""
-        old, job.urgency = job.urgency, urgency
+        """Set the urgency of a pending job, move it accordingly, and return the previous urgency."""
+        previous, job.urgency = job.urgency, urgency
         self._sort()
-        return old
+        return previous
 
     def _sort(self) -> None:
         self._pending.sort(key=lambda job: (-job.urgency, job.id))
 
     def take(self) -> Job | None:
-        """Take the next job out and give it its cores; None while it has to wait. Held ones never start."""
+        """Remove the next job and allocate its cores; return None while it has to wait. Held jobs never start."""
         if self.stopped is not None or self.drained is not None:
             return None
         if not self._pending or self._pending[0].urgency == HOLD:
             return None
         job = self._pending[0]
-        need = self.cores if job.want.exclusive else job.want.total_slots * job.want.cores
-        if need > len(self._free):
+        count = self.cores if job.counts.exclusive else job.counts.total_slots * job.counts.cores
+        if count > len(self._free):
             return None
         self._pending.pop(0)
-        job.cores = sorted(self._free)[:need]
+        job.cores = sorted(self._free)[:count]
         self._free.difference_update(job.cores)
         return job
 
     def release(self, job: Job) -> None:
-        """Take a job's cores back."""
+        """Free a job's cores."""
         self._free.update(job.cores)
