@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
 from sidecar.auth.guard import CALLER
-from sidecar.cluster import objects as manifests
-from sidecar.cluster.cluster import Cluster, ClusterSnapshot
+from sidecar.cluster.objects import Condition, Job, MiniCluster, Pod
 from sidecar.domain.errors import Conflict, NotFound
 from sidecar.domain.model import AS_TEXT, Node
 from sidecar.http.audit import audit_details
@@ -20,6 +19,9 @@ from sidecar.http.routing import json_response
 from sidecar.instance import Instance
 from sidecar.services.lifecycle import Lifecycle
 from sidecar.services.scaling import Scaler, Scaling
+
+if TYPE_CHECKING:  # it loads the Kubernetes client, which a server outside Kubernetes does not need
+    from sidecar.cluster.cluster import Cluster, ClusterSnapshot
 
 
 class ClusterCondition(msgspec.Struct):
@@ -134,8 +136,7 @@ class ClusterResource:
         Outside Kubernetes this is 404, and says so.
         """
         cluster, scaler = self._parts()
-        view = await cluster.look()
-        return _body(view, (await self._instance.resources()).nodes, scaler.scaling)
+        return _body(await cluster.snapshot(), (await self._instance.resources()).nodes, scaler.scaling)
 
     @operation(
         "POST",
@@ -163,39 +164,38 @@ class ClusterResource:
         return self._cluster, self._scaler
 
 
-def _body(view: ClusterSnapshot, nodes: Iterable[Node], scaling: Scaling | None) -> ClusterBody:
+def _body(snapshot: ClusterSnapshot, nodes: Iterable[Node], scaling: Scaling | None) -> ClusterBody:
     brokers = {node.name: node for node in nodes}
     return ClusterBody(
-        namespace=view.job.metadata.namespace,
-        minicluster=_minicluster(view.minicluster) if view.minicluster else None,
-        job=_job(view.job),
-        pods=[_pod(pod, brokers.get(pod.spec.hostname)) for pod in view.pods],
+        namespace=snapshot.job.namespace,
+        minicluster=_minicluster(snapshot.minicluster) if snapshot.minicluster else None,
+        job=_job(snapshot.job),
+        pods=[_pod(pod, brokers.get(pod.spec.hostname)) for pod in snapshot.pods],
         scaling=scaling,
-        updated=view.updated,
+        updated=snapshot.updated,
     )
 
 
-def _minicluster(found: manifests.MiniCluster) -> MiniClusterBody:
+def _minicluster(found: MiniCluster) -> MiniClusterBody:
     low, high = found.bounds
     status = MiniClusterStatusBody(found.status.size, found.status.maximum_size, _conditions(found.status.conditions))
     return MiniClusterBody(found.metadata.name, found.metadata.namespace, found.spec.size, low, high, status)
 
 
-def _job(found: manifests.Job) -> ClusterJob:
-    spec, status = found.spec, found.status
+def _job(job: Job) -> ClusterJob:
     return ClusterJob(
-        name=found.metadata.name,
-        completions=spec.completions,
-        parallelism=spec.parallelism,
-        active=status.active,
-        ready=status.ready,
-        succeeded=status.succeeded,
-        failed=status.failed,
-        conditions=_conditions(status.conditions),
+        name=job.name,
+        completions=job.completions,
+        parallelism=job.parallelism,
+        active=job.active,
+        ready=job.ready,
+        succeeded=job.succeeded,
+        failed=job.failed,
+        conditions=_conditions(job.conditions),
     )
 
 
-def _pod(found: manifests.Pod, node: Node | None) -> ClusterPod:
+def _pod(found: Pod, node: Node | None) -> ClusterPod:
     status = found.status
     if status.phase in ("Succeeded", "Failed"):
         node = None  # the broker of that name is in the pod that came after it
@@ -214,5 +214,5 @@ def _pod(found: manifests.Pod, node: Node | None) -> ClusterPod:
     )
 
 
-def _conditions(found: Iterable[manifests.Condition]) -> list[ClusterCondition]:
+def _conditions(found: Iterable[Condition]) -> list[ClusterCondition]:
     return [ClusterCondition(each.type, each.status, each.reason, each.message) for each in found]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from sidecar.auth.setup import AuthSetup
-from sidecar.cluster.client import ApiServer
-from sidecar.cluster.cluster import Cluster
 from sidecar.config.environment import api_server, tracing_config
 from sidecar.config.jobs import parse_option_flags
 from sidecar.config.rundir import store_path
@@ -35,6 +34,9 @@ from sidecar.services.workload import Workload
 from sidecar.store import Store
 from sidecar.telemetry.instruments import Instruments
 from sidecar.telemetry.tracing import Tracing
+
+if TYPE_CHECKING:
+    from sidecar.cluster.cluster import Cluster
 
 log = structlog.get_logger("server")
 
@@ -103,9 +105,13 @@ def cluster(settings: Settings) -> Cluster:
     Raises:
         SettingsError: the address of the API server cannot be used.
     """
+    from sidecar.cluster.client import ApiServer  # they load the Kubernetes client: 30 MB
+    from sidecar.cluster.cluster import MAX_RESPONSE, Cluster
+
     options = settings.kubernetes
+    credentials = Path(options.kubernetes_credentials)
     return Cluster(
-        ApiServer(api_server(options.kubernetes_api), Path(options.kubernetes_credentials)),
+        ApiServer(api_server(options.kubernetes_api), credentials, max_response=MAX_RESPONSE),
         namespace=options.kubernetes_namespace,
         job=options.kubernetes_job or options.minicluster,
         index=options.completion_index,

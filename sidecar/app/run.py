@@ -13,7 +13,7 @@ import structlog
 
 from sidecar.app.components import cluster
 from sidecar.app.server import Server
-from sidecar.cluster import outlook
+from sidecar.cluster import end_file
 from sidecar.config import secrets
 from sidecar.config.rundir import make_run_directory
 from sidecar.config.settings import Settings
@@ -47,7 +47,7 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
         ServerFailed: this pod has ended already, or a task that the server needs has died.
     """
     return_early()
-    if settings.kubernetes.end_file and (verdict := outlook.read(Path(settings.kubernetes.end_file))):
+    if settings.kubernetes.end_file and (verdict := end_file.read(Path(settings.kubernetes.end_file))):
         raise ServerFailed(f"this pod has ended already: {verdict.reason}")
     directory = make_run_directory(settings)
     server = Server(settings, directory.path)
@@ -84,7 +84,7 @@ async def report_failure(settings: Settings, text: str) -> None:
     except SettingsError:
         return
     try:
-        await found.tell("StartFailed", text, warning=True)
+        await found.record_event("StartFailed", text, warning=True)
     finally:
         await found.close()
 

@@ -162,7 +162,7 @@ class _Names:
         self._machine = names.own_names()
         self._services = service_names()
         self._strict = strict
-        pod = names.cluster() if in_kubernetes() else names.Cluster("", "")
+        pod = names.resolver_domain() if in_kubernetes() else names.ResolverDomain("", "")
         self._namespace = pod.namespace
         self._suffixes = (*_CLUSTER, f".svc.{pod.domain}") if pod.domain else _CLUSTER
 

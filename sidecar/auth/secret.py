@@ -1,93 +1,89 @@
 """The token file, read from the Secret that it is mounted from.
 
-Kubelet writes a Secret that has changed into the volumes of pods after a minute or two. A token that was revoked must
-not be good for so long, so the API server is asked as well, every few seconds. Where it cannot be asked, the file
-counts, as without this.
+Kubelet writes a changed Secret into the volumes of pods within one or two minutes. A revoked token must not be valid
+for so long, so the Secret is also read from the API server, every few seconds. While that fails the file is used.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from sidecar.auth.tokens import TokenFile
-from sidecar.cluster.client import ApiError, ApiServer
-from sidecar.cluster.cluster import Rule
+from sidecar.cluster.client import ApiServer, malformed
+from sidecar.cluster.core import CoreApi
+from sidecar.cluster.errors import ApiError
+from sidecar.cluster.rules import SECRET
 
 log = structlog.get_logger("auth")
 
-RULE = Rule("", "secrets", "get")
-"""What a Role has to allow, for this Secret alone."""
-
 _KEY = "tokens"
 _PERIOD = 3.0  # seconds
-_LONGEST_PERIOD = 60.0  # where the API server refuses
-
-
-class _Secret(msgspec.Struct):
-    data: dict[str, str] = {}
+_LONG_PERIOD = 60.0  # while a Role is missing
 
 
 class TokenSecret:
-    """Keeps a :class:`TokenFile` at what the Secret says.
+    """Keeps a :class:`TokenFile` at the content of the Secret.
 
     Args:
-        server: is asked.
+        server: is requested for it.
         namespace: of the Secret; empty: the server's own.
         name: of the Secret, whose key ``tokens`` the file is mounted from.
-        file: gets the tokens.
-        changed: called when they are others.
+        file: receives the tokens.
+        changed: called when they have changed.
     """
 
     def __init__(
         self, server: ApiServer, *, namespace: str, name: str, file: TokenFile, changed: Callable[[], None]
     ) -> None:
         self._server = server
+        self._core = CoreApi(server.client)
         self._namespace = namespace
         self._name = name
         self._file = file
         self._changed = changed
-        self._trouble = ""
+        self._last_error = ""
 
     async def run(self) -> None:
-        """Ask again and again; ends only when it is cancelled."""
+        """Read the Secret again and again, until it is cancelled."""
         while True:
-            period = await self.look()
+            period = await self.poll()
             await asyncio.sleep(period)
 
-    async def look(self) -> float:
-        """Ask once; return after how many seconds to ask again."""
+    async def poll(self) -> float:
+        """Read the Secret once; return the seconds until the next time."""
         try:
-            namespace = self._namespace or self._server.account.read("namespace")
-            raw = await self._server.ask("GET", f"/api/v1/namespaces/{namespace}/secrets/{self._name}")
-            text = base64.b64decode(msgspec.json.decode(raw, type=_Secret).data.get(_KEY, ""), validate=True).decode()
+            tokens = await self._read()
         except ApiError as exc:
-            if exc.status == 404:  # deleted: nothing that it held is good any more
+            if exc.status == 404:  # it is deleted, and with it all its tokens
                 return self._take("")
-            advice = f" Bind a Role to its service account with the rule {RULE}." if exc.status == 403 else ""
-            return self._fail(f"{exc.detail}{advice}", refused=exc.status == 403)
-        except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, RecursionError) as exc:
-            return self._fail(f"What {self._server.url} has answered is no Secret with a text: {exc}.", refused=False)
-        return self._take(text)
+            advice = f" Bind a Role to its service account with the rule {SECRET}." if exc.status == 403 else ""
+            return self._fail(f"{exc.detail}{advice}", forbidden=exc.status == 403)
+        except ValueError:  # neither base64 nor UTF-8; its text may quote a digest
+            return self._fail(malformed(self._server.url, f"Secret with a text in {_KEY}"), forbidden=False)
+        return self._take(tokens)
 
     async def close(self) -> None:
         """Close the connections to the API server."""
         await self._server.close()
 
+    async def _read(self) -> str:
+        namespace = self._namespace or self._server.account.read("namespace")
+        secret = await self._core.read_namespaced_secret(self._name, namespace)
+        return base64.b64decode((secret.data or {}).get(_KEY, ""), validate=True).decode()
+
     def _take(self, text: str) -> float:
-        self._trouble = ""
+        self._last_error = ""
         if self._file.take(text, source=f"secret {self._name}"):
             self._changed()
         return _PERIOD
 
-    def _fail(self, reason: str, *, refused: bool) -> float:
+    def _fail(self, reason: str, *, forbidden: bool) -> float:
         self._file.release()
-        if reason != self._trouble:
-            self._trouble = reason
-            log.warning("the Secret of the tokens cannot be read: a change of it is seen later", reason=reason)
-        return _LONGEST_PERIOD if refused else _PERIOD
+        if reason != self._last_error:
+            self._last_error = reason
+            log.warning("the Secret of the tokens cannot be read; its changes take effect later", reason=reason)
+        return _LONG_PERIOD if forbidden else _PERIOD

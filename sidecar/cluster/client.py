@@ -1,133 +1,148 @@
-"""The Kubernetes API server, asked by the server's own service account.
+"""The official Kubernetes client (``kubernetes.aio``) over a transport with this server's limits.
 
-The official client is 126 MB on disk and 55 MB of memory: not worth a handful of requests, which aiohttp makes as well.
+The client's API classes and models build requests and read responses. :class:`Transport` sends them in place of the
+client's own ``RESTClientObject``, which cannot hold these properties:
+
+* The token and the CA are read anew for each request, in a thread and within a timeout.
+* A response is read up to a bound, uncompressed.
+* At most :data:`MAX_REQUESTS` requests run at once; a request's timeout includes the wait for its turn.
+* Nothing is retried, no redirect is followed, no proxy of the environment is used: tokens go to the API server alone.
+
+Import this module, and what imports it, only where a feature needs it: it adds 30 MB of memory and 0.3 s of CPU time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import aiohttp
+import msgspec
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.api_response import ApiResponse
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.exceptions import OpenApiException
 
+from sidecar import __version__
+from sidecar.cluster.account import ServiceAccount
+from sidecar.cluster.errors import ApiError
 from sidecar.config.values import SettingsError
 from sidecar.runtime import bodies
-from sidecar.runtime.files import Looks, NotSmall, ReadTimeout, read_small
 
-TOKEN = re.compile(r"[!-~]{1,16384}")
-"""What a bearer token can be; no API server can have issued anything else."""
+MAX_REQUESTS = 8
+"""Requests that one :class:`ApiServer` sends at the same time."""
+MAX_RESPONSE = 1 << 20
+"""Bytes that a response may have, unless another limit is given."""
 
-AT_ONCE = 8
-"""How many requests one :class:`ApiServer` sends at the same time."""
-MOST = 1 << 20
-"""Bytes that an answer may have, unless more is asked for."""
-
-_READ = 2.0  # seconds in which the files of the service account have to be read
-_LONGEST_WAIT = 30  # seconds that callers are told to wait, whatever the API server asks of us
+_MAX_RETRY_AFTER = 30  # seconds that callers are asked to wait, whatever the API server asks of this server
 _SUCCESS = frozenset({200, 201, 202})
-
-
-class ApiError(Exception):
-    """The API server has not done what it was asked; no credential is ever part of this.
-
-    Args:
-        detail: why, with what to look at; of an answer only what its status says.
-        status: what it has answered; 0: nothing.
-        body: of the answer, a Status object as a rule.
-        retry_after: when to ask again, in seconds.
-    """
-
-    def __init__(self, detail: str, *, status: int = 0, body: bytes = b"", retry_after: int = 1) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.status = status
-        self.body = body
-        self.retry_after = retry_after
+_MALFORMED = (OpenApiException, ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 class ApiServer:
-    """One API server.
+    """One API server, with the service account by which this server calls it.
 
     Args:
-        url: where it is (``https://…``).
-        credentials: the directory with the server's own ``token``, ``ca.crt`` and ``namespace``.
-        timeout: how many seconds one request may take.
+        url: ``https://HOST[:PORT]``.
+        credentials: the directory with the service account's ``token``, ``ca.crt`` and ``namespace``.
+        timeout: seconds that one request may take.
+        max_response: bytes that a response may have.
 
     Raises:
-        SettingsError: tokens would be sent in the clear.
+        SettingsError: the URL is not https, so that tokens would be sent unencrypted.
     """
 
-    def __init__(self, url: str, credentials: Path, *, timeout: float = 5.0) -> None:
+    def __init__(self, url: str, credentials: Path, *, timeout: float = 5.0, max_response: int = MAX_RESPONSE) -> None:
         if not url.startswith("https://"):
-            raise SettingsError(f"The Kubernetes API server has to be reached by https://, not at {url!r}.")
+            raise SettingsError(f"The URL of the Kubernetes API server must start with https://, not {url!r}.")
         self.url = url.rstrip("/")
-        self.account = Account(credentials)
-        self._timeout = timeout
-        self._slots = asyncio.Semaphore(AT_ONCE)
-        self._session: aiohttp.ClientSession | None = None
-
-    async def ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        *,
-        kind: str = "application/json",
-        query: Mapping[str, str] | None = None,
-        most: int = MOST,
-    ) -> bytes:
-        """Send a request and return the answer's body, which is JSON of a kind that only the caller knows.
-
-        Args:
-            method: of HTTP.
-            path: below the API server's URL.
-            body: of the request.
-            kind: its media type.
-            query: parameters of the URL.
-            most: bytes that the answer may have, success or not.
-
-        Raises:
-            ApiError: there is no answer, it is too large, or it is no success.
-        """
-        try:
-            token, trust = await self.account.credentials()
-            async with (
-                asyncio.timeout(self._timeout),  # with the wait for a slot: no caller waits longer than for one call
-                self._slots,
-                self._http().request(
-                    method,
-                    self.url + path,
-                    params=query,
-                    data=body,
-                    headers={"Authorization": f"Bearer {token}", "Content-Type": kind},
-                    ssl=trust,
-                    allow_redirects=False,  # tokens go to the API server and to nobody else
-                ) as response,
-            ):
-                answer = await bodies.read(response, most)
-                if response.status not in _SUCCESS:
-                    raise self._refused(response, answer)
-                return answer
-        except bodies.TooLarge:
-            why = f"has answered with more than {most} bytes: look whether it is a Kubernetes API server at all"
-        except TimeoutError:
-            why = f"has not answered within {self._timeout:g} s: look at its load, and at NetworkPolicies on the way"
-        except aiohttp.ClientConnectorCertificateError as exc:
-            why = f"has a certificate that {self.account.path('ca.crt')} does not vouch for: {exc.certificate_error}"
-        except (aiohttp.ClientError, OSError) as exc:
-            why = f"cannot be reached ({type(exc).__name__}): look at its address, and at NetworkPolicies on the way"
-        raise ApiError(f"The API server at {self.url} {why}.")
+        self.account = ServiceAccount(credentials)
+        self._transport = Transport(self.url, self.account, timeout, max_response)
+        self.client = _Client(self.url, self._transport)
+        """For the API classes of ``kubernetes.aio.client``; every request raises :class:`ApiError` where it fails."""
 
     async def close(self) -> None:
         """Close the connections, and end the thread that reads the credentials."""
         self.account.close()
+        await self._transport.close()
+
+
+class Response(NamedTuple):
+    """What :class:`ApiClient` uses of a response; the body has been read, and the status is a success."""
+
+    status: int
+    data: bytes
+    headers: Mapping[str, str] = {"Content-Type": "application/json", "content-type": "application/json"}
+    reason: str = ""
+
+    async def read(self) -> bytes:
+        """Return the body."""
+        return self.data
+
+
+class Transport:
+    """Sends the client's requests.
+
+    Args:
+        url: of the API server, for errors.
+        account: its token authenticates each request, its CA the API server.
+        timeout: seconds that one request may take.
+        max_response: bytes that a response may have.
+    """
+
+    def __init__(self, url: str, account: ServiceAccount, timeout: float, max_response: int) -> None:
+        self._url = url
+        self._account = account
+        self._timeout = timeout
+        self._max_response = max_response
+        self._turns = asyncio.Semaphore(MAX_REQUESTS)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Any = None, **_: object
+    ) -> Response:
+        """Send a request and return the response.
+
+        Raises:
+            ApiError: there is no response, it is too large, or its status is not a success.
+        """
+        try:
+            token, ssl_context = await self._account.credentials()
+            async with (
+                asyncio.timeout(self._timeout),
+                self._turns,
+                self._open_session().request(
+                    method,
+                    url,
+                    data=None if body is None else msgspec.json.encode(body),
+                    headers={"Content-Type": "application/json", **(headers or {}), "Authorization": f"Bearer {token}"},
+                    ssl=ssl_context,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                data = await bodies.read(response, self._max_response)
+                if response.status not in _SUCCESS:
+                    raise self._refused(response, data)
+                return Response(response.status, data)
+        except bodies.TooLarge:
+            why = f"has answered with more than {self._max_response} bytes: check that it is a Kubernetes API server"
+        except TimeoutError:
+            why = f"has not answered within {self._timeout:g} s: check its load, and NetworkPolicies on the way"
+        except aiohttp.ClientConnectorCertificateError as exc:
+            why = f"has a certificate that {self._account.path('ca.crt')} does not vouch for: {exc.certificate_error}"
+        except (aiohttp.ClientError, OSError) as exc:
+            why = f"cannot be reached ({type(exc).__name__}): check its address, and NetworkPolicies on the way"
+        raise ApiError(f"The API server at {self._url} {why}.")
+
+    async def close(self) -> None:
+        """Close the connections."""
         if self._session:
             await self._session.close()
 
-    def _http(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -139,88 +154,52 @@ class ApiServer:
 
     def _refused(self, response: aiohttp.ClientResponse, body: bytes) -> ApiError:
         advice = {
-            401: f"it does not know the server's service account: look at {self.account.path('token')}",
-            429: "it has too much to do",
+            401: f"it does not accept the server's service account: check {self._account.path('token')}",
+            429: "it has too many requests",
         }
-        why = advice.get(response.status, "look at its log, and whether it is a Kubernetes API server at all")
+        why = advice.get(response.status, "check its log, and that it is a Kubernetes API server")
         wait = response.headers.get("Retry-After", "")
         return ApiError(
-            f"The API server at {self.url} has answered {response.status}: {why}.",
+            f"The API server at {self._url} has answered {response.status}: {why}.",
             status=response.status,
-            body=body,
-            retry_after=min(int(wait), _LONGEST_WAIT) if re.fullmatch("[0-9]{1,9}", wait) else 1,
+            message=_status_message(body),
+            retry_after=min(int(wait), _MAX_RETRY_AFTER) if re.fullmatch("[0-9]{1,9}", wait) else 1,
         )
 
 
-class Account:
-    """The server's own service account, as it is mounted; read anew each time, since Kubernetes rotates all of it."""
+class _Client(ApiClient):
+    """The official client; a response that does not fit its model is an :class:`ApiError`."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._pem = ""
-        self._context: ssl.SSLContext | None = None
-        self._looks = Looks[tuple[str, ssl.SSLContext]](directory, _READ)
+    def __init__(self, url: str, transport: Transport) -> None:
+        super().__init__(Configuration(host=url))
+        self.rest_client = transport  # type: ignore[assignment] # it has all that ApiClient uses
+        self.user_agent = f"flux-sidecar/{__version__}"
+        self._url = url
 
-    async def credentials(self) -> tuple[str, ssl.SSLContext]:
-        """Return the current token and CA; a file system that does not answer delays only this call.
-
-        Raises:
-            ApiError: they cannot be used.
-        """
+    def response_deserialize(
+        self, response_data: Any, response_types_map: dict[str, Any] | None = None
+    ) -> ApiResponse[Any]:
+        kind = (response_types_map or {}).get(str(response_data.status))
         try:
-            return await self._looks.look(lambda: (self.token(), self.trust()))
-        except ReadTimeout as exc:
-            raise ApiError(f"{exc}. The server's service account is mounted there.") from None
+            if kind:
+                return super().response_deserialize(response_data, response_types_map)
+        except _MALFORMED:
+            pass  # raised below, so that the body, which may hold a token, is not the error's context
+        raise ApiError(malformed(self._url, kind or "response"))
 
-    def close(self) -> None:
-        """End the thread that reads."""
-        self._looks.close()
 
-    def path(self, name: str) -> Path:
-        """Return where one of its files is."""
-        return self._directory / name
+def malformed(url: str, kind: str) -> str:
+    """Return the detail of an error about a response that is not of the kind that was requested."""
+    return f"The response of {url} is not a valid {kind}: check that it is a Kubernetes API server."
 
-    def read(self, name: str) -> str:
-        """Return the text of one of its files.
 
-        Raises:
-            ApiError: it cannot be used.
-        """
-        try:
-            text = read_small(self.path(name)).decode("ascii").strip()
-        except NotSmall as exc:
-            raise self._unusable(name, exc.why) from None
-        except OSError as exc:
-            raise self._unusable(name, exc.strerror or type(exc).__name__) from None
-        except UnicodeDecodeError:
-            raise self._unusable(name, "not a text") from None
-        if not text:
-            raise self._unusable(name, "empty")
-        return text
+class _Status(msgspec.Struct):
+    message: str = ""
 
-    def token(self) -> str:
-        """Return its token of now; raises as :meth:`read` does."""
-        token = self.read("token")
-        if not TOKEN.fullmatch(token):
-            raise self._unusable("token", "not a token")
-        return token
 
-    def trust(self) -> ssl.SSLContext:
-        """Return a context that trusts the cluster's CA and no other; the same one until the CA changes."""
-        pem = self.read("ca.crt")
-        if self._context is None or pem != self._pem:
-            # Not create_default_context: from Python 3.13 on it refuses the CAs of many clusters, for they lack
-            # extensions that RFC 5280 wants.
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            try:
-                context.load_verify_locations(cadata=pem)
-            except (ssl.SSLError, ValueError):
-                raise self._unusable("ca.crt", "not a certificate") from None
-            self._context, self._pem = context, pem
-        return self._context
-
-    def _unusable(self, name: str, why: str) -> ApiError:
-        return ApiError(
-            f"{self.path(name)}: {why}. The server's service account is not mounted as it should be: "
-            "look at serviceAccountName and automountServiceAccountToken of its pod."
-        )
+def _status_message(body: bytes) -> str:
+    """Return the message of a Status object; empty: the body is none."""
+    try:
+        return msgspec.json.decode(body, type=_Status).message
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""

@@ -1,7 +1,7 @@
-"""This server's place in Kubernetes: its pods, their Job, and the MiniCluster of the Flux Operator that owns it.
+"""The pods that this server's instance runs in, their Job, and the MiniCluster of the Flux Operator that owns it.
 
-All of it is asked of the API server with the service account of the pod, which a Role has to let; :data:`RULES` says
-what for, and errors name the rule that is missing.
+The API server is requested with the service account of the pod; :data:`~sidecar.cluster.rules.CLUSTER_RULES` lists the
+permissions that a Role must give it.
 """
 
 from __future__ import annotations
@@ -9,54 +9,45 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 import structlog
-from msgspec import Struct
+from kubernetes.aio.client.api.batch_v1_api import BatchV1Api
+from kubernetes.aio.client.api.custom_objects_api import CustomObjectsApi
+from kubernetes.aio.client.models.core_v1_event import CoreV1Event
+from kubernetes.aio.client.models.v1_event_source import V1EventSource
+from kubernetes.aio.client.models.v1_job import V1Job
+from kubernetes.aio.client.models.v1_job_status import V1JobStatus
+from kubernetes.aio.client.models.v1_object_meta import V1ObjectMeta
+from kubernetes.aio.client.models.v1_object_reference import V1ObjectReference
 
-from sidecar.cluster.client import ApiError, ApiServer
-from sidecar.cluster.objects import INDEX, Job, MiniCluster, Pod, Pods
-from sidecar.domain.errors import ClusterForbidden, ClusterUnavailable, Conflict, NotFound
+from sidecar.cluster.client import ApiServer, malformed
+from sidecar.cluster.core import CoreApi
+from sidecar.cluster.errors import ApiError
+from sidecar.cluster.objects import INDEX, Condition, Job, MiniCluster, Owner, Pod
+from sidecar.cluster.rules import EVENT, FLUX_GROUP, JOB, JOB_CHANGE, MINICLUSTER, PODS, SCALE, Rule
+from sidecar.domain.errors import ClusterForbidden, ClusterUnavailable, Conflict, NotFound, Problem
 from sidecar.runtime.tasks import CLOSE_TIMEOUT
 
-T = TypeVar("T")
 log = structlog.get_logger("kubernetes")
 
-FLUX = "flux-framework.org"
+MAX_RESPONSE = 32 << 20
+"""Bytes of a response: each pod of a Job has 10 to 20 KiB, and a node has one of them."""
 
-_LARGEST = 32 << 20  # bytes of an answer: the pods of a Job have some 10 KiB each, and there is no more than one a node
+_FLUX_VERSION = "v1alpha2"
 _MAX_AGE = 1.0
 _ONE_POD = "Failed"  # of podReplacementPolicy
-_MERGE = "application/merge-patch+json"
+_MERGE_PATCH = "application/merge-patch+json"
 _EVENT_TIMEOUT = 2.0
-_LONGEST_NOTE = 1024  # of an Event's message
-
-
-class Rule(NamedTuple):
-    """A rule of a Role."""
-
-    group: str
-    resource: str
-    verb: str
-
-    def __str__(self) -> str:
-        return f'{{apiGroups: ["{self.group}"], resources: ["{self.resource}"], verbs: ["{self.verb}"]}}'
-
-
-PODS = Rule("", "pods", "list")
-JOB = Rule("batch", "jobs", "get")
-JOB_CHANGE = Rule("batch", "jobs", "patch")
-MINICLUSTER = Rule(FLUX, "miniclusters", "get")
-SCALE = Rule(FLUX, "miniclusters/scale", "patch")
-EVENT = Rule("", "events", "create")
-
-#: Everything that a Role in the pod's namespace has to allow; each but PODS and JOB only for what it is named after.
-RULES = (PODS, JOB, JOB_CHANGE, MINICLUSTER, SCALE, EVENT)
+_MAX_MESSAGE = 1024  # of an Event
 
 
 class ClusterSnapshot(NamedTuple):
-    """All of it, as it was at one time (Unix seconds)."""
+    """The objects as they were at one time (Unix seconds)."""
 
     minicluster: MiniCluster | None
     job: Job
@@ -65,62 +56,109 @@ class ClusterSnapshot(NamedTuple):
 
 
 class Cluster:
-    """The Job that this server's pod belongs to, and what is around it.
+    """The Job that this server's pod belongs to, its pods and its MiniCluster.
 
     Args:
-        server: is asked.
-        namespace: of all of it; empty: the pod's own.
-        job: the Job's name, which is the MiniCluster's too; empty: whose pod has this machine's host name.
+        server: made with :data:`MAX_RESPONSE`.
+        namespace: of the objects; empty: the pod's own.
+        job: name of the Job and the MiniCluster; empty: that of the pod with this machine's host name.
         index: this pod's completion index.
     """
 
     def __init__(self, server: ApiServer, *, namespace: str = "", job: str = "", index: int = 0) -> None:
         self._server = server
+        self._core = CoreApi(server.client)
+        self._batch = BatchV1Api(server.client)
+        self._custom_objects = CustomObjectsApi(server.client)
         self._namespace = namespace
         self._job = job
         self._index = index
-        self._view: ClusterSnapshot | None = None
-        self._looked = 0.0  # by the monotonic clock
-        self._looking: asyncio.Task[ClusterSnapshot] | None = None
+        self._last: ClusterSnapshot | None = None
+        self._read_at = 0.0  # by the monotonic clock
+        self._reading: asyncio.Task[ClusterSnapshot] | None = None
 
     async def close(self) -> None:
         """Close the connections to the API server."""
-        if self._looking and not self._looking.done():
-            self._looking.cancel()
-            await asyncio.wait([self._looking], timeout=CLOSE_TIMEOUT)
+        if self._reading and not self._reading.done():
+            self._reading.cancel()
+            await asyncio.wait([self._reading], timeout=CLOSE_TIMEOUT)
         await self._server.close()
 
-    async def look(self, *, again: bool = False) -> ClusterSnapshot:
-        """Return what there is, at most a second old; ``again``: asked for from now on.
+    async def snapshot(self, *, fresh: bool = False) -> ClusterSnapshot:
+        """Return the objects, at most a second old; ``fresh``: not older than this call.
 
         Raises:
-            NotFound: this server's pod belongs to no Job, or the Job is not there.
-            ClusterRefuses: a Role does not let this server ask; the text names the rule.
-            ClusterUnavailable: the API server cannot be asked just now.
+            NotFound: this server's pod belongs to no Job, or the Job does not exist.
+            ClusterForbidden: a Role lacks a rule; the text has the rule.
+            ClusterUnavailable: the API server has not answered.
         """
-        if again and self._looking:
-            await asyncio.wait([self._looking])
-        elif self._view and time.monotonic() - self._looked < _MAX_AGE:
-            return self._view
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-            self._looking.add_done_callback(lambda done: done.cancelled() or done.exception())  # may have no reader
-        return await asyncio.shield(self._looking)
+        if fresh and self._reading:
+            await asyncio.wait([self._reading])
+        elif self._last and time.monotonic() - self._read_at < _MAX_AGE:
+            return self._last
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # may have no reader
+        return await asyncio.shield(self._reading)
 
-    async def _look(self) -> ClusterSnapshot:
+    async def scale(self, minicluster: MiniCluster, size: int) -> None:
+        """Set the size of a MiniCluster; the operator changes the Job.
+
+        Raises:
+            Conflict: the API server has refused the size; the text is its message.
+            ClusterForbidden, ClusterUnavailable: as in :meth:`snapshot`.
+        """
+        name = minicluster.metadata.name
+        with self._problems(SCALE, f"MiniCluster {name}"):
+            await self._custom_objects.patch_namespaced_custom_object_scale(
+                FLUX_GROUP,
+                _FLUX_VERSION,
+                self._own_namespace(),
+                "miniclusters",
+                name,
+                {"spec": {"replicas": size}},
+                _content_type=_MERGE_PATCH,
+            )
+
+    async def wait_for_pods(self) -> None:
+        """Have the Job replace a pod when it has ended, and not when it is deleted.
+
+        The operator's Job counts a deleted pod as failed at once, also one that will end with 0: a deleted lead would
+        run twice for a while, and its Job never be Complete.
+
+        Raises:
+            NotFound, Conflict, ClusterForbidden, ClusterUnavailable: as :meth:`snapshot` and :meth:`scale`.
+        """
+        job = (await self.snapshot()).job
+        if job.pod_replacement_policy != _ONE_POD:
+            patch = {"spec": {"podReplacementPolicy": _ONE_POD}}
+            with self._problems(JOB_CHANGE, f"Job {job.name}"):
+                await self._batch.patch_namespaced_job(
+                    job.name, self._own_namespace(), patch, _content_type=_MERGE_PATCH
+                )
+
+    async def record_event(self, reason: str, message: str, *, warning: bool = False) -> None:
+        """Create an Event of the MiniCluster or the Job; takes at most two seconds and never fails."""
+        try:
+            async with asyncio.timeout(_EVENT_TIMEOUT):
+                await self._record_event(reason, message, "Warning" if warning else "Normal")
+        except Problem as exc:
+            log.warning("no Event was recorded", reason=exc.detail)
+        except TimeoutError:
+            log.warning("no Event was recorded", reason=f"the API server has not answered within {_EVENT_TIMEOUT:g} s")
+
+    # --------------------------------------------------------------------------------------------------- requests
+
+    async def _read(self) -> ClusterSnapshot:
         if not self._job:
             self._job = await self._own_job()
-        job = await self._get(f"/apis/batch/v1/{self._in()}/jobs/{self._job}", JOB, Job)
-        owner = next((owner for owner in job.metadata.owner_references if owner.kind == "MiniCluster"), None)
-        selector = ",".join(f"{name}={value}" for name, value in job.spec.selector.match_labels.items())
-        minicluster = None
-        if owner:
-            path = f"/apis/{owner.api_version}/{self._in()}/miniclusters/{owner.name}"
-            minicluster = await self._get(path, MINICLUSTER, MiniCluster)
-        pods = await self._pods(selector)
+        with self._problems(JOB, f"Job {self._job}"):
+            job = job_view(await self._batch.read_namespaced_job(self._job, self._own_namespace()))
+        minicluster = await self._minicluster(job.minicluster) if job.minicluster else None
+        pods = await self._pods(",".join(f"{name}={value}" for name, value in job.selector.items()))
         pods.sort(key=lambda pod: (pod.index or 0, pod.metadata.creation_timestamp or ""))
-        self._view, self._looked = ClusterSnapshot(minicluster, job, pods, time.time()), time.monotonic()
-        return self._view
+        self._last, self._read_at = ClusterSnapshot(minicluster, job, pods, time.time()), time.monotonic()
+        return self._last
 
     async def _own_job(self) -> str:
         """Return the Job of the pod that has this machine's host name: `<job>-<index>` in an Indexed Job."""
@@ -131,128 +169,113 @@ class Cluster:
                     if owner.kind == "Job":
                         return owner.name
         raise NotFound(
-            f"No pod of the namespace {self._names()} that belongs to a Job has the host name {name!r} and the "
-            f"completion index {self._index}: name the Job (--kubernetes-job)."
+            f"No pod of a Job in the namespace {self._own_namespace()} has the host name {name!r} and the completion "
+            f"index {self._index}; name the Job with --kubernetes-job."
         )
 
-    async def scale(self, minicluster: MiniCluster, size: int) -> None:
-        """Give a MiniCluster another size; the operator changes the Job.
-
-        Raises:
-            Conflict: the API server refuses it, in its own words.
-            ClusterRefuses, ClusterUnavailable: as in :meth:`look`.
-        """
-        api = f"/apis/{FLUX}/v1alpha2/{self._in()}/miniclusters/{minicluster.metadata.name}/scale"
-        await self._ask("PATCH", api, SCALE, {"spec": {"replicas": size}}, kind=_MERGE)
-
-    async def wait_for_pods(self) -> None:
-        """Have the Job make another pod when the one before has ended, and not when it is told to go.
-
-        The operator's Job counts a pod that is deleted as failed at once, also one that will end with 0: a lead that is
-        deleted would be there twice, and its Job never Complete.
-
-        Raises:
-            NotFound, Conflict, ClusterRefuses, ClusterUnavailable: as :meth:`look` and :meth:`scale`.
-        """
-        job = (await self.look()).job
-        if job.spec.pod_replacement_policy != _ONE_POD:
-            path = f"/apis/batch/v1/{self._in()}/jobs/{job.metadata.name}"
-            await self._ask("PATCH", path, JOB_CHANGE, {"spec": {"podReplacementPolicy": _ONE_POD}}, kind=_MERGE)
-
-    async def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
-        """Leave an Event with the MiniCluster or the Job; takes at most two seconds and never fails."""
-        try:
-            async with asyncio.timeout(_EVENT_TIMEOUT):
-                await self._tell(reason, message, "Warning" if warning else "Normal")
-        except (NotFound, Conflict, ClusterForbidden, ClusterUnavailable) as exc:
-            log.warning("no Event was left", reason=exc.detail)
-        except TimeoutError:
-            log.warning("no Event was left", reason=f"the API server has not answered within {_EVENT_TIMEOUT:g} s")
-
-    async def _tell(self, reason: str, message: str, kind: str) -> None:
-        view = self._view or await self.look()
-        about, about_kind, version = view.job.metadata, "Job", "batch/v1"
-        if view.minicluster:
-            about, about_kind, version = view.minicluster.metadata, "MiniCluster", f"{FLUX}/v1alpha2"
-        namespace, now = self._names(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{about.name}.", "namespace": namespace},
-            "involvedObject": {
-                "apiVersion": version, "kind": about_kind, "name": about.name, "namespace": namespace, "uid": about.uid,
-            },
-            "reason": reason,
-            "message": message[:_LONGEST_NOTE],
-            "type": kind,
-            "source": {"component": "flux-sidecar", "host": socket.gethostname()},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }  # fmt: skip
-        await self._ask("POST", f"/api/v1/{self._in()}/events", EVENT, event)
-
-    # -------------------------------------------------------------------------------------------------- requests
+    async def _minicluster(self, owner: Owner) -> MiniCluster:
+        group, _, version = owner.api_version.rpartition("/")
+        with self._problems(MINICLUSTER, f"MiniCluster {owner.name}"):
+            found = await self._custom_objects.get_namespaced_custom_object(
+                group, version, self._own_namespace(), "miniclusters", owner.name
+            )
+            return msgspec.convert(found, MiniCluster)
 
     async def _pods(self, selector: str) -> list[Pod]:
-        # Of version 0: from the API server's memory, which may be a moment old, and not from etcd.
-        query = {"labelSelector": selector, "resourceVersion": "0"}
-        return (await self._get(f"/api/v1/{self._in()}/pods", PODS, Pods, query)).items
+        with self._problems(PODS, "pods"):
+            # Of version 0: from the API server's memory, which may be a moment old, and not from etcd.
+            return await self._core.list_namespaced_pod(
+                self._own_namespace(), label_selector=selector, resource_version="0"
+            )
 
-    async def _get(self, path: str, rule: Rule, kind: type[T], query: dict[str, str] | None = None) -> T:
-        raw = await self._ask("GET", path, rule, query=query)
-        try:
-            return msgspec.json.decode(raw, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise ClusterUnavailable(
-                f"What {self._server.url} has answered for {rule.resource} is not that: {exc}."
-            ) from None
+    async def _record_event(self, reason: str, message: str, kind: str) -> None:
+        snapshot = self._last or await self.snapshot()
+        namespace, now = self._own_namespace(), datetime.now(UTC).replace(microsecond=0)
+        about = V1ObjectReference(
+            api_version="batch/v1", kind="Job", name=snapshot.job.name, uid=snapshot.job.uid, namespace=namespace
+        )
+        if snapshot.minicluster:
+            about.api_version, about.kind = f"{FLUX_GROUP}/{_FLUX_VERSION}", "MiniCluster"
+            about.name, about.uid = snapshot.minicluster.metadata.name, snapshot.minicluster.metadata.uid
+        event = CoreV1Event(
+            api_version="v1",
+            kind="Event",
+            metadata=V1ObjectMeta(generate_name=f"{about.name}.", namespace=namespace),
+            involved_object=about,
+            reason=reason,
+            message=message[:_MAX_MESSAGE],
+            type=kind,
+            source=V1EventSource(component="flux-sidecar", host=socket.gethostname()),
+            first_timestamp=now,
+            last_timestamp=now,
+            count=1,
+        )
+        with self._problems(EVENT, "Event"):
+            await self._core.create_namespaced_event(namespace, event)
 
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        rule: Rule,
-        body: Any = None,
-        *,
-        kind: str = "application/json",
-        query: dict[str, str] | None = None,
-    ) -> bytes:
-        raw = None if body is None else msgspec.json.encode(body)
+    @contextmanager
+    def _problems(self, rule: Rule, name: str) -> Iterator[None]:
+        """Raise the problem that callers get for a request that fails.
+
+        Args:
+            rule: that the request needs.
+            name: of the object, for errors.
+        """
         try:
-            return await self._server.ask(method, path, raw, kind=kind, query=query, most=_LARGEST)
+            yield
         except ApiError as exc:
-            self._fail(exc, rule, path)
+            raise self._problem(exc, rule, name) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise ClusterUnavailable(f"{malformed(self._server.url, rule.resource)} ({exc})") from None
 
-    def _fail(self, exc: ApiError, rule: Rule, path: str) -> NoReturn:
+    def _problem(self, exc: ApiError, rule: Rule, name: str) -> Problem:
         if exc.status == 403:
-            raise ClusterForbidden(
+            return ClusterForbidden(
                 f"The API server does not let this server {rule.verb} {rule.resource}: in the namespace "
-                f"{self._names()} bind a Role to its service account with the rule {rule}."
-            ) from None
+                f"{self._own_namespace()} bind a Role to its service account with the rule {rule}."
+            )
         if exc.status == 404:
-            raise NotFound(f"The API server knows nothing at {path}.") from None
+            return NotFound(f"{name} is not in the namespace {self._own_namespace()}.")
         if exc.status in (400, 409, 422):
-            raise Conflict(f"The API server refuses it: {_words(exc)}") from None
-        raise ClusterUnavailable(exc.detail, retry_after=exc.retry_after) from None
+            return Conflict(f"The API server has refused the request: {exc.message or exc.detail}")
+        return ClusterUnavailable(exc.detail, retry_after=exc.retry_after)
 
-    def _names(self) -> str:
+    def _own_namespace(self) -> str:
         try:
             return self._namespace or self._server.account.read("namespace")
         except ApiError as exc:
             raise ClusterUnavailable(exc.detail) from None
 
-    def _in(self) -> str:
-        return f"namespaces/{self._names()}"
 
+def job_view(found: V1Job) -> Job:
+    """Return what this server reads of a Job.
 
-class _Status(Struct):
-    message: str = ""
-
-
-def _words(exc: ApiError) -> str:
-    """Return what a Status object says."""
-    try:
-        return msgspec.json.decode(exc.body, type=_Status).message or exc.detail
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return exc.detail
+    Raises:
+        msgspec.ValidationError: it has no name or no spec.
+    """
+    metadata, spec, status = found.metadata, found.spec, found.status or V1JobStatus()
+    if metadata is None or not metadata.name or spec is None:
+        raise msgspec.ValidationError("it has no name, or no spec")
+    owners = [
+        Owner(owner.api_version, owner.kind, owner.name)
+        for owner in metadata.owner_references or ()
+        if owner.kind == "MiniCluster"
+    ]
+    return Job(
+        name=metadata.name,
+        namespace=metadata.namespace or "",
+        uid=metadata.uid or "",
+        minicluster=owners[0] if owners else None,
+        selector=(spec.selector.match_labels if spec.selector else None) or {},
+        completions=spec.completions,
+        parallelism=spec.parallelism,
+        pod_replacement_policy=spec.pod_replacement_policy or "",
+        active=status.active or 0,
+        ready=status.ready or 0,
+        succeeded=status.succeeded or 0,
+        failed=status.failed or 0,
+        completed_indexes=status.completed_indexes or "",
+        conditions=[
+            Condition(each.type, each.status, each.reason or "", each.message or "") for each in status.conditions or ()
+        ],
+    )

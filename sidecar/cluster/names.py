@@ -1,4 +1,4 @@
-"""Names by which this machine, or this pod, is known; read from files of ``/etc``, DNS is not asked."""
+"""Names of this machine, or of this pod, read from files of ``/etc`` without DNS."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ _HOSTS = Path("/etc/hosts")
 _RESOLVER = Path("/etc/resolv.conf")
 
 
-class Cluster(NamedTuple):
-    """What a pod's resolver knows of its cluster; empty where it is no pod's."""
+class ResolverDomain(NamedTuple):
+    """The namespace and the cluster's domain in a pod's resolver; empty outside a pod."""
 
     namespace: str
     domain: str
 
 
-def cluster(resolver: Path = _RESOLVER) -> Cluster:
-    """Return this pod's namespace and the domain of its cluster's names, which need not be ``cluster.local``.
+def resolver_domain(resolver: Path = _RESOLVER) -> ResolverDomain:
+    """Return this pod's namespace and its cluster's domain, which need not be ``cluster.local``.
 
     kubelet writes ``search NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN``.
     """
     try:
         lines = resolver.read_text(errors="replace").lower().splitlines()
     except OSError:
-        return Cluster("", "")
+        return ResolverDomain("", "")
     for line in lines:
         words = [word.rstrip(".") for word in line.split()]
         if words[:1] == ["search"] and len(words) > 2:
             namespace, _, rest = words[1].partition(".")
             domain = rest.removeprefix("svc.")
             if rest == words[2] == f"svc.{domain}":
-                return Cluster(namespace, domain)
-    return Cluster("", "")
+                return ResolverDomain(namespace, domain)
+    return ResolverDomain("", "")
 
 
 def own_names(hosts: Path = _HOSTS) -> frozenset[str]:
-    """Return the names of this machine: its host name, and in a pod the parts of its name in the cluster.
+    """Return the names of this machine: its host name, and in a pod also its names in the cluster.
 
-    Of ``mc-0.flux-service.default.svc.cluster.local`` the second part is the headless Service that it is reached by.
+    Of ``mc-0.flux-service.default.svc.cluster.local`` the second part is the pod's headless Service.
     """
     name = socket.gethostname().lower()
     found = {name, name.partition(".")[0]}
@@ -62,5 +62,5 @@ def _service(name: str) -> Iterable[str]:
 
 
 def as_variable(service: str) -> str:
-    """Spell a Service's name as Kubernetes does in names of variables."""
+    """Return the prefix of the environment variables that Kubernetes sets for a Service."""
     return service.upper().replace("-", "_")

@@ -1,6 +1,8 @@
-"""What is read of Kubernetes objects: fields as the API names them, and nothing but what this server shows or needs.
+"""What this server reads of the Job, its pods and the MiniCluster; ``sidecar.cluster.cluster`` makes them of responses.
 
-Sources: kubernetes/api core/v1 and batch/v1, and flux-framework/flux-operator, api/v1alpha2/minicluster_types.go.
+Pods and MiniClusters have fields named as the API names them, and are decoded as they are: the first are many, and the
+official client has no model of the second. Sources: kubernetes/api core/v1 and batch/v1, and
+flux-framework/flux-operator, api/v1alpha2/minicluster_types.go.
 """
 
 from __future__ import annotations
@@ -14,20 +16,19 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 class Object(Struct, rename="camel"):
-    """What is read of any object; the rest of it is passed over."""
+    """Part of an object; fields that are not listed are ignored."""
 
 
 class Owner(Object):
-    """Who an object belongs to."""
+    """The object that an object belongs to."""
 
     api_version: str
     kind: str
     name: str
-    uid: str
 
 
 class Metadata(Object):
-    """What every object has."""
+    """Metadata of any object."""
 
     name: str
     namespace: str = ""
@@ -49,20 +50,20 @@ class Condition(Object):
 
 
 class Waiting(Object):
-    """Why a container does not run yet, or not again."""
+    """Why a container does not run."""
 
     reason: str = ""
     message: str = ""
 
 
 class ContainerState(Object):
-    """What a container does now."""
+    """State of a container."""
 
     waiting: Waiting | None = None
 
 
 class ContainerStatus(Object):
-    """What the kubelet says of a container."""
+    """Status of a container, as kubelet reports it."""
 
     name: str = ""
     restart_count: int = 0
@@ -70,14 +71,14 @@ class ContainerStatus(Object):
 
 
 class PodSpec(Object):
-    """Where a pod is to run, and what it is called."""
+    """Node and host name of a pod."""
 
     node_name: str = ""
     hostname: str = ""
 
 
 class PodStatus(Object):
-    """How a pod is doing."""
+    """Status of a pod."""
 
     phase: str = "Unknown"
     pod_ip: str = field(name="podIP", default="")
@@ -95,29 +96,33 @@ class Pod(Object):
 
     @property
     def index(self) -> int | None:
-        """Its completion index; None in a Job that is not indexed."""
+        """The completion index; None in a Job that is not indexed."""
         text = self.metadata.annotations.get(INDEX) or self.metadata.labels.get(INDEX, "")
         return digits(text)
 
 
-class Selector(Object):
-    """Which pods are the Job's."""
+class Pods(Object):
+    """A PodList."""
 
-    match_labels: dict[str, str] = {}
+    items: list[Pod]
 
 
-class JobSpec(Object):
-    """How many pods are wanted."""
+class Job(Struct, kw_only=True):
+    """The Job whose pods are the brokers.
 
+    Pods are not created again for completed indexes (an idset).
+    """
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    minicluster: Owner | None = None
+    """The MiniCluster that owns the Job."""
+    selector: dict[str, str] = {}
+    """Labels of its pods."""
     completions: int | None = None
     parallelism: int | None = None
     pod_replacement_policy: str = ""
-    selector: Selector = field(default_factory=Selector)
-
-
-class JobStatus(Object):
-    """How many there are, and which indexes have succeeded (an idset): no pod is made for those again."""
-
     active: int = 0
     ready: int = 0
     succeeded: int = 0
@@ -126,16 +131,8 @@ class JobStatus(Object):
     conditions: list[Condition] = []
 
 
-class Job(Object):
-    """The Job whose pods are the brokers."""
-
-    metadata: Metadata
-    spec: JobSpec
-    status: JobStatus = field(default_factory=JobStatus)
-
-
 class MiniClusterSpec(Object):
-    """How large it is to be; 0 of the bounds: none is set."""
+    """The requested size and its bounds; a bound of 0 is not set."""
 
     size: int = 1
     min_size: int = 0
@@ -143,7 +140,7 @@ class MiniClusterSpec(Object):
 
 
 class MiniClusterStatus(Object):
-    """What the operator says of it; ``size`` is 0 until it is resized for the first time."""
+    """Status of a MiniCluster; ``size`` is 0 until it is resized for the first time."""
 
     size: int = 0
     maximum_size: int = 0
@@ -159,12 +156,6 @@ class MiniCluster(Object):
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The smallest and the largest size that the operator lets it have: the largest is fixed by the first size."""
+        """The smallest and the largest size that the operator accepts: the first size fixes the largest."""
         largest = self.status.maximum_size or self.spec.max_size or self.spec.size
         return self.spec.min_size or 1, largest
-
-
-class Pods(Object):
-    """A list of pods."""
-
-    items: list[Pod]

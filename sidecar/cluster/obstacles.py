@@ -1,4 +1,4 @@
-"""What keeps the pods of a Job from running, in Kubernetes' own words: so that a start that hangs says why."""
+"""What keeps the pods of a Job from running, in Kubernetes' own words: the reason of a start that hangs."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Iterator, Sequence
 
 from sidecar.cluster.objects import Job, Pod
 
-_STARTS = frozenset({"", "ContainerCreating", "PodInitializing"})
-_MOST = 3
-_LONGEST = 300  # characters of a message
+_STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
+_MAX_OBSTACLES = 3
+_MAX_MESSAGE = 300  # characters of a message
 
 
 def obstacles(job: Job, pods: Sequence[Pod]) -> str:
     """Return what the instance waits for; empty where every pod runs.
 
     Args:
-        job: whose pods the brokers are.
+        job: its pods are the brokers.
         pods: all of them.
     """
     found = list(_obstacles(job, pods))
-    more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
-    return "; ".join(found[:_MOST]) + more
+    more = f"; and {len(found) - _MAX_OBSTACLES} more" if len(found) > _MAX_OBSTACLES else ""
+    return "; ".join(found[:_MAX_OBSTACLES]) + more
 
 
 def _obstacles(job: Job, pods: Sequence[Pod]) -> Iterator[str]:
     living = {pod.index: pod for pod in pods if pod.metadata.deletion_timestamp is None}
-    size = job.spec.completions or 1
+    size = job.completions or 1
     if missing := [index for index in range(size) if index not in living]:
         yield (
-            f"{len(missing)} of {size} pods are not there: see `kubectl describe job {job.metadata.name}`, "
-            "a quota or an admission policy may refuse them"
+            f"{len(missing)} of {size} pods do not exist: see `kubectl describe job {job.name}`, a quota or an "
+            "admission policy may refuse them"
         )
     for index in range(size):
         if (pod := living.get(index)) and (text := _obstacle(pod)):
@@ -43,7 +43,7 @@ def _obstacle(pod: Pod) -> str:
             return f"is not scheduled: {_shortened(condition.message or condition.reason)}"
     for container in (*status.init_container_statuses, *status.container_statuses):
         waiting = container.state.waiting
-        if waiting and waiting.reason not in _STARTS:
+        if waiting and waiting.reason not in _STARTING:
             message = f": {_shortened(waiting.message)}" if waiting.message else ""
             return f"does not run its container {container.name}: {waiting.reason}{message}"
     if status.phase in ("Pending", "Unknown"):
@@ -53,4 +53,4 @@ def _obstacle(pod: Pod) -> str:
 
 def _shortened(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…"

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
-from sidecar.cluster.cluster import Cluster
-from sidecar.cluster.outlook import Outlook, Verdict, write
+from sidecar.cluster import end_file
+from sidecar.cluster.end_file import FAILURE, Verdict
 from sidecar.config.kubernetes import KubernetesOptions
 from sidecar.domain.errors import Problem
 from sidecar.instance import Instance
 from sidecar.runtime.tasks import CLOSE_TIMEOUT, Supervised, Supervisor
 
+if TYPE_CHECKING:  # they load the Kubernetes client, which a server outside Kubernetes does not need
+    from sidecar.cluster.cluster import Cluster
+    from sidecar.cluster.outlook import Outlook
+
 log = structlog.get_logger("pod")
 
-_FAILURE = 1
 _WRITE = 2.0  # seconds: the file system may hang
 _END_BROKER = 5.0  # seconds
 
@@ -56,6 +60,8 @@ class Pod:
         """Start to check whether the instance can still run; the server ends when it cannot."""
         if self._cluster is None or not self._options.end_file:
             return None
+        from sidecar.cluster.outlook import Outlook
+
         self._outlook = Outlook(
             self._cluster, self._instance.broker_state, quorum=self._options.quorum, give_up=self._give_up
         )
@@ -81,7 +87,7 @@ class Pod:
 
     async def _record_event(self, reason: str, message: str) -> None:
         if self._cluster:
-            await self._cluster.tell(reason, message)
+            await self._cluster.record_event(reason, message)
 
     # ------------------------------------------------------------------------------------------------ end a broker
 
@@ -103,7 +109,7 @@ class Pod:
             Problem: The broker exists and cannot be ended by this server.
         """
         if self._options.end_file:
-            await self._give_up(Verdict(_FAILURE, reason))
+            await self._give_up(Verdict(FAILURE, reason))
             return True
         if self.can_end_broker:
             await self._instance.end_broker()
@@ -125,7 +131,7 @@ class Pod:
         self._unwritten = verdict
         try:
             async with asyncio.timeout(_WRITE):
-                await asyncio.to_thread(write, path, verdict)
+                await asyncio.to_thread(end_file.write, path, verdict)
         except OSError as exc:  # also TimeoutError
             log.error(
                 "the end file cannot be written: see whether its disk is full or read-only",

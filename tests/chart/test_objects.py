@@ -15,8 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from sidecar.auth import secret
-from sidecar.cluster import cluster as kube
+from sidecar.cluster.rules import CLUSTER_RULES, FLUX_GROUP, JOB_CHANGE, SECRET
 from sidecar.config import addresses
 from sidecar.config.values import read_list
 from tests.chart.rendered import (
@@ -353,9 +352,9 @@ def test_the_role_allows_what_the_server_asks_for(workload: str) -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    only = {rule for rule in kube.RULES if rule.group == kube.FLUX} | {kube.JOB_CHANGE}
-    wanted = {tuple(rule) for rule in kube.RULES if workload == "minicluster" or rule not in only}
-    assert allowed == {*wanted, tuple(secret.RULE)}
+    only = {rule for rule in CLUSTER_RULES if rule.group == FLUX_GROUP} | {JOB_CHANGE}
+    wanted = {tuple(rule) for rule in CLUSTER_RULES if workload == "minicluster" or rule not in only}
+    assert allowed == {*wanted, tuple(SECRET)}
     # Jobs of mode launcher can read the pod's token: it is about their own cluster alone.
     for rule in rules:
         if set(rule["resources"]) & {"miniclusters", "miniclusters/scale", "jobs"}:
@@ -377,7 +376,7 @@ def test_a_role_of_ones_own_allows_as_much() -> None:
             for resource in rule["resources"]
             for verb in rule["verbs"]
         ]
-        assert sorted(allowed) == sorted([*map(tuple, kube.RULES), tuple(secret.RULE)])
+        assert sorted(allowed) == sorted([*map(tuple, CLUSTER_RULES), tuple(SECRET)])
         assert all("resourceNames" in rule for rule in rules if rule["resources"] == ["secrets"])
 
 

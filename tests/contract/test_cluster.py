@@ -110,7 +110,7 @@ def test_a_plain_job(own_server: Callable[..., Server], api: ClusterAPI) -> None
 def test_a_pod_of_no_job(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     del api.pods[0]
     detail = problem(own_server(*api.options).http.get("/v1/cluster"), 404)["detail"]
-    assert "name the Job (--kubernetes-job)" in detail
+    assert "name the Job with --kubernetes-job" in detail
 
 
 _RULES = {
@@ -249,5 +249,5 @@ def test_a_stop_does_not_wait_for_kubernetes(own_server: Callable[..., Server], 
     assert server.wait(20) == 0
     assert time.monotonic() - begin < 12
     assert api.events == []
-    assert "no Event was left" in server.text()
+    assert "no Event was recorded" in server.text()
     assert "Traceback" not in server.text()

@@ -12,8 +12,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from kubernetes.aio.client import V1Job
 
-from sidecar.cluster.objects import Job, Pod
+from sidecar.cluster.cluster import job_view
+from sidecar.cluster.objects import Pod
 from sidecar.cluster.obstacles import obstacles
 from tests.support import odd_files
 from tests.support.access import TokenFile
@@ -168,15 +170,17 @@ def test_what_a_pod_waits_for(api: ClusterAPI, status: dict[str, Any], text: str
 
 
 def told(api: ClusterAPI) -> str:
-    job, pods = msgspec.convert(api.job, Job), [msgspec.convert(pod, Pod) for pod in api.pods]
-    return obstacles(job, pods)
+    job = V1Job.from_dict(api.job)
+    assert job
+    pods = [msgspec.convert(pod, Pod) for pod in api.pods]
+    return obstacles(job_view(job), pods)
 
 
 def test_pods_that_are_not_there(api: ClusterAPI) -> None:
     api.remove(1)
-    assert told(api).startswith("1 of 2 pods are not there: see `kubectl describe job mc`")
+    assert told(api).startswith("1 of 2 pods do not exist: see `kubectl describe job mc`")
     api.pods[0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert told(api).startswith("2 of 2 pods are not there")
+    assert told(api).startswith("2 of 2 pods do not exist")
 
 
 def test_many_pods_that_wait_are_counted(api: ClusterAPI) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from sidecar.auth import tokens
-from sidecar.auth.secret import RULE
+from sidecar.cluster.rules import SECRET
 from tests.support.access import TokenFile
 from tests.support.cluster_api import ClusterAPI
 from tests.support.harness import Server, eventually
@@ -68,7 +68,7 @@ def test_the_file_counts_where_the_secret_cannot_be_read(
     api.role.discard("get secrets")
     server = serve(own_server, api, file)
     eventually(
-        lambda: str(RULE) in server.text().replace("\\", ""), within=15, what="the rule that is missing, in the log"
+        lambda: str(SECRET) in server.text().replace("\\", ""), within=15, what="the rule that is missing, in the log"
     )
     second = file.path.read_text().partition("\n")[2]
     file.path.write_text(second)

@@ -79,7 +79,7 @@ def test_a_lead_that_is_deleted_is_not_there_twice(
         eventually(lambda: api.job["spec"].get("podReplacementPolicy") == "Failed", what="the policy")
         assert api.requests.count("patch jobs.batch") == 1
     else:
-        eventually(lambda: "a lead that is deleted may be there twice" in server.text(), what="the warning")
+        eventually(lambda: "a lead that is deleted may run twice" in server.text(), what="the warning")
         assert 'resources: ["jobs"], verbs: ["patch"]' in server.text()
     server.stop()
     assert server.wait(60) == 0
@@ -158,7 +158,7 @@ def test_an_api_server_that_is_away_is_asked_again(tmp_path: Path, api: ClusterA
     api.trouble["get jobs.batch"] = CLOSE
     started(start_follower(tmp_path))
     waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, "attend", **variables(api, end)))
-    eventually(lambda: "the Job cannot be looked at" in waiting.text(), within=60, what="a look that fails")
+    eventually(lambda: "cannot read the Job" in waiting.text(), within=60, what="a look that fails")
     assert waiting.popen.poll() is None
     api.trouble.clear()
     assert waiting.wait(90) == 0

@@ -60,6 +60,7 @@ class ClusterAPI(KubernetesAPI):
             "spec": {
                 "completions": size, "parallelism": size, "completionMode": "Indexed", "backoffLimit": 100,
                 "selector": {"matchLabels": {"batch.kubernetes.io/controller-uid": "c-uid"}},
+                "template": {"spec": {"containers": [{"name": "flux", "image": "x"}], "restartPolicy": "OnFailure"}},
             },
             "status": {"active": size, "ready": 0},
         }  # fmt: skip

@@ -18,7 +18,8 @@ import pytest
 
 from sidecar.auth.caller import Caller, Credential, Scope
 from sidecar.auth.kubernetes import Kubernetes
-from sidecar.cluster.client import Account, ApiError
+from sidecar.cluster.account import ServiceAccount
+from sidecar.cluster.errors import ApiError
 from sidecar.config.values import SettingsError
 from sidecar.domain.errors import Unavailable
 from sidecar.runtime.files import read_small
@@ -228,7 +229,10 @@ async def test_what_is_not_authenticated_is_nobody(api: KubernetesAPI, method: C
     api.allow("update", user="alice")
     said = b'"user": {"username": "alice"}, "audiences": ["flux-sidecar"]'
     for authenticated in (b"", b'"authenticated": false, '):
-        api.fail(Canned(201, b'{"kind": "TokenReview", "status": {%b%b}}' % (authenticated, said)), TOKEN_REVIEWS)
+        api.fail(
+            Canned(201, b'{"kind": "TokenReview", "spec": {"token": "t"}, "status": {%b%b}}' % (authenticated, said)),
+            TOKEN_REVIEWS,
+        )
         assert await method().identify(bearer("token")) is None
 
 
@@ -269,7 +273,7 @@ async def test_a_reviewer_whom_it_does_not_know(api: KubernetesAPI, method: Call
     path.unlink()
     path.write_text("of-another-cluster")
     error = await unavailable(api, method(), api.issue("alice"))
-    assert f"401: it does not know the server's service account: look at {path}" in error.detail
+    assert f"401: it does not accept the server's service account: check {path}" in error.detail
     assert "of-another-cluster" not in repr(vars(error))
 
 
@@ -303,10 +307,10 @@ _ODD = {
         (Canned(204, b""), "has answered 204"),
         (Canned(307, b"", {"Location": "/elsewhere"}), "has answered 307"),
         (CLOSE, "cannot be reached"),
-        (GARBAGE, "is it a Kubernetes API server"),
+        (GARBAGE, "check that it is a Kubernetes API server"),
         (ENDLESS, "has answered with more than 1048576 bytes"),
         (Canned(500, b" " * (1024 * 1024 + 1)), "has answered with more than 1048576 bytes"),
-        (Canned(201, _PACKED, {"Content-Encoding": "gzip"}), "is it a Kubernetes API server"),
+        (Canned(201, _PACKED, {"Content-Encoding": "gzip"}), "check that it is a Kubernetes API server"),
         *((Canned(201, body), "") for body in _ODD.values()),
     ],
     ids=["500", "403", "404", "503", "204", "307", "closed", "garbage", "endless", "large", "packed", *_ODD],
@@ -501,13 +505,13 @@ async def test_what_is_no_file_of_the_service_account(
 def test_what_is_no_file_of_a_namespace(tmp_path: Path, how: str) -> None:
     why = odd_files.put(tmp_path / "namespace", how)
     with pytest.raises(ApiError, match=why):
-        Account(tmp_path).read("namespace")
+        ServiceAccount(tmp_path).read("namespace")
 
 
 async def test_a_service_account_on_a_file_system_that_does_not_answer(
     api: KubernetesAPI, method: Callable[..., Kubernetes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.cluster.client._READ", 0.1)
+    monkeypatch.setattr("sidecar.cluster.account._READ_TIMEOUT", 0.1)
     answers = threading.Event()
 
     def slow(path: Path) -> bytes:
@@ -515,7 +519,7 @@ async def test_a_service_account_on_a_file_system_that_does_not_answer(
         return read_small(path)
 
     mine = method(namespace="ns")
-    monkeypatch.setattr("sidecar.cluster.client.read_small", slow)
+    monkeypatch.setattr("sidecar.cluster.account.read_small", slow)
     for _ in range(2):
         assert "the file system does not answer" in (await unavailable(api, mine, "someones-token")).detail
     answers.set()

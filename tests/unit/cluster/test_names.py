@@ -60,15 +60,15 @@ def test_where_a_credential_is_asked_for() -> None:
 )
 def test_of_a_cluster(tmp_path: Path, text: str, found: tuple[str, str]) -> None:
     (tmp_path / "resolv.conf").write_text(text)
-    assert names.cluster(tmp_path / "resolv.conf") == found
-    assert names.cluster(tmp_path / "nothing") == ("", "")
+    assert names.resolver_domain(tmp_path / "resolv.conf") == found
+    assert names.resolver_domain(tmp_path / "nothing") == ("", "")
 
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_by_which_clients_call(monkeypatch: pytest.MonkeyPatch, strict: bool) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("FLUX_API_SERVICE_HOST", "10.96.0.2")
-    monkeypatch.setattr(names, "cluster", lambda: names.Cluster("dev", "k8s.example"))
+    monkeypatch.setattr(names, "resolver_domain", lambda: names.ResolverDomain("dev", "k8s.example"))
     known = origins._Names(frozenset({"*.lab.example"}), strict=strict)
     for name in (
         "lead-0.pod.flux-operator.kubernetes",

@@ -11,9 +11,9 @@ import pytest
 
 from sidecar import follower
 from sidecar.app import Server as Application
-from sidecar.cluster import outlook
-from sidecar.cluster.objects import Job, JobSpec, JobStatus, Metadata
-from sidecar.cluster.outlook import Verdict
+from sidecar.cluster import end_file, outlook
+from sidecar.cluster.end_file import Verdict
+from sidecar.cluster.objects import Job
 from sidecar.config.early import FollowerRole
 from tests.support import odd_files
 from tests.support.harness import eventually
@@ -21,7 +21,7 @@ from tests.support.settings import make_settings
 
 
 def job(completed: str, size: int = 3) -> Job:
-    return Job(Metadata("mc"), JobSpec(completions=size), JobStatus(completed_indexes=completed))
+    return Job(name="mc", completions=size, completed_indexes=completed)
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,15 @@ def test_a_follower(completed: str, over: bool) -> None:
 
 
 def test_a_job_without_completions() -> None:
-    assert outlook.verdict(Job(Metadata("mc"), JobSpec()), 0) is None
+    assert outlook.verdict(Job(name="mc"), 0) is None
 
 
 @pytest.mark.parametrize("reason", ["why", "two\nlines\t and  spaces", "ƒ é"])
 def test_the_end_file(tmp_path: Path, reason: str) -> None:
     path = tmp_path / "end"
-    assert outlook.read(path) is None
-    outlook.write(path, Verdict(1, reason))
-    assert outlook.read(path) == Verdict(1, " ".join(reason.split()))
+    assert end_file.read(path) is None
+    end_file.write(path, Verdict(1, reason))
+    assert end_file.read(path) == Verdict(1, " ".join(reason.split()))
     assert len(path.read_text().splitlines()) == 1  # a shell reads one line
     assert [each.name for each in tmp_path.iterdir()] == ["end"]
 
@@ -67,7 +67,7 @@ def test_the_end_file(tmp_path: Path, reason: str) -> None:
 @pytest.mark.parametrize("text", ["", "x", "-1 negative", "1"])
 def test_an_end_file_that_was_written_by_hand_fails(tmp_path: Path, text: str) -> None:
     (tmp_path / "end").write_text(text)
-    found = outlook.read(tmp_path / "end")
+    found = end_file.read(tmp_path / "end")
     assert found is not None
     assert found.code == 1
 
@@ -76,18 +76,18 @@ def test_two_that_write_it_leave_one(tmp_path: Path) -> None:
     """The server and, in a follower's pod, the process that looks: whichever is last, the file is whole."""
     path = tmp_path / "end"
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=outlook.write, args=(path, Verdict(0, "x" * 5000))) for _ in range(4)]
+    writers = [context.Process(target=end_file.write, args=(path, Verdict(0, "x" * 5000))) for _ in range(4)]
     for each in writers:
         each.start()
     for each in writers:
         each.join(60)
-    assert outlook.read(path) == Verdict(0, "x" * 5000)
+    assert end_file.read(path) == Verdict(0, "x" * 5000)
 
 
 _NO_ROOM = """
 import resource, sys
 from pathlib import Path
-from sidecar.cluster.outlook import Verdict, write
+from sidecar.cluster.end_file import Verdict, write
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 write(Path(sys.argv[1]), Verdict(int(sys.argv[2]), "why"))
@@ -101,7 +101,7 @@ def test_a_disk_without_room(tmp_path: Path, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", _NO_ROOM, str(path), str(code)], capture_output=True, text=True)
     if code:
         assert done.returncode == 0, done.stderr
-        assert outlook.read(path) == Verdict(1, "")
+        assert end_file.read(path) == Verdict(1, "")
         path.unlink()
     else:
         assert "File too large" in done.stderr
@@ -111,14 +111,14 @@ def test_a_disk_without_room(tmp_path: Path, code: int) -> None:
 async def test_an_end_file_that_can_be_written_at_last(tmp_path: Path) -> None:
     """Once at the end it is tried again: what else the server has closed may have made room."""
     path = tmp_path / "later/end"
-    place = Application(make_settings(embedded=True, end_file=str(path)), tmp_path).components.pod
-    assert await place.abandon("why")
-    await place.close()
+    pod = Application(make_settings(embedded=True, end_file=str(path)), tmp_path).components.pod
+    assert await pod.abandon("why")
+    await pod.close()
     path.parent.mkdir()
-    await place.close()
-    assert outlook.read(path) == Verdict(1, "why")
+    await pod.close()
+    assert end_file.read(path) == Verdict(1, "why")
     path.unlink()
-    await place.close()
+    await pod.close()
     assert not path.exists()
 
 

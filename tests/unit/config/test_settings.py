@@ -54,7 +54,7 @@ def test_no_instance() -> None:
         (["--embedded", "--socket", "/tmp/s", "--socket-users", "alice=root"], "scopes are read, submit, admin"),
         (["--embedded", "--oidc-issuer", "http://login.example.org"], "is not HTTPS"),
         (["--embedded", "--oidc-issuer", "https://x.org", "--oidc-scopes", "users"], "is not of the form NAME=SCOPE"),
-        (["--embedded", "--kubernetes-auth", "--kubernetes-api", "http://10.0.0.1"], "by https://"),
+        (["--embedded", "--kubernetes-auth", "--kubernetes-api", "http://10.0.0.1"], "must start with https://"),
         (
             ["--embedded", "--allowed-origins", "portal.example.org"],
             "is not an origin; write it as https://portal.example.org",
