@@ -1,4 +1,4 @@
-"""The file of the jobs when its disk or the file itself fails: what is said, and that a stop ends all the same."""
+"""The store when its disk or its file fails: the error is reported, and a stop still ends the server."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Fault = Callable[[Server, Path], AbstractContextManager[None]]
 
 
 def _process(server: Server) -> int:
-    """The server's own pid: on Flux it is the initial program, a child of the broker."""
+    """Return the server's own pid: on Flux it is the initial program, a child of the broker."""
     kind = server.http.get("/v1/service").json()["instance"]["kind"]
     return server.pid if kind == "embedded" else server.child("/flux-sidecar serve")
 
 
 @contextlib.contextmanager
 def _no_larger_files(server: Server, path: Path) -> Iterator[None]:
-    """Writes fail with EFBIG, which SQLite calls an I/O error."""
+    """Let writes fail with EFBIG, which SQLite reports as an I/O error."""
     pid = _process(server)
     size = path.with_name(f"{path.name}-wal").stat().st_size
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -44,7 +44,7 @@ def _no_larger_files(server: Server, path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(server: Server, path: Path) -> Iterator[None]:
-    """Another program has the file for itself."""
+    """Lock the file as another program."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -58,10 +58,10 @@ def _deleted(server: Server, path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _damaged(server: Server, path: Path) -> Iterator[None]:
-    """It is noticed by what reads it: SQLite has a good part in memory."""
+    """Damage the file, and read it: SQLite has a large part in memory and notices late."""
     _damage(path)
     for read in ("/v1/jobs/search?query=true", "/v1/jobs?details=true", "/v1/queues", "/v1/jobs?user=nobody"):
-        with contextlib.suppress(httpx.RemoteProtocolError):  # an answer that has begun is cut off
+        with contextlib.suppress(httpx.RemoteProtocolError):  # a started response is aborted
             assert server.http.get(read).status_code in (200, 503)
     yield
 
@@ -74,7 +74,7 @@ def _ended(pid: int) -> bool:
 
 
 def _damage(path: Path) -> None:
-    """Overwrite all pages but the first, and what was written ahead."""
+    """Overwrite all pages but the first, and the write-ahead log."""
     for each in (path, path.with_name(f"{path.name}-wal")):
         with contextlib.suppress(FileNotFoundError), each.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
@@ -83,33 +83,33 @@ def _damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [_no_larger_files, _locked, _deleted, _damaged])
-def test_a_stop_ends_whatever_the_store_says(own_server: Start, tmp_path: Path, fault: Fault) -> None:
+def test_a_stop_ends_with_a_failing_store(own_server: Start, tmp_path: Path, fault: Fault) -> None:
     path = tmp_path / "store" / "jobs.sqlite"
     first = own_server("--store", str(path))
     first.stop()
-    assert first.wait() == 0  # what it has written is in the file now, and not only ahead of it
+    assert first.wait() == 0  # its writes are in the file now, and not only in the write-ahead log
     server = own_server("--store", str(path))
     for _ in range(3):
         server.run("true")
     with fault(server, path):
         for _ in range(20):
             server.http.post("/v1/jobs/submit", json={"command": "true"})
-        said = eventually(
-            lambda: (answer := server.http.get("/readyz?verbose")).status_code == 503 and answer, what="a failed check"
+        response = eventually(
+            lambda: (ready := server.http.get("/readyz?verbose")).status_code == 503 and ready, what="a failed check"
         )
-        assert "[-]" in str(problem(said, 503)["Errors"])
-        assert server.http.get("/livez").status_code == 200, "a restart alone would not mend it"
+        assert "[-]" in str(problem(response, 503)["Errors"])
+        assert server.http.get("/livez").status_code == 200, "a restart alone would not repair it"
         pid = _process(server)
         assert server.stop().status_code == 202
         eventually(lambda: _ended(pid), within=20, what="the server's own end")
-        assert server.wait(90) == 0  # with Flux's, which takes its time on a busy machine
+        assert server.wait(90) == 0  # including Flux, which is slow on a busy machine
     assert server.text().count("events cannot be stored") <= 1
     assert not server.leftovers()
 
 
 @pytest.mark.parametrize("fault", [_no_larger_files, _locked, _damaged])
-def test_a_drain_ends_whatever_the_store_says(own_server: Start, tmp_path: Path, fault: Fault) -> None:
-    """It waits for the end of the jobs, and not for that to be stored."""
+def test_a_drain_ends_with_a_failing_store(own_server: Start, tmp_path: Path, fault: Fault) -> None:
+    """It waits for the end of the jobs, not until that is stored."""
     path = tmp_path / "store" / "jobs.sqlite"
     server = own_server("--store", str(path))
     flag = tmp_path / "flag"
@@ -124,7 +124,7 @@ def test_a_drain_ends_whatever_the_store_says(own_server: Start, tmp_path: Path,
     assert not server.leftovers()
 
 
-def test_an_idle_instance_is_stopped_whatever_the_store_says(own_server: Start, tmp_path: Path) -> None:
+def test_an_idle_instance_is_stopped_with_a_failing_store(own_server: Start, tmp_path: Path) -> None:
     path = tmp_path / "store" / "jobs.sqlite"
     server = own_server("--store", str(path), "--idle-stop", "2s")
     job = server.submit("sleep 1")
@@ -135,7 +135,7 @@ def test_an_idle_instance_is_stopped_whatever_the_store_says(own_server: Start, 
 
 
 def _mounts() -> list[str] | None:
-    """The beginning of a command line that gives a program file systems of its own; None where that is not allowed."""
+    """Return the start of a command line that gives a program a mount namespace; None if that is not allowed."""
     for flags in (["--mount"], ["--mount", "--map-root-user"]):
         argv = ["unshare", *flags, "sh", "-c"]
         if subprocess.run([*argv, "mount -t tmpfs none /mnt"], capture_output=True).returncode == 0:
@@ -144,10 +144,10 @@ def _mounts() -> list[str] | None:
 
 
 @pytest.mark.parametrize("kind", ["embedded", pytest.param("flux", marks=pytest.mark.flux)])
-def test_a_disk_that_is_full_and_then_is_not(kind: str, tmp_path: Path, started: Start) -> None:
-    """A submit is refused before it is accepted once that is known; nothing that was accepted is denied or lost."""
+def test_a_disk_that_is_full_for_some_time(kind: str, tmp_path: Path, started: Start) -> None:
+    """Submits are refused once the disk is known to be full; no accepted job is denied or lost."""
     if (mounts := _mounts()) is None:
-        pytest.skip("a file system of its own cannot be mounted here")
+        pytest.skip("file systems cannot be mounted on this machine")
     tiny = tmp_path / "tiny"
     tiny.mkdir()
     serve = f"{SIDECAR} serve --port 0 --store {tiny}/jobs.sqlite --min-free-disk 0"
@@ -159,17 +159,17 @@ def test_a_disk_that_is_full_and_then_is_not(kind: str, tmp_path: Path, started:
         while True:
             file.write(b"x" * 1024)
     accepted, refused = _submit_until_refused(server)
-    assert accepted, "what is not known yet cannot be refused"
+    assert accepted, "no submit is refused before the first failed write"
     body = problem(refused, 503)
     assert "full" in body["detail"]
     assert body["lag"] > 0
     assert int(refused.headers["Retry-After"]) >= 1
     for path in ("/v1/jobs", f"/v1/jobs/{accepted[-1]}", "/v1/jobs/search", "/v1/jobs?details=true", "/v1/queues"):
-        begin = time.monotonic()
+        started_at = time.monotonic()
         assert problem(server.http.get(path), 503)["lag"] > 0, path
-        assert time.monotonic() - begin < 2, path
+        assert time.monotonic() - started_at < 2, path
     assert problem(server.http.post("/v1/jobs/cancel", json={"state": "active"}), 503)["lag"] > 0
-    assert server.http.get(f"/v1/jobs/{known}").status_code == 200, "it is known, and what is not known is of others"
+    assert server.http.get(f"/v1/jobs/{known}").status_code == 200, "the job is stored, and no command on it is pending"
     checks = problem(server.http.get("/readyz?verbose"), 503)["Errors"]
     assert any(line.startswith("[-]stored") and "full" in line for line in checks), checks
     assert scrape(server.http)("flux_sidecar_journal_lag_seconds") > 1
@@ -189,33 +189,33 @@ def test_a_disk_that_is_full_and_then_is_not(kind: str, tmp_path: Path, started:
 def _submit_until_refused(server: Server) -> tuple[list[int], Any]:
     accepted = []
     for _ in range(500):
-        answer = server.http.post("/v1/jobs/submit", json={"command": "true"})
-        if answer.status_code != 200:
-            return accepted, answer
-        accepted.append(answer.json()["id"])
+        response = server.http.post("/v1/jobs/submit", json={"command": "true"})
+        if response.status_code != 200:
+            return accepted, response
+        accepted.append(response.json()["id"])
         time.sleep(0.02)
     raise AssertionError("no submit was refused")
 
 
-def test_a_file_that_is_no_good_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_unusable_file_is_refused_at_once(tmp_path: Path) -> None:
     directory = tmp_path / "stores"
     directory.mkdir()
-    good = directory / "good"
-    with contextlib.closing(sqlite3.connect(good)) as db:
+    database = directory / "database"
+    with contextlib.closing(sqlite3.connect(database)) as db:
         db.executescript("CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(100000)); PRAGMA user_version = 4;")
     damaged, short, text = directory / "damaged", directory / "short", directory / "text"
     for each in (damaged, short):
-        shutil.copy(good, each)
+        shutil.copy(database, each)
     _damage(damaged)
     os.truncate(short, 5000)
-    text.write_text("this is no database, and long enough to be seen as none" * 20)
+    text.write_text("this is not a database, and long enough to be recognized as something else" * 20)
     (directory / "a directory").mkdir()
-    circle, foreign = directory / "circle", directory / "foreign"
-    circle.symlink_to(circle)
+    loop, foreign = directory / "loop", directory / "foreign"
+    loop.symlink_to(loop)
     with contextlib.closing(sqlite3.connect(foreign)) as db:
         db.execute("CREATE TABLE t (a)")
     before = foreign.read_bytes()
-    wrong = (damaged, short, text, directory / "a directory", circle / "s", foreign, "/proc/none/s", "/dev/null", "~nosuch/s")  # fmt: skip
+    wrong = (damaged, short, text, directory / "a directory", loop / "s", foreign, "/proc/missing/s", "/dev/null", "~nosuch/s")  # fmt: skip
     for path in wrong:
         process = subprocess.run(
             [SIDECAR, "serve", "--embedded", "--port", "0", "--store", str(path)],
@@ -229,8 +229,8 @@ def test_a_file_that_is_no_good_is_refused_at_once(tmp_path: Path) -> None:
     assert not Path("/dev/null.lock").exists()
 
 
-def test_a_stream_ends_with_the_reason_where_its_store_cannot_be_read(tmp_path: Path, started: Start) -> None:
-    """What the memory has of the last events is no help to who begins with the first."""
+def test_a_stream_ends_with_the_reason_if_the_store_cannot_be_read(tmp_path: Path, started: Start) -> None:
+    """The last events in memory do not help a reader that starts with the first."""
     path = tmp_path / "jobs.sqlite"
     first = started(harness.embedded(tmp_path, "--store", str(path))).ready()
     job = first.run("true")["id"]
@@ -248,8 +248,8 @@ def test_a_stream_ends_with_the_reason_where_its_store_cannot_be_read(tmp_path: 
 
 
 @pytest.mark.parametrize("spelling", ["same", "symbolic link", "hard link", "relative"])
-def test_one_store_is_for_one_server(spelling: str, tmp_path: Path, started: Start) -> None:
-    """The second one ends with 2 and names the first; when that was killed, the next one begins at once."""
+def test_a_store_is_for_one_server_only(spelling: str, tmp_path: Path, started: Start) -> None:
+    """The second one exits with 2 and names the first; if that is killed, the next one starts at once."""
     path = tmp_path / "stores" / "jobs.sqlite"
     first = started(harness.embedded(tmp_path / "first", "--store", str(path))).ready()
     job = first.submit("sleep 600")
@@ -265,12 +265,12 @@ def test_one_store_is_for_one_server(spelling: str, tmp_path: Path, started: Sta
         other = Path("../stores/../stores/jobs.sqlite")
     second = started(harness.embedded(tmp_path / "second", "--store", str(other)))
     assert second.wait(20) == 2
-    said = second.text().strip().splitlines()[-1]
-    assert "in use by" in said
-    if spelling != "hard link":  # its lock file is another one
-        assert f"pid {first.pid}" in said
-        assert os.uname().nodename in said
-        assert first.url in said
+    error = second.text().strip().splitlines()[-1]
+    assert "in use by" in error
+    if spelling != "hard link":  # it has another lock file
+        assert f"pid {first.pid}" in error
+        assert os.uname().nodename in error
+        assert first.url in error
     assert first.state(job, "RUN")
     assert first.run("true")["result"] == "COMPLETED"
     os.kill(first.pid, 9)
