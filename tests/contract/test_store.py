@@ -187,7 +187,7 @@ def test_a_disk_that_is_full_for_some_time(kind: str, tmp_path: Path, started: S
 
 
 def _submit_until_refused(server: Server) -> tuple[list[int], Any]:
-    accepted = []
+    accepted: list[int] = []
     for _ in range(500):
         response = server.http.post("/v1/jobs/submit", json={"command": "true"})
         if response.status_code != 200:

@@ -65,7 +65,7 @@ class World:
 
     def do_bulk(self, number: int, urgency: int) -> None:
         keys = [f"key-{next(self._numbers)}" for _ in range(number)]
-        lines = [{"command": "true", "urgency": urgency, "name": key} for key in keys]
+        lines: list[dict[str, Any]] = [{"command": "true", "urgency": urgency, "name": key} for key in keys]
         content = "".join(json.dumps({**line, "idempotency_key": line["name"]}) + "\n" for line in lines)
         response = self.lives.server.http.post("/v1/jobs/bulk", content=content)
         results = [json.loads(line) for line in response.text.splitlines()]
@@ -73,16 +73,17 @@ class World:
         self.requests += [(key, line, each["id"]) for key, line, each in zip(keys, lines, results, strict=True)]
 
     def do_submit_without_key(self, command: str, urgency: int) -> None:
-        body = {"command": command, "urgency": urgency, "name": f"free-{next(self._numbers)}"}
+        body: dict[str, Any] = {"command": command, "urgency": urgency, "name": f"free-{next(self._numbers)}"}
         self.without_key.append(self.lives.server.submit(**body))
 
     def do_bulk_with_one_key(self, number: int, urgency: int) -> None:
         key = f"bulk-{next(self._numbers)}"
-        lines = [{"command": "true", "urgency": urgency, "name": f"{key}:{line}"} for line in range(1, number + 1)]
+        names = [f"{key}:{line}" for line in range(1, number + 1)]
+        lines: list[dict[str, Any]] = [{"command": "true", "urgency": urgency, "name": name} for name in names]
         content = "".join(json.dumps(line) + "\n" for line in lines)
         jobs = self._bulk(key, content)
         self.bulks.append((key, content, jobs))
-        self.requests += [(line["name"], line, job) for line, job in zip(lines, jobs, strict=True)]
+        self.requests += list(zip(names, lines, jobs, strict=True))
 
     def do_repeat_bulk(self, which: int) -> None:
         if self.bulks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,8 @@ from sidecar.journal.barrier import Barrier
 from sidecar.journal.progress import Progress
 from sidecar.journal.retry import Retry
 from sidecar.store import Row, Store
+
+Wait = Callable[[], Awaitable[None]]
 
 
 @pytest.fixture
@@ -58,9 +60,12 @@ async def test_a_command_that_is_not_stored_in_time(store: Store, monkeypatch: p
     barrier = new_barrier(store, progress)
     progress.received = 1
     barrier.note_command(1, "alice")
-    for wait in (lambda: barrier.wait_visible("alice"), barrier.wait_visible, lambda: barrier.wait_job_visible(1)):
+    waits: list[Wait] = [
+        lambda: barrier.wait_visible("alice"), barrier.wait_visible, lambda: barrier.wait_job_visible(1),
+    ]  # fmt: skip
+    for wait in waits:
         with pytest.raises(Lagging, match="the effects of accepted commands are not stored yet") as raised:
-            await wait()  # type: ignore[misc]
+            await wait()
         assert msgspec.to_builtins(raised.value.body())["lag"] >= 0.1
     barrier.advance(1)
     await barrier.wait_visible("alice")
@@ -74,14 +79,14 @@ async def test_each_reader_waits_for_its_own_commands(store: Store, monkeypatch:
     barrier.note_accepted(1, "alice")
     await barrier.wait_visible("bob")
     await barrier.wait_job_visible(2)
-    waits: list[Callable[[], object]] = [
+    waits: list[Wait] = [
         lambda: barrier.wait_visible("alice"),
         barrier.wait_visible,
         lambda: barrier.wait_job_visible(1),
     ]
     for wait in waits:
         with pytest.raises(Lagging):
-            await wait()  # type: ignore[misc]
+            await wait()
     # The store has the job although its events were not noticed: the store is checked.
     await store.write(
         [Row(1, 1.0, None, "SCHED", "", 0, "root", "", "", "", 1, 1, None, 1, "{}", "{}", "", b"{}", None)]

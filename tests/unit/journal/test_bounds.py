@@ -96,7 +96,7 @@ def test_a_job_is_small_for_any_submit() -> None:
 # ---------------------------------------------------------------------------------------------------- responses
 
 
-_KEYS = {f"k{number}": {} for number in range(200_000)}
+_KEYS: dict[str, dict[str, Any]] = {f"k{number}": {} for number in range(200_000)}
 _DEEP = b"[" * 70 + b"]" * 70
 _LARGE = {
     "keys": response(jobspec={**_SPEC, "more": _KEYS}),

@@ -44,7 +44,8 @@ async def test_history_then_live(tmp_path: Path) -> None:
 
 async def test_a_second_history_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
-    items = [HistoryBegin("i"), *(job(n, "finish", "clean") for n in range(1, 700)), job(700, "finish"), END]
+    jobs = [job(n, "finish", "clean") for n in range(1, 700)]
+    items: list[HistoryBegin | JobEvents] = [HistoryBegin("i"), *jobs, job(700, "finish"), END]
     seen = []
     for _ in range(2):
         async with running(path) as (feed, store):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.model import STATES, Event, Job, JobEvents
 from sidecar.journal import fold
+from sidecar.journal.record import Record
 
 SPEC = {
     "resources": [{"type": "slot", "count": 1, "label": "task", "with": [{"type": "core", "count": 1}]}],
@@ -29,7 +32,7 @@ EVENTS = st.sampled_from(
 )  # fmt: skip
 
 
-def folded(*events: tuple[str, dict[str, object]], R: dict[str, object] | None = None) -> fold.Record:
+def folded(*events: tuple[str, dict[str, object]], R: dict[str, Any] | None = None) -> Record:
     entries = [SUBMIT, *(Event(2.0 + i, name, dict(context)) for i, (name, context) in enumerate(events))]
     journal = JobEvents(7, entries, jobspec=msgspec.json.decode(msgspec.json.encode(SPEC)), R=R)
     record = fold.new_record(journal)

@@ -25,9 +25,9 @@ from tests.support import hostile
 from tests.support.hostile import OddJob, odd_jobs
 from tests.support.stored import entries
 
-#: ``--hypothesis-profile=hostile`` runs 20,000 examples.
+# ``--hypothesis-profile=hostile`` runs 20,000 examples.
 _MANY = settings(
-    max_examples=max(300, settings.default.max_examples), deadline=None,
+    max_examples=max(300, settings().max_examples), deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )  # fmt: skip
 _LARGEST_JOB = 100_000
@@ -72,7 +72,7 @@ class Journal:
         assert self.feed.running
         assert not self.feed.problem
         assert await self.store.state(good) == "INACTIVE"
-        self.logged = list(logged)
+        self.logged = [dict(line) for line in logged]
         self.new_active = self.feed.active_count - active
 
     def close(self) -> None:

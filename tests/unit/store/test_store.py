@@ -17,7 +17,8 @@ import pytest
 from sidecar.domain.model import HistoryBegin
 from sidecar.journal.feed import Feed
 from sidecar.runtime.threads import Workers
-from sidecar.store import Filter, LoggedEvents, Row, Store, StoreError, connections
+from sidecar.store import Filter, LoggedEvents, Row, Store, StoreError
+from sidecar.store.schema import connect
 from sidecar.telemetry.instruments import Instruments
 from tests.support.journal import END, job, running, wait_stored
 
@@ -147,14 +148,14 @@ async def test_a_new_file_that_cannot_be_created_at_once(tmp_path: Path, monkeyp
     await store.open()
     await store.begin_instance("first")
     await store.write([row(1, "a")], [LoggedEvents(7, 1, 1, b"[]", "", 0, "", "", "", "", 0.0)])
-    old, connect, failures = store.id, connections.connect, [sqlite3.OperationalError("database or disk is full")]
+    old, failures = store.id, [sqlite3.OperationalError("database or disk is full")]
 
     def fail_once(path: Path) -> sqlite3.Connection:
         if failures:
             raise failures.pop()
         return connect(path)
 
-    monkeypatch.setattr(connections, "connect", fail_once)
+    monkeypatch.setattr("sidecar.store.connections.connect", fail_once)
     with pytest.raises(StoreError, match="full"):
         await store.begin_instance("second")
     assert await store.begin_instance("second")
