@@ -78,7 +78,7 @@ def as_strings(runs: Sequence[Run], stream: Stream) -> bytes:
 def as_events(runs: Sequence[Run], stream: Stream, cursor: Cursor, first: int) -> bytes:
     """Return each line as a server-sent event; ``first`` lines are before them."""
     found: list[bytes] = []
-    prefix, _, _ = cursor.name(0).rpartition("0")
+    prefix, _, _ = cursor.event_id(0).rpartition("0")
     for run in runs:
         if wanted(stream, run.stream) and run.stream not in ("stdout", "stderr"):
             found += [
@@ -104,7 +104,7 @@ async def rendered(cursor: Cursor, first: int, runs: Sequence[Run], stream: Stre
     """
     logs = cursor.log.logs
     size = sum(len(run.data) for run in runs)  # the last line of a job that writes may be longer the next time
-    key = (cursor.log.job, cursor.origin, first, cursor.number, size, stream, make.__qualname__)
+    key = (cursor.log.jobid, cursor.origin, first, cursor.number, size, stream, make.__qualname__)
     async with logs.turn:
         data = logs.rendered(key)
         if data is None:

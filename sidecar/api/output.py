@@ -183,7 +183,7 @@ class JobOutput:
         sink = _BytesStream(self._pace, RAW[wanted], query.stream) if wanted in RAW else EventStream(self._pace)
         if request.method == "HEAD":
             return web.Response(headers={"Content-Type": sink.headers["Content-Type"]})
-        await sink.begin(request, cursor.place if cursor else None)
+        await sink.begin(request, cursor.position if cursor else None)
         return await sink.run(self._send(sink, job, query, output, cursor, end, ended))
 
     async def _send(
@@ -193,7 +193,7 @@ class JobOutput:
         stream = _stream_of(sink, query)
         if cursor is None:
             cursor, enough = await tail(output, query.tail or 0, stream, end, rest=ended)
-            await sink.start(cursor.place)
+            await sink.start(cursor.position)
             if not enough:
                 await sink.notice(_FEWER)
         if query.follow:
@@ -222,7 +222,7 @@ class JobOutput:
         """Send some lines; return whether there were any. They are made once for all readers at the same place."""
         first, runs = await cursor.read(end, rest=rest)
         if not runs:
-            if isinstance(sink, _BytesStream) and not rest and (data := sink.written.begun(cursor.begun)):
+            if isinstance(sink, _BytesStream) and not rest and (data := sink.written.begun(cursor.incomplete)):
                 await sink.push(data)
             return False
         if isinstance(sink, _BytesStream):

@@ -49,7 +49,7 @@ class Routes:
             components.instruments.dropped,
             components.listeners.clock,
         )
-        live = LiveOutputs(OutputLogs(instance), feed, store)
+        live = LiveOutputs(OutputLogs(instance), feed, store, components.tasks)
         self._submit = Submit(
             instance, components.lifecycle, components.submissions, components.launchers, settings.jobs.launcher_names
         )

@@ -1,4 +1,4 @@
-"""Output eventlogs in pieces: from any place, for any tail, the same lines; and no more memory than is allowed."""
+"""Output eventlogs in chunks: every position and every tail gives the same lines, within the limit of memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from sidecar.domain.output import Stream
 from sidecar.domain.partial import Part
 from sidecar.instance.embedded import output as embedded_output
 from sidecar.instance.embedded.instance import EmbeddedInstance
-from sidecar.services import output_log as outputlog
-from sidecar.services import output_segments as segments
-from sidecar.services import output_tail as outputtail
+from sidecar.services import output_log, output_segments, output_tail
 from sidecar.services.output_log import Cursor, OutputLog, OutputLogs, resume
 from sidecar.services.output_tail import tail
 from tests.unit.domain.test_output import Written, entry, lines_of
@@ -28,7 +26,7 @@ JOB = 17
 
 
 class Log:
-    """A log of the embedded engine, in pieces of some hundred bytes, and a reader of it."""
+    """A log of the embedded engine in chunks of some hundred bytes."""
 
     def __init__(self, directory: Path, log: bytes) -> None:
         self.instance = EmbeddedInstance(directory, cores=1, kill_timeout=1)
@@ -38,7 +36,7 @@ class Log:
         self.logs = OutputLogs(self.instance)
 
     def again(self) -> Log:
-        """Return the same log for another server, which knows nothing of it yet."""
+        """Return the same log for another server, whose caches are empty."""
         other = Log.__new__(Log)
         other.instance, other.path, other.logs = self.instance, self.path, OutputLogs(self.instance)
         return other
@@ -54,13 +52,13 @@ class Log:
 
 
 @pytest.fixture(autouse=True)
-def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_output, "_CHUNK", 500)
     monkeypatch.setattr(embedded_output, "_READ", 64)
 
 
 def some(number: int, *, ranks: int = 3, seed: int = 1) -> list[Written]:
-    """Return what several tasks wrote: mostly lines, some of them in parts, the last of each without a newline."""
+    """Return the writes of several tasks: mostly lines, some of them in parts, and the last without a newline."""
     chance = random.Random(seed)
     written = []
     for index in range(number):
@@ -71,33 +69,33 @@ def some(number: int, *, ranks: int = 3, seed: int = 1) -> list[Written]:
 
 
 async def read(cursor: Cursor, end: int, *, rest: bool = True) -> list[tuple[str, Written]]:
-    """Return the lines from a place on, with their ids."""
+    """Return the lines from a position on, with their event IDs."""
     found = []
     while True:
         first, runs = await cursor.read(end, rest=rest)
         if not runs:
             return found
-        found += [(cursor.name(number), line) for number, line in enumerate(lines_of(runs), first + 1)]
+        found += [(cursor.event_id(number), line) for number, line in enumerate(lines_of(runs), first + 1)]
 
 
 @pytest.mark.parametrize("number", [0, 1, 10, 300])
-async def test_from_every_place(tmp_path: Path, number: int) -> None:
+async def test_from_every_position(tmp_path: Path, number: int) -> None:
     log = Log(tmp_path, b"".join(entry(*each) for each in some(number)))
     output = await log.open()
     every = await read(Cursor(output), output.count)
-    assert [name for name, _ in every] == [str(place) for place in range(1, len(every) + 1)]
-    for place in range(0, len(every) + 1, 1 + number // 20):
+    assert [name for name, _ in every] == [str(number) for number in range(1, len(every) + 1)]
+    for position in range(0, len(every) + 1, 1 + number // 20):
         other = await log.again().open()  # as after a restart
-        cursor = await resume(other, str(place), "after", other.count, rest=True)
-        assert await read(cursor, other.count) == every[place:]
+        cursor = await resume(other, str(position), "after", other.count, rest=True)
+        assert await read(cursor, other.count) == every[position:]
         assert (
-            await read(await resume(output, str(place), "after", output.count, rest=True), output.count)
-            == (every[place:])
+            await read(await resume(output, str(position), "after", output.count, rest=True), output.count)
+            == (every[position:])
         )
 
 
 @pytest.mark.parametrize("stream", ["both", "stdout", "stderr"])
-async def test_a_tail_is_the_end_of_all(tmp_path: Path, stream: Stream) -> None:
+async def test_a_tail_is_the_end_of_the_output(tmp_path: Path, stream: Stream) -> None:
     log = Log(tmp_path, b"".join(entry(*each) for each in some(600)))
     output = await log.open()
     every = [line for _, line in await read(Cursor(output), output.count)]
@@ -108,31 +106,31 @@ async def test_a_tail_is_the_end_of_all(tmp_path: Path, stream: Stream) -> None:
         assert [line for _, line in found if stream in ("both", line[0])] == wanted[
             len(wanted) - min(lines, len(wanted)) :
         ]
-        for index in range(0, len(found), 1 + len(found) // 5):  # and goes on behind each of its lines
+        for index in range(0, len(found), 1 + len(found) // 5):  # and resumes after each of its lines
             other = await log.again().open()
             again = await resume(other, found[index][0], "after", other.count, rest=True)
             assert await read(again, other.count) == found[index + 1 :]
 
 
-async def test_a_tail_reads_the_end_alone(tmp_path: Path) -> None:
+async def test_a_tail_reads_only_the_end(tmp_path: Path) -> None:
     log = Log(tmp_path, b"".join(entry("stdout", "0", b"%d\n" % number) for number in range(2000)))
-    pieces = []
+    chunks = []
     real = log.instance.read_output
 
-    async def counted(job: int, known: Any, number: int) -> bytes:
-        pieces.append(number)
+    async def count(job: int, known: Any, number: int) -> bytes:
+        chunks.append(number)
         return await real(job, known, number)
 
-    log.instance.read_output = counted  # type: ignore[method-assign]
+    log.instance.read_output = count  # type: ignore[method-assign]
     output = await log.open()
     cursor, _ = await tail(output, 3, "both", output.count, rest=True)
     assert [line[2] for _, line in await read(cursor, output.count)] == [b"1997\n", b"1998\n", b"1999\n"]
     assert output.count > 300
-    assert min(pieces) >= output.count - 4
+    assert min(chunks) >= output.count - 4
 
 
 async def test_while_it_grows(tmp_path: Path) -> None:
-    """Also where half an entry is written: pieces that were seen stay what they were, for tails of every server."""
+    """Also when half an entry is written: known chunks do not change, for the tails of every server."""
     written = some(200, seed=3)
     whole = b"".join(entry(*each) for each in written)
     log, chance = Log(tmp_path, b""), random.Random(5)
@@ -145,7 +143,7 @@ async def test_while_it_grows(tmp_path: Path) -> None:
         begin = end
         await output.refresh()
         seen += await read(cursor, output.count, rest=False)
-        names.append((await tail(output, 2, "both", output.count, rest=False))[0].place)
+        names.append((await tail(output, 2, "both", output.count, rest=False))[0].position)
     seen += await read(cursor, output.count)
     other = await log.again().open()
     assert seen == await read(Cursor(other), other.count)
@@ -157,14 +155,14 @@ async def test_while_it_grows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["x", "-1", "1-", "-", "7-3", "99999999", "٣", "1" * 30, "0-3-4", "500-99999999", "1.5"]
 )
-async def test_what_is_no_place(tmp_path: Path, text: str) -> None:
+async def test_unknown_event_id(tmp_path: Path, text: str) -> None:
     log = Log(tmp_path, b"".join(entry("stdout", "0", b"%d\n" % number) for number in range(100)))
     output = await log.open()
     with pytest.raises(InvalidRequest, match="after: "):
         await resume(output, text, "after", output.count, rest=True)
 
 
-async def test_it_cannot_be_read_any_longer(tmp_path: Path) -> None:
+async def test_a_log_that_cannot_be_read_any_more(tmp_path: Path) -> None:
     log = Log(tmp_path, b"".join(entry("stdout", "0", b"x" * 2000 + b"\n") for number in range(100)))
     output = await log.open()
     cursor = Cursor(output)
@@ -174,40 +172,40 @@ async def test_it_cannot_be_read_any_longer(tmp_path: Path) -> None:
         await read(cursor, output.count)
 
 
-async def test_what_is_kept_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "_KEPT", 20_000)
-    monkeypatch.setattr(outputlog, "_RENDERED", 5_000)
+async def test_the_caches_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_segments, "_CACHE_SIZE", 20_000)
+    monkeypatch.setattr(output_log, "_RENDERED", 5_000)
     log = Log(tmp_path, b"".join(entry("stdout", "0", b"%0100d\n" % number) for number in range(2000)))
     output = await log.open()
     cursors = [Cursor(output) for _ in range(5)]
-    await cursors[0].skip(1000, output.count)
+    await cursors[0].seek(1000, output.count)
     for every in await asyncio.gather(*(read(cursor, output.count) for cursor in cursors)):
         assert every[-1][1] == ("stdout", "0", b"%0100d\n" % 1999)
-    assert log.logs.kept <= 20_000
+    assert log.logs.cached <= 20_000
     for number in range(100):
         log.logs.remember((number,), b"x" * 1000)
-        assert log.logs.kept <= 25_000
+        assert log.logs.cached <= 25_000
     assert log.logs.rendered((99,)) == b"x" * 1000
 
 
 class Memory:
-    """An instance that has one log, in pieces that are what the test wants, and counts what is asked for."""
+    """An instance with one log in given chunks; it records the requests."""
 
-    def __init__(self, *pieces: bytes) -> None:
-        self.pieces = Blobs(pieces)
-        self.asked: list[int] = []
-        self.under_way = self.most = 0
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = Blobs(chunks)
+        self.requested: list[int] = []
+        self.in_flight = self.max_in_flight = 0
 
     async def output_chunks(self, _: int, __: Any) -> Blobs:
-        return self.pieces
+        return self.chunks
 
-    async def read_output(self, _: int, pieces: Blobs, number: int) -> bytes:
-        self.asked.append(number)
-        self.under_way += len(pieces[number])
-        self.most = max(self.most, self.under_way)
+    async def read_output(self, _: int, chunks: Blobs, number: int) -> bytes:
+        self.requested.append(number)
+        self.in_flight += len(chunks[number])
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         await asyncio.sleep(0)
-        self.under_way -= len(pieces[number])
-        return pieces[number]
+        self.in_flight -= len(chunks[number])
+        return chunks[number]
 
     async def open(self) -> OutputLog:
         instance: Any = self
@@ -216,8 +214,8 @@ class Memory:
         return output
 
 
-#: Logs in which much is begun and little is ended, by a name; and what is in them.
-BEGUN = {
+#: Logs with many incomplete lines or entries, by name: the chunks, and the bytes of output in them.
+INCOMPLETE = {
     "lines": (
         [b"".join(entry("stdout", str(rank), b"x" * 300_000) for rank in range(4))]
         + [entry("stdout", str(number % 4), b".") for number in range(400)],
@@ -236,11 +234,11 @@ BEGUN = {
 }
 
 
-@pytest.mark.parametrize("name", BEGUN)
-async def test_what_is_begun_is_kept_once(name: str) -> None:
-    """Not once for each piece behind which it is still begun: that is a gigabyte for some megabytes of output."""
-    pieces, size = BEGUN[name]
-    output = await Memory(*pieces).open()
+@pytest.mark.parametrize("name", INCOMPLETE)
+async def test_incomplete_lines_are_stored_once(name: str) -> None:
+    """Not once for each chunk in which they are incomplete: that is a gigabyte for some megabytes of output."""
+    chunks, size = INCOMPLETE[name]
+    output = await Memory(*chunks).open()
     tracemalloc.start()
     try:
         for cursor in (Cursor(output), Cursor(output)):
@@ -251,81 +249,81 @@ async def test_what_is_begun_is_kept_once(name: str) -> None:
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert output.logs.kept <= 6 * 1024 * 1024
+    assert output.logs.cached <= 6 * 1024 * 1024
     assert most < 24 * 1024 * 1024
 
 
-async def test_what_is_kept_of_beginnings_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However they are shared and in whatever order segments go."""
-    monkeypatch.setattr(segments, "_KEPT", 200_000)
+async def test_incomplete_lines_count_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However segments share them, and in any order of eviction."""
+    monkeypatch.setattr(output_segments, "_CACHE_SIZE", 200_000)
     chance = random.Random(7)
-    pieces = [
+    chunks = [
         entry("stdout", str(chance.randrange(3)), b"x" * chance.randrange(5000) + chance.choice([b"", b"", b"\n"]))
         for _ in range(600)
     ]
-    output = await Memory(*pieces).open()
+    output = await Memory(*chunks).open()
     cursors = [Cursor(output, origin) for origin in (0, 0, 5, 300)]
     for _ in range(400):
         await chance.choice(cursors).read(output.count)
     await read(cursors[0], output.count)
-    kept = output.logs.segments
-    assert kept.size <= 200_000
-    parts = {id(part): part for segment in kept for tip in _tips(segment) for part in tip.chain()}
-    assert kept.size == sum(segment.size for segment in kept) + sum(part.cost for part in parts.values())
+    cache = output.logs.segments
+    assert cache.size <= 200_000
+    parts = {id(part): part for segment in cache for tip in _tips(segment) for part in tip.chain()}
+    assert cache.size == sum(segment.size for segment in cache) + sum(part.cost for part in parts.values())
     assert len(parts) > 3
 
 
-def _tips(segment: segments.Segment) -> list[Part]:
+def _tips(segment: output_segments.Segment) -> list[Part]:
     return segment.after.parts if segment.after else []
 
 
-async def test_large_pieces_are_asked_for_one_at_a_time() -> None:
-    """How large a piece is, is not known before: behind a small one must not come many large ones at once."""
+async def test_large_chunks_are_read_one_at_a_time() -> None:
+    """The size of a chunk is unknown before it is read: after a small one, do not read many large ones at once."""
     large = entry("stdout", "0", (b"x" * 999 + b"\n") * 500)
     small = [entry("stdout", "0", b"%d\n" % number) for number in range(100)]
     log = Memory(small[0], *[large] * 30)
     output = await log.open()
     cursors = [Cursor(output) for _ in range(10)]
     await asyncio.gather(*(read(cursor, output.count) for cursor in cursors))
-    assert log.most < 2.1 * len(large)
+    assert log.max_in_flight < 2.1 * len(large)
     log = Memory(*small)
     await read(Cursor(await log.open()), len(small))
-    assert log.asked == list(range(100))
-    assert log.most > 4 * len(small[0])
+    assert log.requested == list(range(100))
+    assert log.max_in_flight > 4 * len(small[0])
 
 
 @pytest.mark.parametrize("rest", [True, False])
 async def test_a_tail_of_a_stream_that_writes_little(monkeypatch: pytest.MonkeyPatch, rest: bool) -> None:
-    """What is between the lines is read once to find them, and once to send it."""
-    monkeypatch.setattr(segments, "_KEPT", 1)
-    pieces = [b"".join(entry("stdout", "0", b"%d %d\n" % (n, each)) for each in range(50)) for n in range(200)]
+    """The chunks between the lines are read once to find them, and once to send them."""
+    monkeypatch.setattr(output_segments, "_CACHE_SIZE", 1)
+    chunks = [b"".join(entry("stdout", "0", b"%d %d\n" % (n, each)) for each in range(50)) for n in range(200)]
     for number in (3, 60, 61, 180):
-        pieces[number] += entry("stderr", "0", b"err%d\n" % number)
-    log = Memory(*pieces)
+        chunks[number] += entry("stderr", "0", b"err%d\n" % number)
+    log = Memory(*chunks)
     output = await log.open()
     for lines, first in ((1, 180), (2, 61), (3, 60), (4, 3)):
-        log.asked.clear()
+        log.requested.clear()
         cursor, enough = await tail(output, lines, "stderr", output.count, rest=rest)
         assert enough
-        assert len(log.asked) < 200 - first + 100
+        assert len(log.requested) < 200 - first + 100
         found = await read(cursor, output.count, rest=rest)
         assert [line[2] for _, line in found if line[0] == "stderr"] == [
             b"err%d\n" % number for number in (3, 60, 61, 180)[-lines:]
         ]
-    log.asked.clear()
+    log.requested.clear()
     cursor, enough = await tail(output, 10, "stderr", output.count, rest=rest)
     assert enough
-    assert len(log.asked) < 250
+    assert len(log.requested) < 250
     assert sum(line[0] == "stderr" for _, line in await read(cursor, output.count, rest=rest)) == 4
 
 
-async def test_a_tail_is_looked_for_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In vain is only what other streams have written: the last lines of all are as many as are asked for."""
-    monkeypatch.setattr(outputtail, "IN_VAIN", 50 * 16 * 1024)
-    pieces = [entry("stdout", "0", b"%d\n" % number) for number in range(200)]
+async def test_the_search_for_a_tail_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only output of other streams counts: a tail of all streams is never limited."""
+    monkeypatch.setattr(output_tail, "IN_VAIN", 50 * 16 * 1024)
+    chunks = [entry("stdout", "0", b"%d\n" % number) for number in range(200)]
     for number in (3, 170):
-        pieces[number] += entry("stderr", "0", b"err%d\n" % number)
-    output = await Memory(*pieces).open()
+        chunks[number] += entry("stderr", "0", b"err%d\n" % number)
+    output = await Memory(*chunks).open()
     cursor, enough = await tail(output, 2, "stderr", output.count, rest=True)
     assert not enough
     assert [line for _, line in await read(cursor, output.count) if line[0] == "stderr"] == [
@@ -338,17 +336,17 @@ async def test_a_tail_is_looked_for_within_a_bound(monkeypatch: pytest.MonkeyPat
     assert (await read(cursor, output.count))[0][1] == ("stdout", "0", b"50\n")
 
 
-async def test_readers_who_are_equally_far_share(tmp_path: Path) -> None:
+async def test_readers_at_the_same_position_share(tmp_path: Path) -> None:
     log = Log(tmp_path, b"".join(entry("stdout", "0", b"%d\n" % number) for number in range(1000)))
     loads = 0
     real = log.instance.read_output
 
-    async def counted(job: int, known: Any, number: int) -> bytes:
+    async def count(job: int, known: Any, number: int) -> bytes:
         nonlocal loads
         loads += 1
         return await real(job, known, number)
 
-    log.instance.read_output = counted  # type: ignore[method-assign]
+    log.instance.read_output = count  # type: ignore[method-assign]
     output = await log.open()
     assert log.logs.open(JOB) is output
     first, *others = await asyncio.gather(*(read(Cursor(output), output.count) for _ in range(10)))
