@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -142,11 +143,21 @@ def _errors() -> str:
         ' "detail": "There is no job ƒ4fr (12345).", "Message": "There is no job ƒ4fr (12345).",\n'
         ' "Errors": ["There is no job ƒ4fr (12345)."]}\n```\n\n| status | type | when |\n|---|---|---|\n'
     ]
-    for cls in (errors.Problem, *errors.Problem.__subclasses__()):
-        when = "" if cls is errors.Problem else (cls.__doc__ or "").partition(":")[0]
-        when = when or "The server failed; its log has the cause"
+    # A subclass may share the slug of its parent.
+    kinds = {cls.slug: cls for cls in reversed(list(_problems(errors.Problem)))}
+    for cls in sorted(kinds.values(), key=lambda cls: (cls.status, cls.slug)):
+        when = (cls.__doc__ or "").partition(":")[0]
+        if cls is errors.Problem:
+            when = "The server failed; its log has the cause"
         rows.append(f"| {cls.status} | `urn:flux-sidecar:problem:{cls.slug}` | {when} |\n")
     return "".join(rows)
+
+
+def _problems(cls: type[errors.Problem]) -> Iterator[type[errors.Problem]]:
+    """Yield a class of problems and its subclasses."""
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _problems(child)
 
 
 PAGES = {"settings.md": settings_page, "api.md": api_page, "metrics.md": metrics.page}

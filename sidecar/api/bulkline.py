@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from sidecar.domain.errors import InvalidRequest
-from sidecar.domain.model import JobRequest
+from sidecar.domain.job_request import JobRequest
 from sidecar.http import decoding
 from sidecar.http.body_decoding import json_object
 from sidecar.http.body_lines import Line

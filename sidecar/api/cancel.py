@@ -15,6 +15,7 @@ from sidecar.api.lookup import require_own
 from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid
 from sidecar.domain.errors import Conflict, Ended, Forbidden, InvalidRequest, NotFound, Problem, Unavailable
+from sidecar.domain.model import ACTIVE
 from sidecar.http.audit import audit_details
 from sidecar.http.operations import Answer, operation
 from sidecar.instance import Instance
@@ -125,7 +126,7 @@ class Cancel:
         if not self._feed.caught_up:
             raise Unavailable("The history of jobs is being read: which jobs match is not known yet.")
         await self._feed.barrier.wait_visible(where.submitter if "admin" not in caller.scopes else None)
-        states = tuple(state for state in where.states or filters.ACTIVE if state != "INACTIVE")
+        states = tuple(state for state in where.states or ACTIVE if state != "INACTIVE")
         jobs = await self._store.lists.jobids(msgspec.structs.replace(where, states=states)) if states else []
         if body.dry_run:
             return CancelledMany(f"{len(jobs)} jobs match; none was cancelled (dry_run).", len(jobs), 0)

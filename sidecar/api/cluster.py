@@ -11,8 +11,9 @@ from msgspec import Meta
 
 from sidecar.auth.guard import CALLER
 from sidecar.cluster.objects import Condition, Job, MiniCluster, Pod
+from sidecar.domain.durations import AS_TEXT
 from sidecar.domain.errors import Conflict, NotFound
-from sidecar.domain.model import AS_TEXT, Node
+from sidecar.domain.model import Node
 from sidecar.http.audit import audit_details
 from sidecar.http.operations import Answer, operation
 from sidecar.http.routing import json_response

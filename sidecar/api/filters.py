@@ -9,12 +9,11 @@ import msgspec
 from msgspec import Meta
 
 from sidecar.domain.errors import InvalidRequest
-from sidecar.domain.model import RESULTS, STATES
+from sidecar.domain.model import ACTIVE, RESULTS, STATES
 from sidecar.http.faults import quote
 from sidecar.store import Filter
 
 _LONGEST = 20  # characters that are compared with what is known
-ACTIVE = ("NEW", "DEPEND", "PRIORITY", "SCHED", "RUN", "CLEANUP")
 EVERYTHING = Filter()
 
 #: flux-jobs(1)'s names for several states.

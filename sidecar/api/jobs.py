@@ -17,8 +17,9 @@ from sidecar.api.filters import JobFilter
 from sidecar.api.lookup import require, require_own, unknown
 from sidecar.auth.guard import ADMISSION, caller_of
 from sidecar.domain import fluid, jobspec, untrusted
+from sidecar.domain.durations import AS_TEXT
 from sidecar.domain.errors import InvalidRequest
-from sidecar.domain.model import AS_TEXT, Brief, Entry, Job
+from sidecar.domain.model import Brief, Entry, Job
 from sidecar.http.html import relative_root
 from sidecar.http.negotiation import NDJSON, WANTED
 from sidecar.http.operations import Answer, operation
@@ -175,7 +176,7 @@ class Jobs:
         last = page.last
         if cut:
             last = None if limit is None else await self._store.lists.last_of_page(where, limit)
-        cursor = b',"cursor":"%b"' % _plain_f58(last).encode() if last is not None else b""
+        cursor = b',"cursor":"%b"' % fluid.f58_ascii(last).encode() if last is not None else b""
         closing = b'],"position":"%b"%b}\n' % (shown.encode(), cursor)
         headers = {"Content-Type": "application/json", position.HEADER: shown, **_next(request, last)}
         if not cut:
@@ -288,10 +289,5 @@ def _next(request: web.Request, last: int | None) -> dict[str, str]:
     """Return the Link header that leads to the next page, when there is one."""
     if last is None:
         return {}
-    following = urlencode({**request.query, "cursor": _plain_f58(last)})
+    following = urlencode({**request.query, "cursor": fluid.f58_ascii(last)})
     return {"Link": f'<{relative_root(request.path)}{request.path[1:]}?{following}>; rel="next"'}
-
-
-def _plain_f58(job: int) -> str:
-    """Spell an id in ASCII, for addresses and headers."""
-    return fluid.f58(job).replace("ƒ", "f")

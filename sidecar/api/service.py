@@ -12,8 +12,8 @@ from msgspec import Meta
 import sidecar
 from sidecar.api import fresh
 from sidecar.auth.guard import CALLER
+from sidecar.domain.durations import AS_TEXT
 from sidecar.domain.errors import Unavailable
-from sidecar.domain.model import AS_TEXT
 from sidecar.http.audit import audit_details
 from sidecar.http.operations import Answer, operation
 from sidecar.http.routing import json_response

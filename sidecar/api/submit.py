@@ -12,10 +12,9 @@ from msgspec import Meta
 from sidecar.api.idempotency import KEY, key_of
 from sidecar.auth.caller import Caller
 from sidecar.auth.guard import caller_of
-from sidecar.domain import jobspec
-from sidecar.domain import shell_options as shelloptions
+from sidecar.domain import fluid, jobspec, parameters, shell_options
 from sidecar.domain.errors import InvalidRequest, Rejected
-from sidecar.domain.model import JobRequest
+from sidecar.domain.job_request import JobRequest
 from sidecar.http.audit import audit_details
 from sidecar.http.html import relative_root
 from sidecar.http.operations import Answer, operation
@@ -121,7 +120,7 @@ class Submit:
             return await self._check(body, key, caller)
         job = await self._submissions.submit(body, key, caller)
         audit_details(request, job=job.f58id, replayed=job.replayed)
-        headers = {"Location": f"{relative_root(request.path)}v1/jobs/{job.f58id.replace('ƒ', 'f')}"}
+        headers = {"Location": f"{relative_root(request.path)}v1/jobs/{fluid.f58_ascii(job.f58id)}"}
         if job.replayed:
             headers["Idempotent-Replayed"] = "true"
         return json_response(Submitted("Job submit.", job.id, job.f58id, self._warnings(body)), headers=headers)
@@ -140,7 +139,7 @@ class Submit:
     async def _launch(self, request: web.Request, body: SubmitBody, key: str | None) -> web.Response:
         # It runs beside the server, and can do whatever the server can.
         caller_of(request).require("admin")
-        words = jobspec.parse_command(body.command)
+        words = parameters.parse_command(body.command)
         if words[0] not in self._launcher_names:
             known = ", ".join(sorted(self._launcher_names)) or "none"
             raise InvalidRequest(f"is_launcher: {words[0]!r} is not a known launcher (--launchers): {known}.")
@@ -154,7 +153,7 @@ class Submit:
         program = shutil.which(words[0], path=environment.variables.get("PATH"))
         if program is None:
             raise Rejected(f"is_launcher: {words[0]} is not in the instance's PATH, or not on the server's machine.")
-        variables = {**environment.variables, **jobspec.parse_envars(body.envars)}
+        variables = {**environment.variables, **parameters.parse_envars(body.envars)}
         launcher = await self._launchers.start(
             program, words, variables, body.workdir or environment.cwd, caller_of(request).name
         )
@@ -164,5 +163,5 @@ class Submit:
 
     def _warnings(self, body: SubmitBody) -> list[str]:
         """Return what may not be meant in a request."""
-        ignored = shelloptions.ignored(body.option_flags) if self._instance.status.kind == "embedded" else ""
-        return [text for text in (jobspec.without_shell(body.command), ignored) if text]
+        ignored = shell_options.ignored(body.option_flags) if self._instance.status.kind == "embedded" else ""
+        return [text for text in (parameters.shell_warning(body.command), ignored) if text]

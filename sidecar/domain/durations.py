@@ -1,4 +1,4 @@
-"""Durations as people write them: Flux Standard Durations (RFC 23) such as ``1.5h``, or several in a row: ``1h30m``."""
+"""Durations: Flux Standard Duration (RFC 23) such as ``1.5h``, or several of them in a row: ``1h30m``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ _PLAIN = re.compile(_NUMBER)
 _PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)\s*")
 _LONGEST = 64  # characters
 FORMS = "use seconds, or numbers with ms, s, m, h or d, as in 90s or 1h30m"
-"""What to write instead of a value that is not a duration."""
+"""Hint for a value that is not a duration."""
+AS_TEXT = "or as text a duration (90s, 1h30m)"
+"""In the description of a number of seconds: the other way to write it."""
 
 
 def parse(text: str) -> float:
-    """Return a duration as seconds; a number without a unit is seconds.
+    """Return a duration in seconds; a number without a unit is in seconds.
 
     Raises:
-        ValueError: it is another value; the text says what to write.
+        ValueError: ``text`` is not a duration; the error says what to write.
     """
     text = text.strip().lower()
     if len(text) <= _LONGEST:

@@ -1,6 +1,7 @@
-"""Every error that a caller can see, as one shape: RFC 9457 plus the members that the predecessor's clients read.
+"""Errors that a client can receive, in one format: RFC 9457, and the members that the predecessor's clients read.
 
-A handler raises one of these classes; only :func:`render` turns it into a response.
+Services and handlers raise these classes; :mod:`sidecar.http.problems` makes responses of them. The first sentence of
+a docstring, up to the status, is the description in docs/api.md.
 """
 
 from __future__ import annotations
@@ -11,31 +12,39 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from sidecar.domain.untrusted import excerpt
 
-class ProblemBody(msgspec.Struct, omit_defaults=False):
-    """The body of every error answer (RFC 9457, and ``Message`` and ``Errors`` for older clients)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    Message: str
-    Errors: list[str]
-    lag: Annotated[
-        float | UnsetType,
-        Meta(description="for how long what was accepted has not been stored (seconds); of journal-lags alone"),
-    ] = UNSET
-
-
-_TEXT = 1000  # characters of a text; what a caller has sent is quoted in some, and must not come back whole
+_TEXT = 1000  # characters of a text; some quote the request, which must not come back as a whole
 _FAULTS = 30
 _FAULT = 300  # characters
 
 
-class Problem(Exception):
-    """An error with an HTTP status. ``errors`` names each single fault, ``detail`` says what to change.
+class ProblemBody(msgspec.Struct, omit_defaults=False):
+    """The body of an error response (RFC 9457, with ``Message`` and ``Errors`` for older clients)."""
 
-    An answer never grows with what was sent: texts are shortened, and of many faults the first are named.
+    type: Annotated[str, Meta(description="URN of the kind of problem; see the table of errors")]
+    title: Annotated[str, Meta(description="name of the kind of problem")]
+    status: Annotated[int, Meta(description="HTTP status")]
+    detail: Annotated[str, Meta(description="cause of this problem, and what to do about it")]
+    Message: Annotated[str, Meta(description="summary of the problem, for clients of flux-restful-api")]
+    Errors: Annotated[list[str], Meta(description="each fault of the request")]
+    lag: Annotated[
+        float | UnsetType,
+        Meta(description="seconds by which the store lags behind accepted commands; only of journal-lags"),
+    ] = UNSET
+
+
+class Problem(Exception):
+    """An error with an HTTP status.
+
+    The size of the response does not depend on the request: long texts are shortened, and only the first faults are
+    listed.
+
+    Args:
+        detail: cause of the problem, and what to do about it.
+        errors: each single fault; default: ``detail``.
+        message: summary for older clients; default: ``detail``.
+        headers: further headers of the response.
     """
 
     status = 500
@@ -51,15 +60,15 @@ class Problem(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.detail = shortened(detail, _TEXT)
-        self.message = shortened(message or detail, _TEXT)
-        self.errors = [shortened(fault, _FAULT) for fault in (errors or [detail])[:_FAULTS]]
+        self.detail = excerpt(detail, _TEXT)
+        self.message = excerpt(message or detail, _TEXT)
+        self.errors = [excerpt(fault, _FAULT) for fault in (errors or [detail])[:_FAULTS]]
         if errors and len(errors) > _FAULTS:
             self.errors.append(f"There are {len(errors) - _FAULTS} more faults.")
         self.headers = headers or {}
 
     def body(self) -> ProblemBody:
-        """Return the body that the caller gets."""
+        """Return the body of the response."""
         return ProblemBody(
             type=f"urn:flux-sidecar:problem:{self.slug}",
             title=self.title,
@@ -71,129 +80,129 @@ class Problem(Exception):
 
 
 class InvalidRequest(Problem):
-    """The request itself is wrong: 400."""
+    """The request is not valid: 400."""
 
     status, title, slug = 400, "Invalid request", "invalid-request"
 
 
 class Denied(InvalidRequest):
-    """A login that failed where 401 would have a client ask for ever: 400, and in the audit a refusal."""
+    """A failed login, where 401 would make a client retry forever: 400. The audit log records a denial."""
 
 
 class Rejected(Problem):
-    """Flux refused the job, in its own words: 400, as the predecessor answered."""
+    """Flux has rejected the job; the detail is Flux's message: 400, as in the predecessor."""
 
-    status, title, slug = 400, "The job was not accepted", "job-rejected"
+    status, title, slug = 400, "Job rejected", "job-rejected"
 
 
 class Unauthenticated(Problem):
-    """Nobody knows who is calling: 401 with ``WWW-Authenticate``."""
+    """The request has no valid credential: 401 with ``WWW-Authenticate``."""
 
-    status, title, slug = 401, "Authentication is needed", "unauthenticated"
+    status, title, slug = 401, "Authentication required", "unauthenticated"
 
 
 class Forbidden(Problem):
-    """The caller may not do this: 403."""
+    """The caller is not permitted to do this: 403."""
 
     status, title, slug = 403, "Not allowed", "forbidden"
 
 
 class NotFound(Problem):
-    """No such job, launcher or path: 404."""
+    """The job, launcher or path does not exist: 404."""
 
     status, title, slug = 404, "Not found", "not-found"
 
 
 class MethodNotAllowed(Problem):
-    """The path exists, the method does not: 405."""
+    """The path exists, but does not support the method: 405."""
 
     status, title, slug = 405, "Method not allowed", "method-not-allowed"
 
 
 class NotAcceptable(Problem):
-    """The caller takes none of the media types that there are: 406."""
+    """The client accepts none of the available media types: 406."""
 
     status, title, slug = 406, "Not acceptable", "not-acceptable"
 
 
 class RequestTimeout(Problem):
-    """The body did not come in time: 408."""
+    """The request body did not arrive in time: 408."""
 
     status, title, slug = 408, "Request timeout", "request-timeout"
 
 
 class Conflict(Problem):
-    """The state of the job or the instance forbids it: 409."""
+    """The state of the job or the instance does not permit this: 409."""
 
     status, title, slug = 409, "Conflict", "conflict"
 
 
 class Ended(Conflict):
-    """The job has ended already: 409."""
+    """The job has already ended: 409."""
 
 
 class Gone(Problem):
-    """It was there, and is not kept any longer: 410."""
+    """The resource existed, but has been deleted: 410."""
 
-    status, title, slug = 410, "Not kept any longer", "gone"
+    status, title, slug = 410, "Gone", "gone"
 
 
 class PreconditionFailed(Problem):
-    """There is another version than the caller wants: 412."""
+    """The resource has another version than the client requires: 412."""
 
     status, title, slug = 412, "Precondition failed", "precondition-failed"
 
 
 class TooLarge(Problem):
-    """The body is over the limit: 413."""
+    """The request body exceeds the limit: 413."""
 
     status, title, slug = 413, "Request body too large", "body-too-large"
 
 
 class UnsupportedMediaType(Problem):
-    """The body is of a kind that is not read here: 415."""
+    """The media type of the request body is not supported: 415."""
 
     status, title, slug = 415, "Unsupported media type", "unsupported-media-type"
 
 
 class HeadTooLarge(Problem):
-    """Request line and headers are over the limit: 431."""
+    """Request line and headers exceed the limit: 431."""
 
     status, title, slug = 431, "Request header fields too large", "head-too-large"
 
 
 class RangeNotSatisfiable(Problem):
-    """There is no such part: 416."""
+    """The requested range does not exist: 416."""
 
     status, title, slug = 416, "Range not satisfiable", "range-not-satisfiable"
 
 
 class ExpectationFailed(Problem):
-    """The header Expect asks for something that is not done here: 417."""
+    """The value of the Expect header is not supported: 417."""
 
     status, title, slug = 417, "Expectation failed", "expectation-failed"
 
 
 class NotImplementedHere(Problem):
-    """The method, or the coding of the body, is not known here: 501."""
+    """The method, or the transfer coding of the body, is not supported: 501."""
 
     status, title, slug = 501, "Not implemented", "not-implemented"
 
 
 class VersionNotSupported(Problem):
-    """The request is of a version of HTTP that is not spoken here: 505."""
+    """The HTTP version of the request is not supported: 505."""
 
     status, title, slug = 505, "HTTP version not supported", "http-version-not-supported"
 
 
 class Misdirected(Problem):
-    """The request names a host that this server is not: 421."""
+    """The request is for a host that is not a name of this server: 421."""
 
     status, title, slug = 421, "Misdirected request", "misdirected-request"
 
 
 class TooManyRequests(Problem):
-    """The caller asks too often, or holds too much: 429 with ``Retry-After``."""
+    """The caller has exceeded a rate or another limit: 429 with ``Retry-After``."""
 
     status, title, slug = 429, "Too many requests", "too-many-requests"
 
@@ -202,66 +211,66 @@ class TooManyRequests(Problem):
 
 
 class IdempotencyKeyReused(Problem):
-    """An idempotency key was used for another request: 422."""
+    """The idempotency key was used for a different request: 422."""
 
-    status, title, slug = 422, "The idempotency key was used for another request", "idempotency-key-reused"
+    status, title, slug = 422, "Idempotency key reused", "idempotency-key-reused"
 
 
 class Unavailable(Problem):
-    """The instance cannot be asked just now: 503 with ``Retry-After``."""
+    """The Flux instance is temporarily unavailable: 503 with ``Retry-After``."""
 
-    status, title, slug = 503, "The Flux instance is not available", "instance-unavailable"
+    status, title, slug = 503, "Flux instance unavailable", "instance-unavailable"
 
     def __init__(self, detail: str, *, retry_after: int = 1, **kwargs: Any) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)}, **kwargs)
 
 
 class Lagging(Unavailable):
-    """What the instance has accepted is not in the store yet: 503 with ``Retry-After`` and the lag (seconds)."""
+    """The store does not contain an accepted command yet: 503 with ``Retry-After`` and the lag in seconds."""
 
-    title, slug = "The journal of jobs lags behind", "journal-lags"
+    title, slug = "Journal lags behind", "journal-lags"
 
     def __init__(self, detail: str, *, lag: float, retry_after: int = 1) -> None:
         super().__init__(detail, retry_after=retry_after)
         self.lag = lag
 
     def body(self) -> ProblemBody:
-        """Return the body that the caller gets, with the lag."""
+        """Return the body of the response, with the lag."""
         return msgspec.structs.replace(super().body(), lag=self.lag)
 
 
 class StoreUnavailable(Unavailable):
-    """The store cannot be read just now: 503 with ``Retry-After``."""
+    """The store is temporarily unavailable: 503 with ``Retry-After``."""
 
-    title, slug = "The store of jobs is not available", "store-unavailable"
+    title, slug = "Store unavailable", "store-unavailable"
 
 
 class Overloaded(Unavailable):
-    """The server holds as much for its callers as it may: 503 with ``Retry-After``."""
+    """The server has reached a limit of memory or connections: 503 with ``Retry-After``."""
 
-    title, slug = "The server is at its limit", "overloaded"
+    title, slug = "Server overloaded", "overloaded"
 
 
 class AuthBackendUnavailable(Unavailable):
-    """Who would know the caller cannot be asked just now: 503, and nobody is let in."""
+    """The service that verifies credentials is temporarily unavailable: 503; no request is let through."""
 
-    title, slug = "Callers cannot be told just now", "caller-unknown"
+    title, slug = "Authentication backend unavailable", "caller-unknown"
 
 
 class ClusterForbidden(Problem):
-    """Kubernetes does not let this server do it, whoever asks: 502."""
+    """The server's service account is not permitted to do this: 502, regardless of the caller."""
 
-    status, title, slug = 502, "The cluster does not let this server do it", "cluster-refuses"
+    status, title, slug = 502, "Forbidden by the Kubernetes API server", "cluster-refuses"
 
 
 class ClusterUnavailable(Unavailable):
-    """The Kubernetes API server cannot be asked just now: 503 with ``Retry-After``."""
+    """The Kubernetes API server is temporarily unavailable: 503 with ``Retry-After``."""
 
-    title, slug = "The Kubernetes API server is not available", "cluster-unavailable"
+    title, slug = "Kubernetes API server unavailable", "cluster-unavailable"
 
 
 class ResponseTimeout(Unavailable):
-    """A command was sent and is not answered yet: it may be carried out all the same. ``result`` will tell."""
+    """Flux has not responded to a command, which may still be carried out: 503; ``result`` gets a late response."""
 
     def __init__(self, detail: str, result: asyncio.Future[Any]) -> None:
         super().__init__(detail)
@@ -269,27 +278,17 @@ class ResponseTimeout(Unavailable):
 
 
 def without_traceback(problem: Problem) -> Problem:
-    """Return a problem without its traceback and context.
+    """Return the problem without traceback and context.
 
-    Those hold every variable of the calls that it came through, a whole body perhaps; and as they hold the variable of
-    the error itself too, all of it would stay until the garbage collector finds the circle.
+    These refer to every variable of the calls that raised it, perhaps a whole request body. They also refer to the
+    variable of the error itself, a cycle that would keep all of it until the next garbage collection.
     """
     problem.__context__ = problem.__cause__ = None
     return problem.with_traceback(None)
 
 
-def shortened(text: str, most: int) -> str:
-    """Return a text that has at most so many characters, and no lone surrogate; of a longer one beginning and end."""
-    if not text.isascii():
-        text = text.encode(errors="replace").decode()
-    if len(text) <= most:
-        return text
-    end = most // 4
-    return f"{text[: most - end - 5]} ... {text[-end:]}"
-
-
 class Closed(Exception):
-    """There will be no more events; the text says why."""
+    """There are no more events; ``reason`` is a word for programs, ``detail`` a text for users."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

@@ -1,7 +1,7 @@
-"""FLUIDs: Flux's 64-bit job ids, and every way in which Flux spells one (RFC 19).
+"""FLUIDs, the encoding of Flux's 64-bit jobids (RFC 19), and their text forms.
 
-A FLUID holds 40 bits of milliseconds, 14 bits of generator id and 10 bits of sequence number. It exceeds the
-2^53 that JavaScript's numbers can hold, so people and browsers use the F58 spelling, ``ƒ2oUvBnNfh``.
+A FLUID has 40 bits of milliseconds, 14 bits of generator ID and 10 bits of sequence number. It may exceed 2^53, the
+limit of JavaScript's numbers, so users and browsers need the F58 encoding, ``ƒ2oUvBnNfh``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EMOJI = (
     "🔱📛🔰🔟🔠🔡🔢🔣🔤🆎🆑🆒🆓🆔🆕🆖🆗🆘🆙🆚🈁🈶🈯🉐🈹🈚🈲🉑🈸🈴🈳🈺🈵🔴🔵🔶🔷🔸🔹🔺🔻💠🔘🔳🔲🏁🚩🎌"
 )
 _EMOJI_DIGIT = {char: value for value, char in enumerate(_EMOJI)}
-_LONGEST = 200  # characters; words have fewer than 100
+_LONGEST = 200  # characters; mnemonics have fewer than 100
 _F58 = re.compile(rf"[ƒf]([{_ALPHABET}]{{1,12}})")
 _DOTHEX = re.compile(r"([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})\.([0-9a-fA-F]{1,4})")
 _WORDS = re.compile(r"[a-z]+(?:-+[a-z]+){1,8}")
@@ -39,33 +39,42 @@ MAX = 2**64 - 1
 
 
 @functools.lru_cache(maxsize=4096)
-def f58(fluid: int) -> str:
-    """Spell a FLUID as F58, Flux's default: base 58 behind a ``ƒ``."""
+def f58(jobid: int) -> str:
+    """Return a jobid in F58 encoding, Flux's default: ``ƒ`` and digits of base 58."""
     digits = []
     while True:
-        fluid, digit = divmod(fluid, 58)
+        jobid, digit = divmod(jobid, 58)
         digits.append(_ALPHABET[digit])
-        if not fluid:
+        if not jobid:
             return "ƒ" + "".join(reversed(digits))
 
 
-def kvs(fluid: int) -> str:
-    """Spell a FLUID as the job's directory in Flux's KVS, ``job.0000.0002.4d00.0000``."""
-    text = f"{fluid:016x}"
+def f58_ascii(jobid: int | str) -> str:
+    """Return a jobid in F58 encoding with an ASCII prefix, ``f2oUvBnNfh``, for URLs and file names.
+
+    Args:
+        jobid: the number, or its F58 encoding.
+    """
+    return (f58(jobid) if isinstance(jobid, int) else jobid).replace("ƒ", "f")
+
+
+def kvs(jobid: int) -> str:
+    """Return the job's directory in Flux's KVS, ``job.0000.0002.4d00.0000``."""
+    text = f"{jobid:016x}"
     return "job." + ".".join(text[i : i + 4] for i in range(0, 16, 4))
 
 
 @functools.lru_cache(maxsize=4096)
 def parse(text: str) -> int:
-    """Read a FLUID in any spelling that Flux reads: decimal, ``ƒ``/``f`` F58, ``0x`` hex, dothex, KVS, words or emoji.
+    """Return a jobid from any encoding of Flux: decimal, F58 (``ƒ`` or ``f``), ``0x`` hex, dothex, KVS, words or emoji.
 
     Raises:
-        ValueError: the text is none of these, or larger than 64 bits.
+        ValueError: the text is not a jobid, or larger than 64 bits.
     """
-    fluid = _parse(text.removeprefix("job.")) if len(text) <= _LONGEST else None
-    if fluid is None or not 0 <= fluid <= MAX:
+    jobid = _parse(text.removeprefix("job.")) if len(text) <= _LONGEST else None
+    if jobid is None or not 0 <= jobid <= MAX:
         raise ValueError(f"{text!r} is not a job id: use a decimal number, ƒ…, 0x…, dothex, job.…, words or emoji")
-    return fluid
+    return jobid
 
 
 def _parse(text: str) -> int | None:
@@ -91,11 +100,6 @@ def _number(text: str, digits: dict[str, int]) -> int:
     return value
 
 
-def words(fluid: int) -> str:
-    """Spell a FLUID as words, ``academy-...--...``: its eight bytes, least significant first, in mnemonicode."""
-    return str(mnemonicode.mnformat(fluid.to_bytes(8, "little")))
-
-
 def _parse_words(text: str) -> int | None:
     first, second = (parts := re.split("-+", text))[:3], parts[3:]
     try:
@@ -106,10 +110,10 @@ def _parse_words(text: str) -> int | None:
 
 
 class Generator:
-    """Makes FLUIDs for the embedded engine.
+    """Generates jobids for the embedded engine.
 
     Args:
-        epoch: the instant from which the time part of the FLUIDs counts (Unix time in milliseconds).
+        epoch: start of the time in the jobids (Unix time in milliseconds).
     """
 
     def __init__(self, epoch: int) -> None:
@@ -117,7 +121,7 @@ class Generator:
         self._last = 0
 
     def __call__(self) -> int:
-        """Return the next FLUID; later calls give larger numbers."""
+        """Return the next jobid, which is larger than all before."""
         now = max(0, int(time.time() * 1000) - self._epoch) << 24
         self._last = max(now, self._last + 1)
         return self._last

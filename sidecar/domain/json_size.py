@@ -1,7 +1,7 @@
-"""How many members JSON has, told from its text.
+"""The number of members of JSON, counted in its text before it is decoded.
 
-A megabyte of JSON can be 300,000 objects, which take twenty times as much memory and a second of work. So members are
-counted before anything is made of the text, and what has too many of them is refused.
+A megabyte of JSON may contain 300,000 objects, which need twenty times as much memory and a second to decode. So the
+members are counted first, and JSON with too many of them is rejected.
 """
 
 from __future__ import annotations
@@ -9,53 +9,52 @@ from __future__ import annotations
 from sidecar.domain.errors import InvalidRequest
 
 MOST = 10_000
-"""Members that the arrays and objects in one parameter may have in all."""
+"""Maximum number of members in the arrays and objects of a parameter."""
 SIZE = 80
-"""Bytes that a member takes in memory beside its text, about."""
+"""Approximate memory of a member in bytes, in addition to its text."""
 
-_QUOTES = 40_000  # that are looked at together; an even number: the rest begins outside of a string
+_QUOTES = 40_000  # processed at once; an even number, so that the rest begins outside of a string
 _SPACE = b" \t\r\n"
 
 
 def at_most(text: bytes) -> int:
-    """Return a number that JSON has no more members than; quick, and too large where its strings hold commas."""
+    """Return an upper bound of the number of members, which is fast; commas in strings are counted too."""
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
-def count(text: bytes, most: int = MOST) -> int:
-    """Return how many members the arrays and objects of JSON have, those that are nested included.
+def count(text: bytes, limit: int = MOST) -> int:
+    """Return the number of members of the arrays and objects of JSON, nested ones included.
 
-    What is returned may be too large where it is no more than ``most``, and too small where it is more: then no more
-    of the text was looked at than shows that.
+    A result up to ``limit`` may be too large. A result over ``limit`` may be too small: counting stops there.
     """
-    if (found := at_most(text)) <= most:
-        return found
+    if (number := at_most(text)) <= limit:
+        return number
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    found = 0
-    while text and found <= most:
+    number = 0
+    while text and number <= limit:
         parts = text.split(b'"', _QUOTES)  # outside of strings, inside, outside …
         text = parts.pop() if len(parts) > _QUOTES else b""
         outside = b"0".join(parts[::2]).translate(None, _SPACE)
-        found += at_most(outside) - outside.count(b"[]") - outside.count(b"{}")
-    return found
+        number += at_most(outside) - outside.count(b"[]") - outside.count(b"{}")
+    return number
 
 
 def weight(text: bytes, members: int) -> int:
-    """Return how many bytes JSON takes once it is decoded, about."""
+    """Return the approximate memory of JSON in bytes after it is decoded."""
     return len(text) + SIZE * members
 
 
-def too_many(name: str, most: int = MOST) -> str:
-    """Say that a parameter has too many members."""
-    return f"{name}: it has more than {most:,} members, nested ones included; send fewer."
+def too_many(name: str, limit: int = MOST) -> str:
+    """Return the error for a parameter with too many members."""
+    return f"{name}: it has more than {limit:,} members, nested ones included; send fewer."
 
 
 def check(name: str, members: int, message: str) -> None:
-    """Let a parameter through that does not have too many members.
+    """Check the number of members of a parameter.
 
     Raises:
-        InvalidRequest: it has.
+        InvalidRequest: it has too many.
     """
     if members > MOST:
         raise InvalidRequest(too_many(name), message=message)

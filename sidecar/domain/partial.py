@@ -1,19 +1,19 @@
-"""Bytes that are begun and not complete, kept once for all places of a log between their beginning and their end."""
+"""Bytes that are incomplete yet, stored once for all positions of a log between their start and their end."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
 
-_PART = 1024  # bytes from which on a part is not copied to make it longer
-_COST = 200  # bytes that a part costs beside its own
+_PART = 1024  # bytes; a smaller part is copied when it grows
+_COST = 200  # memory of a part in bytes, in addition to its data
 
 
 class Part:
-    """Some bytes, and the part that they follow.
+    """Bytes, and the part before them.
 
-    A part never changes, so that the states of a log before and behind a piece share all that the piece has not added:
-    a line of a megabyte that grows by a byte at a time is kept once, not once for each byte.
+    A part is immutable, so that the states of a log before and after a chunk share everything that the chunk has not
+    added: a line of a megabyte that grows byte by byte is stored once, not once for each byte.
     """
 
     __slots__ = ("_digest", "before", "data", "holders", "size")
@@ -22,35 +22,35 @@ class Part:
         self.before = before
         self.data = data
         self.size: int = len(data) + (before.size if before else 0)
-        """Bytes from the beginning."""
+        """Bytes from the start."""
         self.holders = 0
-        """How many hold it: segments that are kept, and parts that are held and follow it."""
+        """Number of references: from cached segments, and from referenced parts that follow."""
         self._digest = b""
 
     def plus(self, data: bytes) -> Part:
-        """Return these bytes and more."""
+        """Return a part with more bytes."""
         if len(self.data) < _PART:
             return Part(self.before, self.data + data)
         return Part(self, data)
 
     def whole(self) -> bytes:
-        """Return all bytes from the beginning."""
+        """Return all bytes from the start."""
         if self.before is None:
             return self.data
         return b"".join(reversed([part.data for part in self.chain()]))
 
     def behind(self, size: int) -> bytes:
-        """Return the bytes behind so many, without copying those before."""
-        found = []
+        """Return the bytes after the first ``size``, without a copy of those before."""
+        pieces = []
         for part in self.chain():
             if part.size <= size:
                 break
             first = part.size - len(part.data)
-            found.append(part.data[max(0, size - first) :])
-        return b"".join(reversed(found))
+            pieces.append(part.data[max(0, size - first) :])
+        return b"".join(reversed(pieces))
 
     def digest(self, name: str) -> bytes:
-        """Return a digest of all bytes, and of a name for them; of what was digested before it costs nothing."""
+        """Return a digest of a name and all bytes; parts whose digest is known are not read again."""
         if self._digest:
             return self._digest
         new, known = [], b""
@@ -66,11 +66,11 @@ class Part:
 
     @property
     def cost(self) -> int:
-        """Bytes in memory, without the parts before."""
+        """Memory in bytes, without the parts before."""
         return len(self.data) + _COST
 
     def chain(self) -> Iterator[Part]:
-        """Yield the parts, the last one first."""
+        """Yield the parts, from the last one."""
         part: Part | None = self
         while part is not None:
             yield part
@@ -78,7 +78,7 @@ class Part:
 
 
 def hold(parts: Iterable[Part]) -> int:
-    """Count one more holder of some parts; return how many bytes are kept that were not before."""
+    """Add a reference to each part; return the memory in bytes that is newly in use."""
     added = 0
     for each in parts:
         part: Part | None = each
@@ -92,7 +92,7 @@ def hold(parts: Iterable[Part]) -> int:
 
 
 def release(parts: Iterable[Part]) -> int:
-    """Count one holder less of some parts; return how many bytes are no longer kept."""
+    """Remove a reference from each part; return the memory in bytes that is no longer in use."""
     freed = 0
     for each in parts:
         part: Part | None = each

@@ -1,4 +1,4 @@
-"""How many nodes, cores and tasks a jobspec asks for."""
+"""The number of nodes, cores and tasks that a jobspec requests."""
 
 from __future__ import annotations
 
@@ -7,32 +7,36 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from sidecar.domain import shell_options as shelloptions
-from sidecar.domain import untrusted
+from sidecar.domain import shell_options, untrusted
 from sidecar.domain.jobspec import get, task
 
 
 class Counts(msgspec.Struct):
-    """What a jobspec asks for. ``nodes`` 0: any number; ``slots`` is the number in each node, or in all."""
+    """The resources that a jobspec requests."""
 
     nodes: int
+    """0: any number."""
     slots: int
+    """On each node, or in total if ``nodes`` is 0."""
     cores: int
+    """In each slot."""
     gpus: int
+    """In each slot."""
     exclusive: bool
     tasks: int | None
+    """None if it depends on R."""
 
     @property
     def total_slots(self) -> int:
-        """Slots over all nodes."""
+        """Slots on all nodes."""
         return self.slots * max(self.nodes, 1)
 
 
 def read(jobspec: Mapping[str, Any]) -> Counts | None:
-    """Return what a jobspec asks for, or None when it has a shape that only a scheduler can judge.
+    """Return the resources that a jobspec requests, or None if only a scheduler can interpret it.
 
     Raises:
-        ValueError: it has a number in it that no instance can have.
+        ValueError: it contains a number that no instance can have.
     """
     nodes, slots, cores, gpus, exclusive = 0, 0, 0, 0, False
     try:
@@ -61,7 +65,7 @@ def read(jobspec: Mapping[str, Any]) -> Counts | None:
 
 
 class Listed(msgspec.Struct):
-    """How many nodes, slots and cores a jobspec of any shape (RFC 14) asks for, as Flux's job-list counts them."""
+    """The resources of a jobspec of any shape (RFC 14), as Flux's job-list module counts them."""
 
     nodes: int = 0
     """0: any number."""
@@ -72,29 +76,35 @@ class Listed(msgspec.Struct):
 
 
 def listed(jobspec: Mapping[str, Any]) -> Listed:
-    """Count as job-list does: of each type the vertex that is read last, and nodes with all that is above them.
+    """Count as job-list does: the last vertex of each type, and nodes multiplied by all vertices above them.
 
     Raises:
-        ValueError: job-list counts nothing of it, or no instance has as much.
+        ValueError: job-list cannot count it, or no instance can have as many.
     """
-    found = Listed()
+    counts = Listed()
     if not is_whole(jobspec.get("version")):
         raise ValueError("it has no version")
     duration = get(jobspec, "attributes.system.duration")
     if not isinstance(duration, int | float) or isinstance(duration, bool):
         raise ValueError("attributes.system.duration is not a number")
-    _look(jobspec.get("resources"), 1, found)
-    for what, number in (("slots", found.slots), ("cores", found.cores)):
+    _count(jobspec.get("resources"), 1, counts)
+    for kind, number in (("slots", counts.slots), ("cores", counts.cores)):
         if not number:
-            raise ValueError(f"it asks for no {what}")
-    found.slots *= found.nodes or 1
-    return found
+            raise ValueError(f"it requests no {kind}")
+    counts.slots *= counts.nodes or 1
+    return counts
 
 
-def _look(level: Any, above: int, found: Listed) -> None:
-    """Count what is on a level and below it, in the order of the text; ``above`` is how often there is that level."""
+def _count(level: Any, above: int, counts: Listed) -> None:
+    """Count the vertices of a level and below it, in the order of the text.
+
+    Args:
+        level: a list of vertices.
+        above: product of the counts of the vertices above.
+        counts: gets the result.
+    """
     if not isinstance(level, list):
-        raise ValueError("resources are no list")
+        raise ValueError("resources are not a list")
     for vertex in level:
         members = vertex if isinstance(vertex, dict) else {}
         kind, count, exclusive = members.get("type"), members.get("count"), members.get("exclusive", False)
@@ -104,37 +114,37 @@ def _look(level: Any, above: int, found: Listed) -> None:
         if not 0 < number <= untrusted.COUNT:
             raise ValueError(f"no instance has {untrusted.shown(number)} of a resource")
         if kind == "node":
-            found.nodes, found.exclusive = number, found.exclusive or exclusive
+            counts.nodes, counts.exclusive = number, counts.exclusive or exclusive
         elif kind == "slot":
-            found.slots = count
+            counts.slots = count
         elif kind == "core":
-            found.cores = count
+            counts.cores = count
         if "with" in members:
-            _look(members["with"], number, found)
+            _count(members["with"], number, counts)
 
 
 def is_whole(value: Any) -> TypeGuard[int]:
-    """Whether a value of JSON is a whole number."""
+    """Whether a JSON value is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 class PerResource(msgspec.Struct):
-    """The shell option ``per-resource``: so many tasks on each node, or on each core."""
+    """The shell option ``per-resource``: a number of tasks on each node or core."""
 
     type: str
     count: int
 
 
 def per_resource(jobspec: Mapping[str, Any]) -> PerResource | None:
-    """Return the shell option ``per-resource``, None without one that the shell would take."""
-    found = get(jobspec, "attributes.system.shell.options.per-resource")
-    if found is None or shelloptions.wrong_per_resource(found):
+    """Return the shell option ``per-resource``; None if there is no valid one."""
+    option = get(jobspec, "attributes.system.shell.options.per-resource")
+    if option is None or shell_options.wrong_per_resource(option):
         return None
-    return PerResource(found["type"], found.get("count", 1))
+    return PerResource(option["type"], option.get("count", 1))
 
 
 def _tasks(jobspec: Mapping[str, Any], slots: int, cores: int, nodes: int) -> int | None:
-    """The number of tasks; ``None`` until R says how many nodes or cores there are."""
+    """Return the number of tasks; None if it depends on the nodes or cores in R."""
     if per := per_resource(jobspec):
         if per.type == "node":
             return nodes * per.count if nodes else None
@@ -143,11 +153,11 @@ def _tasks(jobspec: Mapping[str, Any], slots: int, cores: int, nodes: int) -> in
     return total if is_whole(total) and 0 < total <= untrusted.COUNT else slots
 
 
-def listed_tasks(jobspec: Mapping[str, Any], found: Listed) -> int | None:
-    """Return the number of tasks as job-list counts them; ``None`` until R says how many nodes or cores there are.
+def listed_tasks(jobspec: Mapping[str, Any], counts: Listed) -> int | None:
+    """Return the number of tasks as job-list counts them; None if it depends on the nodes or cores in R.
 
     Raises:
-        ValueError: job-list counts none, and no cores either.
+        ValueError: job-list counts neither tasks nor cores.
     """
     if per := get(jobspec, "attributes.system.shell.options.per-resource"):
         if not isinstance(per, dict) or not isinstance(per.get("type"), str):
@@ -156,6 +166,6 @@ def listed_tasks(jobspec: Mapping[str, Any], found: Listed) -> int | None:
         if not is_whole(count) or not 0 < count <= untrusted.COUNT:
             raise ValueError(f"the count of per-resource is {untrusted.shown(count)}")
         if per["type"] in ("node", "core"):
-            return _tasks(jobspec, found.slots, found.slots * found.cores, found.nodes)
+            return _tasks(jobspec, counts.slots, counts.slots * counts.cores, counts.nodes)
     total = get(task(jobspec), "count.total")
-    return total if is_whole(total) and 0 <= total <= untrusted.COUNT else found.slots
+    return total if is_whole(total) and 0 <= total <= untrusted.COUNT else counts.slots

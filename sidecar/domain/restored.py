@@ -1,4 +1,4 @@
-"""A job from what the store holds of it, also where that is of an earlier version, or damaged."""
+"""Jobs from the store, including those of an earlier version or with damaged data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from sidecar.domain import fluid, untrusted
-from sidecar.domain.model import Job
+from sidecar.domain.model import DEFAULT_URGENCY, Job
 
 _decode = msgspec.json.Decoder(Job).decode
-_NOTHING: dict[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     "userid": -1,
     "username": "",
     "submitter": "",
-    "urgency": 16,
+    "urgency": DEFAULT_URGENCY,
     "state": "INACTIVE",
     "name": "",
     "command": [],
@@ -25,22 +25,22 @@ _NOTHING: dict[str, Any] = {
 }
 
 
-def job(raw: bytes, fluid_: int | None = None, columns: Mapping[str, Any] | None = None) -> Job:
-    """Return a job; what cannot be read of it is empty.
+def job(raw: bytes, jobid: int | None = None, columns: Mapping[str, Any] | None = None) -> Job:
+    """Return a job; fields that cannot be decoded have defaults.
 
     Args:
-        raw: its JSON.
-        fluid_: its id; without it the one that the JSON has.
-        columns: members that the store holds a second time.
+        raw: JSON of the job.
+        jobid: default: the ID in the JSON.
+        columns: values of fields that the store contains in columns too.
     """
     try:
         return _decode(raw)
     except (ValueError, RecursionError):
-        return _member_by_member(raw, fluid_, columns or {})
+        return _decode_fields(raw, jobid, columns or {})
 
 
 def is_whole(raw: bytes) -> bool:
-    """Whether bytes are JSON that can be sent on."""
+    """Whether bytes are a valid JSON object, which can be sent without decoding it."""
     try:
         msgspec.json.decode(raw, type=msgspec.Raw)
         raw.isascii() or raw.decode()
@@ -49,17 +49,18 @@ def is_whole(raw: bytes) -> bool:
     return raw[:1] == b"{"
 
 
-def _member_by_member(raw: bytes, fluid_: int | None, columns: Mapping[str, Any]) -> Job:
+def _decode_fields(raw: bytes, jobid: int | None, columns: Mapping[str, Any]) -> Job:
+    """Decode each field on its own."""
     stored = untrusted.plain(untrusted.decoded(raw))
-    if fluid_ is None:
-        fluid_ = stored["id"] if isinstance(stored.get("id"), int) and 0 <= stored["id"] < 2**64 else 0
-    found: dict[str, Any] = {}
+    if jobid is None:
+        jobid = stored["id"] if isinstance(stored.get("id"), int) and 0 <= stored["id"] < 2**64 else 0
+    fields: dict[str, Any] = {}
     for field in msgspec.structs.fields(Job):
-        for source in (stored, columns, _NOTHING):
+        for source in (stored, columns, _DEFAULTS):
             if field.name in source:
                 try:
-                    found[field.name] = msgspec.convert(source[field.name], field.type)
+                    fields[field.name] = msgspec.convert(source[field.name], field.type)
                     break
                 except msgspec.ValidationError:
                     continue
-    return Job(**{**found, "id": fluid_, "f58id": fluid.f58(fluid_)})
+    return Job(**{**fields, "id": jobid, "f58id": fluid.f58(jobid)})

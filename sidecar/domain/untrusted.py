@@ -1,189 +1,92 @@
-"""Values that others have written (users, plugins, a damaged file): read as what they should be, or not at all.
-
-A job's journal may hold any JSON in any member: of another type, huge, deep, or no text at all. What is read here has
-the wanted type and a bounded size, whatever it was; what is wrong is noted once for each kind, and costs that alone.
-"""
+"""Values from users, plugins and damaged files: bounded, and safe to store, to log and to encode as JSON."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 DEPTH = 64
-"""How deep JSON is followed. SQLite, jq and Python's own stack give up at different depths, all of them larger."""
+"""Maximum nesting of JSON. SQLite, jq and Python's stack have different limits, all of them higher."""
 LATEST = 253402300799.0
-"""The last second of the year 9999: no time that anything can show is later."""
+"""The last second of the year 9999, the latest time that every library can represent."""
 COUNT = 2**31 - 1
-"""Flux counts nodes, cores and tasks in 32 bits."""
+"""Maximum of the 32 bits in which Flux counts nodes, cores and tasks."""
 
 _SHOWN = 80
-_KINDS = 32
-_ESCAPED = 6  # bytes that one character of ASCII takes as JSON, at most
+_ESCAPED = 6  # maximum of bytes for an ASCII character in JSON
 _CUT = "…"
 _encode = msgspec.json.Encoder().encode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class Faults:
-    """What was wrong in what is told of one job: one example of each kind, and not more kinds than a log can take."""
+def text(value: str, limit: int) -> str:
+    """Return a text that every program can store and send: Unicode without NUL, at most ``limit`` bytes as JSON.
 
-    __slots__ = ("_known", "_new")
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-        self._new: dict[str, str] = {}
-
-    def note(self, kind: str, detail: str) -> None:
-        """Note a fault, unless its kind is known.
-
-        Args:
-            kind: which member, and where; never made of what the job says.
-            detail: what is wrong with it.
-        """
-        if kind not in self._known and len(self._known) < _KINDS:
-            self._known.add(kind)
-            self._new[kind] = detail
-
-    def take(self) -> dict[str, str]:
-        """Return the kinds that were noted since the last time, with their details."""
-        if not self._new:
-            return {}
-        found, self._new = self._new, {}
-        return found
-
-
-class Members:
-    """The members of a JSON object, each read as what it should be.
-
-    Args:
-        value: the object; anything else counts as one without members, and is a fault.
-        where: what it is, for faults: ``exception``, ``jobspec.attributes``.
-        faults: takes what is wrong.
+    The limit applies to JSON because the text is stored as such, and a control character then takes six bytes.
     """
-
-    __slots__ = ("_faults", "_where", "values")
-
-    def __init__(self, value: Any, where: str, faults: Faults) -> None:
-        self._where = where
-        self._faults = faults
-        self.values: Mapping[str, Any] = value if isinstance(value, dict) else {}
-        if not isinstance(value, dict):
-            faults.note(where, f"expected an object; got {shown(value)}")
-
-    def _wrong(self, name: str, expected: str) -> None:
-        self._faults.note(f"{self._where}.{name}", f"expected {expected}; got {shown(self.values[name])}")
-
-    def text(self, name: str, most: int, default: str = "") -> str:
-        """Return a text of at most so many bytes; a longer one is cut, which is no fault."""
-        if name not in self.values:
-            return default
-        value = self.values[name]
-        if not isinstance(value, str):
-            self._wrong(name, "a text")
-            return default
-        return text(value, most)
-
-    def whole(self, name: str, default: int, *, low: int = 0, high: int = COUNT, wrong: int | None = None) -> int:
-        """Return a whole number within bounds; ``default`` where there is none, ``wrong`` where it is another value."""
-        if name not in self.values:
-            return default
-        value = self.values[name]
-        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
-            return value
-        self._wrong(name, f"a whole number from {low} to {high}")
-        return default if wrong is None else wrong
-
-    def seconds(self, name: str) -> float | None:
-        """Return a time or duration; None where there is none, or what is there is none."""
-        if name not in self.values:
-            return None
-        value = seconds(self.values[name])
-        if value is None:
-            self._wrong(name, "seconds")
+    if len(value) * _ESCAPED <= limit and value.isascii() and "\0" not in value:
         return value
-
-    def inner(self, name: str) -> Members:
-        """Return an object within this one; one that is not there has no members."""
-        return Members(self.values.get(name, {}), f"{self._where}.{name}", self._faults)
-
-    def items(self, name: str) -> list[Any]:
-        """Return a list; empty where there is none."""
-        value = self.values.get(name, [])
-        if isinstance(value, list):
-            return value
-        self._wrong(name, "a list")
-        return []
-
-    def read(self, name: str, expected: str, read: Callable[[Any], Any], default: Any) -> Any:
-        """Return what ``read`` makes of a member; ``default`` where it raises ValueError, or there is none."""
-        if name not in self.values:
-            return default
-        try:
-            return read(self.values[name])
-        except ValueError:
-            self._wrong(name, expected)
-            return default
-
-
-def text(value: str, most: int) -> str:
-    """Return a text that can be stored and sent everywhere: Unicode without NUL, of at most so many bytes of JSON.
-
-    What is kept is JSON, where a control character takes six bytes.
-    """
-    if len(value) * _ESCAPED <= most and value.isascii() and "\0" not in value:
-        return value
-    # No character takes less than a byte: what is behind so many of them is not looked at.
-    kept = value[: most + 1].replace("\0", "\ufffd").encode(errors="replace").decode()
-    if json_size(kept) <= most:
+    # A character takes at least one byte, so those after the limit are not examined.
+    kept = value[: limit + 1].replace("\0", "\ufffd").encode(errors="replace").decode()
+    if json_size(kept) <= limit:
         return kept
-    kept = kept[: max(0, most - len(_CUT.encode()))]
-    fits = bisect_right(range(len(kept)), most - len(_CUT.encode()), key=lambda end: json_size(kept[: end + 1]))
-    return kept[:fits] + _CUT
+    kept = kept[: max(0, limit - len(_CUT.encode()))]
+    length = bisect_right(range(len(kept)), limit - len(_CUT.encode()), key=lambda end: json_size(kept[: end + 1]))
+    return kept[:length] + _CUT
+
+
+def excerpt(value: str, limit: int) -> str:
+    """Return a text of at most ``limit`` characters, without lone surrogates; of a longer one its start and end."""
+    if not value.isascii():
+        value = value.encode(errors="replace").decode()
+    if len(value) <= limit:
+        return value
+    end = limit // 4
+    return f"{value[: limit - end - 5]} ... {value[-end:]}"
 
 
 def json_size(value: str) -> int:
-    """Return how many bytes a text takes as JSON, without its quotes."""
+    """Return the size of a text as JSON in bytes, without quotes."""
     return len(_encode(value)) - 2
 
 
-def shortened(raw: bytes | msgspec.Raw, most: int) -> dict[str, Any]:
-    """Return the object that JSON is, in at most so many bytes of JSON; an empty one where it is none.
+def shortened(raw: bytes | msgspec.Raw, limit: int) -> dict[str, Any]:
+    """Return a JSON object, shortened to ``limit`` bytes of JSON; an empty one for any other value.
 
-    A text that is too long is cut, with … at its end; … stands for any other value that is too large. Where there are
-    more members than fit, those that are small stay, and one more is named ….
+    A text that is too long is truncated and ends with …; any other value that is too large becomes …. If there are
+    more members than fit, the smallest remain, and there is another one named ….
     """
     try:
         members = _members(raw)
     except (ValueError, RecursionError):
         return {}
-    left = most - len(_encode({_CUT: _CUT}))
+    left = limit - len(_encode({_CUT: _CUT}))
     least = len(_encode(_CUT))
-    fit: list[str] = []
+    names: list[str] = []
     for name in sorted(members, key=lambda name: len(name) + len(members[name])):
         size = json_size(name) + len('"":,') + min(len(members[name]), least)
         if size <= left:
-            fit.append(name)
+            names.append(name)
             left -= size
-    found: dict[str, Any] = {}
-    for place, name in enumerate(fit):  # what a small one leaves of its share is for the others
-        share, value = left // (len(fit) - place), members[name]
+    kept: dict[str, Any] = {}
+    for number, name in enumerate(names):  # from the smallest: the rest of its share is for the others
+        share, value = left // (len(names) - number), members[name]
         if len(value) <= least + share:
-            found[name] = member(value)
+            kept[name] = _decode(value)
             left -= max(0, len(value) - least)
             continue
-        known = member(value) if bytes(value).startswith(b'"') else None
-        found[name] = text(known, share + len(_CUT.encode())) if isinstance(known, str) else _CUT
-        left -= json_size(found[name]) - len(_CUT.encode())
-    in_order = {name: found[name] for name in members if name in found}
-    return in_order if len(fit) == len(members) else {**in_order, _CUT: _CUT}
+        decoded = _decode(value) if bytes(value).startswith(b'"') else None
+        kept[name] = text(decoded, share + len(_CUT.encode())) if isinstance(decoded, str) else _CUT
+        left -= json_size(kept[name]) - len(_CUT.encode())
+    in_order = {name: kept[name] for name in members if name in kept}
+    return in_order if len(names) == len(members) else {**in_order, _CUT: _CUT}
 
 
-def member(raw: bytes | msgspec.Raw) -> Any:
-    """Return the value that JSON is; None where it is none, or nested too deeply."""
+def _decode(raw: bytes | msgspec.Raw) -> Any:
+    """Return the value of JSON; None if it is not valid, or nested too deeply."""
     try:
         value = msgspec.json.decode(raw)
     except (ValueError, RecursionError):
@@ -192,7 +95,7 @@ def member(raw: bytes | msgspec.Raw) -> Any:
 
 
 def is_text(value: str) -> bool:
-    """Whether a text is Unicode: one from the system may hold bytes that are not."""
+    """Whether a text is valid Unicode; a text from the operating system may contain other bytes."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -201,7 +104,7 @@ def is_text(value: str) -> bool:
 
 
 def unusable(value: Any) -> str:
-    """Say why a text, or one within an object or a list, can be passed to no program; nothing when it can be."""
+    """Return why no program can take a text, or a text in an object or a list, as argument; empty if it can."""
     if isinstance(value, str):
         if "\0" in value:
             return "a NUL byte cannot be part of it"
@@ -214,22 +117,22 @@ def unusable(value: Any) -> str:
 
 
 def digits(text: str) -> int | None:
-    """Return the whole number that a text is, None where it is none of at most nine digits.
+    """Return a whole number of at most nine digits; None for any other text.
 
-    ``str.isdecimal`` lets digits of other scripts through, and ``int`` fails for more than 4,300 of them.
+    ``str.isdecimal`` accepts digits of other scripts, and ``int`` fails for more than 4,300 digits.
     """
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 def seconds(value: Any) -> float | None:
-    """Return a number as a time or duration (seconds), None where it is none that a clock could show."""
+    """Return a number as a time or duration in seconds; None for any other value or a time after :data:`LATEST`."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LATEST:
         return float(value)
     return None
 
 
 def shown(value: Any) -> str:
-    """Show a value in a message, however large or deep it is."""
+    """Return a short description of a value for a message, however large or deeply nested it is."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**64:
@@ -238,7 +141,7 @@ def shown(value: Any) -> str:
 
 
 def encode(value: Any) -> bytes:
-    """Return a value as JSON, whatever it holds: what JSON, or a reader of it, cannot take becomes null."""
+    """Return a value as JSON; parts of it that JSON or its readers do not support become null."""
     try:
         return _encode(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
@@ -246,7 +149,7 @@ def encode(value: Any) -> bytes:
 
 
 def decoded(raw: bytes) -> dict[str, Any]:
-    """Return the object that JSON from the store is; an empty one where it is none."""
+    """Return the object of JSON from the store; an empty one if it is not valid."""
     try:
         value = msgspec.json.decode(raw)
     except (ValueError, RecursionError):
@@ -255,7 +158,7 @@ def decoded(raw: bytes) -> dict[str, Any]:
 
 
 def plain(value: Any, depth: int = DEPTH) -> Any:
-    """Return a value of which JSON can be made: text that is Unicode, finite numbers, not too deep."""
+    """Return a value that JSON supports: with Unicode texts, numbers that are finite, and limited nesting."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, bool) or value is None:
@@ -272,7 +175,7 @@ def plain(value: Any, depth: int = DEPTH) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether JSON can be made of a value as it is, see :func:`plain`, however deep it is."""
+    """Whether JSON supports a value, however deeply it is nested; see :func:`plain`."""
     parts = [value]
     while parts:
         part = parts.pop()
@@ -295,10 +198,10 @@ def is_plain(value: Any) -> bool:
     return True
 
 
-def too_deep(value: Any, most: int = DEPTH) -> bool:
-    """Whether objects and lists are nested in a value more than so many times."""
+def too_deep(value: Any, limit: int = DEPTH) -> bool:
+    """Whether objects and lists are nested more than ``limit`` times."""
     level = [value] if isinstance(value, dict | list) else []
-    for _ in range(most):
+    for _ in range(limit):
         parts = (part for each in level for part in (each.values() if isinstance(each, dict) else each))
         level = [part for part in parts if isinstance(part, dict | list)]
         if not level:

@@ -8,7 +8,7 @@ from types import TracebackType
 import msgspec
 from aiohttp import web
 
-from sidecar.domain import json_size as members
+from sidecar.domain import json_size
 from sidecar.domain.errors import InvalidRequest, Overloaded, Problem, TooLarge, without_traceback
 from sidecar.http import decoding
 from sidecar.http.body import BODIES, BOM, counted, without_bom
@@ -35,7 +35,7 @@ class Line:
     @property
     def weight(self) -> int:
         """How many bytes it takes in memory, also once it is decoded."""
-        return members.weight(self.raw, self.members)
+        return json_size.weight(self.raw, self.members)
 
 
 class Lines:
@@ -163,18 +163,18 @@ class Lines:
             cls: what it is decoded to.
             message: what the predecessor's clients show for a fault.
         """
-        if (found := members.at_most(line.raw)) > members.MOST:
+        if (found := json_size.at_most(line.raw)) > json_size.MOST:
             try:
-                async with self._bodies.decoding(members.weight(line.raw, found)):
+                async with self._bodies.decoding(json_size.weight(line.raw, found)):
                     found = decoding.count_members(cls, line.raw, message)
             except InvalidRequest as exc:
                 line.problem = without_traceback(exc)
                 return
-        if not await self._room(members.SIZE * found):
+        if not await self._room(json_size.SIZE * found):
             line.problem = _no_room()
             return
         line.members = found
-        self._resize(members.SIZE * found)
+        self._resize(json_size.SIZE * found)
 
     def done(self, line: Line) -> None:
         """Let go of a line."""

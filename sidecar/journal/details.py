@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from sidecar.domain import idset, jobspec, resource_counts, untrusted
-from sidecar.domain.untrusted import Members
+from sidecar.domain.members import Members
 from sidecar.journal.record import Record
 
 NAME = 1024

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from sidecar.domain import fluid, jobspec, untrusted
-from sidecar.domain.model import Entry, Event, Job, JobEvents
-from sidecar.domain.untrusted import Faults, Members
+from sidecar.domain import fluid, submitters, untrusted
+from sidecar.domain.members import Faults, Members
+from sidecar.domain.model import DEFAULT_URGENCY, HIGHEST_URGENCY, Entry, Event, Job, JobEvents
 from sidecar.journal import details
 from sidecar.journal.record import Record
 from sidecar.journal.transitions import AFTER_END, HANDLERS, note_exception
@@ -37,8 +37,8 @@ def new_record(events: JobEvents) -> Record | None:
         f58id=fluid.f58(events.id),
         userid=userid,
         username=username(userid),
-        submitter=untrusted.text(jobspec.submitter(spec), details.NAME),
-        urgency=first.whole("urgency", 16, high=31),
+        submitter=untrusted.text(submitters.submitter(spec), details.NAME),
+        urgency=first.whole("urgency", DEFAULT_URGENCY, high=HIGHEST_URGENCY),
         state="NEW",
         name="",
         command=[],
@@ -46,7 +46,7 @@ def new_record(events: JobEvents) -> Record | None:
         queue="",
         t_submit=untrusted.seconds(events.events[0].timestamp) or 0.0,
     )
-    record = Record(job, untrusted.encode(spec), idempotency_key=jobspec.key(spec), faults=faults)
+    record = Record(job, untrusted.encode(spec), idempotency_key=submitters.idempotency_key(spec), faults=faults)
     _guarded(record, "jobspec", lambda: details.apply_jobspec(record, spec))
     return record
 

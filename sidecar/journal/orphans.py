@@ -14,7 +14,7 @@ from itertools import islice
 import structlog
 
 from sidecar.domain import restored
-from sidecar.domain.model import Entry, Event, Job
+from sidecar.domain.model import PENDING, Entry, Event, Job
 from sidecar.journal import counts, fold
 from sidecar.journal.batch import Batch, digests, job_row, search_text
 from sidecar.journal.counts import JobCounts
@@ -24,7 +24,6 @@ from sidecar.store import Store
 log = structlog.get_logger("store")
 
 _BATCH = 256
-PENDING = frozenset({"NEW", "DEPEND", "PRIORITY", "SCHED"})
 UNREADABLE = {"state": "RUN"}
 """Column values assumed for an active job whose row cannot be read."""
 _STOPPED = "the instance was stopped before this job could start"

@@ -11,11 +11,11 @@ import structlog
 from msgspec import UNSET
 
 from sidecar.domain import restored, untrusted
-from sidecar.domain.model import Entry, JobEvents
+from sidecar.domain.model import PENDING, Entry, JobEvents
 from sidecar.journal import counts, fold
 from sidecar.journal.batch import Batch, digests, job_row, search_text
 from sidecar.journal.counts import JobCounts, JobGroup
-from sidecar.journal.orphans import PENDING, UNREADABLE, end_purged
+from sidecar.journal.orphans import UNREADABLE, end_purged
 from sidecar.journal.record import Record, RecordCache
 from sidecar.journal.retry import Retry
 from sidecar.store import LoggedEvents, Row, Store

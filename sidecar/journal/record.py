@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from sidecar.domain.members import Faults
 from sidecar.domain.model import ExceptionInfo, Job
-from sidecar.domain.untrusted import Faults
 from sidecar.journal.counts import JobGroup
 
 

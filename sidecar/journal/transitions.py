@@ -10,8 +10,8 @@ import msgspec
 from msgspec import UNSET
 
 from sidecar.domain import jobspec, untrusted
+from sidecar.domain.members import Members
 from sidecar.domain.model import Event, ExceptionInfo, Job, Result, Unset
-from sidecar.domain.untrusted import Members
 from sidecar.journal import details
 from sidecar.journal.record import Record
 

@@ -18,7 +18,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from sidecar.domain.errors import InvalidRequest
-from sidecar.domain.output import Assembler, Key, Run, Stream, wanted
+from sidecar.domain.output import Key, Run, Stream, wanted
+from sidecar.domain.output_eventlog import Assembler
 from sidecar.domain.partial import Part
 from sidecar.instance import Instance, OutputChunks
 from sidecar.services.output_segments import RUN_COST, Segment, Segments

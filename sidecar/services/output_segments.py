@@ -13,7 +13,8 @@ from itertools import accumulate
 import structlog
 
 from sidecar.domain.errors import Problem
-from sidecar.domain.output import Assembler, Run
+from sidecar.domain.output import Run
+from sidecar.domain.output_eventlog import Assembler
 from sidecar.domain.partial import hold, release
 
 log = structlog.get_logger("output")

@@ -18,9 +18,10 @@ import msgspec
 import structlog
 
 from sidecar.auth.caller import Caller
-from sidecar.domain import fluid, jobspec
+from sidecar.domain import fluid, jobspec, submitters
 from sidecar.domain.errors import Conflict, IdempotencyKeyReused, InvalidRequest, ResponseTimeout, Unavailable
-from sidecar.domain.model import ANONYMOUS, JobRequest
+from sidecar.domain.job_request import JobRequest
+from sidecar.domain.model import ANONYMOUS, DEFAULT_URGENCY
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
 from sidecar.runtime.budget import Budget
@@ -28,7 +29,6 @@ from sidecar.store import Store
 
 log = structlog.get_logger("submit")
 
-_DEFAULT_URGENCY = 16
 _LONGEST_KEY = 255
 _RETRY_AFTER = 1
 _SENT = 8 * 1024 * 1024  # bytes of jobs that the instance has not answered yet: a broker does nothing else meanwhile
@@ -82,7 +82,7 @@ class Submissions:
             request = msgspec.structs.replace(request, queue=None)  # it is called so, and Flux knows no name of it
         spec = jobspec.build(request, await self._instance.environment(), self._option_flags)
         if caller.name:
-            jobspec.mark(spec, submitter=caller.name)
+            submitters.mark(spec, submitter=caller.name)
         return spec
 
     async def submit(self, request: JobRequest, key: str | None, caller: Caller) -> Accepted:
@@ -97,7 +97,7 @@ class Submissions:
             Unavailable: the instance is not there, or what was accepted before is not stored in time; with a key it is
                 safe to ask again.
         """
-        urgency = _DEFAULT_URGENCY if request.urgency is None else request.urgency
+        urgency = DEFAULT_URGENCY if request.urgency is None else request.urgency
         if key is None:
             prepared = jobspec.prepared(await self.build(request, caller))
             size = prepared.weight
@@ -106,14 +106,14 @@ class Submissions:
                 self._feed.barrier.note_accepted(job, caller.name, size)
             return Accepted(job, fluid.f58(job))
         check_key(key)
-        if len(caller.name) > jobspec.LONGEST_KEY:
+        if len(caller.name) > submitters.LONGEST_KEY:
             raise InvalidRequest(
-                f"Idempotency-Key: the name of this caller has more than {jobspec.LONGEST_KEY} characters, with which "
-                "no key can be kept; leave the key out."
+                f"Idempotency-Key: the name of this caller has more than {submitters.LONGEST_KEY} characters, with "
+                "which no key can be kept; leave the key out."
             )
         asked = digest(request)
-        prepared = jobspec.prepared(jobspec.mark(await self.build(request, caller), key=key, request=asked))
-        return await self._once(prepared, urgency, jobspec.scoped(key, caller.name), asked, caller.name)
+        prepared = jobspec.prepared(submitters.mark(await self.build(request, caller), key=key, request=asked))
+        return await self._once(prepared, urgency, submitters.scoped_key(key, caller.name), asked, caller.name)
 
     @asynccontextmanager
     async def _turn(self, size: int) -> AsyncIterator[None]:

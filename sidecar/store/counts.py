@@ -7,12 +7,11 @@ import sqlite3
 from typing import Any
 
 from sidecar.domain.errors import StoreError
-from sidecar.domain.model import STATES
+from sidecar.domain.model import ACTIVE
 from sidecar.store.connections import Connections
 from sidecar.store.query import Search
 
 _MAX_TEXTS = 1000  # search texts whose counts are cached
-_ACTIVE = tuple(state for state in STATES if state != "INACTIVE")  # listed by name, so that the index of states is used
 _GROUPS = """
 SELECT queue, state, 0, 0, 0, count(*) FROM jobs WHERE state != 'SCHED' GROUP BY queue, state
 UNION ALL
@@ -64,10 +63,10 @@ class Counts:
 
     async def by_queue(self) -> dict[str, dict[str, int]]:
         """Return the number of active jobs by queue and state; inactive ones may be very many."""
-        marks = ", ".join("?" * len(_ACTIVE))
+        marks = ", ".join("?" * len(ACTIVE))
         sql = f"SELECT queue, state, count(*) FROM jobs WHERE state IN ({marks}) GROUP BY queue, state"  # noqa: S608
         counts: dict[str, dict[str, int]] = {}
-        for queue, state, count in await self._connections.fetch_in_thread(sql, _ACTIVE):
+        for queue, state, count in await self._connections.fetch_in_thread(sql, ACTIVE):
             counts.setdefault(queue, {})[state] = count
         return counts
 

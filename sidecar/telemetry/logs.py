@@ -23,7 +23,7 @@ import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
 from sidecar.config.telemetry import TelemetryOptions
-from sidecar.domain.errors import shortened
+from sidecar.domain.untrusted import excerpt
 from sidecar.runtime.log_writer import STDERR, LogWriter
 from sidecar.runtime.rate_limiter import client_key
 from sidecar.telemetry.log_budget import ALL, JOBS, SAME, STRANGER, STRANGERS, LogBudget, Rate
@@ -195,11 +195,9 @@ def _shorten(_: Any, __: str, fields: Fields) -> Fields:
     """Shorten what is long: callers choose paths and names, and a line for each must not make much of them."""
     for name, value in fields.items():
         if isinstance(value, str) and len(value) > _TEXT:
-            fields[name] = shortened(value, _EXCEPTION if name == "exception" else _TEXT)
+            fields[name] = excerpt(value, _EXCEPTION if name == "exception" else _TEXT)
         elif isinstance(value, dict):
-            fields[name] = {
-                key: shortened(part, _TEXT) if isinstance(part, str) else part for key, part in value.items()
-            }
+            fields[name] = {key: excerpt(part, _TEXT) if isinstance(part, str) else part for key, part in value.items()}
     return fields
 
 

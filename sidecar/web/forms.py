@@ -113,7 +113,7 @@ class Forms:
             raise InvalidRequest("dry_run: this form submits.")
         if body.is_launcher:  # it is no job: those that it submits appear in the table
             return redirect(request, "jobs?said=launched")
-        return redirect(request, f"jobs/{_plain(msgspec.json.decode(answer.body)['f58id'])}")
+        return redirect(request, f"jobs/{fluid.f58_ascii(msgspec.json.decode(answer.body)['f58id'])}")
 
     def _form(
         self, request: web.Request, values: Mapping[str, str], errors: list[str], *, status: int = 200
@@ -153,13 +153,13 @@ class Forms:
     async def cancel(self, request: web.Request, job: int, body: CancelBody) -> web.Response:
         """Cancel a job."""
         await self._cancel.cancel(request, job, body)
-        return redirect(request, f"jobs/{_plain(fluid.f58(job))}?said=cancelled")
+        return redirect(request, f"jobs/{fluid.f58_ascii(job)}?said=cancelled")
 
     @operation("POST", "/jobs/{uid}/signal", page=True, scope="submit", body=SignalBody, answers=_SEEN, errors=_ERRORS)
     async def signal(self, request: web.Request, job: int, body: SignalBody) -> web.Response:
         """Send a signal to a job."""
         await self._control.signal(request, job, body)
-        return redirect(request, f"jobs/{_plain(fluid.f58(job))}?said=signalled")
+        return redirect(request, f"jobs/{fluid.f58_ascii(job)}?said=signalled")
 
     @operation(
         "GET",
@@ -170,7 +170,7 @@ class Forms:
     )
     async def download(self, request: web.Request, job: int) -> web.StreamResponse:
         """Download what a job has written so far, byte by byte."""
-        named = f'attachment; filename="{_plain(fluid.f58(job))}.txt"'
+        named = f'attachment; filename="{fluid.f58_ascii(job)}.txt"'
         return await self._output.written(
             request, job, {"Content-Type": RAW["text/plain"], "Content-Disposition": named}
         )
@@ -214,11 +214,6 @@ def _job_id(text: str) -> int:
         return fluid.parse(text)
     except ValueError as exc:
         raise InvalidRequest(f"{exc}.") from None
-
-
-def _plain(f58: str) -> str:
-    """Return an id as every address can hold it."""
-    return f58.replace("ƒ", "f")
 
 
 def _as_typed(asked: dict[str, Any]) -> dict[str, str]:

@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections import deque
 
+from sidecar.domain.model import PENDING
 from sidecar.journal.feed import Feed
 from sidecar.runtime.tasks import Supervised, Supervisor
 
 _EVERY = 10.0  # seconds
 _KEPT = 360
-_PENDING = frozenset({"NEW", "DEPEND", "PRIORITY", "SCHED"})
 _RUNNING = frozenset({"RUN", "CLEANUP"})
 
 
@@ -45,7 +45,7 @@ class History:
     def _now(self) -> tuple[int, int, int]:
         pending = running = 0
         for kind, number in self._feed.counts.groups.items():
-            if kind.state in _PENDING:
+            if kind.state in PENDING:
                 pending += number
             elif kind.state in _RUNNING:
                 running += number

@@ -17,7 +17,7 @@ from sidecar.api import filters, fresh, position
 from sidecar.api.lookup import require
 from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid, idset, jobspec, restored, untrusted
-from sidecar.domain.model import RESULTS, STATES, Job
+from sidecar.domain.model import DEFAULT_URGENCY, PENDING, RESULTS, STATES, Job
 from sidecar.http.operations import Answer, operation
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
@@ -31,7 +31,6 @@ from sidecar.web.render import page, redirect
 _PAGE = 50
 _WAITING, _FAILURES, _ON_NODES = 10, 8, 2000
 _HTML = (Answer("A page", media=("text/html",)),)
-_PENDING = ("NEW", "DEPEND", "PRIORITY", "SCHED")
 _EVENTS = 100  # the first and the last of a job that its page shows
 _LONGEST_CONTEXT = 2048
 _LONGEST_COMMAND = 16 * 1024
@@ -124,7 +123,7 @@ class Pages:
         around = self.around(request, "overview")
         await fresh.settle(request, self._feed)
         resources, queues = await self._instance.resources(), await self._instance.queues()
-        waiting = await self._store.lists.table(Search(length=_WAITING), Filter(states=_PENDING), restored.job)
+        waiting = await self._store.lists.table(Search(length=_WAITING), Filter(states=PENDING), restored.job)
         failures = await self._store.lists.table(Search(length=_FAILURES), Filter(results=("FAILED", "TIMEOUT")), _line)
         stopped = {queue.name for queue in queues.queues if not queue.started}
         states: Counter[str] = Counter()
@@ -240,12 +239,12 @@ class Pages:
     @operation("GET", "/job/{uid}", page=True, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_job(self, request: web.Request, job: int) -> web.Response:
         """Go on to a job's page."""
-        return redirect(request, f"jobs/{fluid.f58(job).replace('ƒ', 'f')}")
+        return redirect(request, f"jobs/{fluid.f58_ascii(job)}")
 
     @operation("GET", "/job/{uid}/cancel", page=True, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_cancel(self, request: web.Request, job: int) -> web.Response:
         """Go on to a job's page, where it can be cancelled: to follow a link changes nothing here."""
-        return redirect(request, f"jobs/{fluid.f58(job).replace('ƒ', 'f')}")
+        return redirect(request, f"jobs/{fluid.f58_ascii(job)}")
 
     @operation("GET", "/logout", scope=None, answers=(Answer("Moved", media=(), status=303),), errors=(400,))
     async def old_logout(self, request: web.Request) -> web.Response:
@@ -319,6 +318,6 @@ def request_of(job: Job, spec: bytes) -> dict[str, Any]:
         found["queue"] = job.queue
     if job.duration:
         found["runtime"] = job.duration
-    if job.urgency != 16:
+    if job.urgency != DEFAULT_URGENCY:
         found["urgency"] = job.urgency
     return {name: value for name, value in found.items() if value not in ("", [])}

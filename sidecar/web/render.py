@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 import sidecar
 from sidecar.auth.guard import CALLER, NO_CALLER
+from sidecar.domain import fluid
 from sidecar.domain.errors import Problem
 from sidecar.http import html
 from sidecar.http.html import relative_root
@@ -123,15 +124,11 @@ def _data(value: Any) -> Markup:
     return Markup(json.dumps(value).replace("<", "\\u003c"))  # noqa: S704 - escaped
 
 
-def _plain(f58: str) -> str:
-    return f58.replace("ƒ", "f")  # as every address can hold it
-
-
 def _visible(text: object) -> str:
     """Show directional control characters (Unicode, UAX 9) as escapes: they would reorder the text around them."""
     return _DIRECTIONAL.sub(lambda match: f"\\u{ord(match[0]):04x}", str(text))
 
 
 _TEMPLATES.filters |= {
-    "ago": _ago, "time": _time, "badge": _badge, "data": _data, "plain": _plain, "visible": _visible,
+    "ago": _ago, "time": _time, "badge": _badge, "data": _data, "plain": fluid.f58_ascii, "visible": _visible,
 }  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
+from sidecar.domain import fluid
 from tests.browser.conftest import Tab
 from tests.browser.prefix import Prefix
 from tests.support import harness
@@ -28,7 +29,7 @@ EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>'\"&"
 
 
 def plain(f58: str) -> str:
-    return f58.replace("ƒ", "f")
+    return fluid.f58_ascii(f58)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_a_cluster_that_does_not_answer(own_server: Callable[..., Server], clust
         cluster.fail(how)
         unknown = cluster.issue("alice")
         refused = problem(server.http.get("/v1/jobs", headers=bearer(unknown)), 503)
-        assert refused["title"] == "Callers cannot be told just now"
+        assert refused["title"] == "Authentication backend unavailable"
         assert unknown not in server.text()
         assert server.http.get("/v1/jobs", headers=known).status_code == 200
         assert server.http.get("/livez").status_code == 200
@@ -99,7 +99,7 @@ def test_an_issuer_that_is_not_there(own_server: Callable[..., Server]) -> None:
         server = own_server("--oidc-issuer", issuer.url)
         token = issuer.token({"scope": "flux:read"})
         refused = problem(server.http.get("/v1/jobs", headers=bearer(token)), 503)
-        assert refused["title"] == "Callers cannot be told just now"
+        assert refused["title"] == "Authentication backend unavailable"
         issuer.trouble = ""
         eventually(lambda: server.http.get("/v1/jobs", headers=bearer(token)).status_code == 200, what="the issuer")
 

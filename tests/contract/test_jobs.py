@@ -13,6 +13,7 @@ import pytest
 from sidecar.domain import fluid
 from sidecar.store.query import ORDERS
 from tests.contract.test_errors import problem
+from tests.support.fluids import words
 from tests.support.harness import Server, eventually
 
 PREDECESSOR_FIELDS = {
@@ -156,7 +157,7 @@ def test_urgency_comes_first_then_age(own_server: Callable[..., Server]) -> None
 def test_every_spelling_of_an_id(server: Server) -> None:
     job = server.run("true")["id"]
     kvs = fluid.kvs(job)
-    spellings = [str(job), fluid.f58(job), fluid.f58(job).replace("ƒ", "f"), hex(job), kvs, kvs[4:], fluid.words(job)]
+    spellings = [str(job), fluid.f58(job), fluid.f58_ascii(job), hex(job), kvs, kvs[4:], words(job)]
     for spelling in spellings:
         assert server.job(spelling)["id"] == job, spelling
 
@@ -355,7 +356,7 @@ def test_every_spelling_is_found(server: Server) -> None:
     kvs = fluid.kvs(job)
     for text in (
         str(job), spelled, spelled.replace("ƒ", "f"), spelled.replace("ƒ", "f")[:-1], hex(job), kvs,
-        kvs.removeprefix("job."), fluid.words(job), f" {spelled}", f"{spelled}\n", f"\t{job} ", f" {kvs} ", "cafe\u0301", "CAF\u00c9 \u00e4", "\u00e9 \u00e4",
+        kvs.removeprefix("job."), words(job), f" {spelled}", f"{spelled}\n", f"\t{job} ", f" {kvs} ", "cafe\u0301", "CAF\u00c9 \u00e4", "\u00e9 \u00e4",
     ):  # fmt: skip
         found = server.http.get("/v1/jobs/search", params={"query": text}).json()
         assert job in [each["id"] for each in found["data"]], text
@@ -384,7 +385,7 @@ def test_shell_options_that_do_nothing_are_warned_of(server: Server, tmp_path: P
     job = server.ended(answer.json()["id"])["id"]
     if server.http.get("/v1/service").json()["instance"]["kind"] == "embedded":
         [warning] = answer.json()["warnings"]
-        assert warning.endswith("passes over output.stdout.type, output.stdout.path.")
+        assert warning.endswith("ignores output.stdout.type, output.stdout.path.")
         assert (server.output(job), path.exists()) == (["hi\n"], False)
     else:
         assert "warnings" not in answer.json()

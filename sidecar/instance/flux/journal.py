@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from sidecar.domain import untrusted
+from sidecar.domain.members import Faults, Members
 from sidecar.domain.model import Event, JobEvents
-from sidecar.domain.untrusted import Faults, Members
 from sidecar.instance.flux import depth, large_responses
 
 _LONGEST_NAME = 256

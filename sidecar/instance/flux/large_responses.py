@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from sidecar.domain import untrusted
+from sidecar.domain.members import Faults, Members
 from sidecar.domain.model import Event, JobEvents
-from sidecar.domain.untrusted import Faults, Members
 from sidecar.instance.flux import depth
 
 _CONTEXT = 32 * 1024  # bytes of a context that are decoded; the store has smaller limits

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import flux.hostlist
 
 from sidecar.domain import idset, untrusted
+from sidecar.domain.members import Faults, Members
 from sidecar.domain.model import Node
-from sidecar.domain.untrusted import Faults, Members
 
 _LONGEST, _LONGEST_REASON = 64 * 1024, 1024  # bytes
 _LAST_RANK = 2**20

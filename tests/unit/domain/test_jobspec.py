@@ -1,4 +1,4 @@
-"""From a request to a jobspec, and back to its figures."""
+"""Jobspecs made from requests, and the resources that they request."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain import feasibility, jobspec
-from sidecar.domain import resource_counts as counts
+from sidecar.domain import feasibility, jobspec, resource_counts
 from sidecar.domain.errors import InvalidRequest
-from sidecar.domain.model import Environment, JobRequest, Node
+from sidecar.domain.job_request import JobRequest
+from sidecar.domain.model import Environment, Node
+from sidecar.domain.parameters import shell_warning
 
 HERE = Environment({"PATH": "/bin", "KEPT": "1"}, "/home/user")
 COUNT = st.integers(1, 20)
@@ -24,7 +25,7 @@ def build(**parameters: object) -> dict[str, object]:
 
 
 @given(tasks=COUNT, nodes=st.none() | COUNT, cores=COUNT, gpus=st.integers(0, 4), exclusive=st.booleans())
-def test_the_figures_of_a_jobspec_are_those_of_its_request(
+def test_a_jobspec_requests_the_resources_of_its_request(
     tasks: int, nodes: int | None, cores: int, gpus: int, exclusive: bool
 ) -> None:
     wanted = {"num_tasks": tasks, "num_nodes": nodes, "cores_per_task": cores, "gpus_per_task": gpus}
@@ -32,7 +33,7 @@ def test_the_figures_of_a_jobspec_are_those_of_its_request(
         with pytest.raises(InvalidRequest):
             build(**wanted, exclusive=exclusive)
         return
-    want = counts.read(build(**wanted, exclusive=exclusive))
+    want = resource_counts.read(build(**wanted, exclusive=exclusive))
     assert want is not None
     assert (want.nodes, want.cores, want.gpus, want.tasks) == (nodes or 0, cores, gpus, tasks)
     assert want.exclusive == (exclusive and bool(nodes))
@@ -52,7 +53,7 @@ def test_environment_directory_and_options() -> None:
     assert jobspec.get(build(), "attributes.system.cwd") == "/home/user"
 
 
-def test_stdin_does_not_change_the_command_that_is_shown() -> None:
+def test_the_command_is_shown_without_the_wrapper_for_stdin() -> None:
     spec = build(stdin="text")
     assert spec["tasks"][0]["command"] != ["run", "it"]  # type: ignore[index]
     assert jobspec.command(spec) == ["run", "it"]
@@ -65,15 +66,15 @@ ODD_VALUES = ["\ud800", "\udc80", "b\0c"]
 
 @pytest.mark.parametrize("value", ODD_VALUES)
 @pytest.mark.parametrize("write", [json.dumps, repr, lambda value: value])
-def test_variables_that_no_program_can_be_given(value: str, write: Callable[[object], Any]) -> None:
-    """However they are written: as an object, as its JSON text, or as Python's."""
+def test_variables_that_no_program_accepts(value: str, write: Callable[[object], Any]) -> None:
+    """As an object, as JSON text, or as Python's repr."""
     for envars in ({"A": value}, {value: "A"}):
         with pytest.raises(InvalidRequest, match=r"NUL|Unicode"):
             build(envars=write(envars))
 
 
 @pytest.mark.parametrize("value", ODD_VALUES)
-def test_options_that_no_shell_can_be_given(value: str) -> None:
+def test_options_that_no_shell_accepts(value: str) -> None:
     for flags in (f"a={json.dumps(value)}", {"a": json.dumps([value])}, {"a": json.dumps({value: 1})}):
         with pytest.raises(InvalidRequest, match=r"NUL|Unicode"):
             build(option_flags=flags)
@@ -89,8 +90,8 @@ def test_options_that_no_shell_can_be_given(value: str) -> None:
         "nonsense",
     ],
 )
-def test_shapes_that_only_a_scheduler_can_judge(resources: object) -> None:
-    assert counts.read({"resources": resources, "tasks": [{}]}) is None
+def test_resources_that_only_a_scheduler_can_count(resources: object) -> None:
+    assert resource_counts.read({"resources": resources, "tasks": [{}]}) is None
 
 
 @given(
@@ -100,13 +101,13 @@ def test_shapes_that_only_a_scheduler_can_judge(resources: object) -> None:
     COUNT,
     st.integers(0, 2),
 )
-def test_feasibility_is_that_of_filling_the_nodes_one_slot_at_a_time(
+def test_feasibility_agrees_with_filling_nodes_slot_by_slot(
     sizes: list[tuple[int, int]], tasks: int, nodes: int | None, cores: int, gpus: int
 ) -> None:
     if nodes and nodes > tasks:
         return
     inventory = [Node(str(i), i, "free", True, c, 0, g, 0) for i, (c, g) in enumerate(sizes)]
-    want = counts.read(build(num_tasks=tasks, num_nodes=nodes, cores_per_task=cores, gpus_per_task=gpus))
+    want = resource_counts.read(build(num_tasks=tasks, num_nodes=nodes, cores_per_task=cores, gpus_per_task=gpus))
     assert want is not None
     slots = []
     for node_cores, node_gpus in sizes:
@@ -125,8 +126,8 @@ def test_feasibility_is_that_of_filling_the_nodes_one_slot_at_a_time(
         ("a ; b", ";"), ("a 2>&1", "2>&1"), ("a 2> log", "2>"), ("wc < file", "<"), ("a || b", "||"), ("a >> log", ">>"),
     ],
 )  # fmt: skip
-def test_what_a_shell_would_act_on(command: str, operator: str) -> None:
-    warning = jobspec.without_shell(command)
+def test_warning_about_shell_operators(command: str, operator: str) -> None:
+    warning = shell_warning(command)
     assert warning.startswith(f"command: {operator!r} is passed to {command.split()[0]} as an argument")
     assert "sh -c" in warning
 
@@ -135,5 +136,5 @@ def test_what_a_shell_would_act_on(command: str, operator: str) -> None:
     "command",
     ["sh -c 'echo hi | wc'", "echo 'a | b'", "echo hi|wc", "test 1 -gt 0", "grep a&b", ["echo", "|"], 'echo "a > b"'],
 )
-def test_what_is_meant_as_it_stands(command: str | list[str]) -> None:
-    assert jobspec.without_shell(command) == ""
+def test_no_warning_without_shell_operators(command: str | list[str]) -> None:
+    assert shell_warning(command) == ""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain import json_size as members
+from sidecar.domain import json_size
 
 TEXTS = st.text(st.sampled_from('a,[]{}"\\\n é'), max_size=8)
 VALUES = st.recursive(
@@ -27,16 +27,18 @@ def reference(value: Any) -> int:
 
 
 @given(VALUES, st.integers(0, 30), st.sampled_from([None, 0, 2]), st.booleans())
-def test_as_many_as_there_are(value: Any, most: int, indent: int | None, ascii_: bool) -> None:
+def test_the_count_agrees_with_decoding(value: Any, limit: int, indent: int | None, ascii_: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_).encode()
     right = reference(value)
-    assert members.at_most(text) >= right
-    assert (members.count(text, most) > most) == (right > most and members.at_most(text) > most)
-    if members.at_most(text) > most >= right:
-        assert members.count(text, most) == right
+    assert json_size.at_most(text) >= right
+    assert (json_size.count(text, limit) > limit) == (right > limit and json_size.at_most(text) > limit)
+    if json_size.at_most(text) > limit >= right:
+        assert json_size.count(text, limit) == right
 
 
 @pytest.mark.parametrize("value", [["a,"] * 100_000, {f"{n},[": '"\\",' for n in range(50_000)}, "," * 100_000])
-def test_a_text_that_is_looked_at_in_parts(value: Any) -> None:
-    assert members.count(json.dumps(value).encode(), 200_000 if isinstance(value, list) else 99_999) >= reference(value)
-    assert members.count(json.dumps(value).encode(), reference(value)) == reference(value)
+def test_a_text_that_is_counted_in_parts(value: Any) -> None:
+    assert json_size.count(json.dumps(value).encode(), 200_000 if isinstance(value, list) else 99_999) >= reference(
+        value
+    )
+    assert json_size.count(json.dumps(value).encode(), reference(value)) == reference(value)

@@ -1,4 +1,4 @@
-"""Output eventlogs: every byte of a good entry arrives, whatever stands beside it and however the log is cut."""
+"""Output eventlogs: every byte of a valid entry is returned, whatever is beside it and however the log is cut."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.api.lines import as_bytes, as_strings
-from sidecar.domain import output
-from sidecar.domain.output import Assembler, Run
+from sidecar.domain import output, output_eventlog
+from sidecar.domain.output import Run
+from sidecar.domain.output_eventlog import Assembler
 
 Written = tuple[str, str, bytes]
 
@@ -81,7 +82,7 @@ HOSTILE = st.one_of(
 
 
 def _is_data(line: bytes) -> bool:
-    """Whether an entry that was made at random is a good one."""
+    """Whether a random entry is valid."""
     context = json.loads(line)["context"]
     return isinstance(context, dict) and isinstance(context.get("data"), str)
 
@@ -96,15 +97,15 @@ def entry(stream: str, rank: str, data: bytes) -> bytes:
 
 
 def expected(written: Sequence[Written]) -> list[Written]:
-    """Return the lines in the order in which they were completed, then what has no newline."""
-    found: list[Written] = []
-    begun: dict[tuple[str, str], bytes] = {}
+    """Return the lines in the order in which they were completed, then those without a newline."""
+    lines_: list[Written] = []
+    open_lines: dict[tuple[str, str], bytes] = {}
     for stream, rank, data in written:
-        *lines, rest = (begun.pop((stream, rank), b"") + data).split(b"\n")
-        found += [(stream, rank, line + b"\n") for line in lines]
+        *lines, rest = (open_lines.pop((stream, rank), b"") + data).split(b"\n")
+        lines_ += [(stream, rank, line + b"\n") for line in lines]
         if rest:
-            begun[stream, rank] = rest
-    return found + [(*key, rest) for key, rest in begun.items()]
+            open_lines[stream, rank] = rest
+    return lines_ + [(*key, rest) for key, rest in open_lines.items()]
 
 
 def lines_of(runs: Sequence[Run]) -> list[Written]:
@@ -114,7 +115,7 @@ def lines_of(runs: Sequence[Run]) -> list[Written]:
 
 
 def read(log: bytes, cuts: Sequence[int] = ()) -> tuple[list[Run], Assembler]:
-    """Feed a log, cut at some places; go on with a copy at each, as a reader who comes later does."""
+    """Process a log in chunks; continue with a copy after each, as a later reader does."""
     assembler, runs, begin = Assembler(), [], 0
     for end in [*sorted(min(cut, len(log)) for cut in cuts), len(log)]:
         runs += assembler.feed(log[begin:end])
@@ -123,8 +124,14 @@ def read(log: bytes, cuts: Sequence[int] = ()) -> tuple[list[Run], Assembler]:
     return runs + assembler.rest(), assembler
 
 
-#: Bounds that lines of some bytes are over; a slice of characters is no longer than a line, in bytes, as in truth.
-SMALL = {"LONGEST_LINE": 9, "_SLICE": 3, "_RUN_SIZE": 8, "_RUN_LINES": 2, "_PARTIAL": 700}
+#: Limits that short lines exceed; a slice of characters is at most as long as a line, in bytes, as in production.
+SMALL = [
+    (output, "LONGEST_LINE", 9),
+    (output, "RUN_SIZE", 8),
+    (output, "RUN_LINES", 2),
+    (output_eventlog, "_SLICE", 3),
+    (output_eventlog, "_INCOMPLETE", 700),
+]
 
 
 @given(WRITTEN, st.lists(st.integers(0, 4000), max_size=6))
@@ -136,10 +143,10 @@ def test_lines_are_whole_and_in_order(written: list[Written], cuts: list[int]) -
 @settings(max_examples=300)
 @given(WRITTEN, st.lists(st.integers(0, 4000), max_size=6))
 def test_long_lines_in_parts(written: list[Written], cuts: list[int]) -> None:
-    """The parts are the same wherever the log is cut, are bounded, and make up the line; none cuts a character."""
+    """The parts are the same wherever the log is cut, limited, and complete; none ends within a character."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SMALL.items():
-            patch.setattr(output, name, value)
+        for module, name, value in SMALL:
+            patch.setattr(module, name, value)
         log = b"".join(entry(*each) for each in written)
         runs, _ = read(log, cuts)
         assert lines_of(runs) == lines_of(read(log)[0])
@@ -157,7 +164,7 @@ def test_long_lines_in_parts(written: list[Written], cuts: list[int]) -> None:
 
 @settings(max_examples=500)
 @given(st.lists(st.one_of(HOSTILE, WRITTEN.map(lambda some: some[:1])), max_size=12), st.lists(st.integers(0, 2000)))
-def test_what_is_no_entry_costs_itself_alone(parts: list[Any], cuts: list[int]) -> None:
+def test_an_invalid_entry_does_not_affect_others(parts: list[Any], cuts: list[int]) -> None:
     written = [each for part in parts if isinstance(part, list) for each in part]
     log = b"".join(
         b"".join(entry(*each) for each in part) if isinstance(part, list) else part + b"\n" for part in parts
@@ -167,7 +174,7 @@ def test_what_is_no_entry_costs_itself_alone(parts: list[Any], cuts: list[int]) 
     assert bool(assembler.reason) == bool(assembler.unreadable)
 
 
-def test_the_same_state_goes_on_in_the_same_way() -> None:
+def test_the_same_state_continues_in_the_same_way() -> None:
     half = Assembler()
     half.feed(entry("stdout", "0", b"half a "))
     other = half.copy()
@@ -176,8 +183,8 @@ def test_the_same_state_goes_on_in_the_same_way() -> None:
     assert half.state == other.state == b""
 
 
-def test_many_tasks_with_half_a_line_are_bounded() -> None:
-    """A hundred thousand tasks begin a line of 100 bytes each: what is kept of them has a bound, and none is lost."""
+def test_incomplete_lines_of_many_tasks_are_limited() -> None:
+    """100,000 tasks write 100 bytes of a line each: their memory is limited, and no byte is lost."""
     assembler, size = Assembler(), 0
     for first in range(0, 100_000, 1000):
         log = b"".join(entry("stdout", str(rank), b"x" * 100) for rank in range(first, first + 1000))
@@ -186,8 +193,8 @@ def test_many_tasks_with_half_a_line_are_bounded() -> None:
     assert size + sum(len(run.data) for run in assembler.rest()) == 100_000 * 100
 
 
-def test_an_entry_that_never_ends_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "_LONGEST_ENTRY", 1000)
+def test_an_entry_that_never_ends_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_eventlog, "_LONGEST_ENTRY", 1000)
     assembler, runs = Assembler(), []
     runs += assembler.feed(entry("stdout", "0", b"before\n") + b'{"name":"data","context":{"data":"')
     for _ in range(100):
@@ -198,8 +205,8 @@ def test_an_entry_that_never_ends_is_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 
 @given(st.lists(st.binary(max_size=12).map(lambda data: data.replace(b"\n", b"") + b"\n"), min_size=1, max_size=8))
-def test_bytes_that_are_no_text_are_shown_line_by_line(lines: list[bytes]) -> None:
-    """As U+FFFD, and never across the end of a line."""
+def test_invalid_utf8_is_replaced_within_its_line(lines: list[bytes]) -> None:
+    """By U+FFFD, and never across the end of a line."""
     runs = [Run("stdout", "0", b"".join(lines), len(lines)), Run("stdout", "0", b"\xe2\x82", 1)]
     shown = json.loads(b"[" + as_strings(runs, "both") + b"]")
     assert shown == [*(line.decode(errors="replace") for line in lines), "\ufffd"]
@@ -210,8 +217,8 @@ def other(name: str, **context: Any) -> bytes:
     return json.dumps({"timestamp": 1.5, "name": name, "context": context}).encode() + b"\n"
 
 
-def test_what_the_shell_says_stands_between_the_lines() -> None:
-    """In its order, each with its rank and level; what is no message, or of no level, costs itself alone."""
+def test_entries_of_the_shell_are_between_the_lines() -> None:
+    """In order, each with its rank and level; an invalid entry does not affect others."""
     log = [
         other("header", version=1, encoding={"stdout": "UTF-8"}, count={"stdout": 1, "stderr": 1}, options={}),
         other("redirect", stream="stderr", rank="[0-3]", path="/tmp/err"),
@@ -239,8 +246,8 @@ def test_what_the_shell_says_stands_between_the_lines() -> None:
     assert assembler.unreadable == 8
 
 
-def test_a_task_cannot_speak_as_the_shell() -> None:
-    """Data of a stream that is none is left out, whatever it is called and wherever it stands."""
+def test_a_task_cannot_write_entries_of_the_shell() -> None:
+    """Data of an unknown stream is skipped, whatever its name and position."""
     log = other("log", level=4, message="the shell's")
     odd = [
         entry(stream, rank, data)
@@ -260,8 +267,8 @@ def test_a_task_cannot_speak_as_the_shell() -> None:
     ("repeat", "wanted"),
     [(1, b"ab\n"), (3, b"ab\nab\nab\n"), (0, b""), (-1, b""), (10**9, b""), ("3", b""), (None, b"")],
 )
-def test_data_that_is_repeated(repeat: Any, wanted: bytes) -> None:
-    """RFC 24: data may stand for itself several times, within what one entry may have."""
+def test_repeated_data(repeat: Any, wanted: bytes) -> None:
+    """RFC 24: an entry may repeat its data, up to the size of an entry."""
     assembler = Assembler()
     runs = assembler.feed(other("data", stream="stdout", rank="0", data="ab\n", repeat=repeat))
     assert as_bytes(runs, "both") == wanted

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sidecar.domain import policy
-from sidecar.domain import resource_counts as counts
+from sidecar.domain import policy, resource_counts
+from sidecar.domain.job_request import JobRequest
 from sidecar.domain.jobspec import build, prepared
-from sidecar.domain.model import Environment, JobRequest
+from sidecar.domain.model import Environment
 
 _GENERAL = {"limits": {"duration": "1h", "job-size": {"max": {"nnodes": 4, "ncores": 8}, "min": {"ncores": 2}}}}
 _BATCH = {
@@ -39,12 +39,11 @@ _CONFIG = {"policy": _GENERAL, "queues": {"batch": _BATCH, "default": _DEFAULT, 
 )  # fmt: skip
 def test_limits(request_: dict[str, Any], wrong: list[str]) -> None:
     spec = prepared(build(JobRequest(command="true", **request_), Environment({}, "/"), {})).outline
-    found = policy.faults(_CONFIG, spec, counts.read(spec))
-    assert found == wrong
+    assert policy.faults(_CONFIG, spec, resource_counts.read(spec)) == wrong
 
 
 @pytest.mark.parametrize("odd", [None, 5, "text", [], {"limits": 5}, {"limits": {"duration": [], "job-size": 7}}])
-def test_a_configuration_that_is_odd_limits_nothing(odd: Any) -> None:
+def test_an_invalid_configuration_has_no_limits(odd: Any) -> None:
     spec = prepared(build(JobRequest(command="true", queue="q"), Environment({}, "/"), {})).outline
     for config in ({"policy": odd}, {"queues": odd}, {"queues": {"q": odd}}, {"queues": {"q": {"policy": odd}}}):
-        assert policy.faults(config, spec, counts.read(spec)) == []
+        assert policy.faults(config, spec, resource_counts.read(spec)) == []

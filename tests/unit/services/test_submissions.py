@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.auth.caller import Caller
-from sidecar.domain import jobspec
+from sidecar.domain import submitters
 from sidecar.domain.errors import InvalidRequest
-from sidecar.domain.model import JobRequest
+from sidecar.domain.job_request import JobRequest
 from sidecar.instance.embedded.instance import EmbeddedInstance
 from sidecar.journal.feed import Feed
 from sidecar.runtime.tasks import Supervisor
@@ -47,7 +47,7 @@ async def test_one_key_that_is_never_stored_keeps_no_other(
     """A job that Flux purged before the journal had it is never stored; another one is stored late."""
     feed = submissions._feed
     for job, key in ((1, "purged"), (2, "late")):
-        submissions._note(jobspec.scoped(key, "alice"), job, "digest", "alice")
+        submissions._note(submitters.scoped_key(key, "alice"), job, "digest", "alice")
     feed.barrier.resolve(1)
     assert feed.barrier.is_pending(2)
     jobs = [await submit(submissions, f"key {number}") for number in range(60)]
@@ -55,10 +55,13 @@ async def test_one_key_that_is_never_stored_keeps_no_other(
     await asyncio.gather(*(feed.barrier.wait_job_visible(job) for job in jobs))
     for _ in range(10):
         assert await submit(submissions, "key 1") == jobs[1]
-    assert set(submissions._accepted) == {jobspec.scoped("purged", "alice"), jobspec.scoped("late", "alice")}
+    assert set(submissions._accepted) == {
+        submitters.scoped_key("purged", "alice"),
+        submitters.scoped_key("late", "alice"),
+    }
     monkeypatch.setattr("sidecar.services.submissions._KEPT", 0.0)
     await submit(submissions, "key 2")
-    assert set(submissions._accepted) == {jobspec.scoped("late", "alice")}, "its job is still pending"
+    assert set(submissions._accepted) == {submitters.scoped_key("late", "alice")}, "its job is still pending"
 
 
 async def test_a_caller_whose_name_is_too_long_for_a_key(submissions: Submissions) -> None:
