@@ -52,8 +52,11 @@ _NEEDS = {
     "kind": (bool(harness.KIND), "they need kind, which make installs where there is Go"),
 }
 _left_out: Counter[str] = Counter()
-#: For properties that are held now and then by more examples than each run has time for.
-settings.register_profile("hostile", max_examples=20_000)
+# Without a deadline for single examples, which other processes on the machine may slow down.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
+#: More examples than each run has time for, to be run occasionally.
+settings.register_profile("hostile", max_examples=20_000, deadline=None)
 #: Seconds that a test marked ``long`` may take; the number for the others is in pyproject.toml.
 _LONG = 900
 
