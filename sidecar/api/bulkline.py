@@ -1,4 +1,4 @@
-"""A line of ``POST /v1/jobs/bulk``: what it may hold, and what is said of bodies that are no NDJSON."""
+"""A line of ``POST /v1/jobs/bulk``: its fields, and the errors for bodies that are not NDJSON."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sidecar.api.fields import INVALID_SUBMIT
 from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.job_request import JobRequest
 from sidecar.http import decoding
 from sidecar.http.body_decoding import json_object
 from sidecar.http.body_lines import Line
 
-INVALID = "Invalid submit request"
 _ONE_EACH = "send a JSON object for each job, each on a line of its own (NDJSON)"
-_ARRAY = f"A JSON array is not read here: {_ONE_EACH}, as jq -c '.[]' writes them."
+_ARRAY = f"A JSON array is not supported: {_ONE_EACH}, as jq -c '.[]' prints them."
 _OBJECTS = (
-    f"The line holds several JSON objects: {_ONE_EACH}. With curl, --data-binary @FILE keeps the line ends; -d @FILE "
-    "removes them."
+    f"The line has several JSON objects: {_ONE_EACH}. With curl, --data-binary @FILE keeps line ends; -d @FILE removes "
+    "them."
 )
 _COMMA = "The line begins or ends with a comma: send one JSON object per line, without commas between them."
-_SEVERAL = re.compile(rb"\}[\s,\xef\xbb\xbf]*\{")  # also with a byte order mark, where files were joined
+_SEVERAL = re.compile(rb"\}[\s,\xef\xbb\xbf]*\{")  # a byte order mark too: where files were joined
 
 
 class BulkLine(JobRequest, kw_only=True, forbid_unknown_fields=True):
@@ -30,50 +30,50 @@ class BulkLine(JobRequest, kw_only=True, forbid_unknown_fields=True):
 
     idempotency_key: Annotated[
         str | None,
-        Meta(description="makes it safe to repeat this line; default: the header's key, and the line number"),
+        Meta(description="makes a retry of this line safe; default: the header's key, a colon and the line number"),
     ] = None
 
 
 def check_beginning(beginning: bytes) -> None:
-    """Let a body through that may be NDJSON.
+    """Refuse a body that is a JSON array, because none of its lines can be a job.
 
     Args:
-        beginning: without white space.
+        beginning: the first bytes of the body, without leading white space.
 
     Raises:
-        InvalidRequest: it is an array, so that no line of it can be a job.
+        InvalidRequest: the body is an array.
     """
     if beginning.startswith(b"["):
-        raise InvalidRequest(_ARRAY, message=INVALID)
+        raise InvalidRequest(_ARRAY, message=INVALID_SUBMIT)
 
 
 def decode(line: Line) -> BulkLine:
-    """Make a job of a line.
+    """Decode a line.
 
     Raises:
-        InvalidRequest: it is no JSON object, or no job.
+        InvalidRequest: the line is not a JSON object, or the object is not a job.
     """
-    found = decoding.decode_json(BulkLine, line.raw)
-    if found is None:
-        if line.raw.lstrip().startswith(b"["):
-            raise InvalidRequest(_ARRAY, message=INVALID)
-        if _SEVERAL.search(line.raw):
-            _check_single(line.raw)
-        text = line.raw.strip()
-        if text.startswith(b",") or text.endswith(b","):
-            raise InvalidRequest(_COMMA, message=INVALID)
-        found = decoding.decode(BulkLine, json_object(line.raw), text=frozenset(), message=INVALID)
-    return found
+    request = decoding.decode_json(BulkLine, line.raw)
+    if request is not None:
+        return request
+    text = line.raw.strip()
+    if text.startswith(b"["):
+        raise InvalidRequest(_ARRAY, message=INVALID_SUBMIT)
+    if _SEVERAL.search(line.raw):
+        _check_single(line.raw)
+    if text.startswith(b",") or text.endswith(b","):
+        raise InvalidRequest(_COMMA, message=INVALID_SUBMIT)
+    return decoding.decode(BulkLine, json_object(line.raw), text=frozenset(), message=INVALID_SUBMIT)
 
 
 def _check_single(raw: bytes) -> None:
-    """Let a line through that does not hold several JSON objects.
+    """Refuse a line that has several JSON objects.
 
     Raises:
-        InvalidRequest: it does.
+        InvalidRequest: the line has.
     """
     try:
         msgspec.json.decode(raw, type=msgspec.Raw)
     except msgspec.DecodeError as exc:
         if "trailing characters" in str(exc):
-            raise InvalidRequest(_OBJECTS, message=INVALID) from None
+            raise InvalidRequest(_OBJECTS, message=INVALID_SUBMIT) from None

@@ -1,55 +1,47 @@
-"""Control of a job that is there: its signal, its urgency."""
+"""``/v1/jobs/{uid}/signal`` and ``/v1/jobs/{uid}/urgency``."""
 
 from __future__ import annotations
 
-import signal
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api.lookup import require_own
+from sidecar.api.fields import F58, JobID, Message
 from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid, untrusted
-from sidecar.domain.errors import Conflict, InvalidRequest
+from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import HIGHEST_URGENCY, URGENCIES
 from sidecar.http.audit import audit_details
 from sidecar.http.faults import quote
 from sidecar.http.operations import Answer, operation
-from sidecar.instance import Instance
-from sidecar.journal.feed import Feed
-from sidecar.store import Store
+from sidecar.services import job_signals
+from sidecar.services.job_commands import JobCommands
 
 _ERRORS = (400, 404, 409, 413, 415, 503)
 
-_LAST_SIGNAL = 64
-_NAMED = {name: int(number) for name, number in signal.Signals.__members__.items()}
-_REAL_TIME = {f"SIGRTMIN+{n - signal.SIGRTMIN}": n for n in range(signal.SIGRTMIN + 1, signal.SIGRTMAX)}
-_SIGNALS = _NAMED | _REAL_TIME
-_NAMES = {number: name for name, number in _REAL_TIME.items()} | {int(n): n.name for n in signal.Signals}
-
 
 class SignalBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Which signal to send."""
+    """The signal to send."""
 
     signal: Annotated[
-        Annotated[int, Meta(ge=1, le=_LAST_SIGNAL)] | str,
-        Meta(description="a name, SIGUSR1 or usr1, or a number"),
+        Annotated[int, Meta(ge=1, le=job_signals.LAST)] | str,
+        Meta(description="a name such as SIGUSR1 or usr1, or a number"),
     ]
 
 
 class Signalled(msgspec.Struct):
-    """The answer to a signal; ``signal`` is its name."""
+    """Flux has forwarded the signal."""
 
-    Message: str
-    id: int
-    f58id: str
-    signal: str
+    Message: Message
+    id: JobID
+    f58id: F58
+    signal: Annotated[str, Meta(description="name of the signal; its number where it has no name")]
 
 
 class UrgencyBody(msgspec.Struct, forbid_unknown_fields=True):
-    """How urgent the job is from now on."""
+    """The new urgency."""
 
     urgency: Annotated[
         Annotated[int, Meta(ge=0, le=HIGHEST_URGENCY)] | str,
@@ -58,24 +50,26 @@ class UrgencyBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Reprioritized(msgspec.Struct):
-    """The answer to a new urgency."""
+    """The job has the new urgency."""
 
-    Message: str
-    id: int
-    f58id: str
-    old_urgency: int
-    urgency: int
+    Message: Message
+    id: JobID
+    f58id: F58
+    old_urgency: Annotated[int, Meta(description="urgency before the change")]
+    urgency: Annotated[int, Meta(description="urgency after the change")]
 
 
 class JobControl:
-    """Signals and urgencies of jobs."""
+    """Send signals to jobs and change their urgency.
+
+    Args:
+        commands: carries out the changes.
+    """
 
     tag = "jobs"
 
-    def __init__(self, store: Store, feed: Feed, instance: Instance) -> None:
-        self._store = store
-        self._feed = feed
-        self._instance = instance
+    def __init__(self, commands: JobCommands) -> None:
+        self._commands = commands
 
     @operation(
         "POST",
@@ -85,17 +79,15 @@ class JobControl:
         answers=(Answer("The signal was sent", Signalled),),
         errors=_ERRORS,
     )
-    async def signal(self, request: web.Request, job: int, body: SignalBody) -> Signalled:
+    async def signal(self, request: web.Request, jobid: int, body: SignalBody) -> Signalled:
         """Send a signal to every task of a running job.
 
-        Answers once Flux has sent it on; as with kill(1), nobody says what the tasks make of it.
+        The response is sent once Flux has forwarded the signal. As with kill(1), it does not say how the tasks react.
         """
-        number = _signal_number(body.signal)
-        await self._require_active(request, job, "signalled")
-        audit_details(request, signal=_NAMES.get(number, str(number)))
-        await self._instance.send_signal(job, number)
-        self._feed.barrier.note_command(job, caller_of(request).name)
-        return Signalled("Job is sent the signal.", job, fluid.f58(job), _NAMES.get(number, str(number)))
+        number = job_signals.parse(body.signal)
+        audit_details(request, signal=job_signals.name_of(number))
+        await self._commands.signal(jobid, number, caller_of(request))
+        return Signalled("Job is sent the signal.", jobid, fluid.f58(jobid), job_signals.name_of(number))
 
     @operation(
         "POST",
@@ -105,35 +97,12 @@ class JobControl:
         answers=(Answer("The job has the new urgency", Reprioritized),),
         errors=_ERRORS,
     )
-    async def urgency(self, request: web.Request, job: int, body: UrgencyBody) -> Reprioritized:
-        """Change the urgency of a pending job: hold it, release it, let it overtake others."""
+    async def urgency(self, request: web.Request, jobid: int, body: UrgencyBody) -> Reprioritized:
+        """Change the urgency of a pending job: hold it, release it, or move it ahead of other jobs."""
         urgency = _urgency_number(body.urgency)
-        caller_of(request).require_urgency(urgency)
-        await self._require_active(request, job, "reprioritized")
         audit_details(request, urgency=urgency)
-        old = await self._instance.set_urgency(job, urgency)
-        self._feed.barrier.note_command(job, caller_of(request).name)
-        return Reprioritized("Job has the new urgency.", job, fluid.f58(job), old, urgency)
-
-    async def _require_active(self, request: web.Request, job: int, what: str) -> None:
-        """Refuse what is certain: any other state may be another one by now, which only the instance knows."""
-        if await require_own(self._store, self._feed, job, caller_of(request)) == "INACTIVE":
-            raise Conflict(f"Job cannot be {what}: {fluid.f58(job)} has ended already.")
-
-
-def _signal_number(value: int | str) -> int:
-    if isinstance(value, int):
-        return value
-    name = value.strip().upper()
-    if (number := untrusted.digits(name)) is not None and 1 <= number <= _LAST_SIGNAL:
-        return number
-    found = _SIGNALS.get(name) or _SIGNALS.get(f"SIG{name}")
-    if found is None:
-        raise InvalidRequest(
-            f"signal: {quote(value)} is not a signal; use 1 to {_LAST_SIGNAL}, SIGRTMIN+1 to "
-            f"SIGRTMIN+{len(_REAL_TIME)}, or {', '.join(_NAMED)} (with or without SIG)."
-        )
-    return found
+        old = await self._commands.set_urgency(jobid, urgency, caller_of(request))
+        return Reprioritized("Job has the new urgency.", jobid, fluid.f58(jobid), old, urgency)
 
 
 def _urgency_number(value: int | str) -> int:
@@ -143,5 +112,5 @@ def _urgency_number(value: int | str) -> int:
     number = URGENCIES.get(word, untrusted.digits(word))
     if number is None or number > HIGHEST_URGENCY:
         words = ", ".join(f"{word} ({number})" for word, number in URGENCIES.items())
-        raise InvalidRequest(f"urgency: {quote(value)} is not an urgency; use 0 to {HIGHEST_URGENCY}, or {words}.")
+        raise InvalidRequest(f"urgency: invalid urgency {quote(value)}; use 0 to {HIGHEST_URGENCY}, or {words}.")
     return number

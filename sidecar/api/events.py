@@ -1,4 +1,4 @@
-"""``/v1/events`` and ``/v1/jobs/{uid}/events``: what happens to jobs, as it happens, from any position on."""
+"""``/v1/events`` and ``/v1/jobs/{uid}/events``: live streams of job events, from any position on."""
 
 from __future__ import annotations
 
@@ -11,38 +11,46 @@ from aiohttp import web
 
 from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
-from sidecar.api.lookup import ending, require
 from sidecar.http.operations import Answer, operation
 from sidecar.http.sse import AFTER, EVENT_STREAM, EVENT_STREAM_TYPE, EventStream, StreamLimits
 from sidecar.http.streaming import hold
 from sidecar.journal.feed import Feed
+from sidecar.services.lookup import JobLookup
 from sidecar.store import Filter, LoggedEvents, Store, StoredEvent
 
-_RESUME = {"Last-Event-ID": "the id of the last event that was read: go on behind it"}
-_SKIPPED = 500  # events that a filter may leave out before the reader is given a newer id to come back with
+_RESUME = {"Last-Event-ID": "id of the last event that was read; the stream continues after it"}
+_SKIPPED = 500  # events that a filter may skip before the reader is sent a newer id to resume from
 
 
 class EventsQuery(JobFilter, kw_only=True, frozen=True):
-    """Which jobs' events, and from where on; without after from now on."""
+    """The jobs whose events to send, and from where; without after from now on."""
 
     after: Annotated[str | None, AFTER] = None
 
 
 class JobEventsQuery(msgspec.Struct, kw_only=True, frozen=True):
-    """From where on; without after from the job's first event on."""
+    """From where to send events; without after from the job's first event."""
 
     after: Annotated[str | None, AFTER] = None
 
 
 class Events:
-    """Streams of events."""
+    """Stream job events.
+
+    Args:
+        store: holds the events.
+        feed: the journal, which notifies of new events.
+        lookup: finds a job.
+        limits: timeouts of streams.
+    """
 
     tag = "events"
 
-    def __init__(self, store: Store, feed: Feed, pace: StreamLimits) -> None:
+    def __init__(self, store: Store, feed: Feed, lookup: JobLookup, limits: StreamLimits) -> None:
         self._store = store
         self._feed = feed
-        self._pace = pace
+        self._lookup = lookup
+        self._limits = limits
 
     @operation(
         "GET",
@@ -56,16 +64,16 @@ class Events:
     async def events(self, request: web.Request, query: EventsQuery) -> web.StreamResponse:
         """Follow the events of all jobs that match.
 
-        data is {"id", "f58id", "timestamp", "name", "context", "state"}, of the last one of a job also result and
-        returncode; state and result filter by what the event made of the job. The event's id resumes the stream,
-        over a restart of the server too. An event named end is the last one; its reason says why.
+        data is {"id", "f58id", "timestamp", "name", "context", "state"}; the last event of a job also has result and
+        returncode. state and result filter by the job's state after the event. The event's id resumes the stream, also
+        after a restart of the server. An event named end is the last one; its reason says why.
         """
         where = filters.read(query)
         after = position.requested_event_id(request, self._store, query.after)
         if after is None:
             await fresh.settle(request, self._feed)
             after = self._store.position
-        stream = EventStream(self._pace, functools.partial(hold, request))
+        stream = EventStream(self._limits, functools.partial(hold, request))
         if request.method == "HEAD":
             return web.Response(headers={"Content-Type": EVENT_STREAM_TYPE})
         generation = self._feed.tail.generation
@@ -73,49 +81,50 @@ class Events:
         return await stream.run(self._follow(stream, where, after, generation))
 
     async def _follow(self, stream: EventStream, where: Filter, after: int, generation: int) -> None:
-        tail, shown = self._feed.tail, after
+        tail, sent = self._feed.tail, after
         while True:
             await tail.wait(after, generation)
             data, after = await self._next(where, after)
             if data:
-                shown = after
-            elif after - shown > _SKIPPED:
-                data, shown = b"id: %b\n\n" % position.format_event_id(self._store, after).encode(), after
+                sent = after
+            elif after - sent > _SKIPPED:
+                data, sent = b"id: %b\n\n" % position.format_event_id(self._store, after).encode(), after
             if data:
                 await stream.push(data)
-            del data  # a reader that waits holds nothing
+            del data  # a reader that waits for events holds no memory
 
-    async def _next(self, where: Filter, after: int, job: int | None = None) -> tuple[bytes, int]:
-        """Return the events that come next, as they are sent, and up to where was looked.
+    async def _next(self, where: Filter, after: int, jobid: int | None = None) -> tuple[bytes, int]:
+        """Return the next events, encoded, and the position up to which the log was read.
 
-        A reader that takes nothing keeps these bytes, and not also what they were made from.
+        While a slow reader is sent these bytes, the decoded events are not held in memory.
         """
-        told, upto = await self._feed.tail.read(after, job)
-        return b"".join(self._render(told, where, after)), upto
+        logged, upto = await self._feed.tail.read(after, jobid)
+        return b"".join(self._matching(logged, where, after)), upto
 
-    def _render(self, told: Sequence[LoggedEvents], where: Filter, after: int) -> list[bytes]:
+    def _matching(self, logged: Sequence[LoggedEvents], where: Filter, after: int) -> list[bytes]:
         return [
             event
-            for each in told
+            for each in logged
             if where.matches(each.userid, each.username, each.submitter, each.queue, each.name, each.t_submit)
-            for number, state, result, event in each.rendered or self._events(each)
+            for number, state, result, event in each.rendered or self._render(each)
             if number > after
             and (not where.states or state in where.states)
             and (not where.results or result in where.results)
         ]
 
-    def _events(self, told: LoggedEvents) -> list[tuple[int, str, str, bytes]]:
-        told.rendered = [
-            (number, entry.state, entry.result, self._event(number, told, entry)) for number, entry in told.entries(0)
+    def _render(self, logged: LoggedEvents) -> list[tuple[int, str, str, bytes]]:
+        logged.rendered = [
+            (number, entry.state, entry.result, self._event(number, logged, entry))
+            for number, entry in logged.entries(0)
         ]
-        return told.rendered
+        return logged.rendered
 
-    def _event(self, number: int, told: LoggedEvents, entry: StoredEvent) -> bytes:
-        # The entry's JSON begins with a brace; what job it is of comes first.
+    def _event(self, number: int, logged: LoggedEvents, entry: StoredEvent) -> bytes:
+        # The job's IDs are inserted after the opening brace of the entry's JSON.
         return b'id: %b\ndata: {"id":%d,"f58id":"%b",%b\n\n' % (
             position.format_event_id(self._store, number).encode(),
-            told.jobid,
-            told.f58id.encode(),
+            logged.jobid,
+            logged.f58id.encode(),
             msgspec.json.encode(entry)[1:],
         )
 
@@ -128,34 +137,36 @@ class Events:
         answers=(Answer("Server-sent events, one for each entry of the job's eventlog", media=(EVENT_STREAM,)),),
         errors=(400, 404, 503),
     )
-    async def job_events(self, request: web.Request, job: int, query: JobEventsQuery) -> web.StreamResponse:
-        """Follow the events of one job, to its end.
+    async def job_events(self, request: web.Request, jobid: int, query: JobEventsQuery) -> web.StreamResponse:
+        """Follow the events of one job to its end.
 
-        The event named end that comes last has the reason ended, and the job's result and returncode. Any other
-        reason, or none, says nothing about the job.
+        The event named end is the last one. With the reason ended it has the job's result and returncode; any other
+        reason, or a stream without it, says nothing about the job.
         """
-        await require(self._store, self._feed, job)
+        await self._lookup.state(jobid)
         after = position.requested_event_id(request, self._store, query.after) or 0
-        stream = EventStream(self._pace, functools.partial(hold, request))
+        stream = EventStream(self._limits, functools.partial(hold, request))
         if request.method == "HEAD":
             return web.Response(headers={"Content-Type": EVENT_STREAM_TYPE})
         await stream.begin(request, position.format_event_id(self._store, after))
-        return await stream.run(self._follow_job(stream, job, after))
+        return await stream.run(self._follow_job(stream, jobid, after))
 
-    async def _follow_job(self, stream: EventStream, job: int, after: int) -> None:
+    async def _follow_job(self, stream: EventStream, jobid: int, after: int) -> None:
         tail = self._feed.tail
         generation = tail.generation
         while True:
-            with self._feed.waiters.next_change(job) as change:  # before the state is read
-                state, last = await self._store.state_and_position(job)
+            with self._feed.waiters.next_change(
+                jobid
+            ) as change:  # before the read, so that no event is missed in between
+                state, last = await self._store.state_and_position(jobid)
                 while after < min(last, self._store.position):
-                    data, after = await self._next(filters.EVERYTHING, after, job)
+                    data, after = await self._next(filters.EVERYTHING, after, jobid)
                     if data:
                         await stream.push(data)
                     del data
-                # What was committed this very moment is in the file and not told yet: the change is still to come.
+                # An event that was committed during the read is not published yet; its change still follows.
                 if state == "INACTIVE" and last <= self._store.position:
-                    await stream.end(reason="ended", **await ending(self._store, job))
+                    await stream.end(reason="ended", **await self._lookup.end_fields(jobid))
                     return
                 tail.check(generation)
                 await change

@@ -1,4 +1,4 @@
-"""Lists that know of what their reader has done before, and say how far they lag behind the rest."""
+"""Read your writes for lists: wait for the caller's own commands, and report how far the journal lags."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from sidecar.http.responses import RESPONSE_HEADERS
 from sidecar.journal.feed import Feed
 
 LAG = "Flux-Journal-Lag"
-"""For how many seconds something that has happened has not been stored, where a list may lack it."""
-_TOLD = 1.0
-_MOMENT = 1.0
+"""How long an event has not been stored that a list may lack (seconds)."""
+_REPORTED = 1.0  # seconds: a smaller lag is not reported
+_BRIEFLY = 1.0  # seconds
 
 
 async def settle(request: web.Request, feed: Feed) -> None:
-    """Wait until a list holds what its reader has had accepted, and what others have, if that takes no longer.
+    """Wait until a list reflects the caller's commands, and those of other callers if they are stored soon.
 
     Raises:
-        Lagging: what the reader has had accepted is not stored within the bound.
+        Lagging: commands of the caller are not stored within the limit.
     """
     await feed.barrier.wait_visible(caller_of(request).name)
-    if (lag := feed.lag) > _TOLD:
+    if (lag := feed.lag) > _REPORTED:
         request[RESPONSE_HEADERS][LAG] = f"{lag:.3f}"
 
 
-async def settle_for_a_moment(request: web.Request, feed: Feed) -> None:
-    """Wait as :func:`settle` does, but only for a moment: for what has to be answered while nothing can be stored."""
+async def settle_briefly(request: web.Request, feed: Feed) -> None:
+    """Wait as :func:`settle` does, for a second at most, for reads that must work while the store cannot be written."""
     with contextlib.suppress(Lagging, TimeoutError):
-        async with asyncio.timeout(_MOMENT):
+        async with asyncio.timeout(_BRIEFLY):
             await feed.barrier.wait_visible(caller_of(request).name)

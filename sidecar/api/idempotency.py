@@ -10,12 +10,12 @@ KEY = "Idempotency-Key"
 
 
 def key_of(request: web.Request) -> str | None:
-    """Return the key in a request's header; None where there is none.
+    """Return the idempotency key of a request; None when it has none.
 
     Raises:
-        InvalidRequest: there are several: a proxy, or a repeated request, might go by another one.
+        InvalidRequest: the header occurs several times with different values; a proxy or a retry might use another one.
     """
     keys = set(request.headers.getall(KEY, ()))
     if len(keys) > 1:
-        raise InvalidRequest(f"{KEY}: it is there {len(keys)} times, with different values; send one.")
+        raise InvalidRequest(f"{KEY}: sent {len(keys)} times with different values; send one.")
     return keys.pop() if keys else None

@@ -1,11 +1,9 @@
-"""``/v1/jobs``: list and read. Every read comes from the store."""
+"""``/v1/jobs``: list jobs. Every read comes from the store."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Hashable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
@@ -14,112 +12,69 @@ from msgspec import Meta
 
 from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
-from sidecar.api.lookup import require, require_own, unknown
-from sidecar.auth.guard import ADMISSION, caller_of
-from sidecar.domain import fluid, jobspec, untrusted
-from sidecar.domain.durations import AS_TEXT
+from sidecar.domain import fluid
 from sidecar.domain.errors import InvalidRequest
-from sidecar.domain.model import Brief, Entry, Job
+from sidecar.domain.model import Brief, Job
 from sidecar.http.html import relative_root
 from sidecar.http.negotiation import NDJSON, WANTED
 from sidecar.http.operations import Answer, operation
 from sidecar.http.page_cache import ResponseCache
-from sidecar.http.streaming import framed, stream_chunks, whole_or_chunks
-from sidecar.instance import Instance
+from sidecar.http.streaming import framed, stream_chunks
 from sidecar.journal.feed import Feed
-from sidecar.store import Filter, LoggedEvents, Store
+from sidecar.store import Filter, Store
 
 _RUNNING = b'"state":"RUN","result":"","returncode"'  # in a job with all its fields
-_ONE_PIECE = 200  # jobs that are sent in one piece
-_UNKNOWN = object()
+_ONE_CHUNK = 200  # jobs that are sent in one chunk
 
 
-class _Shape(NamedTuple):
-    """How a list of whole jobs is written: what of each job, and what is around them."""
+class _Format(NamedTuple):
+    """How a list of whole jobs is written."""
 
-    what: str
+    fields: str
+    """The form in which the store returns each job."""
     media: str
     separator: str
     opening: bytes
     closing: bytes
 
 
-_LISTING = _Shape("full", "application/json", ",", b"[", b"]\n")
-_EXPORT = _Shape("full", NDJSON, "\n", b"", b"\n")
-_OBJECT = _Shape("keyed", "application/json", ",", b"{", b"}\n")
-
-#: In which states a job is when it has come so far.
-_REACHED = {
-    "run": ("RUN", "CLEANUP", "INACTIVE"),
-    "finish": ("CLEANUP", "INACTIVE"),
-    "inactive": ("INACTIVE",),
-}
+_ARRAY = _Format("full", "application/json", ",", b"[", b"]\n")
+_LINES = _Format("full", NDJSON, "\n", b"", b"\n")
+_OBJECT = _Format("keyed", "application/json", ",", b"{", b"}\n")
 
 
 class ListQuery(JobFilter, kw_only=True, frozen=True):
-    """Which jobs to list, and how."""
+    """The jobs to list, and the form of the list."""
 
     details: Annotated[bool | None, Meta(description="all fields of each job, as an object by id")] = None
     detail: Annotated[bool | None, Meta(description="the same as details")] = None
     listing: Annotated[bool | None, Meta(description="with details: an array instead of an object")] = None
-    limit: Annotated[int, Meta(ge=0, description="at most so many; all when absent")] | None = None
-    cursor: Annotated[str | None, Meta(description="go on where a page ended; from its Link header")] = None
+    limit: Annotated[int, Meta(ge=0, description="maximum number of jobs; all when absent")] | None = None
+    cursor: Annotated[str | None, Meta(description="continue where a page ended; from its Link header")] = None
 
 
 class JobList(msgspec.Struct, omit_defaults=True):
-    """A plain list; ``cursor`` when a page ends before the list does."""
+    """A plain list of jobs."""
 
-    jobs: list[Brief]
-    position: Annotated[str, Meta(description="/v1/events?after= goes on from here without a gap")]
-    cursor: str | None = None
-
-
-class GetQuery(msgspec.Struct, kw_only=True, frozen=True):
-    """Whether to wait for something."""
-
-    wait: (
-        Annotated[
-            float,
-            Meta(
-                ge=0,
-                le=3600,
-                description=f"answer when it has come so far, or after so many seconds, {AS_TEXT}",
-                extra={"duration": True},
-            ),
-        ]
-        | None
-    ) = None
-    until: Annotated[
-        Literal["run", "finish", "inactive"], Meta(description="how far: its start, the end of its tasks, its very end")
-    ] = "inactive"
+    jobs: Annotated[list[Brief], Meta(description="newest first")]
+    position: Annotated[str, Meta(description="/v1/events?after= continues from here without a gap")]
+    cursor: Annotated[str | None, Meta(description="where the next page starts; absent on the last page")] = None
 
 
-class JobspecQuery(msgspec.Struct, kw_only=True, frozen=True):
-    """How much of the jobspec."""
+class JobListing:
+    """List jobs.
 
-    environment: Annotated[bool | None, Meta(description="with the job's environment, which is hidden otherwise")] = (
-        None
-    )
-
-
-class Eventlog(msgspec.Struct):
-    """A job's eventlog (RFC 18, RFC 21), and what each entry made of the job."""
-
-    id: int
-    f58id: str
-    events: list[Entry]
-
-
-class Jobs:
-    """The jobs of the instance."""
+    Args:
+        store: holds the jobs.
+        feed: the journal, which has the barrier for reads.
+    """
 
     tag = "jobs"
 
-    def __init__(self, store: Store, feed: Feed, instance: Instance) -> None:
+    def __init__(self, store: Store, feed: Feed) -> None:
         self._store = store
         self._feed = feed
-        self._instance = instance
-        self._pages = ResponseCache()
+        self._cache = ResponseCache()
 
     @operation(
         "GET",
@@ -132,146 +87,72 @@ class Jobs:
         """List jobs, newest first.
 
         Plain: {"jobs": [{"id": ...}]}. With details=true an object of jobs by id; with listing=true too, an array.
-        Where limit cuts the list, a Link header of rel="next" leads to the next page. For Accept:
-        application/x-ndjson all fields of every match, a job a line. The header Flux-Events-Position, and position
-        in the plain list, is where /v1/events?after= goes on.
+        When limit cuts the list, a Link header of rel="next" leads to the next page. For Accept: application/x-ndjson
+        the response has all fields of every match, one job per line. The header Flux-Events-Position, and position in
+        the plain list, is where /v1/events?after= continues.
         """
         where = _filter(query)
         await fresh.settle(request, self._feed)
-        export = request[WANTED] == NDJSON
-        key = (request.rel_url.raw_query_string, export)
+        lines = request[WANTED] == NDJSON
+        key = (request.rel_url.raw_query_string, lines)
         revision = self._store.revision
-        if page := self._pages.get(revision, key):
-            return web.Response(body=page.body, headers=page.headers)
-        if not export and not (query.details or query.detail):
-            return self._kept(revision, key, await self._plain(request, where, query.limit))
-        shape = _EXPORT if export else _LISTING if query.listing else _OBJECT
+        if cached := self._cache.get(revision, key):
+            return web.Response(body=cached.body, headers=cached.headers)
+        if not lines and not (query.details or query.detail):
+            return self._cached(revision, key, await self._plain(request, where, query.limit))
+        form = _LINES if lines else _ARRAY if query.listing else _OBJECT
         if (
             query.limit is not None
-            and query.limit <= _ONE_PIECE
-            and (whole := await self._one_piece(request, where, query.limit, shape))
+            and query.limit <= _ONE_CHUNK
+            and (whole := await self._one_chunk(request, where, query.limit, form))
         ):
-            return self._kept(revision, key, whole)
-        headers = {
-            "Content-Type": shape.media,
-            position.HEADER: position.format_event_id(self._store, self._store.position),
-        }
-        if query.limit is not None:
-            headers |= _next(request, await self._store.lists.last_of_page(where, query.limit))
-        pieces = self._store.lists.chunks(where, query.limit, shape.what, shape.separator)
-        framed_ = framed(pieces, shape.separator.encode(), shape.opening, shape.closing)
-        return await stream_chunks(request, framed_, headers)
+            return self._cached(revision, key, whole)
+        return await self._chunks(request, where, query.limit, form)
 
-    def _kept(self, revision: int, key: Hashable, response: web.StreamResponse) -> web.StreamResponse:
-        """Keep a page for who asks for the same before anything has happened; the runtime of a job grows by itself."""
+    def _cached(self, revision: int, key: Hashable, response: web.StreamResponse) -> web.StreamResponse:
+        """Cache a page until the store changes, unless it has running jobs, whose runtime grows meanwhile."""
         body = response.body if isinstance(response, web.Response) else None
         if isinstance(body, bytes) and _RUNNING not in body:
-            self._pages.put(revision, key, body, response.headers)
+            self._cache.put(revision, key, body, response.headers)
         return response
 
     async def _plain(self, request: web.Request, where: Filter, limit: int | None) -> web.StreamResponse:
         page = await self._store.lists.page(where, limit)
-        shown = position.format_event_id(self._store, page.position)
-        cut = page.last is not None and page.length != limit  # the page is large, and not all that is asked for
+        event_id = position.format_event_id(self._store, page.position)
+        cut = page.last is not None and page.length != limit  # the page is large, and has not all requested jobs
         last = page.last
         if cut:
             last = None if limit is None else await self._store.lists.last_of_page(where, limit)
         cursor = b',"cursor":"%b"' % fluid.f58_ascii(last).encode() if last is not None else b""
-        closing = b'],"position":"%b"%b}\n' % (shown.encode(), cursor)
-        headers = {"Content-Type": "application/json", position.HEADER: shown, **_next(request, last)}
+        closing = b'],"position":"%b"%b}\n' % (event_id.encode(), cursor)
+        headers = {"Content-Type": "application/json", position.HEADER: event_id, **_next_link(request, last)}
         if not cut:
             return web.Response(body=b'{"jobs":[' + page.json + closing, headers=headers)
         del page
-        pieces = self._store.lists.chunks(where, limit, "brief")
-        return await stream_chunks(request, framed(pieces, b",", b'{"jobs":[', closing), headers)
+        chunks = self._store.lists.chunks(where, limit, "brief")
+        return await stream_chunks(request, framed(chunks, b",", b'{"jobs":[', closing), headers)
 
-    async def _one_piece(self, request: web.Request, where: Filter, limit: int, shape: _Shape) -> web.Response | None:
-        """Return a short list as one piece; None where its jobs are too large for that."""
-        page = await self._store.lists.page(where, limit, shape.what, shape.separator)
+    async def _one_chunk(self, request: web.Request, where: Filter, limit: int, form: _Format) -> web.Response | None:
+        """Return a short list as one body; None when its jobs are too large for that."""
+        page = await self._store.lists.page(where, limit, form.fields, form.separator)
         if page.last is not None and page.length < limit:
             return None
-        shown = position.format_event_id(self._store, page.position)
-        headers = {"Content-Type": shape.media, position.HEADER: shown, **_next(request, page.last)}
-        body = shape.opening + page.json + shape.closing if page.json or shape.opening else b""
+        event_id = position.format_event_id(self._store, page.position)
+        headers = {"Content-Type": form.media, position.HEADER: event_id, **_next_link(request, page.last)}
+        body = form.opening + page.json + form.closing if page.json or form.opening else b""
         return web.Response(body=body, headers=headers)
 
-    @operation("GET", "/v1/jobs/{uid}", query=GetQuery, answers=(Answer("The job", Job),), errors=(400, 404, 503))
-    async def get(self, request: web.Request, job: int, query: GetQuery) -> bytes:
-        """Read one job; with wait, when it has come as far as until says.
-
-        The answer is always the job as it is then: whether it came so far in time is in its state.
-        """
-        await self._feed.barrier.wait_job_visible(job)
-        if query.wait:
-            async with request[ADMISSION].while_authorized():
-                await self._wait(job, _REACHED[query.until], query.wait)
-        found = await self._store.job(job)
-        if found is None:
-            raise unknown(self._feed, job)
-        return found
-
-    async def _wait(self, job: int, states: tuple[str, ...], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not self._feed.tail.closed:
-            with self._feed.waiters.next_change(job) as change:  # before the state is read
-                state = await self._store.state(job)
-                left = deadline - time.monotonic()
-                if state is None or state in states or left <= 0:
-                    return
-                await asyncio.wait([change], timeout=left)
-
-    @operation(
-        "GET", "/v1/jobs/{uid}/eventlog", answers=(Answer("The entries so far", Eventlog),), errors=(400, 404, 503)
-    )
-    async def eventlog(self, request: web.Request, job: int) -> web.StreamResponse:
-        """Read a job's eventlog.
-
-        Of a context over 16 KiB, longer texts end with …, and larger members are left out for a …. A long eventlog is
-        sent as it is read: an error in the middle breaks the connection off.
-        """
-        await require(self._store, self._feed, job)
-        opening = b'{"id":%d,"f58id":"%b","events":[' % (job, fluid.f58(job).encode())
-        rows = (each async for told in self._store.eventlog(job) if (each := _entries(told)))
-        return await whole_or_chunks(
-            request, framed(rows, b",", opening, b"]}\n"), {"Content-Type": "application/json"}
+    async def _chunks(
+        self, request: web.Request, where: Filter, limit: int | None, form: _Format
+    ) -> web.StreamResponse:
+        event_id = position.format_event_id(self._store, self._store.position)
+        headers = {"Content-Type": form.media, position.HEADER: event_id}
+        if limit is not None:
+            headers |= _next_link(request, await self._store.lists.last_of_page(where, limit))
+        chunks = self._store.lists.chunks(where, limit, form.fields, form.separator)
+        return await stream_chunks(
+            request, framed(chunks, form.separator.encode(), form.opening, form.closing), headers
         )
-
-    @operation(
-        "GET",
-        "/v1/jobs/{uid}/jobspec",
-        query=JobspecQuery,
-        answers=(Answer("The jobspec (RFC 14, RFC 25)", dict[str, Any]),),
-        errors=(400, 404, 410, 503),
-    )
-    async def jobspec(self, request: web.Request, job: int, query: JobspecQuery) -> bytes:
-        """Read a job's jobspec, with all updates so far.
-
-        Its environment is left out unless the submitter or an admin asks for it: it may hold secrets. 410: Flux has
-        purged the job, and the environment with it.
-        """
-        if not query.environment:
-            await require(self._store, self._feed, job)
-        else:
-            await require_own(self._store, self._feed, job, caller_of(request))
-            spec = await self._instance.jobspec(job)
-            known = untrusted.decoded(await self._store.jobspec(job) or b"{}")
-            async for told in self._store.eventlog(job):
-                for path in _updates(told):  # of an update that is large the eventlog does not hold all
-                    if (value := jobspec.get(known, path, _UNKNOWN)) is not _UNKNOWN:
-                        jobspec.update(spec, {path: value})
-            return untrusted.encode(spec)
-        return await self._store.jobspec(job) or b"{}"
-
-
-def _entries(told: LoggedEvents) -> bytes:
-    """Return entries as JSON with commas between them, and all members of each."""
-    return msgspec.json.encode([entry for _, entry in told.entries(0)])[1:-1]
-
-
-def _updates(told: LoggedEvents) -> list[str]:
-    """Return which places in the jobspec were updated."""
-    updates = (entry for _, entry in told.entries(0) if entry.name == "jobspec-update")
-    return [path for entry in updates for path in untrusted.decoded(entry.context)]
 
 
 def _filter(query: ListQuery) -> Filter:
@@ -281,13 +162,13 @@ def _filter(query: ListQuery) -> Filter:
     try:
         before = fluid.parse(query.cursor)
     except ValueError:
-        raise InvalidRequest(f"unknown cursor {query.cursor!r}; take it from a page's Link header.") from None
+        raise InvalidRequest(f"unknown cursor {query.cursor!r}; use the one of a page's Link header.") from None
     return msgspec.structs.replace(where, before_id=min(before, 2**63 - 1))
 
 
-def _next(request: web.Request, last: int | None) -> dict[str, str]:
-    """Return the Link header that leads to the next page, when there is one."""
+def _next_link(request: web.Request, last: int | None) -> dict[str, str]:
+    """Return the Link header that leads to the next page, if there is one."""
     if last is None:
         return {}
-    following = urlencode({**request.query, "cursor": fluid.f58_ascii(last)})
-    return {"Link": f'<{relative_root(request.path)}{request.path[1:]}?{following}>; rel="next"'}
+    query = urlencode({**request.query, "cursor": fluid.f58_ascii(last)})
+    return {"Link": f'<{relative_root(request.path)}{request.path[1:]}?{query}>; rel="next"'}

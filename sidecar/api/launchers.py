@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta
 
+from sidecar.api.fields import Message
 from sidecar.api.lines import OutputBody
 from sidecar.auth.guard import caller_of
 from sidecar.http.operations import Answer, operation
@@ -15,20 +17,24 @@ from sidecar.services.launchers import Launcher, Launchers
 
 
 class LauncherList(msgspec.Struct):
-    """All launchers, newest first."""
+    """All launchers."""
 
-    launchers: list[Launcher]
+    launchers: Annotated[list[Launcher], Meta(description="newest first")]
 
 
 class LauncherCancelled(msgspec.Struct):
-    """The answer to a cancel."""
+    """The launcher was sent SIGTERM."""
 
-    Message: str
-    id: int
+    Message: Message
+    id: Annotated[int, Meta(description="number of the launcher")]
 
 
 class LauncherResource:
-    """Launchers, followed to their end."""
+    """List, read and cancel launchers.
+
+    Args:
+        launchers: runs them.
+    """
 
     tag = "launchers"
 
@@ -48,7 +54,7 @@ class LauncherResource:
     @operation(
         "GET",
         "/v1/launchers/{number}/output",
-        answers=(Answer("The last lines that it wrote, both streams", OutputBody),),
+        answers=(Answer("The last lines of its output, stdout and stderr", OutputBody),),
         errors=(400, 404, 503),
     )
     async def output(self, request: web.Request, number: int) -> OutputBody:
@@ -60,11 +66,11 @@ class LauncherResource:
         "/v1/launchers/{number}/cancel",
         scope="submit",
         body=NoParameters,
-        answers=(Answer("It was sent SIGTERM", LauncherCancelled),),
+        answers=(Answer("The launcher was sent SIGTERM", LauncherCancelled),),
         errors=(400, 404, 409, 413, 415),
     )
     async def cancel(self, request: web.Request, number: int, body: Any) -> LauncherCancelled:
-        """End a launcher; the jobs that it has submitted go on."""
+        """End a launcher; the jobs that it has submitted continue."""
         caller_of(request).require_own(self._launchers.get(number).submitter, f"Launcher {number}")
         self._launchers.cancel(number)
         return LauncherCancelled("Launcher is requested to cancel.", number)

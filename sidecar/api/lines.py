@@ -1,4 +1,4 @@
-"""Lines of output, as answers show them: the bytes, strings of a JSON array, or server-sent events."""
+"""Render lines of output: as the bytes of the job, as strings of a JSON array, or as server-sent events."""
 
 from __future__ import annotations
 
@@ -16,11 +16,25 @@ from sidecar.domain.shell_log import Redirected, Said, texts
 from sidecar.services.output_log import Cursor
 
 _encode = msgspec.json.encode
-_PIECE = 64 * 1024
+_CHUNK = 64 * 1024
+
+
+class OutputBody(msgspec.Struct, omit_defaults=True):
+    """Output of a job or a launcher."""
+
+    Output: Annotated[
+        list[str],
+        Meta(description="lines with their newline; bytes that are not UTF-8 are U+FFFD (text/plain has them as is)"),
+    ]
+    Message: Annotated[str | None, Meta(description="why there are no lines")] = None
+    Log: Annotated[
+        list[Said], Meta(description="messages of the job's shell, such as how much of the output was cut")
+    ] = []
+    Redirected: Annotated[list[Redirected], Meta(description="streams that go to files instead")] = []
 
 
 def as_bytes(runs: Sequence[Run], stream: Stream) -> bytes:
-    """Return the lines as the job wrote them, or, of the stream ``log``, what its shell says."""
+    """Return lines as the job wrote them; for the stream ``log`` the messages of its shell."""
     return b"".join(
         b"".join(texts(run.stream, run.lines())) if stream == "log" else run.data
         for run in runs
@@ -28,42 +42,42 @@ def as_bytes(runs: Sequence[Run], stream: Stream) -> bytes:
     )
 
 
-class Written:
-    """What the reader of a job's bytes is sent: also of lines that are not complete, such as a progress bar, at once.
+class ByteOutput:
+    """The bytes that a reader of a job's output has not received yet, those of incomplete lines included.
 
     Args:
-        stream: which the reader wants.
+        stream: the stream that the reader asked for.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._ahead: Counter[Key] = Counter()  # bytes that were sent before their line was complete
+        self._sent: Counter[Key] = Counter()  # bytes of a line that were sent before it was complete
 
     def lines(self, runs: Sequence[Run]) -> bytes:
-        """Return what was not sent yet of lines that are complete."""
-        if not self._ahead:
+        """Return the unsent bytes of complete lines."""
+        if not self._sent:
             return as_bytes(runs, self._stream)
         return b"".join(
-            self._rest((run.stream, run.rank), run.data) for run in runs if wanted(self._stream, run.stream)
+            self._unsent((run.stream, run.rank), run.data) for run in runs if wanted(self._stream, run.stream)
         )
 
-    def begun(self, lines: Mapping[Key, Part]) -> bytes:
-        """Return what was not sent yet of lines that are not complete."""
+    def incomplete(self, lines: Mapping[Key, Part]) -> bytes:
+        """Return the unsent bytes of lines that are not complete, such as a progress bar."""
         found = []
         for key, part in lines.items():
-            if wanted(self._stream, key[0]) and part.size > self._ahead[key]:
-                found.append(part.behind(self._ahead[key]))
-                self._ahead[key] = part.size
+            if wanted(self._stream, key[0]) and part.size > self._sent[key]:
+                found.append(part.behind(self._sent[key]))
+                self._sent[key] = part.size
         return b"".join(found)
 
-    def _rest(self, key: Key, data: bytes) -> bytes:
-        sent = min(self._ahead[key], len(data))
-        self._ahead -= Counter({key: sent})  # which forgets those that come to nothing
+    def _unsent(self, key: Key, data: bytes) -> bytes:
+        sent = min(self._sent[key], len(data))
+        self._sent -= Counter({key: sent})  # -= drops entries that become 0
         return data[sent:]
 
 
 def as_strings(runs: Sequence[Run], stream: Stream) -> bytes:
-    """Return the lines as strings of a JSON array, with a comma between two of them, and none around them."""
+    """Return lines as strings of a JSON array, separated by commas, without the brackets."""
     found: list[bytes] = []
     for run in runs:
         if wanted(stream, run.stream):
@@ -76,7 +90,7 @@ def as_strings(runs: Sequence[Run], stream: Stream) -> bytes:
 
 
 def as_events(runs: Sequence[Run], stream: Stream, cursor: Cursor, first: int) -> bytes:
-    """Return each line as a server-sent event; ``first`` lines are before them."""
+    """Return each line as a server-sent event; ``first`` is the number of lines before them."""
     found: list[bytes] = []
     prefix, _, _ = cursor.event_id(0).rpartition("0")
     for run in runs:
@@ -96,28 +110,30 @@ def as_events(runs: Sequence[Run], stream: Stream, cursor: Cursor, first: int) -
     return b"".join(found)
 
 
-async def rendered(cursor: Cursor, first: int, runs: Sequence[Run], stream: Stream, make: Callable[[], bytes]) -> bytes:
-    """Return what ``make`` does of lines between ``first`` and a reader's place.
+async def _rendered(
+    cursor: Cursor, first: int, runs: Sequence[Run], stream: Stream, render: Callable[[], bytes]
+) -> bytes:
+    """Return what ``render`` makes of the lines between ``first`` and the cursor.
 
-    It is made once for all readers at the same place, and by one of them in each turn of the event loop: ten readers
-    of long outputs hold up other requests no more than one.
+    Lines are rendered once for all readers at the same position, and by one reader per turn of the event loop: ten
+    readers of long outputs delay other requests no more than one.
     """
     logs = cursor.log.logs
-    size = sum(len(run.data) for run in runs)  # the last line of a job that writes may be longer the next time
-    key = (cursor.log.jobid, cursor.origin, first, cursor.number, size, stream, make.__qualname__)
+    size = sum(len(run.data) for run in runs)  # the last line of a running job may be longer the next time
+    key = (cursor.log.jobid, cursor.origin, first, cursor.number, size, stream, render.__qualname__)
     async with logs.turn:
         data = logs.rendered(key)
         if data is None:
-            data = make()
+            data = render()
             logs.remember(key, data)
         await asyncio.sleep(0)
     return data
 
 
 async def bytes_of(cursor: Cursor, end: int, stream: Stream) -> AsyncIterator[bytes]:
-    """Yield the bytes that a job has written up to a piece."""
-    while (found := await cursor.read(end, rest=True))[1]:
-        if data := as_bytes(found[1], stream):
+    """Yield the bytes of a stream, up to the chunk ``end`` of the log."""
+    while (read := await cursor.read(end, rest=True))[1]:
+        if data := as_bytes(read[1], stream):
             yield data
         await asyncio.sleep(0)
 
@@ -125,31 +141,31 @@ async def bytes_of(cursor: Cursor, end: int, stream: Stream) -> AsyncIterator[by
 async def body_of(
     cursor: Cursor, end: int, stream: Stream, why: Callable[[bool], Awaitable[str]]
 ) -> AsyncIterator[bytes]:
-    """Yield ``{"Output": […]}`` in pieces, with what the job's shell has said, if anything.
+    """Yield an :class:`OutputBody` in chunks, with the messages of the job's shell.
 
     Args:
         cursor: at the first line.
-        end: the number of pieces to read.
-        stream: what is asked for.
-        why: returns why there is no line, from whether the job's shell has said something.
+        end: the number of chunks of the log to read.
+        stream: the stream that was asked for.
+        why: returns why there are no lines; its argument is whether the job's shell has logged something.
     """
-    opened = said = False
-    while (found := await cursor.read(end, rest=True))[1]:
-        first, runs = found
-        said = said or any(wanted("log", run.stream) for run in runs)
+    opened = shell_log = False
+    while (read := await cursor.read(end, rest=True))[1]:
+        first, runs = read
+        shell_log = shell_log or any(wanted("log", run.stream) for run in runs)
         if data := await strings_of(cursor, first, runs, stream):
             yield (b"," if opened else b'{"Output":[') + data
             opened = True
-    yield b"]" if opened else b'{"Output":[],"Message":%b' % _encode(await why(said))
-    if said:  # looked for once more: what was said in a long output must not be kept meanwhile
+    yield b"]" if opened else b'{"Output":[],"Message":%b' % _encode(await why(shell_log))
+    if shell_log:  # read a second time, so that the messages in a long output are not buffered meanwhile
         for name, kind in (("Log", "log"), ("Redirected", "redirect")):
-            async for piece in _said(Cursor(cursor.log), end, name, kind):
-                yield piece
-    yield b"}\n"  # a terminal's prompt begins on a line of its own
+            async for chunk in _member(Cursor(cursor.log), end, name, kind):
+                yield chunk
+    yield b"}\n"  # a terminal's prompt starts on a line of its own
 
 
-async def _said(cursor: Cursor, end: int, name: str, kind: str) -> AsyncIterator[bytes]:
-    """Yield a member of an object: an array of what the shell has said; nothing where there is none of the kind."""
+async def _member(cursor: Cursor, end: int, name: str, kind: str) -> AsyncIterator[bytes]:
+    """Yield the lines of one kind as an array that is a member of an object; nothing when there are none."""
     opened = False
     while runs := (await cursor.read(end, rest=True))[1]:
         if found := b",".join(line.rstrip(b"\n") for run in runs if run.stream == kind for line in run.lines()):
@@ -161,47 +177,36 @@ async def _said(cursor: Cursor, end: int, name: str, kind: str) -> AsyncIterator
 
 
 async def strings_of(cursor: Cursor, first: int, runs: Sequence[Run], stream: Stream) -> bytes:
-    """Return lines that were read as strings of a JSON array."""
+    """Return the lines that a cursor has read as strings of a JSON array; see :func:`as_strings`."""
 
     def strings() -> bytes:
         return as_strings(runs, stream)
 
-    return await rendered(cursor, first, runs, stream, strings)
+    return await _rendered(cursor, first, runs, stream, strings)
 
 
 async def events_of(cursor: Cursor, first: int, runs: Sequence[Run], stream: Stream) -> bytes:
-    """Return lines that were read as server-sent events."""
+    """Return the lines that a cursor has read as server-sent events; see :func:`as_events`."""
 
     def events() -> bytes:
         return as_events(runs, stream, cursor, first)
 
-    return await rendered(cursor, first, runs, stream, events)
+    return await _rendered(cursor, first, runs, stream, events)
 
 
-async def beginning(pieces: AsyncIterator[bytes]) -> tuple[bytes, bool]:
-    """Return the first pieces of an answer, and whether they are the whole of it."""
+async def beginning(chunks: AsyncIterator[bytes]) -> tuple[bytes, bool]:
+    """Return the first chunks of a body, and whether they are all of it."""
     gathered, size = [], 0
-    async for piece in pieces:
-        gathered.append(piece)
-        size += len(piece)
-        if size > _PIECE:
+    async for chunk in chunks:
+        gathered.append(chunk)
+        size += len(chunk)
+        if size > _CHUNK:
             return b"".join(gathered), False
     return b"".join(gathered), True
 
 
-async def chained(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the beginning of an answer, then the rest of it."""
+async def chained(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the first bytes of a body, then its remaining chunks."""
     yield first
-    async for piece in pieces:
-        yield piece
-
-
-class OutputBody(msgspec.Struct, omit_defaults=True):
-    """Lines with their newline; bytes that are not UTF-8 are shown as U+FFFD (ask for text/plain to get them)."""
-
-    Output: list[str]
-    Message: Annotated[str | None, Meta(description="why there are no lines")] = None
-    Log: Annotated[
-        list[Said], Meta(description="what the job's shell says, such as how much of the output was cut")
-    ] = []
-    Redirected: Annotated[list[Redirected], Meta(description="streams that go to files instead")] = []
+    async for chunk in chunks:
+        yield chunk

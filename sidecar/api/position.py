@@ -1,4 +1,4 @@
-"""Positions in the event log, as callers see them: the name of the store, and a number."""
+"""Positions in the event log as clients see them: the ID of the store and a number."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _POSITION = re.compile(r"([0-9a-f]{8})-(\d{1,18})")
 
 
 def format_event_id(store: Store, position: int) -> str:
-    """Return what a caller may give back as ``after`` or ``Last-Event-ID``."""
+    """Return the text that a client sends as ``after`` or ``Last-Event-ID`` to continue at a position."""
     return f"{store.id}-{position}"
 
 
 def requested_event_id(request: web.Request, store: Store, after: str | None) -> int | None:
-    """Return the position behind which a caller wants to read; None when it names none.
+    """Return the position after which a client wants to read; None when the request has none.
 
-    Last-Event-ID counts more than ``after``: a browser that comes back still has the address that it began with.
+    Last-Event-ID takes precedence over ``after``: a browser that reconnects still sends the address of its first
+    request.
 
     Raises:
-        InvalidRequest: it is no position of this store.
+        InvalidRequest: the position is not one of this store.
     """
     for name, text in (("Last-Event-ID", request.headers.get("Last-Event-ID")), ("after", after)):
         if text:
@@ -38,9 +39,9 @@ def _parse(name: str, text: str, store: Store) -> int:
     match = _POSITION.fullmatch(text)
     if match and match[1] == store.id and int(match[2]) <= store.position:
         return int(match[2])
-    other = bool(match) and match is not None and match[1] != store.id
-    why = "belongs to another instance or store" if other else "is no position of this server"
+    other = match is not None and match[1] != store.id
+    why = "belongs to another instance or store" if other else "is not a position of this server"
     raise InvalidRequest(
-        f"{name}: {text[:80]!r} {why}; use 0 (from the first event on), or {format_event_id(store, 0)} to "
-        f"{format_event_id(store, store.position)}. GET /v1/jobs tells the one that its list belongs to."
+        f"{name}: {text[:80]!r} {why}; use 0 (from the first event), or {format_event_id(store, 0)} to "
+        f"{format_event_id(store, store.position)}. GET /v1/jobs returns the position of its list."
     )

@@ -1,4 +1,4 @@
-"""``/v1/queues``: how many jobs wait in each, and whether they are started."""
+"""``/v1/queues``: list, start, stop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar.api import fresh
+from sidecar.api.fields import Updated
 from sidecar.domain.errors import NotFound
 from sidecar.domain.model import Queue, Queues
 from sidecar.http.operations import Answer, operation
@@ -21,39 +22,43 @@ _ERRORS = (400, 404, 409, 413, 415, 503)
 
 
 class QueueCounts(msgspec.Struct):
-    """Jobs of a queue by state. Held jobs are in ``sched``, as with Flux; inactive ones are not counted."""
+    """Number of active jobs of a queue by state."""
 
-    new: int = 0
-    depend: int = 0
-    priority: int = 0
-    sched: int = 0
-    run: int = 0
-    cleanup: int = 0
+    new: Annotated[int, Meta(description="jobs in state NEW")] = 0
+    depend: Annotated[int, Meta(description="jobs in state DEPEND")] = 0
+    priority: Annotated[int, Meta(description="jobs in state PRIORITY")] = 0
+    sched: Annotated[int, Meta(description="jobs in state SCHED, held ones included")] = 0
+    run: Annotated[int, Meta(description="jobs in state RUN")] = 0
+    cleanup: Annotated[int, Meta(description="jobs in state CLEANUP")] = 0
 
 
 class QueueBody(Queue, kw_only=True):
-    """A queue, and how many jobs are in it."""
+    """A queue and its jobs."""
 
-    counts: QueueCounts
+    counts: Annotated[QueueCounts, Meta(description="number of active jobs by state")]
 
 
 class QueueList(msgspec.Struct):
-    """All queues; ``updated`` is when their status was so, in Unix seconds."""
+    """All queues."""
 
-    queues: list[QueueBody]
-    updated: float
+    queues: Annotated[list[QueueBody], Meta(description="the queues; one without a name is called default")]
+    updated: Updated
 
 
 class StopQueueBody(msgspec.Struct, forbid_unknown_fields=True):
-    """What may be said with a stop."""
+    """Options of a stop."""
 
-    reason: (
-        Annotated[str, Meta(max_length=1000, description="shown with the queue for as long as it is stopped")] | None
-    ) = None
+    reason: Annotated[str, Meta(max_length=1000, description="shown with the queue while it is stopped")] | None = None
 
 
 class QueueResource:
-    """The queues of the instance. One without a name is called default."""
+    """List, start and stop queues.
+
+    Args:
+        store: counts the jobs.
+        feed: the journal, which has the barrier for reads.
+        instance: has the queues.
+    """
 
     tag = "queues"
 
@@ -64,13 +69,13 @@ class QueueResource:
 
     @operation("GET", "/v1/queues", answers=(Answer("All queues", QueueList),), errors=(400,))
     async def list(self, request: web.Request) -> QueueList:
-        """List queues: what is submitted to and started from each, and how many jobs it has in each state.
+        """List queues: whether each accepts and starts jobs, and how many jobs it has in each state.
 
-        An instance without named queues has one, which is called default here.
+        An instance without named queues has a single one, which is called default here.
         """
         await fresh.settle(request, self._feed)
-        known = await self._instance.queues()
-        return QueueList([*await self._bodies(known)], known.updated)
+        queues = await self._instance.queues()
+        return QueueList([*await self._bodies(queues)], queues.updated)
 
     @operation(
         "POST",
@@ -81,7 +86,7 @@ class QueueResource:
         errors=_ERRORS,
     )
     async def start(self, request: web.Request, name: str, body: Any) -> QueueBody:
-        """Start a queue: its pending jobs are started from now on."""
+        """Start a queue: its pending jobs are started."""
         await self._require(name)
         await self._instance.start_queue(name)
         return await self._body(name)
@@ -95,7 +100,7 @@ class QueueResource:
         errors=_ERRORS,
     )
     async def stop(self, request: web.Request, name: str, body: StopQueueBody) -> QueueBody:
-        """Stop a queue: none of its pending jobs is started; running ones go on, and new ones are taken."""
+        """Stop a queue: its pending jobs are not started; running jobs continue, and new jobs are accepted."""
         await self._require(name)
         await self._instance.stop_queue(name, body.reason or "")
         return await self._body(name)
@@ -105,30 +110,30 @@ class QueueResource:
         _find(await self._instance.queues(), name)
 
     async def _body(self, name: str) -> QueueBody:
-        known = await self._instance.queues()
-        (body,) = await self._bodies(msgspec.structs.replace(known, queues=[_find(known, name)]))
+        queues = await self._instance.queues()
+        (body,) = await self._bodies(msgspec.structs.replace(queues, queues=[_find(queues, name)]))
         return body
 
-    async def _bodies(self, known: Queues) -> tuple[QueueBody, ...]:
+    async def _bodies(self, queues: Queues) -> tuple[QueueBody, ...]:
         counts = await self._store.counts.by_queue()
         return tuple(
-            QueueBody(**msgspec.structs.asdict(queue), counts=_counts(counts.get(_stored(queue.name, known), {})))
-            for queue in known.queues
+            QueueBody(**msgspec.structs.asdict(queue), counts=_counts(counts.get(_stored(queue.name, queues), {})))
+            for queue in queues.queues
         )
 
 
-def _stored(name: str, known: Queues) -> str:
-    """Return the name under which the store has a queue's jobs: those of Flux's anonymous queue have none."""
-    return "" if known.anonymous else name
+def _stored(name: str, queues: Queues) -> str:
+    """Return the name under which the store has a queue's jobs: empty for Flux's anonymous queue."""
+    return "" if queues.anonymous else name
 
 
 def _counts(states: dict[str, int]) -> QueueCounts:
     return QueueCounts(**{state.lower(): count for state, count in states.items()})
 
 
-def _find(known: Queues, name: str) -> Queue:
-    for queue in known.queues:
+def _find(queues: Queues, name: str) -> Queue:
+    for queue in queues.queues:
         if queue.name == name:
             return queue
-    names = ", ".join(queue.name for queue in known.queues) or "none"
-    raise NotFound(f"There is no queue {name!r}; there is: {names}.")
+    names = ", ".join(queue.name for queue in queues.queues) or "none"
+    raise NotFound(f"There is no queue {name!r}; the queues are: {names}.")

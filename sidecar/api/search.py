@@ -1,4 +1,4 @@
-"""``/v1/jobs/search``: the protocol of DataTables, as the predecessor's page and clients speak it."""
+"""``/v1/jobs/search``: DataTables' server-side processing, as the predecessor's page and clients use it."""
 
 from __future__ import annotations
 
@@ -21,42 +21,48 @@ from sidecar.journal.feed import Feed
 from sidecar.store import Search, Store
 from sidecar.store.query import ORDERS
 
-_ONE_PIECE = 200  # matches that are sent in one piece
-_COMPUTED = ("", "function")  # columns[n][data] of a column that shows no member of a job
+_ONE_CHUNK = 200  # matches that are sent in one chunk
+_COMPUTED = ("", "function")  # columns[n][data] of a column that is not a field of a job
 _COLUMN = re.compile(r"columns\[[0-9]{1,4}\]\[search\]\[(value|regex)\]")
 _ORDER = re.compile(r"order\[([0-9]{1,4})\]\[column\]")
 
 
 class SearchQuery(msgspec.Struct, kw_only=True, frozen=True):
-    """A window of the jobs that hold a text; DataTables' own names (search[value], order[0][column]) work too."""
+    """A window of the matches; DataTables' own names (search[value], order[0][column]) work too."""
 
-    query: Annotated[str | None, Meta(description="text anywhere in a job; case does not matter")] = None
+    query: Annotated[str | None, Meta(description="text anywhere in a job, in any case")] = None
     search: Annotated[str | None, Meta(description="the same as query")] = None
     start: Annotated[int, Meta(ge=0, description="first match to return")] = 0
-    length: Annotated[int, Meta(ge=-1, description="how many to return; -1 or absent: all")] | None = None
-    draw: Annotated[int, Meta(description="returned as it came")] = 1
+    length: Annotated[int, Meta(ge=-1, description="maximum number of matches to return; -1 or absent: all")] | None = (
+        None
+    )
+    draw: Annotated[int, Meta(description="returned unchanged")] = 1
 
 
 class SearchResult(msgspec.Struct):
     """A window of the matches."""
 
-    data: list[Job]
-    draw: int
-    # DataTables' own names.
-    recordsTotal: Annotated[int, Meta(description="all jobs")]
-    recordsFiltered: Annotated[int, Meta(description="the jobs in data: after query, start and length")]
-    recordsMatched: Annotated[int, Meta(description="the jobs that match the query")]
+    data: Annotated[list[Job], Meta(description="the jobs of the window")]
+    draw: Annotated[int, Meta(description="draw of the request")]
+    recordsTotal: Annotated[int, Meta(description="number of all jobs")]
+    recordsFiltered: Annotated[int, Meta(description="number of jobs in data: after query, start and length")]
+    recordsMatched: Annotated[int, Meta(description="number of jobs that match the query")]
 
 
 class JobSearch:
-    """Search over all jobs."""
+    """Search all jobs.
+
+    Args:
+        store: holds the jobs.
+        feed: the journal, which has the barrier for reads.
+    """
 
     tag = "jobs"
 
     def __init__(self, store: Store, feed: Feed) -> None:
         self._store = store
         self._feed = feed
-        self._pages = ResponseCache()
+        self._cache = ResponseCache()
 
     @operation(
         "GET",
@@ -67,78 +73,76 @@ class JobSearch:
         errors=(400,),
     )
     async def search(self, request: web.Request, query: SearchQuery) -> web.StreamResponse:
-        """Search jobs, as DataTables' server-side processing asks.
+        """Search jobs with DataTables' server-side processing.
 
-        recordsFiltered counts what is left after query, start and length; recordsMatched what matches the query. Of
-        each field the beginning is searched: 2,048 bytes of a command or a list of nodes, 1,024 of any other. A job's
-        id is found in every spelling. order[0][column], order[0][dir] and columns[0][data] sort by any member of a job
-        that is a number or text, and by those of its exception, such as exception.type. A search in one column, and a
-        regular expression, are 400.
+        recordsFiltered counts the jobs after query, start and length; recordsMatched those that match the query. The
+        beginning of each field is searched: 2,048 bytes of a command or a list of nodes, 1,024 of any other. A job's id
+        is found in every spelling. order[0][column], order[0][dir] and columns[0][data] sort by any field of a job that
+        is a number or text, and by those of its exception, such as exception.type. A search in one column and a regular
+        expression are 400.
         """
         parameters = request.query
         _check_columns(parameters)
         text = query.query or parameters.get("search[value]") or query.search or ""
         if "\0" in text:
-            raise InvalidRequest("query: a NUL byte cannot be part of it.")
+            raise InvalidRequest("query: it must not contain a NUL byte.")
         length = None if query.length in (None, -1) else query.length
         await fresh.settle(request, self._feed)
         revision = self._store.revision
         search = Search(text=text, start=query.start, length=length, order=_order(parameters))
         draw = b"%d}\n" % query.draw
-        if page := self._pages.get(revision, search):
-            return web.Response(body=page.body + draw, headers=page.headers)
+        if cached := self._cache.get(revision, search):
+            return web.Response(body=cached.body + draw, headers=cached.headers)
         total, matched = await self._store.counts.jobs(), await self._store.counts.jobs(text)
         left = max(0, matched - query.start)
         window = left if length is None else min(left, length)
-        # Jobs may be added while the answer is on its way: the window has the size that the counts say.
+        # Jobs may be added while the response is sent: the window keeps the size that the counts say.
         jobs = self._store.lists.search(msgspec.structs.replace(search, length=window))
         closing = b'],"recordsTotal":%d,"recordsFiltered":%d,"recordsMatched":%d,"draw":' % (total, window, matched)
-        pieces = framed(jobs, b",", b'{"data":[', closing + draw)
+        chunks = framed(jobs, b",", b'{"data":[', closing + draw)
         response = await whole_or_chunks(
-            request, pieces, {"Content-Type": "application/json"}, short=window <= _ONE_PIECE
+            request, chunks, {"Content-Type": "application/json"}, short=window <= _ONE_CHUNK
         )
         body = response.body if isinstance(response, web.Response) else None
-        grows = any(name == "runtime" for name, _ in search.order)  # by itself, as long as a job runs
-        if isinstance(body, bytes) and b'"state":"RUN"' not in body and not grows:
-            self._pages.put(revision, search, body.removesuffix(draw), response.headers)
+        by_runtime = any(name == "runtime" for name, _ in search.order)  # changes while a job runs
+        if isinstance(body, bytes) and b'"state":"RUN"' not in body and not by_runtime:
+            self._cache.put(revision, search, body.removesuffix(draw), response.headers)
         return response
 
 
 def _check_columns(parameters: Mapping[str, str]) -> None:
-    """Refuse what DataTables can ask for and this search does not do: it would find other jobs than were asked for.
+    """Refuse DataTables' searches that are not supported: without them the response would have other jobs.
 
     Raises:
-        InvalidRequest: a search in one column, or a regular expression.
+        InvalidRequest: the request has a search in one column, or a regular expression.
     """
     for name, value in parameters.items():
         column = _COLUMN.fullmatch(name)
         if name == "search[regex]" or (column and column[1] == "regex"):
             if value.lower() == "true":
                 raise InvalidRequest(
-                    f"{name}: there are no regular expressions here; use query= with a part of the text."
+                    f"{name}: regular expressions are not supported; use query= with a part of the text."
                 )
         elif column and value:
             raise InvalidRequest(
-                f"{name}: columns are not searched one by one; use query=, or the filters of /v1/jobs."
+                f"{name}: a search in one column is not supported; use query=, or the filters of /v1/jobs."
             )
 
 
 def _order(parameters: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
-    """Read order[i][column], order[i][dir] and columns[n][data].
+    """Return the order that order[i][column], order[i][dir] and columns[n][data] describe.
 
     Raises:
-        InvalidRequest: a column that jobs are not sorted by.
+        InvalidRequest: jobs cannot be sorted by a column.
     """
     found: list[tuple[int, str, bool]] = []
     for name, value in parameters.items():
         if match := _ORDER.fullmatch(name):
             column = parameters.get(f"columns[{value}][data]", value)
-            if column in _COMPUTED:  # the table itself makes what it shows there
+            if column in _COMPUTED:  # the table renders it by itself
                 continue
             if column not in ORDERS:
                 known = ", ".join(sorted(ORDERS))
-                raise InvalidRequest(
-                    f"{name}: {untrusted.shown(column)} is not a column to sort by; use one of {known}."
-                )
+                raise InvalidRequest(f"{name}: unknown column {untrusted.shown(column)}; use one of {known}.")
             found.append((int(match[1]), column, parameters.get(f"order[{match[1]}][dir]", "asc").lower() == "desc"))
     return tuple((column, down) for _, column, down in sorted(found))

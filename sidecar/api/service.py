@@ -1,9 +1,9 @@
-"""``/v1/service``, the stop, and the probes."""
+"""``/v1/service``, its stop, and the probes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -11,7 +11,8 @@ from msgspec import Meta
 
 import sidecar
 from sidecar.api import fresh
-from sidecar.auth.guard import CALLER
+from sidecar.api.fields import Message
+from sidecar.auth.guard import caller_of
 from sidecar.domain.durations import AS_TEXT
 from sidecar.domain.errors import Unavailable
 from sidecar.http.audit import audit_details
@@ -26,17 +27,17 @@ from sidecar.services.lifecycle import Lifecycle, Service
 from sidecar.services.stop import Mode
 
 _MESSAGES = {
-    "waiting": "The service will stop as soon as the instance runs, or when --start-timeout is over.",
-    "draining": "The service stops when the jobs that there are have finished; no new ones are accepted.",
+    "waiting": "The service will stop once the instance runs, or when --start-timeout is over.",
+    "draining": "The service stops when all jobs have finished; no new jobs are accepted.",
     "stopping": "The service is stopping.",
     "stopped": "The service has stopped.",
 }
 
 
 class StopBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How to stop."""
+    """Options of a stop."""
 
-    mode: Annotated[Mode, Meta(description="now: running jobs are cancelled; drain: they finish first")] = "now"
+    mode: Annotated[Mode, Meta(description="now: running jobs are cancelled; drain: all jobs finish first")] = "now"
     timeout: (
         Annotated[
             float,
@@ -48,43 +49,67 @@ class StopBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         ]
         | None
     ) = None
-    force: Annotated[bool, Meta(description="shut down although another initial program runs")] = False
-    reason: Annotated[str, Meta(max_length=1000)] = ""
+    force: Annotated[
+        bool, Meta(description="shut down even if another initial program runs, which makes flux start fail")
+    ] = False
+    reason: Annotated[str, Meta(max_length=1000, description="shown by GET /v1/service and in the log")] = ""
 
 
 class ServiceBody(Service, omit_defaults=False, kw_only=True):
-    """The service, and the instance that it serves."""
+    """The service and the instance that it serves."""
 
-    version: str
-    auth: Annotated[bool, Meta(description="whether callers have to say who they are")]
-    no_auth: Annotated[bool, Meta(description="whether it was started with --no-auth: whoever reaches it is admin")]
-    ready: bool
-    idle_stop: Annotated[float | None, Meta(description="after how many idle seconds the instance is stopped")]
-    idle_left: Annotated[float | None, Meta(description="how many of them are left; null while it is used")]
-    instance: Status
+    version: Annotated[str, Meta(description="version of flux-sidecar")]
+    auth: Annotated[bool, Meta(description="whether callers need a credential")]
+    no_auth: Annotated[bool, Meta(description="whether the server was started with --no-auth: every client is admin")]
+    ready: Annotated[bool, Meta(description="whether all checks of /readyz pass")]
+    idle_stop: Annotated[
+        float | None, Meta(description="idle seconds after which the instance is stopped; null: never (--idle-stop)")
+    ]
+    idle_left: Annotated[
+        float | None, Meta(description="seconds left until then if the instance stays idle; null while it is in use")
+    ]
+    instance: Annotated[Status, Meta(description="the instance and the connection to it")]
 
 
 class Stopping(msgspec.Struct):
-    """The answer to a stop."""
+    """A stop has started."""
 
-    Message: str
-    state: str
-    mode: str
-    active_jobs: int
+    Message: Message
+    state: Annotated[str, Meta(description="state of the service: waiting, draining, stopping or stopped")]
+    mode: Annotated[str, Meta(description="mode of the stop: now or drain")]
+    active_jobs: Annotated[int, Meta(description="jobs that have not ended")]
 
 
 class LivezQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """How much to say."""
+    """The form of the response."""
 
-    verbose: Annotated[str | None, Meta(description="tell each check, with its age; needs no value")] = None
+    verbose: Annotated[str | None, Meta(description="list each check with its age; needs no value")] = None
 
 
 class ReadyzQuery(LivezQuery, frozen=True):
-    """The same of readiness."""
+    """The form of the response."""
+
+
+class AuthMode(NamedTuple):
+    """How the server authenticates its callers."""
+
+    authenticates: bool
+    """Whether callers need a credential."""
+    no_auth: bool
+    """Whether the server was started with --no-auth."""
 
 
 class ServiceResource:
-    """The service itself."""
+    """Read and stop the service.
+
+    Args:
+        lifecycle: stops it.
+        feed: the journal, which has the barrier for reads.
+        instance: the instance that is served.
+        health: the checks of the probes.
+        idle: the idle stop.
+        auth: how callers are authenticated.
+    """
 
     tag = "service"
 
@@ -95,12 +120,9 @@ class ServiceResource:
         instance: Instance,
         health: Health,
         idle: IdleStop,
-        *,
-        authenticates: bool,
-        no_auth: bool,
+        auth: AuthMode,
     ) -> None:
-        self._authenticates = authenticates
-        self._no_auth = no_auth
+        self._auth = auth
         self._lifecycle = lifecycle
         self._feed = feed
         self._instance = instance
@@ -109,17 +131,17 @@ class ServiceResource:
 
     @operation("GET", "/v1/service", use=False, answers=(Answer("The service", ServiceBody),), errors=(400,))
     async def get(self, request: web.Request) -> ServiceBody:
-        """Read the state of the service: of the instance, and of a stop under way.
+        """Read the state of the service, of the instance, and of a stop in progress.
 
-        This request does not reset --idle-stop: idle_left counts down meanwhile. It is answered also while nothing can
-        be stored; the counts then come from the job events that have arrived.
+        This request does not reset --idle-stop. It works while the store cannot be written: the counts then come from
+        the job events received so far.
         """
-        await fresh.settle_for_a_moment(request, self._feed)
+        await fresh.settle_briefly(request, self._feed)
         return ServiceBody(
             **msgspec.structs.asdict(self._lifecycle.service()),
             version=sidecar.__version__,
-            auth=self._authenticates,
-            no_auth=self._no_auth,
+            auth=self._auth.authenticates,
+            no_auth=self._auth.no_auth,
             ready=not any(check.problem for check in self._health.ready()),
             idle_stop=self._idle.after,
             idle_left=self._idle.left,
@@ -131,23 +153,23 @@ class ServiceResource:
         "/v1/service/stop",
         scope="admin",
         body=StopBody,
-        answers=(Answer("The stop has begun; GET /v1/service shows its progress", Stopping, status=202),),
+        answers=(Answer("The stop has started; GET /v1/service shows its progress", Stopping, status=202),),
         errors=(400, 409, 413, 415),
     )
     async def stop(self, request: web.Request, body: StopBody) -> web.Response:
         """Stop the instance, so that flux start ends with exit code 0.
 
-        A second stop is answered like the first; now cuts a drain short.
+        A second stop has the same response as the first; a stop with mode now ends a drain early.
         """
         audit_details(request, mode=body.mode, force=body.force)
-        by = request[CALLER].name or "anonymous"
+        by = caller_of(request).name or "anonymous"
         self._lifecycle.stop(body.mode, by=by, timeout=body.timeout, force=body.force, reason=body.reason)
         service = self._lifecycle.service()
         message = _MESSAGES[service.state]
         if service.state == "waiting" and service.waits_for:
-            message += f" It does not run yet: {service.waits_for}"
-        answer = Stopping(message, service.state, service.mode or body.mode, service.active_jobs)
-        return json_response(answer, status=202)
+            message += f" The instance does not run yet: {service.waits_for}"
+        stopping = Stopping(message, service.state, service.mode or body.mode, service.active_jobs)
+        return json_response(stopping, status=202)
 
     @operation(
         "GET",
@@ -161,7 +183,7 @@ class ServiceResource:
         errors=(400, 503),
     )
     async def livez(self, request: web.Request, query: LivezQuery) -> web.Response:
-        """Say whether the server works; a failure means that only a restart will help."""
+        """Check whether the server works; after a failure only a restart helps."""
         return _probed("livez", self._health.live(), query.verbose)
 
     @operation(
@@ -176,18 +198,18 @@ class ServiceResource:
         errors=(400, 503),
     )
     async def readyz(self, request: web.Request, query: ReadyzQuery) -> web.Response:
-        """Say whether commands are taken and lists are complete.
+        """Check whether commands are accepted and lists are complete.
 
-        Nothing is waited for: what takes long is looked after in the background, and told with its age.
+        The response does not wait: slow checks run in the background, and their last results are shown with their age.
         """
         return _probed("readyz", self._health.ready(), query.verbose)
 
 
 def _probed(name: str, checks: Sequence[Check], verbose: str | None) -> web.Response:
-    """Answer a probe.
+    """Return the response to a probe.
 
     Raises:
-        Unavailable: a check has failed; asked for all of them, its errors are all of them.
+        Unavailable: a check has failed; with ``verbose`` its errors list all checks.
     """
     problems = [check.problem for check in checks if check.problem]
     lines = [str(check) for check in checks]

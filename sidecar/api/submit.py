@@ -2,166 +2,108 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from sidecar.api.fields import F58, INVALID_SUBMIT, JobID, Message
 from sidecar.api.idempotency import KEY, key_of
-from sidecar.auth.caller import Caller
 from sidecar.auth.guard import caller_of
-from sidecar.domain import fluid, jobspec, parameters, shell_options
-from sidecar.domain.errors import InvalidRequest, Rejected
+from sidecar.domain import fluid
 from sidecar.domain.job_request import JobRequest
 from sidecar.http.audit import audit_details
 from sidecar.http.html import relative_root
 from sidecar.http.operations import Answer, operation
 from sidecar.http.routing import json_response
-from sidecar.instance import Instance
-from sidecar.services.launchers import Launchers
-from sidecar.services.lifecycle import Lifecycle
-from sidecar.services.submissions import Submissions, check_key
-
-_INVALID = "Invalid submit request"
-
-#: What means nothing to a launcher, which is no job and takes no resources of the instance.
-_JOB_ONLY = (
-    "num_tasks",
-    "cores_per_task",
-    "gpus_per_task",
-    "num_nodes",
-    "exclusive",
-    "runtime",
-    "queue",
-    "urgency",
-    "dry_run",
-)
+from sidecar.services.submit import SubmitService
 
 
 class SubmitBody(JobRequest, kw_only=True, forbid_unknown_fields=True):
-    """What to run, or only to check."""
+    """The job to run or to check."""
 
-    dry_run: Annotated[bool | None, Meta(description="check the job, and submit nothing")] = None
+    dry_run: Annotated[bool | None, Meta(description="check the job without submitting it")] = None
 
 
 class Submitted(msgspec.Struct, omit_defaults=True):
-    """The job was accepted, and every later read of this server knows of it."""
+    """The job was accepted; every later read of this server finds it."""
 
-    Message: str
-    id: int
-    f58id: str
-    warnings: Annotated[list[str], Meta(description="what may not be meant, such as a pipe without a shell")] = []
+    Message: Message
+    id: JobID
+    f58id: F58
+    warnings: Annotated[list[str], Meta(description="probable mistakes, such as a pipe without a shell")] = []
 
 
 class Launched(msgspec.Struct):
-    """A launcher was started; the jobs that it submits appear in the list."""
+    """A launcher was started; the jobs that it submits appear in the list of jobs."""
 
-    Message: str
-    id: str
-    launcher: int
+    Message: Message
+    id: Annotated[str, Meta(description="always MANY: a launcher has no job ID of its own")]
+    launcher: Annotated[int, Meta(description="number of the launcher in /v1/launchers")]
 
 
 class Checked(msgspec.Struct, omit_defaults=True):
-    """The job was checked and not submitted; the jobspec is shown without its environment."""
+    """The job was checked and not submitted."""
 
-    Message: str
-    jobspec: dict[str, Any]
-    warnings: Annotated[list[str], Meta(description="as of a submit; Message holds them too")] = []
+    Message: Message
+    jobspec: Annotated[dict[str, Any], Meta(description="the jobspec (RFC 14, RFC 25), without its environment")]
+    warnings: Annotated[list[str], Meta(description="probable mistakes, as for a submit; also part of Message")] = []
 
 
 class Submit:
-    """Takes jobs."""
+    """Submit jobs.
+
+    Args:
+        service: accepts, checks and launches.
+    """
 
     tag = "jobs"
 
-    def __init__(
-        self,
-        instance: Instance,
-        lifecycle: Lifecycle,
-        submissions: Submissions,
-        launchers: Launchers,
-        launcher_names: frozenset[str],
-    ) -> None:
-        self._instance = instance
-        self._lifecycle = lifecycle
-        self._submissions = submissions
-        self._launchers = launchers
-        self._launcher_names = launcher_names
+    def __init__(self, service: SubmitService) -> None:
+        self._service = service
 
     @operation(
         "POST",
         "/v1/jobs/submit",
         scope="submit",
         body=SubmitBody,
-        headers={KEY: "makes it safe to repeat this submit: the same key and body answer with the first job"},
+        headers={KEY: "makes a retry safe: the same key and body return the first job"},
         answers=(Answer("The job was accepted or checked, or the launcher started", Submitted | Launched | Checked),),
         errors=(400, 403, 409, 413, 415, 422, 503),
-        message=_INVALID,
+        message=INVALID_SUBMIT,
     )
     async def submit(self, request: web.Request, body: SubmitBody) -> web.Response | Checked:
         """Submit a job.
 
-        The parameters may come as a JSON body, as a form or in the query string, under the same names. Answers once
-        Flux has accepted the job, with its address in Location; from then on each read of this server finds the job,
-        or answers 503 with the lag. With an Idempotency-Key the job is submitted once, however often the request is
-        repeated, and over a crash of the server too; an answer with the first job has the header Idempotent-Replayed.
-        With dry_run=true nothing is submitted: the answer is the jobspec, or what is wrong with its shape, its queue,
-        the limits of that queue, or its resources. Dependencies, and what plugins of the job manager decide, only a
-        submit finds out.
+        The parameters may be sent as a JSON body, as a form or in the query string, under the same names. The response
+        is sent once Flux has accepted the job, and has its address in Location; from then on each read of this server
+        finds the job, or returns 503 with the lag. With an Idempotency-Key the job is submitted once, however often the
+        request is repeated, also after a crash of the server; a response with the first job has the header
+        Idempotent-Replayed. With dry_run=true nothing is submitted: the response is the jobspec, or what is wrong with
+        its shape, its queue, the limits of that queue, or its resources. Dependencies and the decisions of job manager
+        plugins are checked by a submit only.
         """
-        self._lifecycle.require_running()
-        self._instance.status.require_ready()
+        self._service.require_accepting()
         key, caller = key_of(request), caller_of(request)
+        root = relative_root(request.path)
         if body.is_launcher:
-            return await self._launch(request, body, key)
+            launcher = await self._service.launch(body, key, caller)
+            audit_details(request, launcher=launcher.id, program=launcher.command[0])
+            launched = Launched("Job submit, see jobs table for spawned jobs.", "MANY", launcher.id)
+            return json_response(launched, headers={"Location": f"{root}v1/launchers/{launcher.id}"})
+        warnings = self._service.warnings(body)
         if body.dry_run:
-            return await self._check(body, key, caller)
-        job = await self._submissions.submit(body, key, caller)
+            spec = await self._service.check(body, key, caller)
+            return Checked(" ".join([_accepted_text(body), *warnings]), spec, warnings)
+        job = await self._service.submit(body, key, caller)
         audit_details(request, job=job.f58id, replayed=job.replayed)
-        headers = {"Location": f"{relative_root(request.path)}v1/jobs/{fluid.f58_ascii(job.f58id)}"}
+        headers = {"Location": f"{root}v1/jobs/{fluid.f58_ascii(job.id)}"}
         if job.replayed:
             headers["Idempotent-Replayed"] = "true"
-        return json_response(Submitted("Job submit.", job.id, job.f58id, self._warnings(body)), headers=headers)
+        return json_response(Submitted("Job submit.", job.id, job.f58id, warnings), headers=headers)
 
-    async def _check(self, body: SubmitBody, key: str | None, caller: Caller) -> Checked:
-        if key is not None:
-            check_key(key)
-        spec = await self._submissions.build(body, caller)
-        await self._instance.check(jobspec.prepared(spec))
-        text = "The job would be accepted."
-        if body.dependencies:
-            text += " Whether its dependencies are, only a submit finds out."
-        warnings = self._warnings(body)
-        return Checked(" ".join([text, *warnings]), jobspec.without_environment(spec), warnings)
 
-    async def _launch(self, request: web.Request, body: SubmitBody, key: str | None) -> web.Response:
-        # It runs beside the server, and can do whatever the server can.
-        caller_of(request).require("admin")
-        words = parameters.parse_command(body.command)
-        if words[0] not in self._launcher_names:
-            known = ", ".join(sorted(self._launcher_names)) or "none"
-            raise InvalidRequest(f"is_launcher: {words[0]!r} is not a known launcher (--launchers): {known}.")
-        given: list[Any] = [name for name in _JOB_ONLY if getattr(body, name) is not None]
-        if given:
-            raise InvalidRequest(f"is_launcher: a launcher is no job; leave out {', '.join(given)}.")
-        if key is not None:
-            raise InvalidRequest(f"{KEY}: a launcher is no job, and has none; leave it out.")
-        environment = await self._instance.environment()
-        # By the instance's PATH: with the caller's own any program could take a known one's name.
-        program = shutil.which(words[0], path=environment.variables.get("PATH"))
-        if program is None:
-            raise Rejected(f"is_launcher: {words[0]} is not in the instance's PATH, or not on the server's machine.")
-        variables = {**environment.variables, **parameters.parse_envars(body.envars)}
-        launcher = await self._launchers.start(
-            program, words, variables, body.workdir or environment.cwd, caller_of(request).name
-        )
-        audit_details(request, launcher=launcher.id, program=words[0])
-        answer = Launched("Job submit, see jobs table for spawned jobs.", "MANY", launcher.id)
-        return json_response(answer, headers={"Location": f"{relative_root(request.path)}v1/launchers/{launcher.id}"})
-
-    def _warnings(self, body: SubmitBody) -> list[str]:
-        """Return what may not be meant in a request."""
-        ignored = shell_options.ignored(body.option_flags) if self._instance.status.kind == "embedded" else ""
-        return [text for text in (parameters.shell_warning(body.command), ignored) if text]
+def _accepted_text(body: SubmitBody) -> str:
+    text = "The job would be accepted."
+    return f"{text} Its dependencies are checked by a submit only." if body.dependencies else text

@@ -1,7 +1,7 @@
-"""How much of a long request is on its way into Flux at once: much where Flux is quick, little where it is not.
+"""Limit how many lines of a bulk submit are in flight to Flux: many while Flux is fast, few while it is slow.
 
-Flux takes jobs in batches, and is the quicker the more it is sent at once. What has been sent is ahead of everybody
-else's requests, though, and must be answered before its own time-out: so it is kept to what Flux does in a moment.
+Flux takes jobs in batches and is faster with larger ones. The lines in flight are ahead of all other requests, though,
+and must be answered before their own timeout, so their number is limited to what Flux does in about a second.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import asyncio
 
 _FIRST = 256
 _LEAST = 16
-_QUICK, _SLOW = 1.0, 2.0  # seconds from in to out
+_FAST, _SLOW = 1.0, 2.0  # seconds from acquire to release
 
 
 class AdaptiveLimit:
-    """Lets so many in at once, and finds out how many that should be.
+    """A semaphore whose size follows the time for which its slots are held.
 
     Args:
-        most: how many at most.
-        bytes_: how many bytes they may have together; one that is larger is let in alone.
+        most: maximum size.
+        bytes_: maximum size of all items together, in bytes; a larger item gets its slot alone.
     """
 
     def __init__(self, most: int, bytes_: int = 4 * 1024 * 1024) -> None:
@@ -26,25 +26,25 @@ class AdaptiveLimit:
         self._most_bytes = bytes_
         self._bytes = 0
         self.size = min(most, _FIRST)
-        self.inside = 0
-        """How many are in."""
+        self.in_use = 0
+        """How many slots are taken."""
         self._free = asyncio.Event()
 
-    async def enter(self, size: int = 0) -> None:
-        """Wait for a place, and for room for so many bytes."""
-        while self.inside >= self.size or (self.inside and self._bytes + size > self._most_bytes):
+    async def acquire(self, size: int = 0) -> None:
+        """Wait for a slot, and for room for an item of ``size`` bytes."""
+        while self.in_use >= self.size or (self.in_use and self._bytes + size > self._most_bytes):
             self._free.clear()
             await self._free.wait()
-        self.inside += 1
+        self.in_use += 1
         self._bytes += size
 
-    def leave(self, seconds: float, size: int = 0) -> None:
-        """Give a place back, and say how long it was taken."""
-        self.inside -= 1
+    def release(self, seconds: float, size: int = 0) -> None:
+        """Return a slot that was held for some seconds, and the ``size`` bytes of its item."""
+        self.in_use -= 1
         self._bytes -= size
-        if seconds < _QUICK:
+        if seconds < _FAST:
             self.size = min(self._most, self.size + 1)
         elif seconds > _SLOW:
             self.size = max(min(self._most, _LEAST), self.size - 1)
-        if self.inside < self.size:
+        if self.in_use < self.size:
             self._free.set()

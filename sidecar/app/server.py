@@ -66,7 +66,7 @@ class Server:
         hooks = middleware.Hooks(
             connection=lambda: components.instance.status.connection,
             use=components.idle,
-            pages=ErrorPages(self._routes.login.page, render.error(self._routes.pages.around)),
+            pages=ErrorPages(self._routes.login.page, self._routes.layout.error_page),
         )
         middlewares = middleware.chain(
             components.auth.guard, components.instruments, hooks, access_log=settings.telemetry.log_requests

@@ -16,7 +16,8 @@ POLICY = (
 
 #: What stands on pages of a server that was started with --no-auth.
 NO_AUTH = (
-    '<p role="alert">Anyone who reaches this server may do anything: it was started with <code>--no-auth</code>.</p>'
+    '<p role="alert">Every client that reaches this server has full access: it was started with '
+    "<code>--no-auth</code>.</p>"
 )
 
 

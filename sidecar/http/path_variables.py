@@ -44,7 +44,12 @@ def _with_pattern(name: str) -> str:
     return f"{{{name}:{pattern}}}" if pattern else f"{{{name}}}"
 
 
-def _jobid(text: str) -> int:
+def parse_jobid(text: str) -> int:
+    """Return the job ID that a text spells, in any of Flux's spellings.
+
+    Raises:
+        InvalidRequest: the text is not a job ID.
+    """
     try:
         return fluid.parse(text)
     except ValueError as exc:
@@ -59,8 +64,8 @@ def _launcher(text: str) -> int:
 
 _VARIABLES = {
     "uid": PathVariable(
-        "job",
-        _jobid,
+        "jobid",
+        parse_jobid,
         {
             "description": "Job id in any of Flux's spellings: decimal, ƒ… or f…, 0x…, dothex, KVS, words, emoji",
             "schema": {"type": "string"},

@@ -1,4 +1,4 @@
-"""What describes the API, for machines and for people, and the vendored files that its page needs."""
+"""The OpenAPI document, the page that shows it, and the static files."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _ROOT = Path(str(resources.files("sidecar.web"))) / "static"
 _PAGE = Template(resources.files("sidecar.web").joinpath("docs.html").read_text())
 _STATIC = {str(file.relative_to(_ROOT)): file for file in _ROOT.rglob("*") if file.is_file()}
 _VENDORED = {"Cache-Control": "private, max-age=3600"}
-_JSON = {"Content-Type": "application/json", "Cache-Control": "private, no-cache"}  # kept, and asked for each time
-_OTHER = "application/octet-stream"
+_JSON = {"Content-Type": "application/json", "Cache-Control": "private, no-cache"}  # cached, but always revalidated
+_UNKNOWN_TYPE = "application/octet-stream"
 
 
 class Documents:
-    """The contract.
+    """Serve the OpenAPI document and its page.
 
     Args:
-        operations: gives those that this server has.
-        open_to_all: whether callers are not asked who they are.
-        no_auth: whether that was written out.
+        operations: returns the operations of this server.
+        open_to_all: whether the server accepts requests without a credential.
+        no_auth: whether the page warns that the server was started with --no-auth.
     """
 
     tag = "documents"
@@ -45,8 +45,8 @@ class Documents:
 
     @operation("GET", "/openapi.json", answers=(Answer("OpenAPI 3.1", dict[str, Any]),), errors=(400, 412, 416))
     async def openapi(self, request: web.Request) -> web.Response:
-        """Read this API's OpenAPI document; conditional and range requests are answered."""
-        if not self._document:  # it never changes, and to make it takes longer than most requests
+        """Read this API's OpenAPI document; conditional and range requests are supported."""
+        if not self._document:  # built once: it takes longer than most requests
             document = openapi.document(self._operations(), open_to_all=self._open_to_all)
             self._document = msgspec.json.encode(document) + b"\n"
             self._tag = hashlib.blake2b(self._document, digest_size=16).hexdigest()
@@ -54,23 +54,23 @@ class Documents:
 
     @operation("GET", "/docs", answers=(Answer("A page", media=("text/html",)),), errors=(400,))
     async def docs(self, request: web.Request) -> web.Response:
-        """Browse this API; everything that the page needs comes from this server."""
+        """Browse this API; the page loads all its files from this server."""
         return html.response(_PAGE.substitute(notice=self._notice))
 
 
 async def static(request: web.Request) -> web.Response:
-    """Send a vendored file. Only names that are there can be asked for, so no path leads elsewhere.
+    """Send a static file, by its name in the list of files, so that no path leads outside.
 
-    Unlike aiohttp's FileResponse this goes through the connection's own buffer: a reader that takes nothing is seen.
+    Unlike aiohttp's FileResponse this writes to the connection's buffer, so that slow readers are detected.
     """
     file = _STATIC.get(request.match_info["path"])
     if file is None:
         raise web.HTTPNotFound
-    found = await asyncio.to_thread(file.stat)
-    kind = mimetypes.guess_type(file.name)[0] or _OTHER
+    status = await asyncio.to_thread(file.stat)
+    media = mimetypes.guess_type(file.name)[0] or _UNKNOWN_TYPE
     return conditional.answer(
         request,
         await asyncio.to_thread(file.read_bytes),
-        f"{sidecar.__version__}-{found.st_size:x}-{found.st_mtime_ns:x}",
-        {**_VENDORED, "Content-Type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind},
+        f"{sidecar.__version__}-{status.st_size:x}-{status.st_mtime_ns:x}",
+        {**_VENDORED, "Content-Type": f"{media}; charset=utf-8" if media.startswith("text/") else media},
     )

@@ -1,194 +1,139 @@
-"""What the pages' forms do: the same as the API's routes, and then on to a page that shows what has come of it."""
+"""The forms of the pages: commands on jobs and nodes, and the stop. Most redirect to a page that shows the effect."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api.cancel import Cancel, CancelBody
-from sidecar.api.control import JobControl, SignalBody
-from sidecar.api.nodes import DrainBody, Nodes
-from sidecar.api.output import RAW, JobOutput
-from sidecar.api.service import ServiceResource, StopBody
-from sidecar.api.submit import Submit, SubmitBody
+from sidecar.api.cancel import CancelBody
+from sidecar.api.control import SignalBody
+from sidecar.api.lines import bytes_of
+from sidecar.api.nodes import DrainBody
+from sidecar.api.output import RAW
+from sidecar.auth.guard import caller_of
 from sidecar.domain import fluid
 from sidecar.domain.errors import Forbidden, InvalidRequest, Problem
-from sidecar.http import decoding
 from sidecar.http.audit import audit_details
 from sidecar.http.body_decoding import read_form
 from sidecar.http.operations import Answer, operation
+from sidecar.http.path_variables import parse_jobid
 from sidecar.http.routing import NoParameters
-from sidecar.web.pages import Pages
-from sidecar.web.render import page, redirect
+from sidecar.http.streaming import stream_chunks
+from sidecar.services import job_signals
+from sidecar.services.job_commands import JobCommands
+from sidecar.services.job_output import JobOutputs
+from sidecar.services.lifecycle import Lifecycle
+from sidecar.services.node_admin import NodeAdmin
+from sidecar.web.layout import Layout
+from sidecar.web.render import redirect, render_page
 
-_SEEN = (Answer("On to the page that shows it", media=(), status=303),)
+_DONE = (Answer("On to the page that shows it", media=(), status=303),)
 _ERRORS = (400, 404, 409, 413, 415, 503)
-_MOST = 500  # jobs that are cancelled by one form
+_MOST = 500  # jobs that one form cancels
 _REASON = 1000  # characters
-_NAMED = re.compile(r"([a-z_]+): ")
-
-
-class SubmitPageQuery(msgspec.Struct, kw_only=True, frozen=True):
-    """What the form begins with."""
-
-    like: Annotated[str | None, Meta(description="id of a job that is to be submitted again, with changes")] = None
 
 
 class StopForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How to stop."""
+    """Options of a stop."""
 
-    mode: Literal["now", "drain"] = "drain"
-    reason: Annotated[str, Meta(max_length=_REASON)] = ""
+    mode: Annotated[Literal["now", "drain"], Meta(description="as for POST /v1/service/stop")] = "drain"
+    reason: Annotated[str, Meta(max_length=_REASON, description="as for POST /v1/service/stop")] = ""
 
 
-class Forms:
-    """What can be done by a form."""
+class JobForms:
+    """Cancel and signal jobs, and download their output.
+
+    Args:
+        commands: carries out the commands.
+        outputs: opens the output of a job.
+    """
 
     tag = "forms"
 
-    def __init__(
-        self,
-        pages: Pages,
-        *,
-        submit: Submit,
-        cancel: Cancel,
-        control: JobControl,
-        output: JobOutput,
-        nodes: Nodes,
-        service: ServiceResource,
-    ) -> None:
-        self._pages = pages
-        self._submit = submit
-        self._cancel = cancel
-        self._control = control
-        self._output = output
-        self._nodes = nodes
-        self._service = service
+    def __init__(self, commands: JobCommands, outputs: JobOutputs) -> None:
+        self._commands = commands
+        self._outputs = outputs
 
-    # -------------------------------------------------------------------------------------------------- submit
-
-    @operation(
-        "GET",
-        "/jobs/submit",
-        page=True,
-        scope="submit",
-        query=SubmitPageQuery,
-        answers=(Answer("A page", media=("text/html",)),),
-        errors=(400, 404, 503),
-    )
-    async def form(self, request: web.Request, query: SubmitPageQuery) -> web.Response:
-        """See the form for a job."""
-        values: dict[str, str] = {}
-        if query.like:
-            values = _as_typed(await self._pages.request_of(await self._pages.read(_job_id(query.like))))
-        return self._form(request, values, [])
-
-    @operation(
-        "POST",
-        "/jobs/submit",
-        page=True,
-        scope="submit",
-        answers=(*_SEEN, Answer("The form again, and what is wrong", media=("text/html",), status=400)),
-        errors=(400, 403, 409, 413, 415, 422, 503),
-    )
-    async def submit(self, request: web.Request) -> web.Response:
-        """Submit what was typed; nothing of it is lost when there is something wrong with it."""
-        async with read_form(request) as form:
-            typed = decoding.unique_values(form)
-            given = {name: value for name, value in typed.items() if value.strip()}
-            try:
-                body = decoding.decode(
-                    SubmitBody, given, text=frozenset(given), message="Invalid submit request", form=True
-                )
-                answer = await self._submit.submit(request, body)
-            except Problem as exc:
-                return self._form(request, typed, exc.errors, status=exc.status)
-        if not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
-            raise InvalidRequest("dry_run: this form submits.")
-        if body.is_launcher:  # it is no job: those that it submits appear in the table
-            return redirect(request, "jobs?said=launched")
-        return redirect(request, f"jobs/{fluid.f58_ascii(msgspec.json.decode(answer.body)['f58id'])}")
-
-    def _form(
-        self, request: web.Request, values: Mapping[str, str], errors: list[str], *, status: int = 200
-    ) -> web.Response:
-        named: dict[str, list[str]] = {}
-        for error in errors:
-            match = _NAMED.match(error)
-            named.setdefault(match[1] if match and match[1] in _FIELDS else "", []).append(error)
-        around = self._pages.around(request, "submit")
-        return page(request, "submit.html", status=status, **around, values=values, errors=named)
-
-    # ---------------------------------------------------------------------------------------------------- jobs
-
-    @operation("POST", "/jobs/cancel", page=True, scope="submit", answers=_SEEN, errors=_ERRORS)
+    @operation("POST", "/jobs/cancel", page=True, scope="submit", answers=_DONE, errors=_ERRORS)
     async def cancel_chosen(self, request: web.Request) -> web.Response:
-        """Cancel the jobs that were chosen in the table."""
+        """Cancel the jobs that were selected in the table."""
         async with read_form(request) as form:
-            jobs = [_job_id(each) for each in form.getall("job", [])]
+            jobids = [parse_jobid(text) for text in form.getall("job", [])]
             view, reason = form.get("view", ""), form.get("reason", "")[:_REASON]
-        if len(jobs) > _MOST:
-            raise InvalidRequest(f"job: {_MOST} at most at once here; POST /v1/jobs/cancel takes filters.")
+        if len(jobids) > _MOST:
+            raise InvalidRequest(f"job: at most {_MOST} jobs at once; use POST /v1/jobs/cancel with filters for more.")
         cancelled: list[str] = []
-        audit_details(
-            request, jobs=cancelled
-        )  # the same list: also of what is refused midway the audit has the first part
-        for job in jobs:
+        audit_details(request, jobs=cancelled)  # filled below, so that the audit names them also after an error
+        for jobid in jobids:
             try:
-                await self._cancel.cancel(request, job, CancelBody(reason))
+                await self._commands.cancel(jobid, reason, caller_of(request))
             except Forbidden:
                 raise
-            except Problem:  # it has ended meanwhile: the table shows so
+            except Problem:  # for instance it has ended, as the table shows then
                 continue
-            cancelled.append(fluid.f58(job))
+            cancelled.append(fluid.f58(jobid))
         return redirect(request, f"jobs{view if view.startswith('?') and view.isprintable() else ''}")
 
-    @operation("POST", "/jobs/{uid}/cancel", page=True, scope="submit", body=CancelBody, answers=_SEEN, errors=_ERRORS)
-    async def cancel(self, request: web.Request, job: int, body: CancelBody) -> web.Response:
+    @operation("POST", "/jobs/{uid}/cancel", page=True, scope="submit", body=CancelBody, answers=_DONE, errors=_ERRORS)
+    async def cancel(self, request: web.Request, jobid: int, body: CancelBody) -> web.Response:
         """Cancel a job."""
-        await self._cancel.cancel(request, job, body)
-        return redirect(request, f"jobs/{fluid.f58_ascii(job)}?said=cancelled")
+        await self._commands.cancel(jobid, body.reason, caller_of(request))
+        return redirect(request, f"jobs/{fluid.f58_ascii(jobid)}?said=cancelled")
 
-    @operation("POST", "/jobs/{uid}/signal", page=True, scope="submit", body=SignalBody, answers=_SEEN, errors=_ERRORS)
-    async def signal(self, request: web.Request, job: int, body: SignalBody) -> web.Response:
+    @operation("POST", "/jobs/{uid}/signal", page=True, scope="submit", body=SignalBody, answers=_DONE, errors=_ERRORS)
+    async def signal(self, request: web.Request, jobid: int, body: SignalBody) -> web.Response:
         """Send a signal to a job."""
-        await self._control.signal(request, job, body)
-        return redirect(request, f"jobs/{fluid.f58_ascii(job)}?said=signalled")
+        number = job_signals.parse(body.signal)
+        audit_details(request, signal=job_signals.name_of(number))
+        await self._commands.signal(jobid, number, caller_of(request))
+        return redirect(request, f"jobs/{fluid.f58_ascii(jobid)}?said=signalled")
 
     @operation(
         "GET",
         "/jobs/{uid}/output",
         page=True,
-        answers=(Answer("What the job has written, as a file", media=("text/plain",)),),
+        answers=(Answer("The job's output, as a file", media=("text/plain",)),),
         errors=(400, 404, 503),
     )
-    async def download(self, request: web.Request, job: int) -> web.StreamResponse:
-        """Download what a job has written so far, byte by byte."""
-        named = f'attachment; filename="{fluid.f58_ascii(job)}.txt"'
-        return await self._output.written(
-            request, job, {"Content-Type": RAW["text/plain"], "Content-Disposition": named}
-        )
+    async def download(self, request: web.Request, jobid: int) -> web.StreamResponse:
+        """Download the output of a job so far, byte by byte."""
+        opened = await self._outputs.open(jobid)
+        disposition = f'attachment; filename="{fluid.f58_ascii(jobid)}.txt"'
+        headers = {"Content-Type": RAW["text/plain"], "Content-Disposition": disposition}
+        return await stream_chunks(request, bytes_of(opened.cursor(), opened.end, "both"), headers)
 
-    # -------------------------------------------------------------------------------------- nodes, and the end
 
-    @operation("POST", "/nodes/{name}/drain", page=True, scope="admin", body=DrainBody, answers=_SEEN, errors=_ERRORS)
+class AdminForms:
+    """Drain and undrain nodes, and stop the instance.
+
+    Args:
+        nodes: changes the nodes.
+        lifecycle: stops the instance.
+        layout: the frame of the page.
+    """
+
+    tag = "forms"
+
+    def __init__(self, nodes: NodeAdmin, lifecycle: Lifecycle, layout: Layout) -> None:
+        self._nodes = nodes
+        self._lifecycle = lifecycle
+        self._layout = layout
+
+    @operation("POST", "/nodes/{name}/drain", page=True, scope="admin", body=DrainBody, answers=_DONE, errors=_ERRORS)
     async def drain(self, request: web.Request, name: str, body: DrainBody) -> web.Response:
         """Drain a node."""
-        await self._nodes.drain(request, name, body)
+        await self._nodes.drain(name, body.reason or "")
         return redirect(request, "nodes?said=drained")
 
     @operation(
-        "POST", "/nodes/{name}/undrain", page=True, scope="admin", body=NoParameters, answers=_SEEN, errors=_ERRORS
+        "POST", "/nodes/{name}/undrain", page=True, scope="admin", body=NoParameters, answers=_DONE, errors=_ERRORS
     )
     async def undrain(self, request: web.Request, name: str, body: NoParameters) -> web.Response:
         """Undrain a node."""
-        await self._nodes.undrain(request, name, body)
+        await self._nodes.undrain(name)
         return redirect(request, "nodes?said=undrained")
 
     @operation(
@@ -197,31 +142,11 @@ class Forms:
         page=True,
         scope="admin",
         body=StopForm,
-        answers=(Answer("How far it is", media=("text/html",)),),
+        answers=(Answer("The progress of the stop", media=("text/html",)),),
         errors=(400, 409, 413, 415),
     )
     async def stop(self, request: web.Request, body: StopForm) -> web.Response:
-        """Stop the instance; the answer is the page itself, for there may be nobody left to ask for another."""
-        await self._service.stop(request, StopBody(mode=body.mode, reason=body.reason))
-        return page(request, "stop.html", **self._pages.around(request, "stop"))
-
-
-_FIELDS = frozenset(SubmitBody.__struct_fields__)
-
-
-def _job_id(text: str) -> int:
-    try:
-        return fluid.parse(text)
-    except ValueError as exc:
-        raise InvalidRequest(f"{exc}.") from None
-
-
-def _as_typed(asked: dict[str, Any]) -> dict[str, str]:
-    """Return what a person would have typed into the form for a job."""
-    typed = {}
-    for name, value in asked.items():
-        if isinstance(value, list):
-            typed[name] = shlex.join(value)
-        else:
-            typed[name] = f"{value:g}" if isinstance(value, float) else str(value)
-    return typed
+        """Stop the instance; the response is a page, not a redirect: the server may not exist for another request."""
+        audit_details(request, mode=body.mode, force=False)
+        self._lifecycle.stop(body.mode, by=caller_of(request).name or "anonymous", reason=body.reason)
+        return render_page(request, "stop.html", **self._layout.values("stop"))

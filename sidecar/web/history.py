@@ -1,4 +1,4 @@
-"""How many jobs waited and ran in the last hour, for the plot: a look at the tally every few seconds."""
+"""Sample the number of pending and running jobs every 10 seconds, for the plot of the last hour."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from sidecar.domain.model import PENDING
 from sidecar.journal.feed import Feed
 from sidecar.runtime.tasks import Supervised, Supervisor
 
-_EVERY = 10.0  # seconds
-_KEPT = 360
+_INTERVAL = 10.0  # seconds
+_SAMPLES = 360
 _RUNNING = frozenset({"RUN", "CLEANUP"})
 
 
 class History:
-    """Samples of the last hour, as long as this server has been there.
+    """The samples since the start of this server, for one hour at most.
 
     Args:
-        feed: has the tally.
+        feed: the journal, which counts the jobs.
     """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._samples: deque[tuple[int, int, int]] = deque(maxlen=_KEPT)
+        self._samples: deque[tuple[int, int, int]] = deque(maxlen=_SAMPLES)
         self._task: Supervised | None = None
 
     def start(self, tasks: Supervisor) -> None:
-        """Begin to take samples, in a task of its own."""
+        """Start the task that takes the samples."""
         self._task = tasks.start(self._run, "history")
 
     async def close(self) -> None:
@@ -40,17 +40,17 @@ class History:
         while True:
             if self._feed.caught_up:
                 self._samples.append(self._now())
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(_INTERVAL)
 
     def _now(self) -> tuple[int, int, int]:
         pending = running = 0
-        for kind, number in self._feed.counts.groups.items():
-            if kind.state in PENDING:
+        for group, number in self._feed.counts.groups.items():
+            if group.state in PENDING:
                 pending += number
-            elif kind.state in _RUNNING:
+            elif group.state in _RUNNING:
                 running += number
         return int(time.time()), pending, running
 
     def series(self) -> list[list[int]]:
-        """Return times (Unix seconds), pending and running jobs, up to now."""
-        return [list(each) for each in zip(*self._samples, self._now(), strict=True)]
+        """Return three lists: times (Unix seconds), pending jobs and running jobs, up to now."""
+        return [list(column) for column in zip(*self._samples, self._now(), strict=True)]

@@ -1,4 +1,4 @@
-"""Templates, and the words in which they show times, sizes and states."""
+"""Render the templates: the texts of scripts and messages, and the formats of times, durations and states."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import datetime
 import json
 import re
-from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -17,14 +16,12 @@ from markupsafe import Markup
 import sidecar
 from sidecar.auth.guard import CALLER, NO_CALLER
 from sidecar.domain import fluid
-from sidecar.domain.errors import Problem
 from sidecar.http import html
 from sidecar.http.html import relative_root
-from sidecar.web import texts
 
 _ROOT = resources.files("sidecar.web") / "templates"
 _TEMPLATES = jinja2.Environment(
-    # Read at once: a server that may open no more files goes on to show its pages.
+    # Read at import: a server that has no file descriptors left still shows its pages.
     loader=jinja2.DictLoader({file.name: file.read_text() for file in _ROOT.iterdir() if file.name.endswith(".html")}),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
@@ -34,59 +31,81 @@ _TEMPLATES = jinja2.Environment(
 
 _DIRECTIONAL = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
-#: A sign beside each word: nothing is told by colour alone.
-SIGNS = {
+#: A symbol beside each state, so that color is never the only difference.
+_SYMBOLS = {
     "NEW": "○", "DEPEND": "◔", "PRIORITY": "◔", "SCHED": "◔", "RUN": "▶", "CLEANUP": "▷", "INACTIVE": "■",
     "COMPLETED": "✓", "FAILED": "✗", "CANCELED": "⊘", "TIMEOUT": "◷",
     "allocated": "▶", "free": "○", "drained": "⏸", "down": "✗",
 }  # fmt: skip
 
+#: The texts of the scripts, which read them from the page.
+_SCRIPT_TEXTS = {
+    "lost": "The connection is lost; this page retries.",
+    "gone": "The instance has ended. If it was a MiniCluster, its Job is complete.",
+    "copied": "Copied",
+    "copy": "Copy",
+    "followed": "Following",
+    "paused": "Paused",
+    "ended": "The job has ended; this is all of its output.",
+    "ended_here": "The job has ended; this is the end of its output.",
+    "redirected": "{stream} of task {rank} goes to {path}",
+    "nothing": "The job has written nothing yet.",
+    "nothing_ever": "The job has written nothing.",
+    "shortened": "Only the last {lines} lines are shown here; download the file for all of it.",
+    "matches": "{count} lines match",
+    "cancel_one": "Cancel this job?",
+    "cancel_many": "Cancel {count} jobs?",
+    "pending": "pending",
+    "running": "running",
+}
+
+#: The message of a page after an action, by the word for it in the page's address.
+_DONE_TEXTS = {
+    "launched": "The launcher was started; the jobs that it submits appear in this table.",
+    "cancelled": "The job was asked to end.",
+    "signalled": "The signal was sent to the job.",
+    "drained": "The node is drained: no more jobs start there.",
+    "undrained": "Jobs start on the node again.",
+}
+
 
 async def compile_all() -> None:
-    """Compile the templates, and so import what only jinja2's compiler needs: later there may be no file for it."""
+    """Compile the templates now: the compiler's modules may not be readable later, without free file descriptors."""
     for name in _TEMPLATES.list_templates():
         await asyncio.to_thread(_TEMPLATES.get_template, name)
 
 
-def page(request: web.Request, name: str, *, status: int = 200, **values: Any) -> web.Response:
-    """Answer with a page; every address in it is relative, so that it works behind a prefix that a proxy takes away."""
+def template(name: str) -> jinja2.Template:
+    """Return a template by its file name."""
+    return _TEMPLATES.get_template(name)
+
+
+def render_page(request: web.Request, name: str, *, status: int = 200, **values: Any) -> web.Response:
+    """Return a page; all addresses in it are relative, so that it works behind a proxy that removes a path prefix."""
     caller = request.get(CALLER, NO_CALLER)
-    text = _TEMPLATES.get_template(name).render(
+    text = template(name).render(
         root=relative_root(request.path),
-        here=request.path,
         caller=caller,
         scopes=caller.scopes,
         version=sidecar.__version__,
-        texts=texts.SCRIPTS,
+        texts=_SCRIPT_TEXTS,
         **values,
     )
     return html.response(text, status=status)
 
 
-def error(
-    around: Callable[[web.Request, str], dict[str, Any]],
-) -> Callable[[web.Request, Problem], web.Response]:
-    """Return what shows an error, of the same status and words as programs get it.
-
-    Args:
-        around: gives what is around every page.
-    """
-
-    def show(request: web.Request, problem: Problem) -> web.Response:
-        answer = page(request, "error.html", status=problem.status, **around(request, ""), problem=problem)
-        answer.headers.update(problem.headers)
-        return answer
-
-    return show
-
-
 def redirect(request: web.Request, path: str) -> web.Response:
-    """Go on with another page after a form was taken, by a relative address."""
+    """Redirect to another page after a form was processed, by a relative address."""
     return web.Response(status=303, headers={"Location": relative_root(request.path) + path.lstrip("/")})
 
 
-def _ago(seconds: float) -> str:
-    """Tell a duration in two units at most."""
+def done_text(word: str) -> str:
+    """Return the message for an action; empty for an unknown word."""
+    return _DONE_TEXTS.get(word, "")
+
+
+def _duration(seconds: float) -> str:
+    """Format a duration in at most two units."""
     seconds = max(0.0, seconds)
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
@@ -100,27 +119,27 @@ def _ago(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
-def _time(stamp: float | None) -> Markup:
-    """Show a time; scripts put it into the reader's own time zone."""
+def _time(timestamp: float | None) -> Markup:
+    """Format a time in UTC; scripts change it to the browser's time zone."""
     try:
-        when = datetime.datetime.fromtimestamp(stamp or 0, datetime.UTC)
-    except (OverflowError, ValueError, OSError):  # what a store of an earlier version may hold
+        when = datetime.datetime.fromtimestamp(timestamp or 0, datetime.UTC)
+    except (OverflowError, ValueError, OSError):  # a store of an earlier version may have such times
         return Markup("–")
-    if not stamp:
+    if not timestamp:
         return Markup("–")
     return Markup('<time datetime="{}">{}</time>').format(
         when.isoformat(timespec="milliseconds"), when.strftime("%Y-%m-%d %H:%M:%S UTC")
     )
 
 
-def _badge(word: str) -> Markup:
+def _badge(state: str) -> Markup:
     return Markup('<span class="badge" data-state="{}"><span aria-hidden="true">{}</span> {}</span>').format(
-        word, SIGNS.get(word, ""), word.lower()
+        state, _SYMBOLS.get(state, ""), state.lower()
     )
 
 
 def _data(value: Any) -> Markup:
-    """JSON for a script to read; what would end its element is escaped."""
+    """Encode a value as JSON for a script element; ``<`` is escaped, because it could end the element."""
     return Markup(json.dumps(value).replace("<", "\\u003c"))  # noqa: S704 - escaped
 
 
@@ -130,5 +149,5 @@ def _visible(text: object) -> str:
 
 
 _TEMPLATES.filters |= {
-    "ago": _ago, "time": _time, "badge": _badge, "data": _data, "plain": fluid.f58_ascii, "visible": _visible,
+    "duration": _duration, "time": _time, "badge": _badge, "data": _data, "ascii": fluid.f58_ascii, "visible": _visible,
 }  # fmt: skip

@@ -102,7 +102,7 @@ async def test_the_table_follows(server: Server, tab: Open) -> None:
     other = server.submit("true", name="passes")
     server.ended(other)
     await expect(row.get_by_role("checkbox")).to_be_checked()
-    await page.get_by_role("button", name="Cancel the chosen jobs").click()
+    await page.get_by_role("button", name="Cancel selected jobs").click()
     await page.get_by_role("dialog").get_by_role("button", name="Yes").click()
     assert server.ended(job)["result"] == "CANCELED"
     await expect(page).to_have_url(re.compile(r"/jobs\?state=active&sort=t_submit$"))
@@ -287,7 +287,7 @@ async def test_a_drain_shows_how_far_it_is(own_server: Callable[..., Server], ta
     await expect(page.locator("#stop")).to_contain_text("1 job has not ended")
     await page.get_by_role("button", name="Stop", exact=True).click()
     await expect(page.locator("#stop")).to_contain_text("draining")
-    await expect(page.get_by_role("button", name="Do not wait for them")).to_be_visible()
+    await expect(page.get_by_role("button", name="Stop now")).to_be_visible()
     go.touch()
     assert server.wait() == 0
     await expect(page.locator("#connection")).to_contain_text("The instance has ended.")
@@ -380,7 +380,7 @@ async def test_of_a_long_output_the_end(server: Server, tab: Open) -> None:
     job = server.run(["sh", "-c", "seq -f %0100.0f 60000"])
     opened = await tab(server.url)
     page = await opened.open(f"/jobs/{plain(job['f58id'])}")
-    await expect(page.locator("[data-status]")).to_contain_text("Only the last 20000 lines are kept here")
+    await expect(page.locator("[data-status]")).to_contain_text("Only the last 20000 lines are shown here")
     await expect(page.locator("[data-status]")).to_contain_text("the end of its output")
     await expect(page.locator("[data-lines]")).to_contain_text(f"{60000:0100d}")
     await page.get_by_label("Find").fill(f"{40001:0100d}")
@@ -428,12 +428,12 @@ async def test_ten_thousand_jobs_in_the_table(started: Callable[[Any], Any], tab
     answer = server.http.get("/jobs?q=many&page=150&sort=name")
     assert answer.status_code == 200
     assert answer.text.count("<tr id=") == 50
-    assert "7,451 to 7,500, of 10,000 jobs in all" in answer.text
+    assert "7,451 to 7,500, of 10,000 jobs in total" in answer.text
     opened = await tab(server.url)
     page = await opened.open("/jobs?sort=name")
     await expect(page.locator("tbody tr")).to_have_count(50)
     await page.get_by_role("link", name="Next").click()
-    await expect(page.locator("#paging")).to_contain_text("51 to 100, of 10,000 jobs in all")
+    await expect(page.locator("#paging")).to_contain_text("51 to 100, of 10,000 jobs in total")
     await page.get_by_label("Search").fill("no such job")
     await expect(page.locator("tbody")).to_contain_text("No job matches.")
     await page.get_by_label("Search").fill("many")

@@ -223,8 +223,11 @@ class TestMoreReads:
 
     def test_cancel_needs_a_filter(self, server: Server) -> None:
         for body in ({}, {"reason": "all of them"}):
-            assert "state=active is all" in problem(server.http.post("/v1/jobs/cancel", json=body), 400)["detail"]
+            assert (
+                "state=active matches all jobs"
+                in problem(server.http.post("/v1/jobs/cancel", json=body), 400)["detail"]
+            )
         assert (
-            "'ASLEEP' is not a state"
+            "unknown state 'ASLEEP'"
             in problem(server.http.post("/v1/jobs/cancel", json={"state": "asleep"}), 400)["detail"]
         )

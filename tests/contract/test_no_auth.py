@@ -9,7 +9,7 @@ from tests.support.harness import Server, embedded
 
 Start = Callable[[Server], Server]
 
-NOTICE = "Anyone who reaches this server may do anything"
+NOTICE = "Every client that reaches this server has full access"
 
 
 def test_to_everybody(tmp_path: Path, started: Start) -> None:

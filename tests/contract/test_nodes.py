@@ -57,7 +57,7 @@ def test_without_a_reason_one_can_be_given_later(own_server: Callable[..., Serve
 def test_unknown_nodes(server: Server, verb: str, name: str) -> None:
     detail = problem(server.http.post(f"/v1/nodes/{name}/{verb}"), 404)["detail"]
     assert "There is no node" in detail
-    assert f"there is: {node(server)['name']}." in detail
+    assert f"the nodes are: {node(server)['name']}." in detail
 
 
 def test_who_is_not_drained_cannot_be_undrained(server: Server) -> None:

@@ -240,7 +240,7 @@ def test_why_there_is_no_output(server: Server, tmp_path: Path) -> None:
     go.touch()
     server.ended(running)
     assert why(running, stream="stdout") == "There is no output: the job has written nothing to stdout."
-    assert why(running, stream="log") == "There is no output: the job's shell has said nothing."
+    assert why(running, stream="log") == "There is no output: the job's shell has logged nothing."
     assert why(server.run("true")["id"]) == "There is no output: the job has written nothing."
 
 

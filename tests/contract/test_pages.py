@@ -88,9 +88,9 @@ def test_a_job_with_many_events(server: Server) -> None:
     assert len(events) > 300
     shown = server.http.get(f"/jobs/{job}", headers=PAGE).text
     assert shown.count("<li data-state=") == 200
-    assert f"{len(events) - 200:,} more, in " in shown
+    assert f"{len(events) - 200:,} more events, in " in shown
     assert f'href="../v1/jobs/{server.job(job)["f58id"].replace("ƒ", "f")}/eventlog"' in shown
-    before, _, behind = shown[shown.index('id="events"') :].partition(" more, in ")
+    before, _, behind = shown[shown.index('id="events"') :].partition(" more events, in ")
     assert "<strong>submit</strong>" in before
     assert "the last of them" in behind
     assert "<strong>clean</strong>" in behind

@@ -108,7 +108,7 @@ def test_a_drain_disables_the_queue(own_server: Callable[..., Server]) -> None:
 def test_unknown_queues(server: Server, verb: str, name: str) -> None:
     body = problem(server.http.post(f"/v1/queues/{name}/{verb}"), 404)
     assert "There is no queue" in body["detail"]
-    assert "there is: default." in body["detail"]
+    assert "the queues are: default." in body["detail"]
 
 
 @pytest.mark.parametrize(("verb", "body", "text"), [

@@ -59,7 +59,7 @@ class TestNamedQueues:
 
     def test_nothing_is_called_default_here(self, server: Server) -> None:
         detail = problem(server.http.post("/v1/queues/default/start"), 404)["detail"]
-        assert detail == "There is no queue 'default'; there is: batch, debug."
+        assert detail == "There is no queue 'default'; the queues are: batch, debug."
 
     def test_what_somebody_else_does_is_seen(self, server: Server) -> None:
         uri = server.http.get("/v1/service").json()["instance"]["uri"]

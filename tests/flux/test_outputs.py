@@ -182,7 +182,7 @@ def test_all_of_an_output_was_cut(site: tuple[Broker, Server, int]) -> None:
     body = server.http.get(f"/v1/jobs/{job}/output").json()
     assert body["Output"] == []
     assert "truncated" in body["Log"][0]["message"]
-    assert body["Message"].endswith("or nothing of it was kept: Log has what the job's shell says.")
+    assert body["Message"].endswith("or nothing of it was stored: see the messages of the job's shell in Log.")
 
 
 def test_purged_while_it_is_read(site: tuple[Broker, Server, int]) -> None:

@@ -1,4 +1,4 @@
-// Shows this server's own OpenAPI document; relative addresses keep it working behind a path prefix.
+// Show this server's OpenAPI document; relative addresses work behind a path prefix.
 window.ui = SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#api",

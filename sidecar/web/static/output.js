@@ -1,15 +1,15 @@
-// A job's output as it comes. Lines are kept as text and only those in sight are in the page, so that a hundred
-// megabytes do not freeze it; the stream resumes by itself behind the last line that was read. Of a long output the page
-// begins with the end: what is before that is there to download.
+// Show a job's output live. Lines are stored as text and only the visible ones are elements of the page, so that a
+// hundred megabytes do not block it. The stream resumes after the last line that was read. A long output starts with its
+// last lines; the download has all of it.
 import { root, say, texts } from "./pages.js";
 
 const KEPT = 200000; // lines
-const TAIL = 20000; // lines to begin with
+const TAIL = 20000; // lines to start with
 const LONGEST = 4096; // characters of a line that are shown
 const HEIGHT = 18; // px, as in the stylesheet
-const LEVELS = ["FATAL", "FATAL", "FATAL", "ERROR", "WARN", "", "DEBUG", "TRACE"]; // as flux-job(1) calls them
-const MARGIN = 20; // lines above and below what is in sight
-const DIRECTIONAL = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g; // would reorder the text of a line
+const LEVELS = ["FATAL", "FATAL", "FATAL", "ERROR", "WARN", "", "DEBUG", "TRACE"]; // as flux-job(1) prints them
+const MARGIN = 20; // lines above and below the visible ones
+const DIRECTIONAL = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g; // they would reorder the text of a line
 
 const section = document.getElementById("output");
 const box = section.querySelector("[data-lines]");
@@ -74,7 +74,7 @@ function element(line, index) {
   return row;
 }
 
-// ANSI: colors and weights become classes, whatever else a terminal would obey is left out.
+// ANSI escape sequences: colors and weights become classes; all others are removed.
 function colored(text) {
   const parts = [];
   let classes = new Set();
@@ -102,31 +102,31 @@ function colored(text) {
   return parts;
 }
 
-function take(event) {
+function addLine(event) {
   const { stream, data } = JSON.parse(event.data);
   add(event, { text: data.replace(/\r?\n$/, ""), error: stream === "stderr" });
 }
 
-// What the job's shell says is no line of the job's own, and is shown whatever is chosen.
-function takeLog(event) {
+// Messages of the job's shell are shown whatever streams are selected.
+function addLog(event) {
   const { level, rank, component, message } = JSON.parse(event.data);
   const name = rank && rank !== "-1" ? `flux-shell[${rank}]` : "flux-shell";
   const text = [name, LEVELS[level], component, message].filter(Boolean).join(": ");
   for (const part of text.split("\n")) add(event, { text: part, shell: true });
 }
 
-function takeRedirect(event) {
+function addRedirect(event) {
   const { stream, rank, path } = JSON.parse(event.data);
   add(event, { text: say("redirected", { rank, stream, path: path || "" }), shell: true });
 }
 
 function add(event, { text, error, shell }) {
-  const id = event.lastEventId; // a number, or, in a stream that has not begun with the first line, PLACE-NUMBER
+  const id = event.lastEventId; // a number; in a stream that has not started with the first line PLACE-NUMBER
   const number = Number(id.slice(id.indexOf("-") + 1));
   const label = id.includes("-") ? "" : id;
   if (!label) shortened = true;
   const last = lines[lines.length - 1];
-  if (last && (number < last.number || (number === last.number && !(shell && last.event === event)))) return; // was read before the connection broke
+  if (last && (number < last.number || (number === last.number && !(shell && last.event === event)))) return; // read before the connection broke
   const line = { number, label, text, error, shell, event: shell ? event : null };
   lines.push(line);
   if (shown !== lines && visible(line)) shown.push(line);
@@ -141,14 +141,14 @@ function add(event, { text, error, shell }) {
 }
 
 const source = new EventSource(new URL(`v1/jobs/${section.dataset.job}/output/stream?tail=${TAIL}`, root));
-source.onmessage = take;
-source.addEventListener("log", takeLog);
-source.addEventListener("redirect", takeRedirect);
-// The browser comes back by itself after anything but an answer that says no, and does not tell what that answer was.
+source.onmessage = addLine;
+source.addEventListener("log", addLog);
+source.addEventListener("redirect", addRedirect);
+// The browser reconnects by itself, except after an error response, whose status it does not expose.
 source.onerror = async () => {
   if (source.readyState !== EventSource.CLOSED || ended) return;
-  const answer = await fetch(new URL(`v1/jobs/${section.dataset.job}/output?stream=log`, root));
-  if (answer.status === 410) ended = (await answer.json()).detail;
+  const response = await fetch(new URL(`v1/jobs/${section.dataset.job}/output?stream=log`, root));
+  if (response.status === 410) ended = (await response.json()).detail;
   plan();
 };
 source.addEventListener("end", (event) => {

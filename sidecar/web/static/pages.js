@@ -1,17 +1,17 @@
-// Keeps a page up to date: whatever happens to jobs, the page is asked for again and what is live in it is put into
-// place. The server alone knows how anything is shown; nothing here makes markup of what a job says.
+// Update a page: after an event of any job the page is fetched again, and its elements with data-live replace the old
+// ones. Only the server renders; no text of a job becomes markup here.
 import { Idiomorph } from "./vendor/idiomorph/idiomorph.esm.js";
 
 export const root = new URL("..", import.meta.url);
 export const texts = JSON.parse(document.getElementById("texts").textContent);
 export const say = (name, values = {}) => texts[name].replace(/{(\w+)}/g, (_, key) => values[key]);
 
-const PAUSE = 1000; // ms between two looks, however much happens
-const QUIET = 15000; // what changes without a job, such as a node
+const PAUSE = 1000; // ms between two updates, however many events there are
+const QUIET = 15000; // ms between updates without events, for instance for nodes
 const connection = document.getElementById("connection");
 const stopping = () => document.querySelector("[data-stopping]")?.dataset.stopping;
 
-function tell(text) {
+function showConnection(text) {
   connection.hidden = !text;
   if (connection.textContent !== text) connection.textContent = text;
 }
@@ -24,28 +24,28 @@ function showTimes(within) {
   }
 }
 
-let looking = false;
+let refreshing = false;
 let again = false;
 let timer = 0;
 
 export async function refresh() {
-  if (looking) {
+  if (refreshing) {
     again = true;
     return;
   }
-  looking = true;
+  refreshing = true;
   try {
-    // Not a person who asks: a page that was left open must not keep an instance that is not used.
-    const answer = await fetch(location.href, { headers: { Accept: "text/html", "Flux-Refresh": "1" } });
-    if (answer.status === 401) location.reload();
-    if (answer.ok) {
-      put(new DOMParser().parseFromString(await answer.text(), "text/html"));
-      tell("");
+    // Not a request of a user: a page that is left open must not reset --idle-stop.
+    const response = await fetch(location.href, { headers: { Accept: "text/html", "Flux-Refresh": "1" } });
+    if (response.status === 401) location.reload();
+    if (response.ok) {
+      replaceLive(new DOMParser().parseFromString(await response.text(), "text/html"));
+      showConnection("");
     }
   } catch {
-    tell(stopping() ? texts.gone : texts.lost);
+    showConnection(stopping() ? texts.gone : texts.lost);
   } finally {
-    looking = false;
+    refreshing = false;
     if (again) {
       again = false;
       later();
@@ -53,8 +53,8 @@ export async function refresh() {
   }
 }
 
-function put(page) {
-  // A server that was started again without its store knows other positions.
+function replaceLive(page) {
+  // A server that has restarted without its store has other positions.
   document.documentElement.dataset.position = page.documentElement.dataset.position;
   showTimes(page);
   for (const old of document.querySelectorAll("[data-live]")) {
@@ -63,14 +63,14 @@ function put(page) {
     Idiomorph.morph(old, fresh, {
       ignoreActiveValue: true,
       callbacks: {
-        // What a person has typed or chosen is theirs.
+        // Keep what the user has typed or selected.
         beforeAttributeUpdated: (name, node) => !(["value", "checked"].includes(name) && node.matches?.("input, select, textarea")),
       },
     });
   }
   const history = page.getElementById("history");
   if (history) document.dispatchEvent(new CustomEvent("history", { detail: JSON.parse(history.textContent) }));
-  choose();
+  updateSelection();
 }
 
 function later(wait = PAUSE) {
@@ -84,7 +84,7 @@ function later(wait = PAUSE) {
 
 function listen() {
   const job = document.getElementById("output")?.dataset.job;
-  // From what the page shows on, so that nothing is missed between the two.
+  // From the position of the page, so that no event is missed in between.
   const all = `v1/events?after=${encodeURIComponent(document.documentElement.dataset.position)}`;
   const events = new EventSource(new URL(job ? `v1/jobs/${job}/events` : all, root));
   events.onmessage = () => later();
@@ -92,16 +92,16 @@ function listen() {
     later();
     if (job) events.close();
   });
-  events.onopen = () => tell("");
+  events.onopen = () => showConnection("");
   events.onerror = () => {
-    tell(stopping() ? texts.gone : texts.lost);
+    showConnection(stopping() ? texts.gone : texts.lost);
     if (events.readyState === EventSource.CLOSED && !stopping()) setTimeout(() => refresh().finally(listen), 5000);
   };
 }
 
 // ------------------------------------------------------------------------------------------------------- forms
 
-function ask(question, action) {
+function confirm(question, action) {
   const dialog = document.createElement("dialog");
   const text = document.createElement("p");
   const buttons = document.createElement("p");
@@ -125,34 +125,34 @@ function ask(question, action) {
   dialog.showModal();
 }
 
-const chosen = () => [...document.querySelectorAll("input[name=job]:checked")];
+const selected = () => [...document.querySelectorAll("input[name=job]:checked")];
 
-function choose() {
-  const button = document.querySelector("[data-chosen]");
-  if (button) button.disabled = !chosen().length;
+function updateSelection() {
+  const button = document.querySelector("[data-selected]");
+  if (button) button.disabled = !selected().length;
 }
 
 document.addEventListener("submit", (event) => {
   const form = event.target;
   const question = form.dataset.confirm;
-  if (!question || form.dataset.sure) return;
+  if (!question || form.dataset.confirmed) return;
   event.preventDefault();
-  ask(say(question, { count: chosen().length }), () => {
-    form.dataset.sure = "yes";
+  confirm(say(question, { count: selected().length }), () => {
+    form.dataset.confirmed = "yes";
     form.submit();
   });
 });
 
-// A stop may be over before another page could be asked for: its answer is put into this one.
+// The server may exit before another page can be fetched, so the response to a stop updates this page.
 document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (!form.closest("#stop")) return;
   event.preventDefault();
   const body = new URLSearchParams(new FormData(form));
-  const answer = await fetch(form.action, { method: "POST", body, headers: { Accept: "text/html" } });
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  if (answer.ok) put(page);
-  else tell(page.querySelector("main")?.textContent.trim() ?? answer.statusText);
+  const response = await fetch(form.action, { method: "POST", body, headers: { Accept: "text/html" } });
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (response.ok) replaceLive(page);
+  else showConnection(page.querySelector("main")?.textContent.trim() ?? response.statusText);
   again = false;
   setInterval(refresh, 500);
 });
@@ -161,7 +161,7 @@ document.addEventListener("change", (event) => {
   if (event.target.matches("[data-all]")) {
     for (const box of document.querySelectorAll("input[name=job]")) box.checked = event.target.checked;
   }
-  choose();
+  updateSelection();
 });
 
 document.addEventListener("click", async (event) => {
@@ -172,7 +172,7 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => (button.textContent = texts.copy), 2000);
 });
 
-// The address bar holds the view: a filter that changes is another address, and the table follows it.
+// The address holds the view: a changed filter changes the address, and the table is updated.
 const filters = document.querySelector("[data-filters]");
 if (filters) {
   let typing = 0;
@@ -191,34 +191,34 @@ if (filters) {
   });
 }
 
-// A job is checked as it is typed; what only Flux can tell, it tells.
+// Check the job while the user types; some checks are done by Flux.
 const submit = document.querySelector("[data-check]");
 if (submit) {
   const valid = submit.querySelector("[data-valid]");
   let typing = 0;
   let number = 0;
   const check = async () => {
-    const mine = ++number;
+    const current = ++number;
     const values = [...new FormData(submit)].filter(([, value]) => value.trim());
     if (!values.some(([name]) => name === "command")) return;
     const body = new URLSearchParams([...values, ["dry_run", "true"]]);
     let errors, message;
     try {
-      const answer = await fetch(submit.dataset.check, { method: "POST", body });
-      ({ Errors: errors = [], Message: message } = await answer.json());
+      const response = await fetch(submit.dataset.check, { method: "POST", body });
+      ({ Errors: errors = [], Message: message } = await response.json());
     } catch {
       return;
     }
-    if (mine !== number) return; // something was typed since
-    const places = new Map([...document.querySelectorAll("[data-error]")].map((each) => [each.dataset.error, []]));
+    if (current !== number) return; // the user has typed since
+    const fields = new Map([...document.querySelectorAll("[data-error]")].map((each) => [each.dataset.error, []]));
     for (const error of errors) {
       const name = /^([a-z_]+): /.exec(error)?.[1] ?? "";
-      (places.get(name) ?? places.get("")).push(error);
+      (fields.get(name) ?? fields.get("")).push(error);
     }
-    for (const [name, said] of places) {
-      document.querySelector(`[data-error="${name}"]`).textContent = said.join(" ");
+    for (const [name, messages] of fields) {
+      document.querySelector(`[data-error="${name}"]`).textContent = messages.join(" ");
       const field = name && submit.elements[name];
-      if (field) said.length ? field.setAttribute("aria-invalid", "true") : field.removeAttribute("aria-invalid");
+      if (field) messages.length ? field.setAttribute("aria-invalid", "true") : field.removeAttribute("aria-invalid");
     }
     valid.textContent = errors.length ? "" : message;
   };
@@ -232,7 +232,7 @@ const curl = document.querySelector("[data-curl]");
 if (curl) curl.textContent = curl.textContent.replace("… /v1/jobs/submit", new URL(curl.dataset.curl, location.href).href);
 
 showTimes(document);
-choose();
+updateSelection();
 if (document.querySelector("[data-live]")) {
   listen();
   setInterval(() => later(0), stopping() !== undefined ? 1000 : QUIET);

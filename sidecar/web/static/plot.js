@@ -1,8 +1,8 @@
-// The last hour, as uPlot draws it.
+// Plot the number of pending and running jobs of the last hour.
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 import { texts } from "./pages.js";
 
-const place = document.getElementById("plot");
+const container = document.getElementById("plot");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let data = JSON.parse(document.getElementById("history").textContent);
 let plot;
@@ -12,10 +12,10 @@ function draw() {
   const axis = { stroke: color("--muted"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line") } };
   const line = (label, name) => ({ label, stroke: color(name), fill: `${color(name)}22`, width: 2, points: { show: false } });
   plot?.destroy();
-  place.replaceChildren();
+  container.replaceChildren();
   plot = new uPlot(
     {
-      width: place.clientWidth,
+      width: container.clientWidth,
       height: 200,
       series: [{}, line(texts.pending, "--warn"), line(texts.running, "--busy")],
       axes: [axis, { ...axis, size: 56 }],
@@ -23,7 +23,7 @@ function draw() {
       cursor: { drag: { x: false, y: false } },
     },
     data,
-    place,
+    container,
   );
 }
 
