@@ -1,4 +1,4 @@
-"""A release of the chart in a namespace of its own, and its API over a port-forward; by kubectl and helm alone."""
+"""A release of the chart in a namespace of its own, and its API over a port-forward."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import json
 import os
 import re
 import subprocess
-import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+from kubernetes.client import CoreV1Event, V1ContainerStatus, V1DeleteOptions, V1Eviction, V1Job, V1ObjectMeta, V1Pod
 
+from tests.e2e.kubernetes import batch, container_statuses, core, exit_code, job_result, pods_of
 from tests.support.harness import HELM, ROOT, eventually
 
 CHART = ROOT / "helm/flux-sidecar"
@@ -105,18 +106,23 @@ class Release:
         template = "go-template={{.data.token | base64decode}}"
         return self.kubectl("get", "secret", f"{self.name}-token", "--output", template)
 
-    def get(self, *what: str) -> dict[str, Any]:
-        return dict(json.loads(self.kubectl("get", *what, "--output", "json")))
+    def job(self) -> V1Job:
+        return batch().read_namespaced_job(self.name, self.namespace)
 
-    def pods(self) -> list[dict[str, Any]]:
-        """Return the pods of the cluster that are not on their way out, by index."""
-        found = self.get("pods", "--selector", f"job-name={self.name}")["items"]
-        index = "batch.kubernetes.io/job-completion-index"
-        living = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
-        return sorted(living, key=lambda pod: int(pod["metadata"]["labels"][index]))
+    def all_pods(self) -> list[V1Pod]:
+        """Return the pods of the cluster by index, with those that are being deleted."""
+        return pods_of(self.namespace, self.name)
+
+    def pods(self) -> list[V1Pod]:
+        """Return the pods of the cluster that are not being deleted, by index."""
+        return [pod for pod in self.all_pods() if pod.metadata.deletion_timestamp is None]
 
     def pod(self, index: int) -> str:
-        return str(self.pods()[index]["metadata"]["name"])
+        return str(self.pods()[index].metadata.name)
+
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod, and do not wait for its end."""
+        core().delete_namespaced_pod(name, self.namespace, body=V1DeleteOptions())
 
     @property
     def forwarded(self) -> str:
@@ -134,13 +140,10 @@ class Release:
             timeout=timeout, check=check,
         )  # fmt: skip
 
-    def statuses(self) -> dict[str, dict[str, Any]]:
-        """Return the status of every container that is to run until the end, by pod and name."""
+    def statuses(self) -> dict[str, V1ContainerStatus]:
+        """Return the status of each container that must run until the end, by ``POD/CONTAINER``."""
         return {
-            f"{pod['metadata']['name']}/{status['name']}": status
-            for pod in self.pods()
-            for kind in ("initContainerStatuses", "containerStatuses")
-            for status in pod["status"].get(kind, ())
+            f"{pod.metadata.name}/{status.name}": status for pod in self.pods() for status in container_statuses(pod)
         }
 
     # ---------------------------------------------------------------------------------------------------- the API
@@ -237,41 +240,32 @@ class Release:
     def final(self, within: float = END) -> str:
         """Wait until the Job has ended; return how: Complete or Failed."""
         self.close_forward()
-
-        def finished() -> str | None:
-            conditions = self.get("job", self.name)["status"].get("conditions", ())
-            return next((c["type"] for c in conditions if c["status"] == "True" and c["type"] in _FINAL), None)
-
-        return str(eventually(finished, within=within, what="end of the Job"))
+        return str(eventually(lambda: job_result(self.job()), within=within, what="end of the Job"))
 
     def complete(self) -> None:
         """Wait until the Job is Complete, and look at what it has left: every container has ended, with 0."""
         assert self.final() == "Complete"
-        codes = {
-            name: status["state"].get("terminated", {}).get("exitCode") for name, status in self.statuses().items()
-        }
+        codes = {name: exit_code(status) for name, status in self.statuses().items()}
         assert codes, "the Job has no pods"
         assert not {name: code for name, code in codes.items() if code != 0}
-        assert {pod["status"]["phase"] for pod in self.pods()} == {"Succeeded"}
+        assert {pod.status.phase for pod in self.pods()} == {"Succeeded"}
 
     def evict(self, *indexes: int) -> None:
         """Evict pods by the API that `kubectl drain` uses."""
         for name in [self.pod(index) for index in indexes]:
-            eviction = {
-                "apiVersion": "policy/v1",
-                "kind": "Eviction",
-                "metadata": {"name": name, "namespace": self.namespace},
-            }
-            path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/eviction"
-            run("kubectl", "create", "--raw", path, "--filename", "-", text=json.dumps(eviction))
+            eviction = V1Eviction(metadata=V1ObjectMeta(name=name, namespace=self.namespace))
+            core().create_namespaced_pod_eviction(name, self.namespace, eviction)
+
+    def events(self) -> list[CoreV1Event]:
+        """Return the Events that the server has recorded."""
+        found = core().list_namespaced_event(self.namespace).items
+        return [event for event in found if event.source and event.source.component == "flux-sidecar"]
 
     def reasons(self) -> list[str]:
-        """Return the reasons of the Events that the server has left."""
-        events = self.get("events")["items"]
-        return [event["reason"] for event in events if event["source"].get("component") == "flux-sidecar"]
+        return [str(event.reason) for event in self.events()]
 
     def restarts(self) -> int:
-        return sum(status["restartCount"] for status in self.statuses().values())
+        return sum(status.restart_count for status in self.statuses().values())
 
     def report(self, name: str) -> Path:
         """Write down what there is to see when a test has failed."""
@@ -303,69 +297,3 @@ class Release:
             self._forward.kill()
             self._forward.communicate()
         self._http = self._forward = None
-
-
-class Applied(Release):
-    """A MiniCluster of a manifest, without the chart, as the operator's own examples are; its API is on loopback."""
-
-    def __init__(self, image: str, shape: Shape, manifest: Path, application: str) -> None:
-        text = manifest.read_text().replace("REGISTRY/flux-sidecar:0.1.0", image)
-        text = text.replace("REGISTRY/application-with-flux:2026.9", application)
-        super().__init__(image, shape, int(re.findall(r"size: (\d+)", text)[0]))
-        self.name = re.findall(r"name: (\S+)", text)[0]
-        self._manifest = text
-
-    def install(self, *, services: Sequence[str] = (), **values: Any) -> Applied:
-        assert not services
-        assert not values
-        run("kubectl", "create", "namespace", self.namespace)
-        run("kubectl", "--namespace", self.namespace, "apply", "--filename", "-", text=self._manifest)
-        eventually(lambda: len(self.pods()) == self.size, what="the pods")
-        return self
-
-    @property
-    def forwarded(self) -> str:
-        """The pod: there is no Service that leads to the server."""
-        return f"pod/{self.pod(0)}"
-
-
-_FINAL = ("Complete", "Failed")
-
-
-class Watch:
-    """What becomes of a release's pods, also of those that are gone: the last status of each."""
-
-    def __init__(self, release: Release) -> None:
-        argv = ["kubectl", "--namespace", release.namespace, "get", "pods", "--selector", f"job-name={release.name}"]
-        self._process = subprocess.Popen([*argv, "--watch", "--output", "json"], stdout=subprocess.PIPE, text=True)
-        self.pods: dict[str, dict[str, Any]] = {}
-        """By name."""
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-        eventually(lambda: len(self.pods) == release.size, what="the pods")
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        text, decoder = "", json.JSONDecoder()
-        for line in self._process.stdout:
-            text += line
-            if line.rstrip() == "}":
-                pod, _ = decoder.raw_decode(text)
-                self.pods[pod["metadata"]["name"]] = pod
-                text = ""
-
-    def codes(self) -> dict[tuple[int, str], int | None]:
-        """Return the exit code of each container that is to run until the end, by index and name of the container."""
-        found = {}
-        for pod in self.pods.values():
-            index = int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
-            for kind in ("initContainerStatuses", "containerStatuses"):
-                for status in pod["status"].get(kind, ()):
-                    ended = status["state"].get("terminated") or {}
-                    found[index, status["name"]] = ended.get("exitCode")
-        return found
-
-    def close(self) -> None:
-        self._process.kill()
-        self._thread.join()  # it reads to the end, and what it reads from is closed after that
-        self._process.communicate()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.contract.test_errors import problem
+from tests.e2e.kubernetes import api_client
 from tests.support.harness import Process, Server, embedded, eventually
 
 pytestmark = pytest.mark.e2e
@@ -42,14 +42,11 @@ def server(tmp_path: Path, started: Callable[[Process], Any]) -> Iterator[Server
     kubectl("apply", "-f", str(EXAMPLES))
     credentials = tmp_path / "credentials"
     credentials.mkdir()
-    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--output", "json"))
-    cluster = config["clusters"][0]["cluster"]
-    authority = cluster.get("certificate-authority-data")
-    ca = base64.b64decode(authority) if authority else Path(cluster["certificate-authority"]).read_bytes()
-    (credentials / "ca.crt").write_bytes(ca)
+    api = api_client().configuration
+    shutil.copy(api.ssl_ca_cert, credentials / "ca.crt")
     (credentials / "namespace").write_text("flux")
     (credentials / "token").write_text(kubectl("create", "token", "flux-sidecar", "--namespace", "flux"))
-    options = ("--kubernetes-auth", "--kubernetes-api", cluster["server"], "--kubernetes-credentials", str(credentials))
+    options = ("--kubernetes-auth", "--kubernetes-api", api.host, "--kubernetes-credentials", str(credentials))
     yield started(embedded(tmp_path, *options)).ready()
     kubectl("delete", "-f", str(EXAMPLES), "--ignore-not-found")
     kubectl("delete", "namespace", "flux")

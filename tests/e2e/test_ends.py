@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.cluster import CHART, JOB, LAUNCHER, SIDECAR, Release, Shape, Watch, run
+from tests.e2e.cluster import CHART, JOB, LAUNCHER, SIDECAR, Release, Shape, run
+from tests.e2e.kubernetes import PodWatch, core, job_result, ready_nodes
 from tests.e2e.test_trouble import _KILL
 from tests.support.harness import eventually
 
@@ -45,13 +46,13 @@ def test_the_leads_pod_goes(install: Install, shape: Shape, size: int, how: str)
     """That is a stop: jobs are cancelled in order, and the Job is Complete."""
     cluster = busy(install(shape, size).ready())
     if how == "deleted":
-        cluster.kubectl("delete", "pod", cluster.pod(0), "--wait=false")
+        cluster.delete_pod(cluster.pod(0))
     else:
         cluster.evict(0)
     begun = time.monotonic()
     assert cluster.final() == "Complete"
     assert time.monotonic() - begun < 45
-    assert cluster.get("job", cluster.name)["status"].get("failed", 0) == 0
+    assert not cluster.job().status.failed
 
 
 @beside
@@ -59,7 +60,7 @@ def test_the_leads_pod_goes_while_a_stop_is_under_way(install: Install, shape: S
     """The broker is in CLEANUP when kubelet comes: a signal would abort that."""
     cluster = busy(install(shape, 3).ready())
     cluster.stop()
-    cluster.kubectl("delete", "pod", cluster.pod(0), "--wait=false")
+    cluster.delete_pod(cluster.pod(0))
     assert cluster.final() == "Complete"
 
 
@@ -75,10 +76,11 @@ def test_all_pods_are_evicted_at_once(install: Install, shape: Shape) -> None:
 @sizes
 def test_the_release_is_uninstalled(install: Install, shape: Shape, size: int) -> None:
     cluster = busy(install(shape, size).ready())
-    watch = Watch(cluster)
+    watch = PodWatch(cluster.namespace, cluster.name)
+    eventually(lambda: len(watch.pods) == size, what="the pods")
     begun = time.monotonic()
     cluster.helm("uninstall", cluster.name)
-    eventually(lambda: not cluster.get("pods", "--selector", f"job-name={cluster.name}")["items"], within=90)
+    eventually(lambda: not cluster.all_pods(), within=90)
     assert time.monotonic() - begun < 28  # who does not go by itself is killed at 30 s
     codes = watch.codes()
     watch.close()
@@ -122,7 +124,7 @@ def test_a_claim_that_was_kept_says_what_it_has(install: Install) -> None:
     store = {"enabled": True, "size": "2Gi", "accessModes": ["ReadWriteOnce"]}
     cluster = install(SIDECAR, store=store)
     cluster.helm("uninstall", cluster.name)
-    assert cluster.get("pvc", f"{cluster.name}-store")
+    assert core().read_namespaced_persistent_volume_claim(f"{cluster.name}-store", cluster.namespace)
     for values, text in (
         ({"size": "2000Mi"}, "store.size (it has 2Gi, and cannot shrink)"),
         ({"accessModes": ["ReadWriteMany"]}, "store.accessModes (it has ReadWriteOnce)"),
@@ -160,14 +162,14 @@ def down(cluster: Release) -> bool:
 @sizes
 def test_a_server_beside_is_killed_for_its_memory(install: Install, shape: Shape, size: int) -> None:
     """It is started again, and the instance goes on."""
-    limits = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "96Mi"}}
+    limits = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "144Mi"}}
     cluster = install(shape, size, server={"resources": limits}).ready()
     job = cluster.submit(["sleep", "600"])
     eventually(lambda: cluster.ask(f"/v1/jobs/{job}")["state"] == "RUN", what="a running job")
     kill(cluster, "out of memory")
     name = f"{cluster.pod(0)}/flux-sidecar"
-    eventually(lambda: cluster.statuses()[name]["restartCount"] >= 1, within=60, what="a new server")
-    assert cluster.statuses()[name]["lastState"]["terminated"]["exitCode"] == 137
+    eventually(lambda: cluster.statuses()[name].restart_count >= 1, within=60, what="a new server")
+    assert cluster.statuses()[name].last_state.terminated.exit_code == 137
     cluster.shell(0, "rm -f /dev/shm/fill", "flux-sidecar")
     assert cluster.ready().ask(f"/v1/jobs/{job}")["state"] == "RUN"
     cluster.stop()
@@ -186,7 +188,7 @@ def test_a_launchers_server_is_killed(install: Install, size: int) -> None:
         assert "InstanceLost" in cluster.reasons()
         return
     status = f"{cluster.pod(0)}/{cluster.flux_container}"
-    eventually(lambda: cluster.statuses()[status]["restartCount"] == 1, within=60, what="a new instance")
+    eventually(lambda: cluster.statuses()[status].restart_count == 1, within=60, what="a new instance")
     assert cluster.ready().output(["hostname"]) == [f"{cluster.name}-0"]
     cluster.stop()
     assert cluster.final() == "Complete"
@@ -233,11 +235,6 @@ def kubelet() -> Iterator[Callable[[float], None]]:
     run("kubectl", "wait", "--for=condition=Ready", "node", "--all", "--timeout=120s", timeout=150)
 
 
-def ready(expected: str) -> bool:
-    path = "{.items[*].status.conditions[?(@.type=='Ready')].status}"
-    return expected in run("kubectl", "get", "nodes", "--output", f"jsonpath={path}")
-
-
 @shapes
 @sizes
 def test_a_node_without_its_kubelet_for_a_while(
@@ -245,8 +242,8 @@ def test_a_node_without_its_kubelet_for_a_while(
 ) -> None:
     """Shorter than the node's pods are tolerated there: nothing has happened."""
     cluster = busy(install(shape, size).ready())
-    kubelet(cluster, lambda: not ready("True"))
-    eventually(lambda: ready("True"), within=120, what="a node that is ready")
+    kubelet(cluster, lambda: not ready_nodes())
+    eventually(ready_nodes, within=120, what="a node that is ready")
     assert len(cluster.ready().ask("/v1/jobs?state=RUN")["jobs"]) == 1
     cluster.stop()
     assert cluster.final(within=120) == "Complete"
@@ -260,21 +257,18 @@ def test_a_node_that_is_given_up(install: Install, shape: Shape, size: int, kube
     names = {cluster.pod(index) for index in range(size)}
 
     def deleted() -> bool:
-        pods = cluster.get("pods", "--selector", f"job-name={cluster.name}")["items"]
-        going = {pod["metadata"]["name"] for pod in pods if "deletionTimestamp" in pod["metadata"]}
-        return names <= going
+        return names <= {pod.metadata.name for pod in cluster.all_pods() if pod.metadata.deletion_timestamp}
 
     def given_up() -> None:
         if not deleted():
             for name in names:
-                cluster.kubectl("delete", "pod", name, "--wait=false")
+                cluster.delete_pod(name)
 
-    kubelet(cluster, lambda: not ready("True") and (given_up() or True))
-    eventually(lambda: ready("True"), within=120, what="a node that is ready")
+    kubelet(cluster, lambda: not ready_nodes() and (given_up() or True))
+    eventually(ready_nodes, within=120, what="a node that is ready")
 
     def over() -> bool:
-        conditions = cluster.get("job", cluster.name)["status"].get("conditions", ())
-        if any(each["type"] in ("Complete", "Failed") and each["status"] == "True" for each in conditions):
+        if job_result(cluster.job()):
             return True
         return not down(cluster) and cluster.call("GET", "/readyz").status_code == 200
 

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import LAUNCHER, SIDECAR, Applied, Release, Shape
-from tests.support.harness import ROOT
+from tests.e2e.cluster import LAUNCHER, SIDECAR, Release, Shape, run
+from tests.support.harness import ROOT, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 APPLICATION = os.environ.get("E2E_APPLICATION_IMAGE", "")
 EXAMPLES = ROOT / "examples/minicluster"
+
+
+class Applied(Release):
+    """A MiniCluster of a manifest, without the chart, as the operator's own examples are; its API is on loopback."""
+
+    def __init__(self, image: str, shape: Shape, manifest: Path, application: str) -> None:
+        text = manifest.read_text().replace("REGISTRY/flux-sidecar:0.1.0", image)
+        text = text.replace("REGISTRY/application-with-flux:2026.9", application)
+        super().__init__(image, shape, int(re.findall(r"size: (\d+)", text)[0]))
+        self.name = re.findall(r"name: (\S+)", text)[0]
+        self._manifest = text
+
+    def install(self, *, services: Sequence[str] = (), **values: Any) -> Applied:
+        assert not services
+        assert not values
+        run("kubectl", "create", "namespace", self.namespace)
+        run("kubectl", "--namespace", self.namespace, "apply", "--filename", "-", text=self._manifest)
+        eventually(lambda: len(self.pods()) == self.size, what="the pods")
+        return self
+
+    @property
+    def forwarded(self) -> str:
+        """The pod: there is no Service that leads to the server."""
+        return f"pod/{self.pod(0)}"
 
 
 @pytest.fixture

@@ -56,8 +56,7 @@ def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
     cluster.stop()
     cluster.complete()
     assert cluster.restarts() == 0
-    events = cluster.get("events")["items"]
-    assert [event for event in events if event["source"].get("component") == "flux-sidecar"]
+    assert cluster.events()
 
 
 @shapes

@@ -63,6 +63,6 @@ def test_a_cluster_that_is_deleted_ends_within_its_grace(install: Install, shape
     cluster.submit(["sleep", "600"], num_nodes=3)
     begun = time.monotonic()
     cluster.kubectl("delete", "job" if shape == JOB else "minicluster", cluster.name)
-    eventually(lambda: not cluster.get("pods", "--selector", f"job-name={cluster.name}")["items"], within=90)
+    eventually(lambda: not cluster.all_pods(), within=90)
     # Who does not go by itself is killed when the grace is over, and takes all of it.
     assert time.monotonic() - begun < _GRACE - 5

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+from kubernetes.utils import parse_quantity
 
-from tests.e2e.cluster import JOB, SIDECAR, Release, Shape, run
+from tests.e2e.cluster import JOB, SIDECAR, Release, Shape
+from tests.e2e.kubernetes import core
 from tests.support.harness import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
@@ -39,14 +41,14 @@ def test_a_server_that_is_killed_is_back_with_every_job(install: Install, shape:
 
     eventually(gone, within=60, what="a server that was killed")
     pod = cluster.pod(0)
-    eventually(lambda: cluster.statuses()[f"{pod}/flux-sidecar"]["restartCount"] == 1, within=60, what="a new server")
-    last = cluster.statuses()[f"{pod}/flux-sidecar"]["lastState"]["terminated"]
-    assert last["exitCode"] == 137
+    eventually(lambda: cluster.statuses()[f"{pod}/flux-sidecar"].restart_count == 1, within=60, what="a new server")
+    last = cluster.statuses()[f"{pod}/flux-sidecar"].last_state.terminated
+    assert last.exit_code == 137
     cluster.ready()
     jobs = cluster.ask("/v1/jobs")["jobs"]
     assert {job["f58id"]: job["state"] for job in jobs} == {past: "INACTIVE", running: "RUN"}
     flux = cluster.statuses()[f"{pod}/{cluster.flux_container}"]
-    assert flux["restartCount"] == 0
+    assert flux.restart_count == 0
     cluster.stop()
     cluster.complete()
 
@@ -58,11 +60,11 @@ def test_a_broker_that_is_killed_is_a_new_instance(install: Install) -> None:
     find = 'for p in /proc/[0-9]*; do read -r name < "$p/comm"; [ "$name" != flux-broker-0 ] || kill -9 "${p#/proc/}"; done'
     cluster.shell(0, find)
     pod = cluster.pod(0)
-    eventually(lambda: cluster.statuses()[f"{pod}/{cluster.name}"]["restartCount"] == 1, within=60, what="a new broker")
+    eventually(lambda: cluster.statuses()[f"{pod}/{cluster.name}"].restart_count == 1, within=60, what="a new broker")
     cluster.ready()
     assert cluster.ask("/v1/jobs")["jobs"] == []
     assert len(cluster.output(["hostname"], num_nodes=3, num_tasks=3)) == 3
-    assert cluster.statuses()[f"{pod}/flux-sidecar"]["restartCount"] == 0
+    assert cluster.statuses()[f"{pod}/flux-sidecar"].restart_count == 0
     cluster.stop()
     cluster.complete()
 
@@ -98,7 +100,7 @@ def test_a_cluster_grows_and_shrinks(install: Install, by: str) -> None:
 @beside
 def test_a_start_that_hangs_says_why(install: Install, shape: Shape) -> None:
     """Of three pods that want most of what the node can still give, one finds no place."""
-    free = 0.9 * float(run("kubectl", "get", "nodes", "--output", "jsonpath={.items[0].status.allocatable.cpu}"))
+    free = 0.9 * float(parse_quantity(core().list_node().items[0].status.allocatable["cpu"]))
     cluster = install(shape, 3, application={"resources": {"requests": {"cpu": f"{free / 2:.2f}"}}})
 
     def reason() -> str:
@@ -118,11 +120,11 @@ def test_a_server_that_cannot_start_says_why(install: Install, shape: Shape) -> 
     eventually(lambda: "StartFailed" in cluster.reasons(), within=120, what="an Event")
     assert text in cluster.kubectl("get", "events")
     last = eventually(
-        lambda: next(s for n, s in cluster.statuses().items() if n.endswith("/flux-sidecar"))["lastState"].get("terminated"),
+        lambda: next(s for n, s in cluster.statuses().items() if n.endswith("/flux-sidecar")).last_state.terminated,
         within=60, what="a container that has ended",
     )  # fmt: skip
-    assert last["exitCode"] == 2
-    assert text in last["message"]  # kubectl describe shows it
+    assert last.exit_code == 2
+    assert text in last.message  # kubectl describe shows it
     argv = ("logs", cluster.pod(0), "--container", "flux-sidecar")
     (line,) = eventually(lambda: cluster.kubectl(*argv).splitlines(), within=60, what="its log")
     assert text in json.loads(line)["reason"]

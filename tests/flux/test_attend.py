@@ -116,7 +116,7 @@ def test_a_follower_that_cannot_write_the_end_file(tmp_path: Path, api: ClusterA
     started(start_follower(tmp_path))
     waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, **variables(api, end)))
     api.job["status"]["completedIndexes"] = "0"
-    eventually(lambda: "the end file cannot be written, tried again later" in waiting.text(), what="the first try")
+    eventually(lambda: "cannot write the end file, will retry" in waiting.text(), what="the first try")
     end.parent.mkdir()
     assert waiting.wait(60) == 0
     assert end.read_text().startswith("0 the lead has completed")

@@ -96,7 +96,7 @@ def test_a_shrink_that_takes_too_long(server: Server, api: ClusterAPI) -> None:
     assert "drained" in states(server)
     eventually(lambda: scaling(server)["state"] == "failed", what="the deadline")
     assert scaling(server)["detail"] == (
-        "Jobs still ran on ranks 1 after 1 s: the size is as it was, and the nodes are no longer drained."
+        "Jobs still ran on ranks 1 after 1 s: the size is unchanged, and the nodes are undrained."
     )
     eventually(lambda: states(server) == ["allocated", "allocated"], what="the undrain")
     assert PATCH not in api.requests

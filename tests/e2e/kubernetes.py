@@ -1,0 +1,91 @@
+"""The cluster, by the official Kubernetes client and the current context of KUBECONFIG."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+
+import urllib3
+from kubernetes import client, config, watch
+from kubernetes.client import V1ContainerStatus, V1Job, V1Pod
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+@functools.cache
+def api_client() -> client.ApiClient:
+    """Return the client of this process."""
+    return config.new_client_from_config()
+
+
+@functools.cache
+def core() -> client.CoreV1Api:
+    return client.CoreV1Api(api_client())
+
+
+@functools.cache
+def batch() -> client.BatchV1Api:
+    return client.BatchV1Api(api_client())
+
+
+def pods_of(namespace: str, job: str) -> list[V1Pod]:
+    """Return all pods of a Job, by index; also those that are being deleted."""
+    found = core().list_namespaced_pod(namespace, label_selector=f"job-name={job}").items
+    return sorted(found, key=index_of)
+
+
+def index_of(pod: V1Pod) -> int:
+    """Return a pod's completion index."""
+    return int(pod.metadata.labels[INDEX])
+
+
+def container_statuses(pod: V1Pod) -> list[V1ContainerStatus]:
+    """Return the statuses of the containers that must run until the end of the pod."""
+    return [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
+
+
+def exit_code(status: V1ContainerStatus) -> int | None:
+    """Return the exit code of a container; None while it has none."""
+    return status.state.terminated.exit_code if status.state.terminated else None
+
+
+def job_result(job: V1Job) -> str | None:
+    """Return ``Complete`` or ``Failed``; None while the Job runs."""
+    found = (each.type for each in job.status.conditions or () if each.status == "True")
+    return next((kind for kind in found if kind in ("Complete", "Failed")), None)
+
+
+def ready_nodes() -> int:
+    """Return the number of nodes whose kubelet reports that they are ready."""
+    conditions = (each for node in core().list_node().items for each in node.status.conditions)
+    return sum(each.type == "Ready" and each.status == "True" for each in conditions)
+
+
+class PodWatch:
+    """Records the last status of each pod of a Job, also of those that are deleted."""
+
+    def __init__(self, namespace: str, job: str) -> None:
+        self.pods: dict[str, V1Pod] = {}
+        """By name."""
+        self._stream = watch.Watch()
+        self._thread = threading.Thread(target=self._read, args=(namespace, job), daemon=True)
+        self._thread.start()
+
+    def _read(self, namespace: str, job: str) -> None:
+        events = self._stream.stream(core().list_namespaced_pod, namespace, label_selector=f"job-name={job}")
+        with contextlib.suppress(urllib3.exceptions.HTTPError):  # close() cuts the connection
+            for event in events:
+                self.pods[event["object"].metadata.name] = event["object"]
+
+    def codes(self) -> dict[tuple[int, str], int | None]:
+        """Return the exit code of each container that must run until the end, by index and name of the container."""
+        return {
+            (index_of(pod), status.name): exit_code(status)
+            for pod in self.pods.values()
+            for status in container_statuses(pod)
+        }
+
+    def close(self) -> None:
+        self._stream.stop()
+        self._thread.join(30)
