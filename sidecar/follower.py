@@ -33,7 +33,7 @@ from sidecar.runtime import exit as leaving
 from sidecar.runtime.log_writer import say
 
 _FIRST_POLL, _LONGEST_POLL = 0.1, 1.0
-_FIRST_LOOK, _LONGEST_LOOK = 10.0, 60.0  # seconds between looks at the Job; one takes half a second of CPU time
+_FIRST_LOOK, _LONGEST_LOOK = 10.0, 60.0  # seconds between looks at the Job; one takes a second of CPU time
 _LOOK_TAKES = 60.0  # seconds that a look may take; it may wait for a resolver that hangs
 _OVER = 3  # exit code of sidecar.outlook
 _MAGIC, _PROTO_MAGIC, _PROTO_VERSION = 0xFFEE0012, 0x8E, 1
