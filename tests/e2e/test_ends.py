@@ -162,7 +162,7 @@ def down(cluster: Release) -> bool:
 @sizes
 def test_a_server_beside_is_killed_for_its_memory(install: Install, shape: Shape, size: int) -> None:
     """It is started again, and the instance goes on."""
-    limits = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "144Mi"}}
+    limits = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "112Mi"}}
     cluster = install(shape, size, server={"resources": limits}).ready()
     job = cluster.submit(["sleep", "600"])
     eventually(lambda: cluster.ask(f"/v1/jobs/{job}")["state"] == "RUN", what="a running job")
