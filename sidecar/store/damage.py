@@ -50,7 +50,7 @@ class Damage:
             db: reads the columns.
             json: the JSON as stored, in this shape.
             jobid: the job.
-            shape: ``brief``, ``full`` or ``keyed``; see ``Store.page``.
+            shape: ``brief``, ``full`` or ``keyed``; see :meth:`sidecar.store.lists.Lists.page`.
         """
         if restored.is_whole(json.partition(b":")[2] if shape == "keyed" else json):
             return json
