@@ -50,11 +50,11 @@ class InstanceCollector(Collector):
     """Jobs, queues, nodes and the state of the instance.
 
     Args:
-        instance: The instance, for its status.
-        feed: Counts of jobs.
-        poller: The nodes and queues that Flux reported last.
-        lifecycle: State of the service.
-        launchers: Running launchers.
+        instance: the instance, for its status.
+        feed: counts of jobs.
+        poller: the nodes and queues that Flux reported last.
+        lifecycle: state of the service.
+        launchers: running launchers.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class ServerCollector(Collector):
     """The state of this server.
 
     Args:
-        feed: Progress of the journal.
-        poller: Age of the nodes and queues.
-        store: Size of the store.
-        health: The checks of ``/readyz`` and the lag of the event loop.
-        connections: Returns the number of open connections.
+        feed: progress of the journal.
+        poller: age of the nodes and queues.
+        store: size of the store.
+        health: the checks of ``/readyz`` and the lag of the event loop.
+        connections: returns the number of open connections.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class UserCollector(Collector):
     """Jobs by user.
 
     Args:
-        counts: Number of jobs by user and state (lower case).
+        counts: number of jobs by user and state (lower case).
     """
 
     def __init__(self, counts: Mapping[tuple[str, str], int]) -> None:

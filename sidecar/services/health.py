@@ -56,7 +56,7 @@ class Health:
         await asyncio.gather(*(task.close() for task in self._running))
 
     def live(self) -> list[Check]:
-        """Return the checks whose failure only a restart fixes."""
+        """Return the checks that, when they fail, only a restart fixes."""
         return [
             Check("events", "" if self._feed.running else "Job events are no longer processed."),
             Check("flux", self._instance.fault),

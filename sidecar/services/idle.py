@@ -28,10 +28,10 @@ class IdleStop:
     """Drain and stop the service when the instance has been idle for some time.
 
     Args:
-        lifecycle: Runs the stop.
-        workload: The instance with its jobs and launchers.
-        after: Seconds; None disables the stop.
-        text: The same as in the setting, for the reason of the stop.
+        lifecycle: runs the stop.
+        workload: the instance with its jobs and launchers.
+        after: seconds; None disables the stop.
+        text: the same as in the setting, for the reason of the stop.
     """
 
     def __init__(self, lifecycle: Lifecycle, workload: Workload, *, after: float | None, text: str = "") -> None:

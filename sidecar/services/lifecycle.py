@@ -50,11 +50,11 @@ class Lifecycle:
     """The lifecycle of one server.
 
     Args:
-        workload: The instance with its jobs and launchers.
-        pod: Receives the Events, and ends a broker that does not run yet.
-        tasks: Runs the stop.
-        deadline: Limits the time of the whole end, from when the server starts to end what it runs.
-        start_timeout: How long a stop waits for the instance to run before its broker is ended, in seconds.
+        workload: the instance with its jobs and launchers.
+        pod: receives the Events, and ends a broker that does not run yet.
+        tasks: runs the stop.
+        deadline: limits the time of the whole end, from when the server starts to end what it runs.
+        start_timeout: how long a stop waits for the instance to run before its broker is ended, in seconds.
     """
 
     def __init__(
@@ -142,13 +142,13 @@ class Lifecycle:
 
         Args:
             mode: ``now``, or ``drain`` to let the active jobs finish first.
-            by: The caller, option or signal that requests it.
-            timeout: Seconds after which a drain becomes ``now``; None: never.
-            force: Shut down even if that makes ``flux start`` fail.
-            reason: For the log and ``GET /v1/service``.
+            by: the caller, option or signal that requests it.
+            timeout: seconds after which a drain becomes ``now``; None: never.
+            force: shut down even if that makes ``flux start`` fail.
+            reason: for the log and ``GET /v1/service``.
 
         Raises:
-            Conflict: Another initial program runs and would be ended with a failure; see ``force``.
+            Conflict: another initial program runs and would be ended with a failure; see ``force``.
         """
         if self._instance.status.connection == "ready" and self._instance.ending == "foreign" and not force:
             raise Conflict(
@@ -222,7 +222,7 @@ class Lifecycle:
         """Wait until the server is to leave, then end the stop and the launchers.
 
         Raises:
-            SettingsError: The instance belongs to another user.
+            SettingsError: the instance belongs to another user.
             ServerFailed: A part failed without which the server cannot go on.
         """
         await self.wait_until_leaving()

@@ -34,10 +34,10 @@ class Pod:
     """The pod of one server.
 
     Args:
-        options: The options that describe the pod.
-        cluster: The Job of the pod; None outside a cluster, or if the API server is not used.
-        instance: The instance, whose broker may have to be ended.
-        tasks: Runs what goes on in the background.
+        options: the options that describe the pod.
+        cluster: the Job of the pod; None outside a cluster, or if the API server is not used.
+        instance: the instance; its broker may have to be ended.
+        tasks: runs what goes on in the background.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class Pod:
         """End a broker that did not reach RUN in time after a stop.
 
         Args:
-            reason: For the log of the broker's container.
+            reason: for the log of the broker's container.
 
         Returns:
             Whether that is a failure, so that the server must exit with a failure too.
 
         Raises:
-            Problem: The broker exists and cannot be ended by this server.
+            Problem: the broker exists and cannot be ended by this server.
         """
         if self._options.end_file:
             await self._give_up(Verdict(FAILURE, reason))

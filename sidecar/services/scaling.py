@@ -95,7 +95,7 @@ class Scaler:
             raise Conflict("Another change of size is in progress: GET /v1/cluster shows its state.")
         self._starting = True
         try:
-            await self.close()  # a change whose pods still start or end: this one replaces it
+            await self.close()  # replaces a change that still waits for pods
             return await self._start(size, timeout, by)
         finally:
             self._starting = False

@@ -21,9 +21,9 @@ class Signals:
     """Act on the signals of one server.
 
     Args:
-        lifecycle: The lifecycle.
-        instance: The instance.
-        stop_on_signal: Whether SIGTERM and SIGINT stop the instance too, not only the server.
+        lifecycle: the lifecycle.
+        instance: the instance.
+        stop_on_signal: whether SIGTERM and SIGINT stop the instance too, not only the server.
     """
 
     def __init__(self, lifecycle: Lifecycle, instance: Instance, *, stop_on_signal: bool) -> None:
@@ -34,7 +34,7 @@ class Signals:
         self._hung_up = False
 
     def install(self) -> None:
-        """Handle signals from now on; first those that arrived earlier."""
+        """Handle signals from now on; first those that were received earlier."""
         process_exit.handle_signals(asyncio.get_running_loop(), self.receive, self._exit)
 
     def receive(self, number: signal.Signals) -> None:

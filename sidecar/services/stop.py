@@ -49,11 +49,11 @@ class Stop:
     """A stop in progress.
 
     Args:
-        request: The request.
-        workload: The instance, jobs and launchers to end.
-        pod: Receives the Events, and ends a broker that does not run yet.
-        start_timeout: How long to wait for the instance to run before its broker is ended, in seconds.
-        on_end: Called when the stop starts to end what the server runs.
+        request: the request.
+        workload: the instance, jobs and launchers to end.
+        pod: receives the Events, and ends a broker that does not run yet.
+        start_timeout: how long to wait for the instance to run before its broker is ended, in seconds.
+        on_end: called when the stop starts to end what the server runs.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Stop:
         """Stop the instance.
 
         Raises:
-            Conflict: Another initial program runs, and the stop was not forced.
-            Problem: The instance cannot be stopped.
+            Conflict: another initial program runs, and the stop was not forced.
+            Problem: the instance cannot be stopped.
         """
         if await self._wait_until_running():
             await self._end_instance()
@@ -151,7 +151,7 @@ class Stop:
         """End a broker that does not reach RUN: the other brokers are missing and may never join.
 
         Raises:
-            Problem: The broker exists and cannot be ended.
+            Problem: the broker exists and cannot be ended.
         """
         then = "its broker is ended" if self._pod.can_end_broker else "no broker was reached, and none is ended"
         text = f"The instance has not come to run within {waited:g} s (state {broker_state or 'unknown'}); {then}."

@@ -19,7 +19,7 @@ class ServerDead(Exception):
 
 
 class Watchdog:
-    """End a server whose liveness checks fail or whose event loop is blocked.
+    """End a server if its liveness checks fail or its event loop is blocked.
 
     Args:
         live: returns the checks of ``/livez``.

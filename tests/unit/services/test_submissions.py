@@ -1,4 +1,4 @@
-"""Idempotency keys in memory: kept until the store has them, whatever becomes of the others."""
+"""Idempotency keys are remembered until the store has them, independently of each other."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ async def submit(submissions: Submissions, key: str) -> int:
     return accepted.id
 
 
-async def test_one_key_that_is_never_stored_keeps_no_other(
+async def test_a_key_that_is_never_stored_delays_no_other(
     submissions: Submissions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that Flux purged before the journal had it is never stored; another one is stored late."""
     feed = submissions._feed
     for job, key in ((1, "purged"), (2, "late")):
-        submissions._note(submitters.scoped_key(key, "alice"), job, "digest", "alice")
+        submissions._remember(submitters.scoped_key(key, "alice"), job, "digest", "alice")
     feed.barrier.resolve(1)
     assert feed.barrier.is_pending(2)
     jobs = [await submit(submissions, f"key {number}") for number in range(60)]
@@ -59,7 +59,7 @@ async def test_one_key_that_is_never_stored_keeps_no_other(
         submitters.scoped_key("purged", "alice"),
         submitters.scoped_key("late", "alice"),
     }
-    monkeypatch.setattr("sidecar.services.submissions._KEPT", 0.0)
+    monkeypatch.setattr("sidecar.services.submissions._MAX_AGE", 0.0)
     await submit(submissions, "key 2")
     assert set(submissions._accepted) == {submitters.scoped_key("late", "alice")}, "its job is still pending"
 
