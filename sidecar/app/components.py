@@ -64,7 +64,7 @@ class Components:
         self.responses = Budget(in_flight, "answers", "--max-in-flight")
         self.store = Store(store_path(settings.jobs.store) if settings.jobs.store else directory / "jobs.sqlite")
         self.instruments = Instruments(_tracing())
-        self.tasks = Supervisor(self.instruments.task_died, lambda cause: self.lifecycle.fail(cause))
+        self.tasks = Supervisor(self.instruments.count_task_death, lambda cause: self.lifecycle.fail(cause))
         self.feed = Feed(self.store, self.instruments, log_jobs=settings.telemetry.log_jobs)
         self.instance = _instance(settings, directory, self.instruments)
         self.feed.replay = self.instance.replay_history

@@ -72,7 +72,10 @@ class Routes:
         """Yield the resources of jobs; /v1/jobs/search comes before /v1/jobs/{uid}."""
         c, settings = self._components, self._components.settings
         limits = StreamLimits(
-            settings.limits.heartbeat, settings.limits.send_timeout, c.instruments.dropped, c.listeners.clock
+            settings.limits.heartbeat,
+            settings.limits.send_timeout,
+            c.instruments.count_dropped_stream,
+            c.listeners.clock,
         )
         yield JobSearch(c.store, c.feed)
         yield Submit(self._submits)

@@ -86,7 +86,7 @@ class Listeners:
 
     def _look(self) -> None:
         """Look after the socket, and say how many lines of the log were left out, also when no line follows them."""
-        logs.report_left_out()
+        logs.report_dropped()
         if self._socket:
             self._socket.look()
         self._looking = self.clock.call_later(_LOOK, self._look)
@@ -95,7 +95,7 @@ class Listeners:
         """Forget all timers."""
         if self._looking is not None:
             self._looking.cancel()
-        logs.report_left_out(now=True)
+        logs.report_dropped(now=True)
         self.api.close()
         self.metrics.close()
         self.clock.close()

@@ -1,7 +1,7 @@
-"""What the server counts of itself while it works, as prometheus-client's instruments.
+"""Prometheus instruments: what the server counts and measures while it runs.
 
-Names and help are those of :mod:`sidecar.metrics`. What is on the way of every request is looked up once and kept: an
-instrument with labels costs as much to find as to use.
+Names and help texts are those of :mod:`sidecar.telemetry.metrics`. Label values that every request needs are looked up
+once and cached: to find a labelled instrument costs as much as to use it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sidecar.telemetry import metrics
 from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.tracing import Tracing
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # three times as many series, for what Prometheus does not read from them
+disable_created_metrics()  # type: ignore[no-untyped-call] # they triple the series, and Prometheus does not use them
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
-_ELSEWHERE = "none"
-_UNTRACED = nullcontext()
+_NO_ROUTE = "none"
+_NO_SPAN = nullcontext()
 _REFUSALS = {401: "unauthenticated", 403: "forbidden", 421: "misdirected", 429: "rate_limited"}
 
 
@@ -31,7 +31,7 @@ class Instruments:
     """The instruments of one server.
 
     Args:
-        tracing: spans what is measured too, where somebody wants traces.
+        tracing: opens a span for each RPC; None without traces.
     """
 
     def __init__(self, tracing: Tracing | None = None) -> None:
@@ -49,65 +49,66 @@ class Instruments:
         self._streams = self._gauge(metrics.STREAMS)
         self._in_flight = self._gauge(metrics.IN_FLIGHT)
         self.events = self._counter(metrics.EVENTS)
-        """Job events that were stored."""
+        """Stored job events."""
         self.restarts = self._counter(metrics.RECONNECTS)
-        """Times that the journal began anew."""
-        self._answers: dict[tuple[str, str, int], Counter] = {}
-        self._times: dict[tuple[str, str], Histogram] = {}
+        """Restarts of the journal."""
+        self._request_counters: dict[tuple[str, str, int], Counter] = {}
+        self._request_durations: dict[tuple[str, str], Histogram] = {}
 
     # ------------------------------------------------------------------------------------------------ requests
 
-    def begin(self, route: str, *, stream: bool) -> None:
-        """Note that a request is worked on."""
+    def start_request(self, route: str, *, stream: bool) -> None:
+        """Record the start of a request; see :meth:`end_request`."""
         self._in_flight.inc()
         if stream:
             self._streams.labels(route).inc()
 
-    def end(self, method: str, route: str, code: int, seconds: float, *, stream: bool) -> None:
-        """Note what came of it.
+    def end_request(self, method: str, route: str, code: int, seconds: float, *, stream: bool) -> None:
+        """Record the end of a request.
 
         Args:
-            method: as it was sent.
-            route: the path with its variables, as in openapi.json; empty when there is nothing at the path.
-            code: status of the answer.
-            seconds: from its head to the end of its answer.
-            stream: whether it was a stream, which lasts as long as somebody likes.
+            method: HTTP method of the request.
+            route: path template, as in openapi.json; empty if no route matches the path.
+            code: status of the response.
+            seconds: from the request's head to the end of the response.
+            stream: whether it was a stream; its duration is not observed.
         """
-        method, path = method if method in _METHODS else "other", route or _ELSEWHERE
-        answers = self._answers.get((method, path, code))
-        if answers is None:
-            answers = self._answers[method, path, code] = self._requests.labels(method, path, str(code))
-        answers.inc()
+        method, route_label = method if method in _METHODS else "other", route or _NO_ROUTE
+        counter = self._request_counters.get((method, route_label, code))
+        if counter is None:
+            counter = self._requests.labels(method, route_label, str(code))
+            self._request_counters[method, route_label, code] = counter
+        counter.inc()
         self._in_flight.dec()
         if stream:
             self._streams.labels(route).dec()
             return
-        times = self._times.get((method, path))
-        if times is None:
-            times = self._times[method, path] = self._durations.labels(method, path)
-        times.observe(seconds)
+        durations = self._request_durations.get((method, route_label))
+        if durations is None:
+            durations = self._request_durations[method, route_label] = self._durations.labels(method, route_label)
+        durations.observe(seconds)
 
-    def refused(self, status: int, *, denied: bool = False) -> None:
-        """Note a caller who was not let in."""
+    def count_refusal(self, status: int, *, denied: bool = False) -> None:
+        """Count a request that was not admitted; other statuses than those of a refusal are ignored."""
         if reason := "denied" if denied else _REFUSALS.get(status):
             self._refused.labels(reason).inc()
 
-    def dropped(self, reason: str) -> None:
-        """Note a stream that was cut off."""
+    def count_dropped_stream(self, reason: str) -> None:
+        """Count a stream that the server closed before its end."""
         self._dropped.labels(reason).inc()
 
-    def task_died(self, name: str) -> None:
-        """Note that a background task has died."""
+    def count_task_death(self, name: str) -> None:
+        """Count the death of a background task."""
         self._task_deaths.labels(name).inc()
 
     # ------------------------------------------------------------------------------------------ Flux and the store
 
     @contextmanager
     def rpc(self, topic: str) -> Iterator[None]:
-        """Note how long Flux takes to answer, and how it refuses."""
-        begin = time.perf_counter()
+        """Measure an RPC to Flux, trace it, and count its error."""
+        started = time.perf_counter()
         try:
-            with self.tracing.rpc(topic) if self.tracing else _UNTRACED:
+            with self.tracing.rpc(topic) if self.tracing else _NO_SPAN:
                 yield
         except OSError as exc:
             self._rpc_errors.labels(topic, errno.errorcode.get(exc.errno or 0, "other")).inc()
@@ -116,17 +117,17 @@ class Instruments:
             self._rpc_errors.labels(topic, "ETIMEDOUT" if isinstance(exc, ResponseTimeout) else "ECONNRESET").inc()
             raise
         finally:
-            self._rpc.labels(topic).observe(time.perf_counter() - begin)
+            self._rpc.labels(topic).observe(time.perf_counter() - started)
 
     @contextmanager
     def store_write(self) -> Iterator[None]:
-        """Note how long a transaction takes."""
-        begin = time.perf_counter()
+        """Measure a transaction of the store, and count its error."""
+        started = time.perf_counter()
         with self._store_errors.count_exceptions():
             yield
-        self._store_writes.observe(time.perf_counter() - begin)
+        self._store_writes.observe(time.perf_counter() - started)
 
-    # ------------------------------------------------------------------------------------------------- the making
+    # ------------------------------------------------------------------------------------------------ constructors
 
     def _counter(self, metric: Metric, values: tuple[str, ...] = ()) -> Counter:
         counter = Counter(metric.family, metric.help, metric.labels, registry=self.registry)

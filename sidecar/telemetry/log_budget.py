@@ -1,7 +1,7 @@
-"""How many lines the log takes: a flood of requests, or of one and the same error, is not a flood of lines.
+"""Limits for log lines: a flood of requests, or of repeated errors, must not become a flood of lines.
 
-What is left out is counted, and the count is a line of its own. Never left out is the audit of a change that was made:
-those are as many as the changes, and --rate-limit bounds them.
+Dropped lines are counted, and the counts are logged. Audit lines of completed changes are never dropped: there are as
+many as changes, and --rate-limit limits those.
 """
 
 from __future__ import annotations
@@ -16,71 +16,69 @@ from sidecar.runtime.rate_limiter import RateLimiter
 
 
 class Rate(NamedTuple):
-    """So many lines a second, and at once."""
+    """A limit of a token bucket."""
 
-    second: float
-    once: float
+    per_second: float
+    burst: float
 
 
-#: Of requests that are not let in, from one address.
-STRANGER = Rate(5, 50)
-#: Of requests that are not let in, from all addresses.
-STRANGERS = Rate(50, 500)
-#: Of one warning or error.
-SAME = Rate(2, 20)
-#: Of changes of jobs.
+#: Requests that are not admitted, from one client address.
+REFUSED_CLIENT = Rate(5, 50)
+#: Requests that are not admitted, from all addresses.
+REFUSED = Rate(50, 500)
+#: Repetitions of one warning or error.
+REPEATED = Rate(2, 20)
+#: Changes of jobs.
 JOBS = Rate(2000, 50_000)
-#: Of all lines but the audit's and those of jobs.
+#: All lines except those of the audit and of jobs.
 ALL = Rate(500, 5000)
 
-_REPORT = 5.0  # seconds between two lines that say how many were left out
+_REPORT_INTERVAL = 5.0  # seconds between two lines with the counts of dropped lines
 
 
 class LogBudget:
-    """Says whether a line is written.
+    """Decide whether a line is written.
 
     Args:
-        clock: seconds that never go back.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets = {rate: RateLimiter(*rate, clock) for rate in (STRANGER, STRANGERS, SAME, JOBS, ALL)}
-        self._left_out: Counter[str] = Counter()
+        rates = (REFUSED_CLIENT, REFUSED, REPEATED, JOBS, ALL)
+        self._limiters = {rate: RateLimiter(*rate, clock) for rate in rates}
+        self._dropped: Counter[str] = Counter()
         self._reported = clock()
-        self._lock = threading.RLock()  # lines come from every thread, and from the handlers of signals
+        self._lock = threading.RLock()  # lines are written by every thread and by signal handlers
 
-    def take(self, what: str, *limits: tuple[Rate, str]) -> bool:
-        """Take a line of each of some rates.
+    def acquire(self, kind: str, *limits: tuple[Rate, str]) -> bool:
+        """Acquire a token for a line from each of some buckets; return whether the line is written.
 
         Args:
-            what: kind of line, for the count of those that are left out.
-            limits: rates, and the name of the bucket of each.
-
-        Returns:
-            Whether the line is written.
+            kind: kind of the line, for the counts of dropped lines.
+            limits: rates, each with the name of its bucket.
         """
         with self._lock:
-            for rate, name in limits:
-                if self._buckets[rate].acquire(name):
-                    self._left_out[what] += 1
+            for rate, bucket in limits:
+                if self._limiters[rate].acquire(bucket):
+                    self._dropped[kind] += 1
                     return False
             return True
 
-    def leave_out(self, what: str, number: int) -> None:
-        """Count lines that were left out for another reason."""
+    def count_dropped(self, kind: str, number: int) -> None:
+        """Count lines that were dropped for another reason."""
         with self._lock:
-            self._left_out[what] += number
+            self._dropped[kind] += number
 
-    def due(self, *, now: bool = False) -> dict[str, int]:
-        """Return how many lines of each kind were left out, when it is time to say so; then it is begun anew.
+    def take_dropped(self, *, now: bool = False) -> dict[str, int]:
+        """Return the number of dropped lines by kind, and reset it; empty before the report is due.
 
         Args:
-            now: it is time, however short ago the last count was.
+            now: the report is due now.
         """
         with self._lock:
-            if not self._left_out or (not now and self._clock() - self._reported < _REPORT):
+            if not self._dropped or (not now and self._clock() - self._reported < _REPORT_INTERVAL):
                 return {}
-            left_out, self._left_out = dict(self._left_out), Counter()
+            dropped, self._dropped = dict(self._dropped), Counter()
             self._reported = self._clock()
-            return left_out
+            return dropped

@@ -1,7 +1,7 @@
-"""Traces, for who runs a collector: a span for each request, and in it one for each request to Flux.
+"""OpenTelemetry traces: a span for each request, and within it one for each RPC to Flux.
 
-An extra (``pip install 'flux-sidecar[tracing]'``), and off unless OpenTelemetry's own variables ask for it; what they
-say of exporters, samplers and resources is left to its SDK. While it is off nothing of it is loaded.
+Tracing is an extra (``pip install 'flux-sidecar[tracing]'``), enabled by OpenTelemetry's own variables; exporters,
+samplers and resources are configured by its SDK. While it is disabled, none of its modules is imported.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _SERVICE = "flux-sidecar"
 
 
 class Tracing:
-    """Begins spans.
+    """Open spans.
 
     Args:
         exporter: as in OTEL_TRACES_EXPORTER: ``otlp`` (over HTTP) or ``console``.
-        service: name of the service; empty when the variables name it.
+        service: service name; empty if the variables set it.
 
     Raises:
         ImportError: the extra is not installed.
-        ValueError: there is no such exporter.
+        ValueError: the exporter is unknown.
     """
 
     def __init__(self, exporter: str, service: str = _SERVICE) -> None:
@@ -35,29 +35,29 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 
-        chosen: SpanExporter
+        span_exporter: SpanExporter
         if exporter == "console":
-            chosen = ConsoleSpanExporter()
+            span_exporter = ConsoleSpanExporter()
         elif exporter == "otlp":
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-            chosen = OTLPSpanExporter()
+            span_exporter = OTLPSpanExporter()
         else:
             raise ValueError(f"OTEL_TRACES_EXPORTER: unknown exporter {exporter!r}; use otlp or console.")
         named = {"service.name": service} if service else {}
         self._provider = TracerProvider(
             resource=Resource.create({**named, "service.version": sidecar.__version__}), shutdown_on_exit=False
         )
-        self._provider.add_span_processor(BatchSpanProcessor(chosen))
+        self._provider.add_span_processor(BatchSpanProcessor(span_exporter))
         self._tracer: Tracer = self._provider.get_tracer("flux_sidecar", sidecar.__version__)
 
     def close(self) -> None:
-        """Send what is left; may take some seconds where the collector does not answer."""
+        """Export the remaining spans; may take some seconds if the collector does not respond."""
         self._provider.shutdown()
 
     @contextmanager
     def request(self, method: str, path: str, route: str, headers: Mapping[str, str]) -> Iterator[RequestSpan]:
-        """Span a request; its parent is the caller's span, where one is named (W3C traceparent)."""
+        """Open a span for a request; its parent is the caller's span, if the request has one (W3C traceparent)."""
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -73,7 +73,7 @@ class Tracing:
 
     @contextmanager
     def rpc(self, topic: str) -> Iterator[None]:
-        """Span a request to Flux; its error is noted on it."""
+        """Open a span for an RPC to Flux; an exception is recorded on it."""
         from opentelemetry.trace import SpanKind
 
         attributes = {"rpc.system.name": "flux", "rpc.method": topic}
@@ -89,12 +89,12 @@ class RequestSpan:
 
     @property
     def traceparent(self) -> str:
-        """What the caller's is to be replaced by: what is done for the request is done in this span."""
+        """The ``traceparent`` of this span, which replaces the caller's: what the request causes belongs to it."""
         context = self._span.get_span_context()
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
-    def answered(self, status: int) -> None:
-        """Note what came of it; what the caller has done wrong is no error of the server."""
+    def set_status(self, status: int) -> None:
+        """Record the status of the response; only a failure of the server is an error of the span."""
         from opentelemetry.trace import StatusCode
 
         self._span.set_attribute("http.response.status_code", status)

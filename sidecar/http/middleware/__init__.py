@@ -54,7 +54,7 @@ def chain(guard: Guard, instruments: Instruments, hooks: Hooks, *, access_log: b
         *([trace_requests(tracer)] if tracer else []),
         set_context(guard.origins, hooks.connection),
         log_requests(instruments, enabled=access_log),
-        audit_requests(instruments.refused),
+        audit_requests(instruments.count_refusal),
         answer_errors(hooks.pages),
         admit_requests(guard, hooks.use),
     ]

@@ -30,14 +30,14 @@ def log_requests(instruments: Instruments, *, enabled: bool) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         op = request[OPERATION]
         started, status, size = time.perf_counter(), CLIENT_CLOSED_REQUEST, 0
-        instruments.begin(op.path, stream=op.stream)
+        instruments.start_request(op.path, stream=op.stream)
         try:
             response = await handler(request)
             status, size = response.status, _size(response)
             return response
         finally:
             seconds = time.perf_counter() - started
-            instruments.end(request.method, op.path, status, seconds, stream=op.stream)
+            instruments.end_request(request.method, op.path, status, seconds, stream=op.stream)
             if enabled and (status >= 400 or not op.quiet):
                 _log(request, status, seconds, size)
 

@@ -46,7 +46,7 @@ def admit_requests(guard: Guard, use: InstanceUse) -> Middleware:
         # First of all: an unauthenticated client must not learn which paths exist.
         request[CALLER] = await guard.authorize(request, op.scope)
         if op.scope is not None and (admitted := ORIGIN.get()):
-            ORIGIN.set(admitted._replace(stranger=""))
+            ORIGIN.set(admitted._replace(unauthenticated=""))
         check_head(request)
         if op.scope is None:
             return await in_chunks(request, await handler(request))

@@ -44,7 +44,7 @@ def set_context(origins: Origins, connection: Callable[[], str]) -> Middleware:
         address = request[ADDRESS] = origins.address(request)
         request_id = _request_id(request)
         traceparent = request.get(TRACEPARENT) or request.headers.get(_TRACEPARENT)
-        ORIGIN.set(origin(request_id, traceparent)._replace(stranger=address))
+        ORIGIN.set(origin(request_id, traceparent)._replace(unauthenticated=address))
         headers = request[RESPONSE_HEADERS] = {**HEADERS, REQUEST_ID: request_id}
         if origins.pages:
             headers.update(origins.shared_with(request))

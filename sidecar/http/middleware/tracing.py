@@ -19,7 +19,7 @@ def trace_requests(tracer: Tracing) -> Middleware:
         with tracer.request(request.method, request.path, route, request.headers) as span:
             request[TRACEPARENT] = span.traceparent
             response = await handler(request)
-            span.answered(response.status)
+            span.set_status(response.status)
             return response
 
     return middleware

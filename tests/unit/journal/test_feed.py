@@ -263,7 +263,7 @@ class Recorded(EventStream):
     """A stream that records the names of its events."""
 
     def __init__(self) -> None:
-        super().__init__(StreamLimits(60.0, 60.0, Instruments().dropped, LoopClock()))
+        super().__init__(StreamLimits(60.0, 60.0, Instruments().count_dropped_stream, LoopClock()))
         self.names: list[str] = []
 
     async def push(self, data: bytes) -> None:
@@ -294,7 +294,9 @@ async def test_a_stream_that_reads_between_commit_and_publication_misses_nothing
         assert committed.wait(5)  # the event loop, blocked here, has not seen the result
         stream, position = Recorded(), store.position
         following = asyncio.create_task(
-            Events(store, feed, StreamLimits(60.0, 60.0, Instruments().dropped, LoopClock()))._follow_job(stream, 1, 0)
+            Events(store, feed, StreamLimits(60.0, 60.0, Instruments().count_dropped_stream, LoopClock()))._follow_job(
+                stream, 1, 0
+            )
         )
         await asyncio.sleep(0)
         assert store.position == position

@@ -1,4 +1,4 @@
-"""Lines of the log are bounded, and what is left out is counted."""
+"""Limits of log lines, the counts of dropped lines, and the format of lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from sidecar.telemetry import logs
-from sidecar.telemetry.log_budget import ALL, SAME, STRANGER, STRANGERS, LogBudget
+from sidecar.telemetry.log_budget import ALL, REFUSED, REFUSED_CLIENT, REPEATED, LogBudget
 from sidecar.telemetry.logs import ORIGIN, Origin
 
 
@@ -31,77 +31,77 @@ def clock() -> Clock:
 
 @pytest.fixture
 def budget(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> LogBudget:
-    found = LogBudget(clock)
-    monkeypatch.setattr(logs, "BUDGET", found)
-    return found
+    budget = LogBudget(clock)
+    monkeypatch.setattr(logs, "BUDGET", budget)
+    return budget
 
 
-def spend(number: int, name: str = "info", **fields: Any) -> int:
-    """Return how many lines of so many are written."""
+def write(number: int, name: str = "info", **fields: Any) -> int:
+    """Return how many of a number of lines are written."""
     written = 0
     for _ in range(number):
         try:
-            logs._spend(None, name, {"event": "request", **fields})
+            logs._limit(None, name, {"event": "request", **fields})
         except structlog.DropEvent:
             continue
         written += 1
     return written
 
 
-def test_of_one_address(budget: LogBudget, clock: Clock) -> None:
-    assert spend(1000, status=401, address="192.0.2.1") == STRANGER.once
-    assert spend(10, status=401, address="192.0.2.2") == 10
+def test_limit_of_one_address(budget: LogBudget, clock: Clock) -> None:
+    assert write(1000, status=401, address="192.0.2.1") == REFUSED_CLIENT.burst
+    assert write(10, status=401, address="192.0.2.2") == 10
     clock.now += 2
-    assert spend(1000, status=401, address="192.0.2.1") == 2 * STRANGER.second
+    assert write(1000, status=401, address="192.0.2.1") == 2 * REFUSED_CLIENT.per_second
 
 
-def test_of_an_address_of_ipv6(budget: LogBudget) -> None:
-    written = sum(spend(1, status=403, address=f"2001:db8::{n:x}") for n in range(1000))
-    assert written == STRANGER.once
+def test_limit_of_an_ipv6_network(budget: LogBudget) -> None:
+    written = sum(write(1, status=403, address=f"2001:db8::{n:x}") for n in range(1000))
+    assert written == REFUSED_CLIENT.burst
 
 
-def test_of_all_addresses(budget: LogBudget) -> None:
-    written = sum(spend(1, status=429, address=f"192.0.{n // 250}.{n % 250}") for n in range(2000))
-    assert written == STRANGERS.once
+def test_limit_of_all_addresses(budget: LogBudget) -> None:
+    written = sum(write(1, status=429, address=f"192.0.{n // 250}.{n % 250}") for n in range(2000))
+    assert written == REFUSED.burst
 
 
-def test_before_a_caller_is_let_in_every_line_is_a_strangers(budget: LogBudget) -> None:
-    token = ORIGIN.set(Origin("1", stranger="192.0.2.1"))
+def test_lines_of_a_request_that_is_not_admitted_yet(budget: LogBudget) -> None:
+    token = ORIGIN.set(Origin("1", unauthenticated="192.0.2.1"))
     try:
-        assert spend(1000, status=400) == STRANGER.once
+        assert write(1000, status=400) == REFUSED_CLIENT.burst
     finally:
         ORIGIN.reset(token)
 
 
-def test_of_callers_who_are_let_in(budget: LogBudget) -> None:
-    assert spend(2 * int(ALL.once), status=200) == ALL.once
+def test_limit_of_admitted_requests(budget: LogBudget) -> None:
+    assert write(2 * int(ALL.burst), status=200) == ALL.burst
 
 
 @pytest.mark.parametrize("name", ["warning", "error", "exception", "critical"])
-def test_of_one_error(budget: LogBudget, name: str) -> None:
-    assert spend(1000, name, event="a request failed", error="a") == SAME.once
-    assert spend(1, name, event="another") == 1
+def test_limit_of_a_repeated_error(budget: LogBudget, name: str) -> None:
+    assert write(1000, name, event="a request failed", error="a") == REPEATED.burst
+    assert write(1, name, event="another") == 1
 
 
-def test_of_what_libraries_say(budget: LogBudget) -> None:
-    """Each of their lines may be another text: they count by their logger."""
-    written = sum(spend(1, "error", event=f"Exception in callback <Handle {n}>", logger="asyncio") for n in range(1000))
-    assert written == SAME.once
+def test_limit_of_a_library(budget: LogBudget) -> None:
+    """Each line may have another text: they are counted by their logger."""
+    written = sum(write(1, "error", event=f"Exception in callback <Handle {n}>", logger="asyncio") for n in range(1000))
+    assert written == REPEATED.burst
 
 
-def test_a_change_that_was_made_is_always_in_the_audit(budget: LogBudget) -> None:
-    spend(2 * int(ALL.once), status=200)
-    assert spend(10_000, event="audit", outcome="done") == 10_000
-    assert spend(10, event="audit", outcome="failed") == 0
+def test_audit_lines_of_changes_are_never_dropped(budget: LogBudget) -> None:
+    write(2 * int(ALL.burst), status=200)
+    assert write(10_000, event="audit", outcome="done") == 10_000
+    assert write(10, event="audit", outcome="failed") == 0
 
 
-def test_what_is_left_out_is_counted(budget: LogBudget, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    spend(100, status=401, address="192.0.2.1")
-    spend(30, "error", event="it failed")
-    assert budget.due() == {}
+def test_dropped_lines_are_counted(budget: LogBudget, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    write(100, status=401, address="192.0.2.1")
+    write(30, "error", event="it failed")
+    assert budget.take_dropped() == {}
     clock.now += 10
-    assert budget.due() == {"request": 50, "other": 10}
-    assert budget.due(now=True) == {}
+    assert budget.take_dropped() == {"request": 50, "other": 10}
+    assert budget.take_dropped(now=True) == {}
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_what_is_left_out_is_counted(budget: LogBudget, clock: Clock, capsys: py
     ["\x7f", "\x85\x9b31m", "\u202eevil", "\u2028", "\ufeff", "\u200b", "\x1b[2J", "\n", "\ud800", "\U000e0001"],
     ids=ascii,
 )
-def test_what_would_change_the_look_of_a_line(text: str) -> None:
-    """A reader's terminal shows JSON as it is, and so it is escaped, as JSON may be: to a program it is the same."""
+def test_control_characters_are_escaped(text: str) -> None:
+    """A terminal shows JSON as it is; to a program the escaped text is the same."""
     fields = {"event": f"a{text}b", "details": {"name": text}}
     line = logs._json(fields)
     assert line.isprintable()
@@ -118,11 +118,11 @@ def test_what_would_change_the_look_of_a_line(text: str) -> None:
         assert json.loads(line) == fields
 
 
-def test_text_of_people_is_left_as_it_is() -> None:
+def test_printable_text_is_not_escaped() -> None:
     assert "Grüße 🥞 ƒ2oU" in logs._json({"event": "Grüße 🥞 ƒ2oU"})
 
 
-def test_what_cannot_be_written_as_json() -> None:
+def test_values_that_json_cannot_represent() -> None:
     deep: Any = []
     for _ in range(5000):
         deep = [deep]
@@ -138,16 +138,16 @@ def test_long_values_are_shortened() -> None:
     assert len(traceback["exception"]) <= 8000
 
 
-def test_a_traceback_begins_no_line_of_its_own() -> None:
-    """An error's text may be what a caller has sent."""
+def test_a_traceback_starts_no_line_of_its_own() -> None:
+    """The text of an error may contain input of a caller."""
     forged = "2026-01-01T00:00:00Z [info     ] stop"
     fields = logs._on_one_line(None, "error", {"event": "a", "exception": f"Traceback\nValueError: x\n{forged}\x1b[2J"})
     assert not [line for line in fields["exception"].splitlines() if not re.match(r"  \| ", line)]
     assert "\x1b" not in fields["exception"]
 
 
-#: What Python itself writes to standard error: of threads, of finalizers, of warnings, of loggers used wrongly.
-_OTHERS = """
+#: Writes of Python itself to standard error: by threads, finalizers, warnings and wrong log calls.
+_PYTHON_ERRORS = """
 import logging, threading, warnings
 from sidecar.telemetry import logs
 from sidecar.config.telemetry import TelemetryOptions
@@ -168,18 +168,20 @@ for number in range(200):
 """
 
 
-def test_what_python_writes_by_itself() -> None:
-    done = subprocess.run([sys.executable, "-W", "always", "-c", _OTHERS], capture_output=True, text=True, timeout=60)
+def test_output_of_python_is_logged() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", _PYTHON_ERRORS], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert {line["event"] for line in lines} >= {"an error could not be raised", "a thread has died", "%s %s"}
     assert any("text 0" in line["event"] for line in lines)
-    assert len(lines) < 4 * (SAME.once + 20)
+    assert len(lines) < 4 * (REPEATED.burst + 20)
 
 
-@pytest.mark.parametrize(("options", "kept"), [((), 0), (("-W", "default"), 100)])
-def test_no_text_of_a_warning_is_kept(options: tuple[str, ...], kept: int) -> None:
-    """Unless the options of Python ask for warnings."""
+@pytest.mark.parametrize(("options", "stored"), [((), 0), (("-W", "default"), 100)])
+def test_texts_of_warnings_are_not_stored(options: tuple[str, ...], stored: int) -> None:
+    """Unless the options of Python enable warnings."""
     script = """
 import sys, types, warnings
 import sidecar.__main__ as program
@@ -191,5 +193,5 @@ program.main()
 print(sum(isinstance(key, tuple) for key in globals().get("__warningregistry__", ())))
 """
     done = subprocess.run([sys.executable, *options, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout == f"{kept}\n", done.stderr
-    assert bool(done.stderr) == bool(kept)
+    assert done.stdout == f"{stored}\n", done.stderr
+    assert bool(done.stderr) == bool(stored)

@@ -1,4 +1,4 @@
-"""Dashboard, rules and example speak of metrics that there are, and the rules do what they say."""
+"""The dashboard, rules and example use existing metrics, and the rules fire as documented."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_the_dashboard_can_be_imported() -> None:
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
     for panel in panels:
-        place = panel["gridPos"]
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not cells & taken, f"{panel['title']} lies on another"
-        assert place["x"] + place["w"] <= 24
+        grid = panel["gridPos"]
+        cells = {(grid["x"] + x, grid["y"] + y) for x in range(grid["w"]) for y in range(grid["h"])}
+        assert not cells & taken, f"{panel['title']} overlaps another panel"
+        assert grid["x"] + grid["w"] <= 24
         taken |= cells
     for panel in panels:
         if panel["type"] != "row":
@@ -48,7 +48,7 @@ def test_the_dashboard_can_be_imported() -> None:
             assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
-def test_every_metric_is_shown_and_every_one_that_is_shown_is_there() -> None:
+def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     shown = {name for _, expression in dashboard.queries() for name in _NAME.findall(expression)}
     assert shown - known() == set()
     assert {metric.name for metric in TABLE if metric.part != "users"} - {
@@ -60,7 +60,7 @@ def test_every_metric_is_shown_and_every_one_that_is_shown_is_there() -> None:
 def test_a_rule(rule: dict[str, Any]) -> None:
     names = set(_NAME.findall(rule["expr"]))
     assert names - known() == set()
-    # Each selector has what the chart narrows to its release.
+    # The chart narrows this matcher of each selector to its release.
     selectors = re.findall(r"{([^}]*)}", rule["expr"])
     assert selectors
     assert all(selector.startswith('job=~".+"') for selector in selectors)
@@ -81,11 +81,11 @@ def test_promtool(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_alert_is_tested_both_ways() -> None:
+def test_every_alert_has_a_test_that_fires_and_one_that_does_not() -> None:
     tests = yaml.safe_load((ROOT / "tests/rules/test.yaml").read_text())["tests"]
     fired = {case["alertname"] for each in tests for case in each.get("alert_rule_test", ()) if case["exp_alerts"]}
     assert fired == {rule["alert"] for rule in rules() if "alert" in rule}
-    # What a test expects of an alert is all that fires at that time: other series stand beside it, and do not.
+    # A test lists all alerts that fire at a time: other series beside them do not fire.
     for each in tests:
         for case in each.get("alert_rule_test", ()):
             assert len(each["input_series"]) > len(case["exp_alerts"]), each["name"]
@@ -99,7 +99,7 @@ def test_the_autoscalers_query_is_a_recording_rule() -> None:
     assert example["spec"]["scaleTargetRef"]["kind"] == "MiniCluster"
 
 
-def test_links_of_the_documents_lead_somewhere() -> None:
+def test_links_of_the_documents_have_targets() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
