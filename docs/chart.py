@@ -1,8 +1,10 @@
-"""The README of the Helm chart: its table is made from values.schema.json and values.yaml."""
+"""Write the README of the Helm chart and the comments of its values.yaml, from values.schema.json."""
 
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,21 +17,59 @@ _HEAD = """# Helm chart flux-sidecar
 
 <!-- Made from values.schema.json and values.yaml by `make docs`; do not edit. -->
 
-A Flux cluster with the REST API beside its lead broker. How to install it, and what the workloads and modes are:
-[docs/kubernetes.md](../../docs/kubernetes.md). A value that is not in this table is refused.
+A Flux cluster with a REST API beside its lead broker: a MiniCluster of the Flux Operator, or a plain Indexed Job.
+
+```sh cluster
+helm install science helm/flux-sidecar --set image.repository=localhost/flux-sidecar --set size=3
+```
+
+`helm install` prints the next steps. [docs/kubernetes.md](../../docs/kubernetes.md) describes workloads and modes,
+authentication, network, monitoring, upgrades and troubleshooting; the [tutorial](../../docs/tutorial.md) begins without a
+cluster. The chart refuses values that are not in this table, contradict each other, or would have no effect.
 
 """
+_VALUES_HEAD = """# Values of the chart. The comments are made from values.schema.json by `make docs`, as is the table in README.md.
+"""
+_WIDTH = 120
 
 
 def page() -> str:
     """Return the whole README."""
-    schema = json.loads((CHART / "values.schema.json").read_text())
+    schema = _schema()
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
-    del schema["properties"]["global"]
     rows = [
         f"| `{'.'.join(path)}` | {_default(value)} | {text} |\n" for path, value, text in _rows(schema, defaults, ())
     ]
-    return _HEAD + "| value | default | what it is |\n|---|---|---|\n" + "".join(rows)
+    return _HEAD + "| value | default | meaning |\n|---|---|---|\n" + "".join(rows)
+
+
+def values() -> str:
+    """Return values.yaml with a comment for each value; the values are those that it has."""
+    lines = [line for line in (CHART / "values.yaml").read_text().splitlines() if not line.lstrip().startswith("#")]
+    properties = _schema()["properties"]
+    rows, group = [_VALUES_HEAD], ""
+    for line in filter(None, lines):
+        match = re.match(r"(  )?(\w+):", line)
+        if match and not match[1]:
+            group = match[2]
+            rows.append(f"\n{_comment(properties[group], '')}{line}\n")
+        elif match and match[2] in properties[group].get("properties", {}):
+            rows.append(f"{_comment(properties[group]['properties'][match[2]], '  ')}{line}\n")
+        else:
+            rows.append(f"{line}\n")
+    return "".join(rows)
+
+
+def _schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+    del schema["properties"]["global"]
+    return schema
+
+
+def _comment(each: dict[str, Any], indent: str) -> str:
+    start = f"{indent}# "
+    lines = textwrap.wrap(_words(each), _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _rows(schema: dict[str, Any], values: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, str]]:
@@ -41,9 +81,10 @@ def _rows(schema: dict[str, Any], values: Any, path: tuple[str, ...]) -> Iterato
 
 
 def _words(each: dict[str, Any]) -> str:
-    kinds = [f"`{value}`" for value in each.get("enum", ())]
+    """Return the description, with the choices unless it names them."""
+    kinds = [f"`{value}`" if value else "empty" for value in each.get("enum", ())]
     text = str(each["description"])
-    return text if not kinds or all(kind in text for kind in kinds) else f"{text} {', '.join(kinds)}."
+    return text if not kinds or all(kind in text for kind in kinds) else f"{text} One of {', '.join(kinds)}."
 
 
 def _default(value: Any) -> str:
@@ -51,5 +92,10 @@ def _default(value: Any) -> str:
 
 
 def main() -> None:
-    """Write it."""
+    """Write both."""
     (CHART / "README.md").write_text(page())
+    (CHART / "values.yaml").write_text(values())
+
+
+if __name__ == "__main__":
+    main()

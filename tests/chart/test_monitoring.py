@@ -191,7 +191,7 @@ def test_who_may_scrape() -> None:
         (monitor("PodMonitor", port=5000), "metrics.port"),
         ({"metrics": {"from": [{"podSelector": {}}]}, "networkPolicy": {"enabled": False}}, "networkPolicy.enabled"),
         (monitor("Probe"), "monitor"),
-        (monitor("PodMonitor", port=9090), "lets nobody reach metrics.port (9090): set metrics.from"),
+        (monitor("PodMonitor", port=9090), "allows no peer to reach metrics.port (9090): set metrics.from"),
     ],
 )
 def test_what_cannot_work_is_refused(values: dict[str, Any], text: str) -> None:

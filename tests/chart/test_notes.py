@@ -87,10 +87,10 @@ def test_the_way_from_outside(chart: Path) -> None:
     assert "*." not in text
     parents = [{"name": "gateway"}]
     text = notes(chart, {"httpRoute": {"enabled": True, "hostnames": ["flux.example.org"], "parentRefs": parents}})
-    assert "From outside, by the Gateway's listener: flux.example.org\n" in text
+    assert "From outside, through the Gateway's listener: flux.example.org\n" in text
     for kind in ("NodePort", "LoadBalancer"):
         text = notes(chart, {"service": {"type": kind}})
-        assert f"From outside, by its {kind}: kubectl -n lab get service flux-api -o wide\n" in text
+        assert f"From outside, through its {kind}: kubectl -n lab get service flux-api -o wide\n" in text
         assert ("server.environment.FLUX_SIDECAR_ALLOWED_HOSTS" in text) == (kind == "LoadBalancer")
     assert "From outside" not in notes(chart, {})
 
@@ -123,6 +123,6 @@ def test_what_has_ended_does_not_start(chart: Path) -> None:
     extra.unlink()
     assert done.returncode == 0, done.stderr
     said = next(str(each["notes"]) for each in yaml.safe_load_all(done.stdout) if each and each["kind"] == "Ended")
-    assert "The Job science is Complete: its instance has ended, and an upgrade begins no other one" in said
+    assert "The Job science is Complete: its instance has ended, and an upgrade does not start another one" in said
     assert "helm -n lab uninstall flux\n" in said
     assert "kubectl -n lab describe job science" in said

@@ -75,15 +75,15 @@ def test_what_a_living_release_takes(chart: Path, before: dict[str, Any], after:
 )
 def test_what_it_cannot_take_is_named(chart: Path, before: dict[str, Any], after: dict[str, Any], name: str) -> None:
     said = upgrade(chart, before, after)
-    assert f"its pods are made once: an upgrade cannot change {name}. Give the values that it has" in said
-    assert "--reuse-values does for those that are left out" in said
+    assert f"its pods cannot be changed: an upgrade cannot change {name}. Use its current values" in said
+    assert "--reuse-values does so for values that you leave out" in said
 
 
 def test_what_makes_other_pods_is_blamed_on_the_chart_where_that_is_another(chart: Path) -> None:
     said = upgrade(chart, {}, {}, pods="another", chart="0.0.9")
-    assert "made by chart 0.0.9, and this chart (0.1.0) would make others" in said
+    assert "chart 0.0.9 made them, and this chart (0.1.0) would make different ones" in said
     said = upgrade(chart, {}, {}, pods="another")
-    assert "by a value that shapes the pods" in said
+    assert "because of a value that affects pods" in said
     assert "0.1.0" not in said
 
 

@@ -113,7 +113,7 @@ def test_an_upgrade_that_a_living_release_cannot_take(install: Install, shape: S
     )
     done = cluster.try_upgrade(other)
     assert done.returncode != 0
-    assert "would make others" in done.stderr
+    assert "would make different ones" in done.stderr
     cluster.upgrade(service={"annotations": {"example.com/changed": "yes"}})
     assert [cluster.pod(index) for index in range(2)] == pods
     assert cluster.ask(f"/v1/jobs/{job}")["state"] == "RUN"

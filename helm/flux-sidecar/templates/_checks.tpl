@@ -1,10 +1,10 @@
 {{/*
-What the chart refuses, before anything is created.
+Checks that refuse values before anything is created.
 
   flux-sidecar.check              refuses names and values that cannot work, contradict each other, or would do nothing
-  flux-sidecar.checkUpgrade       refuses values that a release which is installed cannot take
-  flux-sidecar.checkChanges       … by what was recorded of it
-  flux-sidecar.checkClaim         refuses values that a claim which was kept cannot take
+  flux-sidecar.checkUpgrade       refuses values that an installed release cannot change to
+  flux-sidecar.checkChanges       the same, compared with what was recorded
+  flux-sidecar.checkClaim         refuses values that a kept claim cannot change to
   flux-sidecar.fixed              the values that reach pods, as JSON
   flux-sidecar.pods               a digest of what the pods are made from
 */}}
@@ -23,13 +23,13 @@ What the chart refuses, before anything is created.
 {{- include "flux-sidecar.checkAuth" . }}
 {{- $job := eq .Values.workload "job" }}
 {{- if and $job (ne .Values.mode "sidecar") }}
-{{- fail "mode launcher needs workload minicluster: a plain Job has the server beside the broker" }}
+{{- fail "mode launcher needs workload minicluster: in a plain Job the server always runs beside the broker" }}
 {{- end }}
 {{- if and $job (or .Values.maxSize .Values.minSize) }}
-{{- fail "maxSize and minSize need workload minicluster: a plain Job keeps its size" }}
+{{- fail "maxSize and minSize need workload minicluster: the size of a plain Job is fixed" }}
 {{- end }}
 {{- if and .Values.flux.view (or $job (eq .Values.mode "launcher")) }}
-{{- fail "flux.view needs workload minicluster and mode sidecar: anywhere else Flux has to be in application.image" }}
+{{- fail "flux.view needs workload minicluster and mode sidecar: otherwise Flux must be in application.image" }}
 {{- end }}
 {{- if and (not $job) .Values.flux.cores }}
 {{- fail "flux.cores needs workload job: the Flux Operator counts the cores of a pod itself" }}
@@ -38,20 +38,20 @@ What the chart refuses, before anything is created.
 {{- fail "maxSize is less than size" }}
 {{- end }}
 {{- if gt (int .Values.minSize) (int .Values.size) }}
-{{- fail "minSize is more than size: there would never be a quorum" }}
+{{- fail "minSize is greater than size: the instance would never reach its quorum" }}
 {{- end }}
 {{- $metrics := .Values.metrics }}
 {{- if and $metrics.monitor (not $metrics.open) (not .Values.auth.token) (not $metrics.existingSecret) }}
-{{- fail "metrics.monitor without auth.token needs metrics.existingSecret, whose token may read, or metrics.open" }}
+{{- fail "metrics.monitor without auth.token needs metrics.existingSecret (a token with the scope read) or metrics.open" }}
 {{- end }}
 {{- if and $metrics.existingSecret (or $metrics.open (not $metrics.monitor)) }}
-{{- fail "metrics.existingSecret is what a monitor sends: set metrics.monitor, and not metrics.open" }}
+{{- fail "metrics.existingSecret is used only by a monitor that sends a token: set metrics.monitor, and do not set metrics.open" }}
 {{- end }}
 {{- if and $metrics.from (not .Values.networkPolicy.enabled) }}
-{{- fail "metrics.from does nothing unless networkPolicy.enabled is true: set that, or leave it out" }}
+{{- fail "metrics.from has no effect unless networkPolicy.enabled is true: set that, or leave it out" }}
 {{- end }}
 {{- if and $metrics.monitor $metrics.port .Values.networkPolicy.enabled (not $metrics.from) }}
-{{- fail (printf "metrics.monitor: the NetworkPolicy lets nobody reach metrics.port (%d): set metrics.from to where Prometheus is, as in metrics.from[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=monitoring" (int $metrics.port)) }}
+{{- fail (printf "metrics.monitor: the NetworkPolicy allows no peer to reach metrics.port (%d): set metrics.from to the peers of Prometheus, for example metrics.from[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=monitoring" (int $metrics.port)) }}
 {{- end }}
 {{- end }}
 
@@ -78,22 +78,22 @@ httpRoute: [enabled, annotations, parentRefs, hostnames]
 test: [timeoutSeconds]
 {{- end }}
 
-{{/* A value that is null has no default either, and a template that reads it fails with words about pointers. */}}
+{{/* A null value removes the default too; a template that reads it would fail with an error about pointers. */}}
 {{- define "flux-sidecar.checkNull" -}}
 {{- $values := .Values }}
 {{- range $group, $names := include "flux-sidecar.names" . | fromYaml }}
 {{- $in := ternary (get $values $group) $values (ne $group "") }}
 {{- range $names }}
 {{- if or (not (hasKey $in .)) (kindIs "invalid" (index $in .)) }}
-{{- fail (printf "%s: must not be empty (null): leave the key out, and it has its default. With --reuse-values, the values of another version of the chart: give --reset-then-reuse-values" (ternary (printf "%s.%s" $group .) . (ne $group ""))) }}
+{{- fail (printf "%s: must not be empty (null): leave the key out to use its default. If --reuse-values took the values of another chart version, use --reset-then-reuse-values" (ternary (printf "%s.%s" $group .) . (ne $group ""))) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* Who sets a value wants what it says. */}}
+{{/* Refuse values that would have no effect. */}}
 {{- define "flux-sidecar.checkIdle" -}}
-{{- $idle := "%s does nothing unless %s: %s, or leave it out" }}
+{{- $idle := "%s has no effect unless %s: %s, or leave it out" }}
 {{- $store := .Values.store }}
 {{- range $name := list "existingClaim" "storageClass" }}
 {{- if and (get $store $name) (not $store.enabled) }}
@@ -107,17 +107,17 @@ test: [timeoutSeconds]
 {{- fail (printf $idle "networkPolicy.from" "networkPolicy.enabled is true" "set that") }}
 {{- end }}
 {{- if and .Values.ingress.hosts (not .Values.ingress.enabled) }}
-{{- fail (printf $idle "ingress.hosts" "ingress.enabled is true" "set that, or for an Ingress of your own server.environment.FLUX_SIDECAR_ALLOWED_HOSTS") }}
+{{- fail (printf $idle "ingress.hosts" "ingress.enabled is true" "set that, or for your own Ingress set server.environment.FLUX_SIDECAR_ALLOWED_HOSTS") }}
 {{- end }}
 {{- if and .Values.httpRoute.hostnames (not .Values.httpRoute.enabled) }}
-{{- fail (printf $idle "httpRoute.hostnames" "httpRoute.enabled is true" "set that, or for a route of your own server.environment.FLUX_SIDECAR_ALLOWED_HOSTS") }}
+{{- fail (printf $idle "httpRoute.hostnames" "httpRoute.enabled is true" "set that, or for your own route set server.environment.FLUX_SIDECAR_ALLOWED_HOSTS") }}
 {{- end }}
 {{- if and (ne .Values.clusterDomain "cluster.local") (ne .Values.workload "job") }}
-{{- fail (printf $idle "clusterDomain" "workload is job" "the Flux Operator knows cluster.local alone: set that") }}
+{{- fail (printf $idle "clusterDomain" "workload is job" "the Flux Operator supports only cluster.local: set that") }}
 {{- end }}
 {{- end }}
 
-{{/* "true" if who may reach the API is as the chart has it: the pods of the namespace. */}}
+{{/* "true" if networkPolicy.from is the default: the pods of the namespace. */}}
 {{- define "flux-sidecar.fromIsDefault" -}}
 {{- if eq (toJson .Values.networkPolicy.from) "[{\"podSelector\":{}}]" }}true{{ end }}
 {{- end }}
@@ -127,60 +127,60 @@ test: [timeoutSeconds]
 {{- $name := .Values.nameOverride | default .Release.Name }}
 {{- $help := "choose another release name, or set nameOverride" }}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
-{{- fail (printf "the name %q cannot be that of a Service and of hosts: use lower-case letters, digits and '-', beginning with a letter; %s" $name $help) }}
+{{- fail (printf "the name %q is not valid for Services and hosts: use lower-case letters, digits and '-', beginning with a letter; %s" $name $help) }}
 {{- end }}
 {{- if gt (len $name) 48 }}
-{{- fail (printf "the name %q has %d characters, and can have 48: the names of pods and Services are made from it; %s" $name (len $name) $help) }}
+{{- fail (printf "the name %q has %d characters; at most 48 are allowed, because names of pods and Services are made from it; %s" $name (len $name) $help) }}
 {{- end }}
 {{- end }}
 
 {{- define "flux-sidecar.checkPorts" -}}
 {{- $port := int .Values.metrics.port }}
 {{- if and $port (lt $port 1024) }}
-{{- fail (printf "metrics.port: %d is for root alone, and the server runs as the user %v: use 1024 or more" $port .Values.uid) }}
+{{- fail (printf "metrics.port: only root can listen on %d, and the server runs as user %v: use 1024 or more" $port .Values.uid) }}
 {{- end }}
 {{- range $name, $each := dict "server.port" .Values.server.port "metrics.port" .Values.metrics.port }}
 {{- if eq (int $each) 8050 }}
-{{- fail (printf "%s: 8050 is the port by which the brokers speak to each other: use another one" $name) }}
+{{- fail (printf "%s: 8050 is the port of the brokers' overlay network: use another one" $name) }}
 {{- end }}
 {{- end }}
 {{- if eq $port (int .Values.server.port) }}
-{{- fail (printf "metrics.port: %d is server.port: use another one, or 0 to have metrics there too" $port) }}
+{{- fail (printf "metrics.port: %d is also server.port: use another one, or 0 to serve metrics on server.port" $port) }}
 {{- end }}
 {{- if eq $port (int .Values.service.port) }}
-{{- fail (printf "metrics.port: %d is service.port, and the Service has both: use another one" $port) }}
+{{- fail (printf "metrics.port: %d is also service.port, and the Service has both: use another one" $port) }}
 {{- end }}
 {{- end }}
 
-{{/* A name that is none is an image that is never pulled. One that names no version is another image tomorrow. */}}
+{{/* An invalid name is an image that is never pulled. A name without a version may be another image tomorrow. */}}
 {{- define "flux-sidecar.checkImages" -}}
 {{- $repository := .Values.image.repository }}
 {{- include "flux-sidecar.checkImage" (list "image.repository" $repository) }}
 {{- if not $repository }}
-{{- fail "image.repository: name the image, as in REGISTRY/flux-sidecar" }}
+{{- fail "image.repository: name the image, for example REGISTRY/flux-sidecar" }}
 {{- end }}
 {{- if contains "@" $repository }}
-{{- fail (printf "image.repository: %q has a digest: write that into image.digest" $repository) }}
+{{- fail (printf "image.repository: %q has a digest: move it to image.digest" $repository) }}
 {{- end }}
 {{- if contains ":" (base $repository) }}
-{{- fail (printf "image.repository: %q has a tag: write %q, and the tag into image.tag" $repository (regexReplaceAll ":[^:/]*$" $repository "")) }}
+{{- fail (printf "image.repository: %q has a tag: use %q, and move the tag to image.tag" $repository (regexReplaceAll ":[^:/]*$" $repository "")) }}
 {{- end }}
 {{- with .Values.image.tag }}
 {{- if eq . "latest" }}
-{{- fail "image.tag: \"latest\" is another image tomorrow, and pods would differ: name a version" }}
+{{- fail "image.tag: \"latest\" may be another image tomorrow, and pods would differ: use a version" }}
 {{- end }}
 {{- if not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$" .) }}
-{{- fail (printf "image.tag: %q is no tag: use letters, digits, '.', '-' and '_', 128 at most" .) }}
+{{- fail (printf "image.tag: %q is not a tag: use letters, digits, '.', '-' and '_', at most 128" .) }}
 {{- end }}
 {{- end }}
 {{- range $name, $image := dict "application.image" .Values.application.image "flux.view" .Values.flux.view }}
 {{- if $image }}
 {{- include "flux-sidecar.checkImage" (list $name $image) }}
 {{- if not (or (contains "@" $image) (contains ":" (base $image))) }}
-{{- fail (printf "%s: %q has no tag, which is the tag \"latest\": name a version, as in %s:1.0" $name $image $image) }}
+{{- fail (printf "%s: %q has no tag, which means \"latest\": use a version, for example %s:1.0" $name $image $image) }}
 {{- end }}
 {{- if hasSuffix ":latest" $image }}
-{{- fail (printf "%s: %q is another image tomorrow, and pods would differ: name a version" $name $image) }}
+{{- fail (printf "%s: %q may be another image tomorrow, and pods would differ: use a version" $name $image) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -190,17 +190,17 @@ test: [timeoutSeconds]
 {{- $value := index . 0 }}
 {{- $image := index . 1 }}
 {{- if contains "://" $image }}
-{{- fail (printf "%s: %q has a scheme: write %q" $value $image (regexReplaceAll "^.*://" $image "")) }}
+{{- fail (printf "%s: %q has a scheme: use %q" $value $image (regexReplaceAll "^.*://" $image "")) }}
 {{- end }}
 {{- if regexMatch "\\s" $image }}
-{{- fail (printf "%s: %q has spaces: write the name alone" $value $image) }}
+{{- fail (printf "%s: %q has spaces: use the name only" $value $image) }}
 {{- end }}
 {{- $name := regexReplaceAll "(@.*|:[^:/]*)$" $image "" }}
 {{- if ne $name (lower $name) }}
-{{- fail (printf "%s: %q has upper-case letters, which the name of an image cannot have: write %q" $value $image (replace $name (lower $name) $image)) }}
+{{- fail (printf "%s: %q has upper-case letters, which image names cannot have: use %q" $value $image (replace $name (lower $name) $image)) }}
 {{- end }}
 {{- if and $image (not (regexMatch "^[a-z0-9]([-a-zA-Z0-9._:/@]*[a-zA-Z0-9_])?$" $image)) }}
-{{- fail (printf "%s: %q is no name of an image: write it as REGISTRY/NAME" $value $image) }}
+{{- fail (printf "%s: %q is not an image name: use REGISTRY/NAME" $value $image) }}
 {{- end }}
 {{- end }}
 
@@ -212,7 +212,7 @@ test: [timeoutSeconds]
 {{- mulf (trimSuffix $suffix $text | float64) (get $factors $suffix) }}
 {{- end }}
 
-{{/* The API server refuses a pod that requests more than its limit. With a Job or an operator in between, no error says so. */}}
+{{/* The API server refuses a pod that requests more than its limit. A Job or an operator in between hides that error. */}}
 {{- define "flux-sidecar.checkResources" -}}
 {{- range $name, $resources := dict "application" .Values.application.resources "server" .Values.server.resources "flux" .Values.flux.resources }}
 {{- $requests := $resources.requests | default dict }}
@@ -220,37 +220,37 @@ test: [timeoutSeconds]
 {{- range $kind, $each := dict "requests" $requests "limits" $limits }}
 {{- range $resource := list "memory" "ephemeral-storage" }}
 {{- if regexMatch "[num]$" (get $each $resource | toString) }}
-{{- fail (printf "%s.resources.%s.%s: %v is a part of a byte: write it with M or Mi, as in 400M" $name $kind $resource (get $each $resource)) }}
+{{- fail (printf "%s.resources.%s.%s: %v is a fraction of a byte: use M or Mi, for example 400M" $name $kind $resource (get $each $resource)) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- range $resource, $request := $requests }}
 {{- if and (regexMatch "/|^hugepages-" $resource) (not (hasKey $limits $resource)) }}
-{{- fail (printf "%s.resources: %s is requested without a limit, so that no pod could be created: set %s.resources.limits.%s to %v" $name $resource $name $resource $request) }}
+{{- fail (printf "%s.resources: %s is requested without a limit, so no pod could be created: set %s.resources.limits.%s to %v" $name $resource $name $resource $request) }}
 {{- end }}
 {{- end }}
 {{- range $resource, $limit := $limits }}
 {{- $whole := regexMatch "/|^hugepages-" $resource }}
 {{- $amount := include "flux-sidecar.quantity" $limit | float64 }}
 {{- if and (contains "/" $resource) (ne $amount (floor $amount)) }}
-{{- fail (printf "%s.resources: the limit of %s (%v) has to be a whole number: no pod could be created" $name $resource $limit) }}
+{{- fail (printf "%s.resources: the limit of %s (%v) must be a whole number, or no pod could be created" $name $resource $limit) }}
 {{- end }}
 {{- if and (hasPrefix "hugepages-" $resource) (not (or (hasKey $limits "cpu") (hasKey $limits "memory") (hasKey $requests "cpu") (hasKey $requests "memory"))) }}
-{{- fail (printf "%s.resources: %s needs cpu or memory beside it: set %s.resources.limits.memory" $name $resource $name) }}
+{{- fail (printf "%s.resources: %s also needs cpu or memory: set %s.resources.limits.memory" $name $resource $name) }}
 {{- end }}
 {{- with get $requests $resource }}
 {{- if and $whole (ne (include "flux-sidecar.quantity" . | float64) $amount) }}
-{{- fail (printf "%s.resources: the request of %s (%v) has to be its limit (%v), so that no pod could be created: leave %s.resources.requests.%s out" $name $resource . $limit $name $resource) }}
+{{- fail (printf "%s.resources: the request of %s (%v) must equal its limit (%v), or no pod could be created: leave %s.resources.requests.%s out" $name $resource . $limit $name $resource) }}
 {{- end }}
 {{- if gt (include "flux-sidecar.quantity" . | float64) $amount }}
-{{- fail (printf "%s.resources: the request of %s (%v) is more than its limit (%v), so that no pod could be created: set %s.resources.requests.%s too" $name $resource . $limit $name $resource) }}
+{{- fail (printf "%s.resources: the request of %s (%v) is greater than its limit (%v), so no pod could be created: set %s.resources.requests.%s too" $name $resource . $limit $name $resource) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* What contradicts itself makes no pod. The chart says allowPrivilegeEscalation: false, unless it is said here. */}}
+{{/* A contradictory context makes no pod. The chart sets allowPrivilegeEscalation: false, unless it is set here. */}}
 {{- define "flux-sidecar.checkSecurityContext" -}}
 {{- $context := .Values.application.securityContext }}
 {{- if not $context.allowPrivilegeEscalation }}
@@ -262,27 +262,27 @@ test: [timeoutSeconds]
 {{- end }}
 {{- end }}
 {{- if and $context.appArmorProfile (ne .Values.workload "job") }}
-{{- fail "application.securityContext.appArmorProfile needs workload job: the Flux Operator does not know it" }}
+{{- fail "application.securityContext.appArmorProfile needs workload job: the Flux Operator does not support it" }}
 {{- end }}
 {{- end }}
 
 {{- define "flux-sidecar.checkPod" -}}
 {{- range .Values.pod.tolerations }}
 {{- if and (not .key) (ne (.operator | default "Equal") "Exists") }}
-{{- fail "pod.tolerations: one has no key: name a taint's, or set operator to Exists, which is for all taints" }}
+{{- fail "pod.tolerations: an entry has no key: set the key of a taint, or operator: Exists, which tolerates all taints" }}
 {{- end }}
 {{- if and (eq (.operator | default "Equal") "Exists") .value }}
-{{- fail (printf "pod.tolerations: with operator Exists there can be no value (%q): leave it out, or set operator to Equal" .value) }}
+{{- fail (printf "pod.tolerations: operator Exists allows no value (%q): leave it out, or set operator to Equal" .value) }}
 {{- end }}
 {{- end }}
 {{- range $label, $_ := .Values.pod.labels }}
 {{- if or (has $label (list "app.kubernetes.io/instance" "app.kubernetes.io/part-of" "job-name" "job-index" "controller-uid")) (hasPrefix "batch.kubernetes.io/" $label) }}
-{{- fail (printf "pod.labels: %s is how the pods are found: use another name" $label) }}
+{{- fail (printf "pod.labels: %s is used to select the pods: use another name" $label) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* Two volumes of one name or at one path make no pod, and a MiniCluster without pods says nothing. */}}
+{{/* Two volumes with one name or path make no pod, and a MiniCluster without pods reports no error. */}}
 {{- define "flux-sidecar.checkVolumes" -}}
 {{- $minicluster := eq .Values.workload "minicluster" }}
 {{- $taken := list "flux" "home" "tmp" "jobs-tmp" "config" "callers" "tls" "store" "account" "shared-memory" }}
@@ -303,20 +303,20 @@ test: [timeoutSeconds]
 {{- if $minicluster }}
 {{- $name = .configMapName | default .name }}
 {{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" $name) }}
-{{- fail (printf "application.volumes: the Flux Operator makes the name of a volume of configMapName %q, so it cannot have dots, nor more than 63 characters: copy the ConfigMap to another name" $name) }}
+{{- fail (printf "application.volumes: the Flux Operator uses configMapName %q as the name of a volume, so it cannot have dots or more than 63 characters: copy the ConfigMap to another name" $name) }}
 {{- end }}
 {{- end }}
 {{- if has $name $taken }}
-{{- fail (printf "application.volumes: the name %q is that of a volume of the cluster itself: use another one" $name) }}
+{{- fail (printf "application.volumes: the name %q is used by a volume of the cluster itself: use another one" $name) }}
 {{- end }}
 {{- if has $name $names }}
-{{- fail (printf "application.volumes: the name %q is there twice" $name) }}
+{{- fail (printf "application.volumes: the name %q is used twice" $name) }}
 {{- end }}
 {{- if has $path $mounted }}
-{{- fail (printf "application.volumes: the path %q is where the cluster has something of its own: use another one" .path) }}
+{{- fail (printf "application.volumes: the path %q is used by the cluster itself: use another one" .path) }}
 {{- end }}
 {{- if has $path $paths }}
-{{- fail (printf "application.volumes: the path %q is there twice" .path) }}
+{{- fail (printf "application.volumes: the path %q is used twice" .path) }}
 {{- end }}
 {{- $names = append $names $name }}
 {{- $paths = append $paths $path }}
@@ -325,13 +325,13 @@ test: [timeoutSeconds]
 
 {{- define "flux-sidecar.checkAuth" -}}
 {{- if and .Values.auth.existingSecret .Values.auth.callers }}
-{{- fail "auth.callers would not be in auth.existingSecret: write the lines there" }}
+{{- fail "auth.callers has no effect with auth.existingSecret: put the lines into that Secret" }}
 {{- end }}
 {{- if and .Values.auth.existingSecret .Values.auth.token }}
-{{- fail "auth.existingSecret takes the place of the token that the chart makes: set auth.token to false" }}
+{{- fail "auth.existingSecret replaces the token of the chart: set auth.token to false" }}
 {{- end }}
 {{- if and .Values.auth.kubernetes (ne .Values.workload "job") (eq .Values.mode "launcher") }}
-{{- fail "auth.kubernetes needs mode sidecar, or workload job: in mode launcher jobs can read the token by which the server asks the API server about its callers" }}
+{{- fail "auth.kubernetes needs mode sidecar or workload job: in mode launcher jobs can read the token with which the server authenticates callers at the API server" }}
 {{- end }}
 {{- if and .Values.auth.kubernetes (not .Values.rbac.create) (not .Values.serviceAccount.name) }}
 {{- fail "auth.kubernetes without rbac.create needs a serviceAccount.name that is bound to system:auth-delegator" }}
@@ -339,23 +339,23 @@ test: [timeoutSeconds]
 {{- $auth := .Values.auth }}
 {{- range $auth.callers }}
 {{- if hasPrefix "fxs_" . }}
-{{- fail "auth.callers: a line begins with a token: it has to be name:scopes:sha256, as `flux-sidecar token new NAME` prints it" }}
+{{- fail "auth.callers: a line begins with a token: use name:scopes:sha256, as `flux-sidecar token new NAME` prints it" }}
 {{- end }}
 {{- end }}
 {{- $variables := include "flux-sidecar.authVariables" . | fromJson }}
 {{- $open := include "flux-sidecar.open" . }}
 {{- if not (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes $variables) }}
-{{- fail "without auth.token nothing could call the server: set auth.callers, auth.existingSecret or auth.kubernetes, or a method of your own in server.environment (docs/security.md), which is neither empty nor false" }}
+{{- fail "without auth.token no caller could authenticate: set auth.callers, auth.existingSecret or auth.kubernetes, or another method in server.environment (docs/security.md) with a value that is neither empty nor false" }}
 {{- end }}
 {{- if and $open (or $auth.token $auth.callers $auth.existingSecret $auth.kubernetes) }}
-{{- fail "FLUX_SIDECAR_NO_AUTH and a method of authentication exclude each other: set auth.token to false, and no other value of auth" }}
+{{- fail "FLUX_SIDECAR_NO_AUTH excludes every authentication method: set auth.token to false, and no other value of auth" }}
 {{- end }}
 {{- if and $open (omit $variables "FLUX_SIDECAR_NO_AUTH") }}
-{{- fail (printf "FLUX_SIDECAR_NO_AUTH and a method of authentication exclude each other: leave %s out" (keys (omit $variables "FLUX_SIDECAR_NO_AUTH") | sortAlpha | join ", ")) }}
+{{- fail (printf "FLUX_SIDECAR_NO_AUTH excludes every authentication method: leave %s out" (keys (omit $variables "FLUX_SIDECAR_NO_AUTH") | sortAlpha | join ", ")) }}
 {{- end }}
 {{- end }}
 
-{{/* Variables of the server's own container, as maps by the name of the value; in mode launcher the application's too. */}}
+{{/* Variables of the server's container, as maps by the name of the value; in mode launcher also the application's. */}}
 {{- define "flux-sidecar.serverVariables" -}}
 {{- $maps := dict "server.environment" .Values.server.environment "server.secretEnvironment" .Values.server.secretEnvironment }}
 {{- if eq .Values.mode "launcher" }}
@@ -365,9 +365,9 @@ test: [timeoutSeconds]
 {{- toJson $maps }}
 {{- end }}
 
-{{/* What the chart says itself would be undone, or do nothing; and of two variables of one name Kubernetes takes the last. */}}
+{{/* Refuse variables that would override the chart or have no effect. Of two variables with one name Kubernetes uses the last. */}}
 {{- define "flux-sidecar.checkVariables" -}}
-{{- $reach := "leave it out: the Service leads to it" }}
+{{- $reach := "leave it out: the Service uses it" }}
 {{- $pods := "leave it out: it is the same for the whole pod" }}
 {{- $own := dict
   "FLUX_SIDECAR_PORT" "set server.port"
@@ -388,21 +388,21 @@ test: [timeoutSeconds]
   "FLUX_SIDECAR_MINICLUSTER" "set nameOverride"
   "FLUX_SIDECAR_KUBERNETES_JOB" "set nameOverride"
   "FLUX_SIDECAR_END_FILE" $pods
-  "FLUX_SIDECAR_COMPLETION_INDEX" "leave it out: Kubernetes tells each pod its own"
-  "JOB_COMPLETION_INDEX" "leave it out: Kubernetes tells each pod its own"
+  "FLUX_SIDECAR_COMPLETION_INDEX" "leave it out: Kubernetes sets it in each pod"
+  "JOB_COMPLETION_INDEX" "leave it out: Kubernetes sets it in each pod"
   "FLUX_SIDECAR_EMBEDDED" $pods
   "FLUX_SIDECAR_URI" $pods
   "FLUX_URI" $pods }}
 {{- if eq .Values.workload "job" }}
-{{- $_ := set $own "FLUX_SIDECAR_LINGER" "leave it out: kubelet would start the server again" }}
-{{- $_ := set $own "FLUX_SIDECAR_STOP_ON_SIGNAL" "leave it out: kubelet tells the broker" }}
+{{- $_ := set $own "FLUX_SIDECAR_LINGER" "leave it out: the kubelet would restart the server" }}
+{{- $_ := set $own "FLUX_SIDECAR_STOP_ON_SIGNAL" "leave it out: the kubelet signals the broker" }}
 {{- else if eq .Values.mode "sidecar" }}
 {{- $_ := set $own "FLUX_SIDECAR_END_WHEN_DEAD" "leave it out: it is 60 s" }}
 {{- end }}
 {{- range $value, $variables := include "flux-sidecar.serverVariables" . | fromJson }}
 {{- range $name, $_ := $variables }}
 {{- with get $own $name }}
-{{- fail (printf "%s.%s would undo what the chart says: %s" $value $name .) }}
+{{- fail (printf "%s.%s would override the chart: %s" $value $name .) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -418,13 +418,13 @@ test: [timeoutSeconds]
 {{- $where := printf "%s and in %s" (index . 0) (index . 2) }}
 {{- range $name, $_ := index . 1 }}
 {{- if hasKey $secrets $name }}
-{{- fail (printf "%s is in %s: leave one of them out" $name $where) }}
+{{- fail (printf "%s is set in %s: leave one of them out" $name $where) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* Variables of the user's own by which the server knows callers: neither empty, nor off. */}}
+{{/* Variables that set an authentication method: neither empty nor off. */}}
 {{- define "flux-sidecar.authVariables" -}}
 {{- $variables := dict }}
 {{- range $_, $each := include "flux-sidecar.serverVariables" . | fromJson }}{{ $variables = merge $variables $each }}{{ end }}
@@ -439,14 +439,14 @@ test: [timeoutSeconds]
 {{- toJson $methods }}
 {{- end }}
 
-{{/* "true" if the server asks for no credential. */}}
+{{/* "true" if the server requires no credential. */}}
 {{- define "flux-sidecar.open" -}}
 {{- if hasKey (include "flux-sidecar.authVariables" . | fromJson) "FLUX_SIDECAR_NO_AUTH" }}true{{ end }}
 {{- end }}
 
 {{/*
-The values that reach pods, which are made once: as the names under which the README has them, and what follows from
-several. Whether the release may take others is compared by what the record holds of the release as it was installed.
+The values that affect pods, which cannot be changed: by their names in the README, and what is derived from several of
+them. An upgrade is compared with the record of the release as it was installed.
 */}}
 {{- define "flux-sidecar.fixed" -}}
 {{- $fixed := omit .Values "auth" "ingress" "httpRoute" "image" "job" "metrics" "minicluster" "networkPolicy" "rbac" "service" "serviceAccount" "test" }}
@@ -464,7 +464,7 @@ several. Whether the release may take others is compared by what the record hold
 {{- omit $fixed (ternary "minicluster" "job" (eq .Values.workload "job")) | toJson }}
 {{- end }}
 
-{{/* The names of values that differ, a line each; what only one side has is another version of the chart's. */}}
+{{/* The names of values that differ, one per line. A value that only one side has comes from another chart version. */}}
 {{- define "flux-sidecar.differences" -}}
 {{- $whole := list "environment" "secretEnvironment" "resources" "securityContext" "labels" "annotations" "nodeSelector" }}
 {{- range $key, $new := .new }}
@@ -481,9 +481,9 @@ several. Whether the release may take others is compared by what the record hold
 {{- end }}
 
 {{/*
-Refuse an upgrade that changes what a MiniCluster or Job cannot take: it would do nothing, or end the instance (another
-size of a Job fails its brokers, another name or workload deletes it). A release that was never recorded has its size
-compared alone.
+Refuse an upgrade that changes what cannot be changed in a MiniCluster or Job: it would have no effect, or end the
+instance (another size of a Job fails its brokers, another name or workload deletes it). Of a release without a record
+only the size is compared.
 */}}
 {{- define "flux-sidecar.checkUpgrade" -}}
 {{- $record := (lookup "v1" "ConfigMap" .Release.Namespace (include "flux-sidecar.record" .)).data | default dict }}
@@ -512,23 +512,23 @@ compared alone.
 {{- $old = omit $old "size" }}
 {{- end }}
 {{- $changed := include "flux-sidecar.differences" (dict "old" $old "new" $new "path" "") | trim }}
-{{- $there := printf "the %s %s is there, and its pods are made once" .kind .name }}
-{{- $keep := printf "the values that it has (`helm get values %s --all`)" $root.Release.Name }}
+{{- $there := printf "the %s %s exists, and its pods cannot be changed" .kind .name }}
+{{- $keep := printf "its current values (`helm get values %s --all`)" $root.Release.Name }}
 {{- $again := printf "stop the instance, `helm uninstall %s` and install again, or install another release" $root.Release.Name }}
 {{- if $changed }}
-{{- fail (printf "%s: an upgrade cannot change %s. Give %s, which --reuse-values does for those that are left out; to have others, %s" $there (splitList "\n" $changed | join ", ") $keep $again) }}
+{{- fail (printf "%s: an upgrade cannot change %s. Use %s; --reuse-values does so for values that you leave out. To use other values, %s" $there (splitList "\n" $changed | join ", ") $keep $again) }}
 {{- end }}
 {{- if and $record.pods (ne $record.pods (include "flux-sidecar.pods" $root)) }}
 {{- if ne $record.chart $root.Chart.Version }}
-{{- fail (printf "%s: they were made by chart %s, and this chart (%s) would make others. Upgrade with the chart that the release has; else %s" $there $record.chart $root.Chart.Version $again) }}
+{{- fail (printf "%s: chart %s made them, and this chart (%s) would make different ones. Upgrade with the chart of the release; otherwise %s" $there $record.chart $root.Chart.Version $again) }}
 {{- end }}
-{{- fail (printf "%s: this upgrade would make others, by a value that shapes the pods, or by a changed chart. Give the chart and %s; else %s" $there $keep $again) }}
+{{- fail (printf "%s: this upgrade would make different ones, because of a value that affects pods or a changed chart. Use the chart and %s; otherwise %s" $there $keep $again) }}
 {{- end }}
 {{- end }}
 
 {{/*
-Of another version of the chart the pods can differ where the values do not. The size of a MiniCluster can change, and with
-it the quorum in its specification, which the operator reads once: pods that it makes later have what the first ones had.
+Pods of another chart version can differ even if the values do not. The size of a MiniCluster can change, and with it the
+quorum in its specification, which the operator reads once: later pods are made like the first ones.
 */}}
 {{- define "flux-sidecar.pods" -}}
 {{- $pods := dict }}
@@ -542,8 +542,8 @@ it the quorum in its specification, which the operator reads once: pods that it 
 {{- end }}
 
 {{/*
-The claim of a release that was uninstalled is kept, and a release of the same name takes it. Of its specification only
-the size can change, and not to less.
+The claim of an uninstalled release is kept, and a release of the same name uses it. Of its specification only the size
+can change, and only grow.
 */}}
 {{- define "flux-sidecar.checkClaim" -}}
 {{- $name := include "flux-sidecar.store" . }}
@@ -560,7 +560,7 @@ the size can change, and not to less.
 {{- $changed = append $changed (printf "store.size (it has %s, and cannot shrink)" $size) }}
 {{- end }}
 {{- if $changed }}
-{{- fail (printf "the claim %s is there, from a release of the same name, and cannot take %s: give the values that it has, name another claim in store.existingClaim, or delete it with its history" $name (join ", " $changed)) }}
+{{- fail (printf "the claim %s exists, from a release of the same name, and %s cannot be changed: use its values, name another claim in store.existingClaim, or delete it with its history" $name (join ", " $changed)) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -1,5 +1,5 @@
 {{/*
-What several templates say alike.
+Helpers that several templates use.
 
   flux-sidecar.image              the server's image
   flux-sidecar.application        the image of the broker and its jobs
@@ -23,7 +23,7 @@ What several templates say alike.
 {{- .Values.application.image | default (include "flux-sidecar.image" .) }}
 {{- end }}
 
-{{/* One uid for the init container, the broker and the server: Flux takes stop and submit from its own user alone. */}}
+{{/* One uid for the init container, the broker and the server: Flux accepts stop and submit only from its own user. */}}
 {{- define "flux-sidecar.securityContext" -}}
 runAsUser: {{ .Values.uid }}
 runAsGroup: {{ .Values.uid }}
@@ -35,7 +35,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
-{{/* A MiniCluster has no volume for a token that expires; a Secret is the one way to give it to one container alone. */}}
+{{/* A MiniCluster has no volume for a token that expires; only a Secret can be mounted into a single container. */}}
 {{- define "flux-sidecar.accountSecret" -}}
 {{- if and (eq .Values.workload "minicluster") (eq .Values.mode "sidecar") (include "flux-sidecar.knowsTheCluster" .) }}true{{ end }}
 {{- end }}
@@ -47,8 +47,8 @@ seccompProfile:
 {{- end }}
 
 {{/*
-A broker that has failed is started again within some seconds. A server that had left meanwhile would not come back, and
-its pod, no longer ready, would lose its name. Longer than this, and a deletion could take more than its grace period.
+A broker that failed is restarted within some seconds. A server that exited meanwhile would not come back, and its pod,
+no longer ready, would lose its DNS name. With a longer wait a deletion could exceed its grace period.
 */}}
 {{- define "flux-sidecar.environment" -}}
 {{- /* A pod of the operator has a variable for each Service of its namespace, and of one called flux-sidecar-metrics that
@@ -97,16 +97,16 @@ would be FLUX_SIDECAR_METRICS_PORT: so both ports are always set. */}}
 {{- end }}
 {{- end }}
 
-{{/* What is printed where the Job has ended already. */}}
+{{/* Printed if the Job has already ended. */}}
 {{- define "flux-sidecar.ended" -}}
 {{- $name := include "flux-sidecar.name" .root -}}
 {{- $n := printf "-n %s" .root.Release.Namespace -}}
-The Job {{ $name }} is {{ .ended }}: its instance has ended, and an upgrade begins no other one. To see how it ended:
+The Job {{ $name }} is {{ .ended }}: its instance has ended, and an upgrade does not start another one. To see how it ended:
 
   kubectl {{ $n }} describe job {{ $name }}
   kubectl {{ $n }} logs -l job-name={{ $name }},batch.kubernetes.io/job-completion-index=0 --all-containers --tail=-1
 
-To begin again, with the same values or others (the token{{ if .root.Values.store.enabled }} and the history{{ end }} stay{{ if not .root.Values.store.enabled }}s{{ end }}):
+To start a new instance, with the same or other values (the token{{ if .root.Values.store.enabled }} and the history are{{ else }} is{{ end }} kept):
 
   helm {{ $n }} get values {{ .root.Release.Name }} > values.yaml
   helm {{ $n }} uninstall {{ .root.Release.Name }}
@@ -115,7 +115,7 @@ To begin again, with the same values or others (the token{{ if .root.Values.stor
 
 {{- define "flux-sidecar.scheme" -}}{{ if .Values.tls.existingSecret }}https{{ else }}http{{ end }}{{- end }}
 
-{{/* "true" if the broker and its jobs get a volume at /tmp: on a read-only root file system neither runs without. */}}
+{{/* "true" if the broker and its jobs get a volume at /tmp: with a read-only root file system neither runs without it. */}}
 {{- define "flux-sidecar.jobsTmp" -}}
 {{- $paths := list }}
 {{- range .Values.application.volumes }}{{ $paths = append $paths (clean .path) }}{{ end }}

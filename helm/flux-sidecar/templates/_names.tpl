@@ -1,6 +1,6 @@
 {{/*
 Names of all objects. The MiniCluster (or Job), its pods and its headless Service have the release's own name: it is part
-of every host name of the Flux instance, and a pod's name has to stay below 63 characters.
+of every host name of the Flux instance, and the name of a pod must be shorter than 63 characters.
 */}}
 {{- define "flux-sidecar.name" -}}
 {{- .Values.nameOverride | default .Release.Name }}
@@ -9,7 +9,7 @@ of every host name of the Flux instance, and a pod's name has to stay below 63 c
 {{- define "flux-sidecar.api" -}}{{ include "flux-sidecar.name" . }}-api{{- end }}
 {{- define "flux-sidecar.token" -}}{{ include "flux-sidecar.name" . }}-token{{- end }}
 {{- define "flux-sidecar.callers" -}}{{ .Values.auth.existingSecret | default (printf "%s-callers" (include "flux-sidecar.name" .)) }}{{- end }}
-{{/* The Secret whose key `scrape` Prometheus sends; empty where it sends none. */}}
+{{/* The Secret whose key `scrape` is the token of Prometheus; empty if it sends none. */}}
 {{- define "flux-sidecar.scrapeSecret" -}}
 {{- if and .Values.metrics.monitor (not .Values.metrics.open) }}{{ .Values.metrics.existingSecret | default (include "flux-sidecar.token" .) }}{{ end }}
 {{- end }}
