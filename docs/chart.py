@@ -24,12 +24,13 @@ helm install science helm/flux-sidecar --set image.repository=localhost/flux-sid
 ```
 
 `helm install` prints the next steps. [docs/kubernetes.md](../../docs/kubernetes.md) describes workloads and modes,
-authentication, network, monitoring, upgrades and troubleshooting; the [tutorial](../../docs/tutorial.md) begins without a
-cluster. The chart refuses values that are not in this table, contradict each other, or would have no effect.
+authentication, network, monitoring, upgrades and troubleshooting; the [tutorial](../../docs/tutorial.md) starts without
+a cluster. The chart refuses values that are not in this table, contradict each other, or would have no effect.
 
 """
-_VALUES_HEAD = """# Values of the chart. The comments are made from values.schema.json by `make docs`, as is the table in README.md.
-"""
+_VALUES_HEAD = (
+    "# Values of the chart. `make docs` makes the comments, and the table in README.md, from values.schema.json.\n"
+)
 _WIDTH = 120
 
 
