@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,7 +16,7 @@ from sidecar.config.embedded import EmbeddedOptions
 from sidecar.config.settings import Settings
 from sidecar.domain import errors, model
 from sidecar.http import openapi
-from sidecar.http.operations import Operation
+from sidecar.http.operations import Answer, Operation
 
 HERE = Path(__file__).parent
 _MADE = "<!-- Made from the code by `make docs`; do not edit. -->\n"
@@ -37,7 +39,7 @@ def settings_page() -> str:
 
 
 _HTTP = """
-## Requests and answers
+## Requests and responses
 
 * **Version**: HTTP/1.1 and HTTP/1.0; others are 505. HTTPS on a plain port, and plain HTTP on one with TLS, get a 400
   that says so.
@@ -72,11 +74,12 @@ def api_page() -> str:
         "\nTimes are Unix seconds, durations seconds. `{uid}` is a job id in any of Flux's spellings: decimal, `ƒ…`\n"
         "or `f…`, `0x…`, dothex, KVS, words, emoji. The same as OpenAPI 3.1: `/openapi.json`; to try out: `/docs`.\n"
     )
+    rows.append(_contents())
     rows.append(_HTTP)
     rows.append(_job())
     for op in operations():
         rows.append(f"\n## `{op.method} {op.path}`\n\n{op.summary}.")
-        needs = f"Needs the scope `{op.scope}`." if op.scope else "Anybody may ask this."
+        needs = f"Needs the scope `{op.scope}`." if op.scope else "Needs no credential."
         rows.append(f" {op.description} {needs}\n" if op.description else f" {needs}\n")
         if struct := op.query or op.body:
             rows.append(_parameters(struct, "query" if op.query else "JSON body, form or query"))
@@ -84,9 +87,34 @@ def api_page() -> str:
             rows.append(_parameters(op.lines, "each line"))
         if op.headers:
             rows.append("\n| header | |\n|---|---|\n" + "".join(f"| `{k}` | {v} |\n" for k, v in op.headers.items()))
-        answers = [f"{answer.status}: {answer.description.lower()}" for answer in op.answers]
-        rows.append(f"\nAnswers {'; '.join(answers)}. Errors: {', '.join(map(str, errors_of(op)))}.\n")
+        answers = [
+            f"{answer.status}: {answer.description[:1].lower()}{answer.description[1:]}" for answer in op.answers
+        ]
+        rows.append(f"\nResponses: {'; '.join(answers)}. Errors: {', '.join(map(str, errors_of(op)))}.\n")
+        rows += [_body(answer) for answer in op.answers]
     rows += [_errors(), differences.section()]
+    return "".join(rows)
+
+
+def _contents() -> str:
+    """Return the table of contents."""
+    rows = ["\n## Contents\n\n* [Requests and responses](#requests-and-responses)\n* [A job](#a-job)\n"]
+    for op in operations():
+        title = f"{op.method} {op.path}"
+        anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        rows.append(f"* [`{title}`](#{anchor}): {op.summary[:1].lower()}{op.summary[1:]}\n")
+    rows.append("* [Errors](#errors)\n")
+    return "".join(rows)
+
+
+def _body(answer: Answer) -> str:
+    """Return the fields of a response, and of the structs in them; those of a job have a section of their own."""
+    rows: list[str] = []
+    for kind in openapi.alternatives(answer):
+        definitions = msgspec.json.schema(kind).get("$defs", {})
+        for name, schema in definitions.items():
+            if name not in ("Job", "ExceptionInfo", "ProblemBody") and schema.get("properties"):
+                rows.append(_fields(schema, f"`{name}`", ""))
     return "".join(rows)
 
 
@@ -109,8 +137,10 @@ def errors_of(op: Operation) -> list[int]:
 
 def _parameters(struct: type[msgspec.Struct], where: str, required_text: str = "required. ") -> str:
     schema = msgspec.json.schema(struct)["$defs"][struct.__name__]
-    if not schema["properties"]:
-        return ""
+    return _fields(schema, where, required_text) if schema["properties"] else ""
+
+
+def _fields(schema: dict[str, Any], where: str, required_text: str) -> str:
     rows = [f"\n| {where} | type | |\n|---|---|---|\n"]
     for name, field in schema["properties"].items():
         required = required_text if name in schema.get("required", ()) else ""
@@ -125,6 +155,8 @@ def _description(field: dict[str, object]) -> str:
 
 
 def _type(field: dict[str, object]) -> str:
+    if "$ref" in field:
+        return str(field["$ref"]).rpartition("/")[2]
     if "anyOf" in field:
         kinds = [_type(kind) for kind in field["anyOf"]]  # type: ignore[attr-defined]
         return " or ".join(kind for kind in kinds if kind != "null")

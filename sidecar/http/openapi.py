@@ -42,6 +42,7 @@ def document(operations: Sequence[Operation], *, open_to_all: bool = False) -> d
     paths: dict[str, dict[str, Any]] = {}
     for op in operations:
         paths.setdefault(op.path, {})[op.method.lower()] = _operation(op, schema, components)
+    _describe_fields(components)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -60,12 +61,21 @@ def document(operations: Sequence[Operation], *, open_to_all: bool = False) -> d
     }
 
 
+def _describe_fields(components: dict[str, Any]) -> None:
+    """Move the description of an optional field from its type to the field, where readers and tools expect it."""
+    for component in components.values():
+        for field in component.get("properties", {}).values():
+            for kind in field.get("anyOf", ()):
+                if "description" not in field and "description" in kind:
+                    field["description"] = kind.pop("description")
+
+
 def _types(operations: Iterable[Operation]) -> Iterable[Any]:
     yield ProblemBody
     for op in operations:
         yield from filter(None, (op.query, op.body, op.lines))
         for answer in op.answers:
-            yield from _alternatives(answer)
+            yield from alternatives(answer)
 
 
 def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +133,7 @@ def always(op: Operation) -> set[int]:
 
 
 def _answer(answer: Answer, schema: dict[Any, Any]) -> dict[str, Any]:
-    kinds = [schema[type_] for type_ in _alternatives(answer)]
+    kinds = [schema[type_] for type_ in alternatives(answer)]
     json = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     content = {media: _content(media, json) for media in answer.media}
     return {"description": answer.description, **({"content": content} if content else {})}
@@ -138,7 +148,7 @@ def _content(media: str, json: Any) -> dict[str, Any]:
     return {"schema": {"type": "string"} if media.startswith("text/") else dict(_BINARY)}
 
 
-def _alternatives(answer: Answer) -> tuple[Any, ...]:
+def alternatives(answer: Answer) -> tuple[Any, ...]:
     """Return the types that an answer's JSON may have."""
     if answer.type is None:
         return ()

@@ -31,13 +31,13 @@ _KILL_WAIT = 2.0  # seconds from SIGKILL until a process that has not ended is a
 class Launcher(msgspec.Struct, omit_defaults=False):
     """A launcher, running or ended."""
 
-    id: int
-    command: list[str]
-    state: Literal["running", "ended"]
-    t_start: float
-    t_end: float | None = None
+    id: Annotated[int, msgspec.Meta(description="number of the launcher, from 1")]
+    command: Annotated[list[str], msgspec.Meta(description="program and arguments")]
+    state: Annotated[Literal["running", "ended"], msgspec.Meta(description="whether it still runs")]
+    t_start: Annotated[float, msgspec.Meta(description="when it was started, in Unix seconds")]
+    t_end: Annotated[float | None, msgspec.Meta(description="when it ended, in Unix seconds; null: it runs")] = None
     returncode: Annotated[int | None, msgspec.Meta(description="exit code, or minus the signal number")] = None
-    pid: int = 0
+    pid: Annotated[int, msgspec.Meta(description="process ID")] = 0
     submitter: Annotated[str, msgspec.Meta(description="the caller who started it")] = ""
 
 

@@ -31,13 +31,19 @@ class ServerFailed(Exception):
 class Service(Struct, omit_defaults=False):
     """The state of the service and of a stop in progress."""
 
-    state: State
-    mode: Mode | None
-    reason: str
+    state: Annotated[
+        State,
+        Meta(
+            description="running: no stop was requested; waiting: a stop waits until the instance runs; draining: it "
+            "waits for jobs; stopping: the instance is shut down; stopped: the stop has completed"
+        ),
+    ]
+    mode: Annotated[Mode | None, Meta(description="mode of the stop; null without a stop")]
+    reason: Annotated[str, Meta(description="reason of the stop, or why the last stop failed; empty without one")]
     deadline: Annotated[float | None, Meta(description="when a drain becomes `now`, in Unix seconds")]
-    active_jobs: int
+    active_jobs: Annotated[int, Meta(description="jobs that have not ended")]
     held_jobs: Annotated[int, Meta(description="active jobs of urgency 0, which no drain ever sees end")]
-    running_launchers: int
+    running_launchers: Annotated[int, Meta(description="launchers that have not ended")]
     waits_for: Annotated[
         str,
         Meta(

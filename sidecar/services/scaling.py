@@ -51,7 +51,7 @@ class Scaling(Struct, kw_only=True):
     since: Annotated[float, Meta(description="time of the request, in Unix seconds")]
     deadline: Annotated[float | None, Meta(description="until when jobs are waited for, in Unix seconds")] = None
     by: Annotated[str, Meta(description="the caller who requested it")] = ""
-    detail: str = ""
+    detail: Annotated[str, Meta(description="why it failed; empty otherwise")] = ""
 
 
 class Scaler:

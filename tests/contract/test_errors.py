@@ -285,7 +285,7 @@ def test_where_streams_begin(server: Server) -> None:
             detail = problem(server.http.get(path, params=asked, headers=sent), 400)["detail"]
             why = "is no line of this output; use 0 (from the first line) to 1."
             assert (
-                why if text == "2" else "is no id of this stream; use one that it gave, or 0 (all of it)."
+                why if text == "2" else "is no id of this stream; use an id of its events, or 0 (all of it)."
             ) in detail
     for query, text in (
         ("tail=-1", "tail: expected a whole number >= 0"),
