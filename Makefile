@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
-.PHONY: help venv tools packages run test lint format bench docs screenshots audit lock image e2e e2e-existing clean
+.PHONY: help venv tools packages run test coverage lint format bench docs screenshots audit lock image e2e e2e-existing clean
 .DEFAULT_GOAL := help
 
 # Also where the environment is empty.
@@ -77,6 +77,12 @@ test: ## run every test that this machine can run
 	$(MAKE) --no-print-directory --jobs 4 venv tools # side by side: one waits for the network, the other compiles
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+
+coverage: venv ## measure branch coverage of unit tests and of contract tests in one process
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(COVERAGE) tests/unit tests/contract -k "not flux"
+
+# Percent; it only rises.
+COVERAGE := 73
 
 lint: venv ## check style, types, layers and generated documents
 	$(BIN)/ruff check .
