@@ -1,1 +1,1 @@
-"""The Kubernetes cluster around the pod."""
+"""The Kubernetes API: the pods, Job and MiniCluster of this server's instance."""

@@ -50,7 +50,7 @@ def test_a_token_that_is_revoked_is_not_good_until_the_file_is_written(
     eventually(lambda: status(server, file, "bob") == 401, within=15, what="a token that is revoked")
     assert [status(server, file, name) for name in ("alice", "carol")] == [200, 200]
 
-    # Kubelet writes what was there in between, later: that brings nobody back.
+    # Kubelet writes what was there in between, later: that accepts no revoked token again.
     file.path.write_text(f"{old}# written again\n")
     asked = len(api.requests)
     eventually(lambda: len(api.requests) > asked + 1, within=15, what="more looks at the Secret")

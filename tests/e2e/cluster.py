@@ -177,7 +177,7 @@ class Release:
             raise
 
     def ask(self, path: str) -> Any:
-        """Return what a GET answers with 200; asked again while nobody can be reached."""
+        """Return what a GET answers with 200; retried while the server cannot be reached."""
 
         def answered() -> httpx.Response | None:
             with contextlib.suppress(httpx.TransportError):

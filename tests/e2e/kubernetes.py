@@ -57,7 +57,7 @@ def job_result(job: V1Job) -> str | None:
 
 
 def ready_nodes() -> int:
-    """Return the number of nodes whose kubelet reports that they are ready."""
+    """Return the number of nodes that are ready, as their kubelets report."""
     conditions = (each for node in core().list_node().items for each in node.status.conditions)
     return sum(each.type == "Ready" and each.status == "True" for each in conditions)
 

@@ -1,4 +1,4 @@
-"""A real API server tells who calls, and its RBAC what they may: the shipped examples, as they are."""
+"""A real API server authenticates callers, and its RBAC authorizes them: the shipped examples, as they are."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_clusters_own_callers(server: Server) -> None:
 
 
 def test_what_is_taken_back_ends(server: Server) -> None:
-    """A role that is no longer bound, a token whose account is gone: after what is kept of an answer for a while."""
+    """A role that is no longer bound, a token whose account is gone: refused once the cached result has expired."""
     caller, gone = bearer("dashboard", *OURS), bearer("ci", *OURS)
     assert server.http.get("/v1/jobs", headers=caller).status_code == 200
     assert server.http.get("/v1/jobs", headers=gone).status_code == 200

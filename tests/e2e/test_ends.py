@@ -81,7 +81,7 @@ def test_the_release_is_uninstalled(install: Install, shape: Shape, size: int) -
     begun = time.monotonic()
     cluster.helm("uninstall", cluster.name)
     eventually(lambda: not cluster.all_pods(), within=90)
-    assert time.monotonic() - begun < 28  # who does not go by itself is killed at 30 s
+    assert time.monotonic() - begun < 28  # a pod that does not end by itself is killed at 30 s
     codes = watch.codes()
     watch.close()
     assert {code for (index, _), code in codes.items() if index == 0} == {0}

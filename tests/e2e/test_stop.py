@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 shapes = pytest.mark.parametrize("shape", [SIDECAR, LAUNCHER, JOB], ids=str)
 Install = Callable[..., Release]
 
-_GRACE = 30.0  # of a MiniCluster's pods; the operator cannot be told another
+_GRACE = 30.0  # of a MiniCluster's pods; the operator has no option for it
 
 
 @pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
@@ -64,5 +64,5 @@ def test_a_cluster_that_is_deleted_ends_within_its_grace(install: Install, shape
     begun = time.monotonic()
     cluster.kubectl("delete", "job" if shape == JOB else "minicluster", cluster.name)
     eventually(lambda: not cluster.all_pods(), within=90)
-    # Who does not go by itself is killed when the grace is over, and takes all of it.
+    # A pod that does not end by itself is killed at the end of the grace period.
     assert time.monotonic() - begun < _GRACE - 5

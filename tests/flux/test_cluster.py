@@ -142,7 +142,7 @@ def test_a_newer_wish_while_pods_go(server: Server, api: ClusterAPI) -> None:
 def test_a_server_that_ends_meanwhile(
     api: ClusterAPI, brokers: tuple[Lead, Process], tmp_path: Path, started: Start
 ) -> None:
-    """One that is told to go leaves nothing drained; one that is killed leaves it to whoever scales next."""
+    """After SIGTERM nothing stays drained; after SIGKILL the next change of size undrains it."""
     options = (*api.options, "--kubernetes-job", "mc", "--no-stop-on-signal")
     server = started(beside(brokers[0], tmp_path, *options)).ready()
     eventually(lambda: states(server) == ["free", "free"], what="two nodes")

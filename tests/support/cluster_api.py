@@ -88,7 +88,7 @@ class ClusterAPI(KubernetesAPI):
         }  # fmt: skip
 
     def plain(self) -> None:
-        """Let the Job belong to nobody."""
+        """Remove the Job's owner."""
         self.minicluster = None
         del self.job["metadata"]["ownerReferences"]
 

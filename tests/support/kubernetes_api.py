@@ -1,7 +1,7 @@
 """A stand-in of the two endpoints of kube-apiserver that judge tokens: a real port, with TLS, in a thread of its own.
 
 What it answers is what kube-apiserver answers: a review is created with 201 and echoed with its status, what is false
-or empty is left out of a TokenReview's status, errors are Status objects, and a token for somebody else's audience is as
+or empty is left out of a TokenReview's status, errors are Status objects, and a token for another audience is as
 unknown as one that was never issued. The server's own credentials are laid out as the kubelet mounts and rotates them.
 """
 
@@ -50,7 +50,7 @@ _REASONS = {
 
 
 class Canned(NamedTuple):
-    """An answer that has nothing to do with what was asked."""
+    """A response that does not depend on the request."""
 
     status: int
     body: bytes
@@ -87,7 +87,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose a token is, and for what."""
+    """The user of a token, and its audiences."""
 
     user: str
     groups: list[str]
@@ -124,7 +124,7 @@ class Rule:
 class KubernetesAPI:
     """A running stand-in: ``with KubernetesAPI(directory) as api`` serves at ``api.url``.
 
-    Whoever asks it needs the token in ``credentials_directory`` and trusts the CA there. What it knows may be changed at
+    A client needs the token in ``credentials_directory`` and trusts the CA there. What it knows may be changed at
     any time, from any thread.
     """
 
@@ -184,9 +184,9 @@ class KubernetesAPI:
         audiences: Iterable[str] = ("flux-sidecar",),
         expires: float | None = None,
     ) -> None:
-        """Take any text for somebody's token."""
-        everybody = [*groups, "system:authenticated"]
-        self._tokens[token] = Identity(user, everybody, uid, dict(extra or {}), list(audiences), expires)
+        """Accept any text as the token of a user."""
+        all_groups = [*groups, "system:authenticated"]
+        self._tokens[token] = Identity(user, all_groups, uid, dict(extra or {}), list(audiences), expires)
 
     def revoke(self, token: str) -> None:
         del self._tokens[token]
@@ -213,13 +213,13 @@ class KubernetesAPI:
         self._troubles.clear()
 
     def gather(self, resource: str, number: int) -> None:
-        """Answer none before so many are there: who asks one after the other gets no answer at all."""
+        """Answer none before so many are there: requests sent one after the other get no response."""
         self._barriers[resource] = asyncio.Barrier(number)
 
-    # ------------------------------------------------------------------------------------- the credentials of who asks
+    # --------------------------------------------------------------------------------------- the client's credentials
 
     def rotate_token(self) -> None:
-        """Give who asks another token, and forget the one before."""
+        """Issue another token for the client, and revoke the one before."""
         self.reviewer_token = secrets.token_urlsafe(32)
         self._mount()
 
@@ -274,7 +274,7 @@ class KubernetesAPI:
             app.router.add_post(f"/apis/{group}/v1/{{resource:{resource}}}", self._handle)
         self._more(app)
         app.router.add_route("*", "/{path:.*}", self._nothing)
-        # One that hangs is ended when who asked has gone, or the test is over.
+        # A handler that hangs is cancelled when its client has gone, or the test is over.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
@@ -387,7 +387,7 @@ async def _write_on_and_on(request: web.Request) -> None:
     with contextlib.suppress(ConnectionError):
         while request.transport is not None and not request.transport.is_closing():
             await response.write(b" " * 65536)
-            await asyncio.sleep(0)  # a connection that is lost is told of by the loop
+            await asyncio.sleep(0)  # the loop reports a lost connection
 
 
 async def _read(request: web.Request, resource: str) -> dict[str, Any]:
@@ -414,7 +414,7 @@ def _base64url(raw: bytes) -> str:
 def _certificates() -> tuple[str, bytes]:
     """Return a new CA's certificate, and a key with a certificate of it for this machine (both PEM).
 
-    The CA has no more extensions than those of many clusters: who verifies by the letter of RFC 5280 refuses it.
+    The CA has no more extensions than those of many clusters: a client that verifies by the letter of RFC 5280 refuses it.
     """
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("kubernetes", "kube-apiserver")]

@@ -1,4 +1,4 @@
-"""Tokens of a cluster, against an API server on a real port: who is let in, and that nobody is when it cannot say."""
+"""Tokens of a cluster, against an API server on a real port: accepted, refused, and refused while it does not answer."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ async def unavailable(api: KubernetesAPI, method: Kubernetes, token: str) -> Una
     """Return the error of a question without an answer; neither the caller's token nor the server's own is in it."""
     with pytest.raises(Unavailable) as caught:
         await method.identify(bearer(token))
-    told = "".join(traceback.format_exception(caught.value))
+    text = "".join(traceback.format_exception(caught.value))
     error: BaseException | None = caught.value
     while error:
-        told += f"{error} {error!r} {vars(error)}"
+        text += f"{error} {error!r} {vars(error)}"
         error = error.__cause__ or error.__context__
-    assert token not in told
-    assert api.reviewer_token not in told
+    assert token not in text
+    assert api.reviewer_token not in text
     return caught.value
 
 
-# --------------------------------------------------------------------------------------------------- who is let in
+# ------------------------------------------------------------------------------------------------- accepted tokens
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ async def unavailable(api: KubernetesAPI, method: Kubernetes, token: str) -> Una
 async def test_verbs_are_scopes(
     api: KubernetesAPI, method: Callable[..., Kubernetes], verbs: tuple[str, ...], scopes: set[Scope]
 ) -> None:
-    """The highest verb gives all below it; who may nothing is known all the same, and gets a 403 later on."""
+    """The highest verb implies the lower ones; a caller without a verb is authenticated, and gets 403 later."""
     for verb in verbs:
         api.allow(verb, user="alice")
     api.allow("update", user="bob")
@@ -196,7 +196,7 @@ async def test_what_it_says_of_itself(method: Callable[..., Kubernetes]) -> None
     assert (kubernetes.name, kubernetes.kinds, kubernetes.cache_ttl) == ("kubernetes", {"bearer"}, 7.0)
 
 
-# ------------------------------------------------------------------------------------------------- who is not let in
+# -------------------------------------------------------------------------------------------------- refused tokens
 
 
 async def test_tokens_that_nobody_has(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
@@ -218,7 +218,7 @@ async def test_one_audience_of_several(api: KubernetesAPI, method: Callable[...,
 
 
 async def test_an_api_server_that_ignores_audiences(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
-    """What it calls authenticated may be a token for any other service: nobody is let in by it."""
+    """A token that it authenticates may be for any other service: it is refused."""
     api.knows_audiences = False
     api.allow("update", user="alice")
     assert await method().identify(bearer(api.issue("alice"))) is None
@@ -257,7 +257,7 @@ async def test_tokens_are_not_sent_in_the_clear(tmp_path: Path) -> None:
         Kubernetes(api="http://127.0.0.1:8001", credentials=tmp_path, audience="flux-sidecar")
 
 
-# -------------------------------------------------------------------------------------------- when it cannot be told
+# ------------------------------------------------------------------------------------- an API server in trouble
 
 
 @pytest.mark.parametrize("resource", [TOKEN_REVIEWS, ACCESS_REVIEWS])
@@ -318,7 +318,7 @@ _ODD = {
 async def test_trouble(
     api: KubernetesAPI, method: Callable[..., Kubernetes], trouble: Canned | str, detail: str, resource: str
 ) -> None:
-    """Whatever goes wrong, at either endpoint: nobody is let in, nobody is called unknown, and it passes."""
+    """Any failure, at either endpoint: the caller is neither accepted nor called unknown, and a retry succeeds."""
     kubernetes = method()
     api.allow("update", user="alice")
     api.allow("update", group="flux-users")
@@ -332,12 +332,12 @@ async def test_trouble(
 
 
 @pytest.mark.parametrize(
-    ("told", "passed_on"), [("3", "3"), ("86400", "30"), ("", "1"), ("Fri, 31 Dec 1999 23:59:59 GMT", "1")]
+    ("retry_after", "passed_on"), [("3", "3"), ("86400", "30"), ("", "1"), ("Fri, 31 Dec 1999 23:59:59 GMT", "1")]
 )
 async def test_an_api_server_that_is_busy(
-    api: KubernetesAPI, method: Callable[..., Kubernetes], told: str, passed_on: str
+    api: KubernetesAPI, method: Callable[..., Kubernetes], retry_after: str, passed_on: str
 ) -> None:
-    api.fail(BUSY._replace(headers={"Retry-After": told}))
+    api.fail(BUSY._replace(headers={"Retry-After": retry_after}))
     error = await unavailable(api, method(), api.issue("alice"))
     assert "429" in error.detail
     assert error.headers["Retry-After"] == passed_on
@@ -349,7 +349,7 @@ async def test_an_api_server_that_hangs(api: KubernetesAPI, method: Callable[...
     token = api.issue("alice")
     api.fail(HANG, resource)
     started = time.monotonic()
-    # More than there are slots: who waits for one does not wait longer than the others.
+    # More than there are slots: a request that waits for one has the same timeout.
     errors = await asyncio.gather(*(unavailable(api, kubernetes, token) for _ in range(20)))
     assert time.monotonic() - started < 5.0
     assert all("within 0.2 s" in error.detail for error in errors)
@@ -403,7 +403,7 @@ async def test_the_clusters_ca_is_rotated(api: KubernetesAPI, method: Callable[.
 async def test_credentials_that_are_not_there(
     api: KubernetesAPI, method: Callable[..., Kubernetes], name: str, content: bytes | None
 ) -> None:
-    """Above all an empty ca.crt is not a reason to trust whom the system trusts."""
+    """Above all the system's CAs are not trusted in place of an empty ca.crt."""
     kubernetes = method()
     token = api.issue("alice")
     path = api.credentials_directory / name
@@ -446,7 +446,7 @@ async def test_eight_at_once_and_no_more(api: KubernetesAPI, method: Callable[..
 
 
 async def test_closed_without_having_asked(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
-    """It has neither asked nor opened anything; and to close it again, as after a failed start, does no harm."""
+    """It has neither sent nor opened anything; a second close, as after a failed start, does nothing."""
     kubernetes, before = method(), _descriptors()
     await kubernetes.close()
     await kubernetes.close()

@@ -96,7 +96,7 @@ write(Path(sys.argv[1]), Verdict(int(sys.argv[2]), "why"))
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_a_disk_without_room(tmp_path: Path, code: int) -> None:
-    """A failure is told by a file that is empty; an end that is none has to wait for room."""
+    """An empty file means a failure; an end without a failure waits for room."""
     path = tmp_path / "end"
     done = subprocess.run([sys.executable, "-c", _NO_ROOM, str(path), str(code)], capture_output=True, text=True)
     if code:
