@@ -17,6 +17,7 @@ from sidecar.domain.model import Event, HistoryBegin, JobEvents
 from sidecar.http.sse import EventStream, StreamLimits
 from sidecar.journal.tail import Tail
 from sidecar.runtime.clock import LoopClock
+from sidecar.services.lookup import JobLookup
 from sidecar.store import Filter, LoggedEvents, Store, StoreError, writer
 from sidecar.telemetry.instruments import Instruments
 from tests.support.journal import END, job, live, running, wait_stored
@@ -293,11 +294,9 @@ async def test_a_stream_that_reads_between_commit_and_publication_misses_nothing
             await asyncio.sleep(0)
         assert committed.wait(5)  # the event loop, blocked here, has not seen the result
         stream, position = Recorded(), store.position
-        following = asyncio.create_task(
-            Events(store, feed, StreamLimits(60.0, 60.0, Instruments().count_dropped_stream, LoopClock()))._follow_job(
-                stream, 1, 0
-            )
-        )
+        limits = StreamLimits(60.0, 60.0, Instruments().count_dropped_stream, LoopClock())
+        events = Events(store, feed, JobLookup(store, feed), limits)
+        following = asyncio.create_task(events._follow_job(stream, 1, 0))
         await asyncio.sleep(0)
         assert store.position == position
         assert (await store.state_and_position(1))[0] == "INACTIVE"
