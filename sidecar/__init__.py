@@ -1,6 +1,6 @@
 """flux-sidecar: a REST API beside a Flux broker."""
 
 DISTRIBUTION = "flux-sidecar"
-"""Tells this package from another one of the same name on PyPI."""
+"""Distinguishes this package from another one of the same name on PyPI."""
 
 __version__ = "0.1.0"

@@ -1,32 +1,32 @@
-"""Where the command starts: nothing is loaded before it is known whether this pod's server serves at all.
+"""Entry point: choose between the role of a follower and the command line.
 
-A sidecar is in every pod of an Indexed Job, and only that of the lead has something to serve. The others wait in a
-tenth of the memory, for which this module and :mod:`sidecar.follower` import next to nothing.
+Every pod of an Indexed Job has a sidecar, but only that of the lead serves. The others wait, and need a tenth of the
+memory because this module and :mod:`sidecar.follower` import next to nothing.
 """
 
 from __future__ import annotations
 
 import sys
 
-from sidecar.runtime import exit as leaving
+from sidecar.runtime import termination
 
 if sys.argv[1:2] == ["serve"]:
-    leaving.keep_signals()  # before anything else is loaded: SIGTERM is a stop, also in the first second
+    termination.queue_signals()  # before other imports: SIGTERM is a stop from the first second on
 
 from sidecar.config import early
 from sidecar.runtime import log_writer
 
 
 def main() -> None:
-    """Be a follower, or run the command line."""
-    log_writer.write_json(early.early_option(sys.argv[1:], "log_format") == "json")
+    """Run as a follower, or run the command line."""
+    log_writer.use_json(early.early_option(sys.argv[1:], "log_format") == "json")
     role = early.early_role(sys.argv[1:])
     if role is not None:
         from sidecar import follower
 
         follower.run(role)
         return
-    if not sys.warnoptions:  # Python keeps the text of every warning that it has shown, for good
+    if not sys.warnoptions:  # Python stores the text of every warning that it has shown, forever
         import warnings
 
         warnings.simplefilter("ignore")

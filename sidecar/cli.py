@@ -29,8 +29,7 @@ from sidecar.config.embedded import EmbeddedOptions
 from sidecar.config.environment import in_kubernetes
 from sidecar.config.settings import Settings
 from sidecar.http import openapi as openapi_document
-from sidecar.runtime import exit as process_exit
-from sidecar.runtime import log_writer, parts
+from sidecar.runtime import log_writer, parts, termination
 from sidecar.services.lifecycle import ServerFailed
 from sidecar.store import StoreError
 from sidecar.telemetry import logs
@@ -101,7 +100,7 @@ def serve(settings: Annotated[Settings, Parameter(name="*")] = Settings()) -> No
         text = _start_failure(exc)
         parts.run(server.report_failure(settings, text))
         _fail(text)
-    process_exit.end(0)
+    termination.exit_process(0)
 
 
 def _log_environment(settings: Settings) -> None:
@@ -193,7 +192,7 @@ def _announce(settings: Settings, urls: list[str]) -> None:
     if settings.telemetry.log_format == "json":
         log.info(text, version=sidecar.__version__, urls=urls, docs=f"{base}/docs")
         return
-    log_writer.to(sys.stdout).write(
+    log_writer.writer_to(sys.stdout).write(
         f"\n{text}\n\n"
         f"  {curl} -X POST {base}/v1/jobs/submit -d command='echo hello'\n"
         f"  {curl} {base}/v1/jobs\n"
@@ -214,8 +213,8 @@ def _fail(text: str, code: int = server.USAGE_ERROR) -> NoReturn:
     else:
         log_writer.STDERR.write(f"flux-sidecar: {text}")
     if _serves():
-        process_exit.note_failure(f"flux-sidecar: {text}")
-    process_exit.end(code)
+        termination.write_termination_message(f"flux-sidecar: {text}")
+    termination.exit_process(code)
 
 
 def _serves() -> bool:

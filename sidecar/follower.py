@@ -1,20 +1,20 @@
-"""What ``serve`` is in a follower's pod: it waits for the end of the pod's own broker, and exits with 0.
+"""``serve`` in a follower's pod: wait for the end of the pod's broker, and exit with 0.
 
-``attend`` is the same where the server is the broker's initial program, and so is in no follower's pod. In the lead's
-pod it stands in for that server until the instance runs.
+``attend`` does the same for a server that is the broker's initial program, and so does not run in a follower's pod. In
+the lead's pod it waits until the instance runs; then that server takes over.
 
-It must not leave earlier: a pod with a container that has ended is not ready, and a headless Service takes its name out
-of DNS. Nor later: the Job is complete only when every container of every pod has ended. And it must not take a crash
-for the end: the Flux Operator starts a follower's broker again 15 s after it has failed.
+The process must not exit earlier: a pod with a container that has exited is not ready, and a headless Service removes
+its name from DNS. It must not exit later: the Job is complete only when every container of every pod has exited. And it
+must not take a crash for the end: the Flux Operator restarts a follower's broker 15 s after a failure.
 
-A broker that exits with 0 is one whose lead has left RUN in order. So the lead is asked for its states by way of the
-follower's own broker, with two requests that are written here byte by byte (RFC 3, and what
-src/common/librouter/sendfd.c puts before each message): the Flux bindings would take five times the memory.
+A broker that exits with 0 is one whose lead has left RUN in order. So the process requests the states of the lead
+through the follower's broker, by two messages that are encoded here (RFC 3, and the framing of
+src/common/librouter/sendfd.c): the Flux bindings would need five times the memory.
 
-While there is no instance to wait for, the Job is looked at from time to time, with an end file: there may never be one
-(:mod:`sidecar.outlook`).
+While there is no instance, and with an end file, the process checks the Job from time to time, because an instance may
+never start (:mod:`sidecar.cluster.outlook`).
 
-This module is loaded before everything else; what it imports is paid for in every pod.
+This module is loaded before everything else; every pod pays for its imports.
 """
 
 from __future__ import annotations
@@ -29,126 +29,137 @@ import time
 from collections.abc import Iterator
 
 from sidecar.config.early import FollowerRole
-from sidecar.runtime import exit as leaving
-from sidecar.runtime.log_writer import say
+from sidecar.runtime import termination
+from sidecar.runtime.log_writer import log_line
 
-_FIRST_POLL, _LONGEST_POLL = 0.1, 1.0
-_FIRST_LOOK, _LONGEST_LOOK = 10.0, 60.0  # seconds between looks at the Job; one takes a second of CPU time
-_LOOK_TAKES = 60.0  # seconds that a look may take; it may wait for a resolver that hangs
-_OVER = 3  # exit code of sidecar.outlook
+_FIRST_POLL, _LONGEST_POLL = 0.1, 1.0  # seconds
+_FIRST_CHECK, _LONGEST_CHECK = 10.0, 60.0  # seconds between checks of the Job; a check takes a second of CPU time
+_CHECK_TIMEOUT = 60.0  # seconds; a check may wait for a resolver that hangs
+_OVER = 3  # exit code of sidecar.cluster.outlook
 _MAGIC, _PROTO_MAGIC, _PROTO_VERSION = 0xFFEE0012, 0x8E, 1
 _REQUEST, _ROUTE_AND_TOPIC, _STREAMING = 1, 0x09, 0x40
 _ANY, _LEAD = 0xFFFFFFFF, 0  # node ids
-_NOBODY = 0xFFFFFFFF  # the broker puts the uid of whoever is at the other end in its place
+_UNKNOWN_UID = 0xFFFFFFFF  # the broker replaces it by the uid of the client
 _PROTO = struct.Struct(">BBBBIIII")  # magic, version, type, flags, userid, rolemask, nodeid or errno, matchtag
-_RUNS, _LEADS_STATES = 1, 2  # matchtags
+_RUN, _STATES = 1, 2  # matchtags
 
 
 def run(role: FollowerRole) -> None:
-    """Return when the broker of this pod has ended and will not come back; a signal to stop exits with 0 at once.
+    """Return when this pod's broker has ended and will not be restarted; exit with 0 on a signal to stop.
 
-    In the lead's pod: return when the instance runs. Where the end file says that this pod's part is over, exit with
-    what it says.
+    In the lead's pod: return when the instance runs. If the end file says that the pod's work is done, exit with the
+    code in the file.
     """
-    for number in leaving.ORDERLY:
+    for number in termination.STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
-    if leaving.kept_signals():
+    if termination.queued_signals():
         return
-    look = _Look(role)
-    look.leave_if_over()
+    check = _JobCheck(role)
+    check.exit_if_over()
     try:
         if role.index == 0:
-            _await_instance(role, look)
+            _await_instance(role, check)
         else:
-            _await_end(role, look)
+            _await_end(role, check)
     finally:
-        look.end()
+        check.cancel()
 
 
-def _await_end(role: FollowerRole, look: _Look) -> None:
-    _say(f"pod {role.index} is a follower: waiting for the end of the broker at {role.socket}; the lead's pod serves")
+def _await_end(role: FollowerRole, check: _JobCheck) -> None:
+    log_line(
+        f"pod {role.index} is a follower: waiting for the end of the broker at {role.socket}; the lead's pod serves"
+    )
     deadline: float | None = None
-    while (connection := _connect(role.socket, deadline, look)) is not None:
+    while (connection := _connect(role.socket, deadline, check)) is not None:
         with connection:
-            if _ended_in_order(connection, role.socket, look):
-                _say("the broker has ended, and so has the lead: leaving")
+            if _ended_in_order(connection, role.socket, check):
+                log_line("the broker and the lead have ended: exiting")
                 time.sleep(role.linger)
                 return
-        _say(f"the broker has gone without its lead: waiting {role.wait:g} s for another one")
+        log_line(f"the broker has ended without its lead: waiting {role.wait:g} s for another one")
         deadline = time.monotonic() + role.wait
-    _say("no other broker has come: leaving")
+    log_line("no other broker has started: exiting")
 
 
-class _Look:
-    """Looks at the Job from time to time, in a process of its own that nothing here waits for.
+class _JobCheck:
+    """Checks the Job from time to time, in a separate process that the follower does not wait for.
 
-    It is called whenever there is nothing else to do, once a second at least.
+    The follower calls this object at least once a second while it waits.
     """
 
     def __init__(self, role: FollowerRole) -> None:
         self._role = role
-        self._pause = _FIRST_LOOK
+        self._pause = _FIRST_CHECK
         self._next = time.monotonic() + self._pause
         self._pid = 0
-        self._until = 0.0
+        self._deadline = 0.0
 
     def __call__(self) -> None:
         if self._pid:
-            self._see()
+            self._poll()
         elif self._role.end_file and time.monotonic() >= self._next:
             argv = [sys.executable, "-P", "-m", "sidecar.cluster.outlook", str(self._role.index), self._role.end_file]
-            self._pid = os.spawnv(os.P_NOWAIT, sys.executable, argv)  # noqa: S606 - this program's own module
-            self._until = time.monotonic() + _LOOK_TAKES
+            self._pid = os.spawnv(os.P_NOWAIT, sys.executable, argv)  # noqa: S606 - a module of this program
+            self._deadline = time.monotonic() + _CHECK_TIMEOUT
 
-    def _see(self) -> None:
-        """See what has come of the process."""
+    def _poll(self) -> None:
+        """Handle the end of the process."""
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         if not pid:
-            if time.monotonic() > self._until:
-                _say(f"a look at the Job has not ended within {_LOOK_TAKES:g} s: it is tried again later")
-                self.end()
+            if time.monotonic() > self._deadline:
+                log_line(f"a check of the Job has not ended within {_CHECK_TIMEOUT:g} s; it will be retried")
+                self.cancel()
             return
-        self._ended()
+        self._schedule()
         if os.waitstatus_to_exitcode(status) == _OVER:
-            self.leave_if_over()
+            self.exit_if_over()
 
-    def _ended(self) -> None:
+    def _schedule(self) -> None:
         self._pid = 0
-        self._pause = min(2 * self._pause, _LONGEST_LOOK)
+        self._pause = min(2 * self._pause, _LONGEST_CHECK)
         self._next = time.monotonic() + self._pause
 
-    def end(self) -> None:
-        """End a process that looks: what it finds is not wanted any more."""
+    def cancel(self) -> None:
+        """Kill the process of a running check."""
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
-            self._ended()
+            self._schedule()
 
-    def leave_if_over(self) -> None:
-        """Exit with what the end file says, where there is one."""
+    def exit_if_over(self) -> None:
+        """Exit with the code in the end file, if the file exists."""
         try:
             with open(self._role.end_file, encoding="utf-8", errors="replace") as file:
                 code, _, reason = file.read().strip().partition(" ")
-        except OSError:  # it is not there, or its disk is in trouble: this waits for the broker all the same
+        except OSError:  # it does not exist, or its disk fails: continue to wait for the broker
             return
-        _say(reason)
+        log_line(reason)
         time.sleep(self._role.linger)
         sys.exit(int(code) if code.isdecimal() and len(code) < 10 else 1)
 
 
-def _await_instance(role: FollowerRole, look: _Look) -> None:
-    while (connection := _connect(role.socket, None, look)) is not None:
+def _await_instance(role: FollowerRole, check: _JobCheck) -> None:
+    while (connection := _connect(role.socket, None, check)) is not None:
         with connection:
             connection.settimeout(_LONGEST_POLL)
-            _send(connection, b"state-machine.wait", _RUNS)
-            if any(tag == _RUNS and not error for tag, error in _answers(connection, look)):
+            _send(connection, b"state-machine.wait", _RUN)
+            if any(tag == _RUN and not error for tag, error in _responses(connection, check)):
                 return
         time.sleep(_LONGEST_POLL)
 
 
-def _connect(path: str, deadline: float | None, look: _Look) -> socket.socket | None:
-    """Wait for a broker that listens; None when the deadline has passed (:func:`time.monotonic`; None: never)."""
-    pause, told = _FIRST_POLL, ""
+def _connect(path: str, deadline: float | None, check: _JobCheck) -> socket.socket | None:
+    """Connect to the broker, and retry until the deadline.
+
+    Args:
+        path: of the broker's socket.
+        deadline: on the clock of :func:`time.monotonic`; None: retry forever.
+        check: called before each retry.
+
+    Returns:
+        None after the deadline.
+    """
+    pause, logged = _FIRST_POLL, ""
     while deadline is None or time.monotonic() < deadline:
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -156,59 +167,59 @@ def _connect(path: str, deadline: float | None, look: _Look) -> socket.socket | 
             refused = connection.recv(1)
             if refused == b"\0":
                 return connection
-            reason = f"the broker refuses uid {os.getuid()}" if refused else "the broker is going"
+            reason = f"the broker refuses uid {os.getuid()}" if refused else "the broker is shutting down"
         except OSError as exc:
             reason = exc.strerror or str(exc)
         connection.close()
-        if reason != told:
-            told = reason
-            _say(f"no broker at {path} yet: {reason}")
-        look()
+        if reason != logged:
+            logged = reason
+            log_line(f"no broker at {path} yet: {reason}")
+        check()
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_POLL)
     return None
 
 
-def _ended_in_order(connection: socket.socket, path: str, look: _Look) -> bool:
-    """Read until the broker has gone; return whether the lead had left RUN before.
+def _ended_in_order(connection: socket.socket, path: str, check: _JobCheck) -> bool:
+    """Read until the broker closes the connection; return whether the lead had left RUN before.
 
-    Where the lead may not be asked (another uid than the broker's), a broker that has put its socket away counts as
-    ended in order: one that is killed does not.
+    If requests to the lead are not permitted (another uid than the broker's), a broker that has removed its socket
+    counts as ended in order: a killed broker does not remove it.
     """
-    states, may_ask = 0, True
+    states, permitted = 0, True
     connection.settimeout(_LONGEST_POLL)
-    _send(connection, b"state-machine.wait", _RUNS)
-    for tag, error in _answers(connection, look):
-        if tag == _RUNS:  # before its own RUN a broker passes nothing on to the lead; without one it never will
+    _send(connection, b"state-machine.wait", _RUN)
+    for tag, error in _responses(connection, check):
+        if tag == _RUN:  # before RUN the broker forwards nothing to the lead
             connection.settimeout(None)
-            look.end()  # there is an instance
+            check.cancel()  # there is an instance
             if not error:
-                _send(connection, b"state-machine.monitor", _LEADS_STATES, nodeid=_LEAD, flags=_STREAMING)
+                _send(connection, b"state-machine.monitor", _STATES, nodeid=_LEAD, flags=_STREAMING)
         elif error == errno.EPERM:
-            may_ask = False
+            permitted = False
         elif not error:
-            states += 1  # the first answer is the state of now, which is RUN
-    return states > 1 or (not may_ask and not os.path.exists(path))
+            states += 1  # the first response is the current state, RUN
+    return states > 1 or (not permitted and not os.path.exists(path))
 
 
 def _send(connection: socket.socket, topic: bytes, tag: int, *, nodeid: int = _ANY, flags: int = 0) -> None:
-    """Send a request without payload; the empty frame ends its route, which begins at the broker."""
-    proto = _PROTO.pack(_PROTO_MAGIC, _PROTO_VERSION, _REQUEST, _ROUTE_AND_TOPIC | flags, _NOBODY, 0, nodeid, tag)
+    """Send a request without payload. The empty frame ends its route, which begins at the broker."""
+    proto = _PROTO.pack(_PROTO_MAGIC, _PROTO_VERSION, _REQUEST, _ROUTE_AND_TOPIC | flags, _UNKNOWN_UID, 0, nodeid, tag)
     message = b"".join(bytes([len(frame)]) + frame for frame in (b"", topic, proto))
     try:
         connection.sendall(struct.pack("=I", _MAGIC) + struct.pack(">I", len(message)) + message)
     except ConnectionError:
-        return  # the broker has gone: who reads next is told so
+        return  # the broker has ended; the next read reports it
 
 
-def _answers(connection: socket.socket, look: _Look) -> Iterator[tuple[int, int]]:
-    """Return matchtag and errno of each answer, until the connection ends; look at the Job when none comes in time."""
+def _responses(connection: socket.socket, check: _JobCheck) -> Iterator[tuple[int, int]]:
+    """Yield matchtag and errno of each response until the connection ends; check the Job on a timeout."""
     received = b""
     while True:
         try:
             chunk = connection.recv(4096)
         except TimeoutError:
-            look()
+            check()
             continue
         except ConnectionError:
             return
@@ -222,7 +233,3 @@ def _answers(connection: socket.socket, look: _Look) -> Iterator[tuple[int, int]
             *_, error, tag = _PROTO.unpack_from(received, end - _PROTO.size)  # the last frame
             received = received[end:]
             yield tag, error
-
-
-def _say(text: str) -> None:
-    say(text)

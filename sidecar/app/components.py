@@ -18,7 +18,7 @@ from sidecar.http.listeners import Listeners
 from sidecar.instance import Instance
 from sidecar.instance.embedded.instance import EmbeddedInstance
 from sidecar.journal.feed import Feed
-from sidecar.runtime import exit as leaving
+from sidecar.runtime import termination
 from sidecar.runtime.budget import Budget
 from sidecar.runtime.tasks import Supervisor
 from sidecar.services.health import Health, storage_checks
@@ -75,7 +75,7 @@ class Components:
         self.cluster = None if settings.kubernetes.no_cluster else cluster(settings)
         self.scaler = Scaler(self.cluster, self.instance, self.tasks) if self.cluster else None
         self.pod = Pod(settings.kubernetes, self.cluster, self.instance, self.tasks)
-        self.deadline = leaving.Deadline(settings.engine.kill_timeout + _CLOSE_ALL, self._close_timed_out)
+        self.deadline = termination.Deadline(settings.engine.kill_timeout + _CLOSE_ALL, self._close_timed_out)
         workload, jobs = Workload(self.instance, self.feed, self.launchers), settings.jobs
         self.lifecycle = Lifecycle(workload, self.pod, self.tasks, self.deadline, start_timeout=jobs.start_timeout)
         self.signals = Signals(self.lifecycle, self.instance, stop_on_signal=jobs.stop_on_signal)

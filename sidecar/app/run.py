@@ -19,8 +19,8 @@ from sidecar.config.rundir import make_run_directory
 from sidecar.config.settings import Settings
 from sidecar.config.values import SettingsError
 from sidecar.http.listeners import app_runner
-from sidecar.runtime import exit as leaving
-from sidecar.runtime.memory import return_early
+from sidecar.runtime import termination
+from sidecar.runtime.memory import configure_malloc
 from sidecar.runtime.parts import close_within
 from sidecar.services.lifecycle import Lifecycle, ServerFailed
 
@@ -46,7 +46,7 @@ async def serve(settings: Settings, announce: Callable[[list[str]], None]) -> No
         SettingsError: the address cannot be listened on, or the instance belongs to another user.
         ServerFailed: this pod has ended already, or a task that the server needs has died.
     """
-    return_early()
+    configure_malloc()
     if settings.kubernetes.end_file and (verdict := end_file.read(Path(settings.kubernetes.end_file))):
         raise ServerFailed(f"this pod has ended already: {verdict.reason}")
     directory = make_run_directory(settings)
@@ -113,7 +113,7 @@ async def _has_started(starting: asyncio.Task[list[str]], lifecycle: Lifecycle) 
 
 
 @contextmanager
-def _bounded(deadline: leaving.Deadline) -> Iterator[None]:
+def _bounded(deadline: termination.Deadline) -> Iterator[None]:
     """Start the deadline of the close at the latest when the block ends, and set its exit code from the error."""
     try:
         yield

@@ -17,7 +17,7 @@ from sidecar.http.body import BODIES, Bodies
 from sidecar.http.middleware.problems import ErrorPages
 from sidecar.http.operations import OPERATIONS, Operation
 from sidecar.journal import orphans
-from sidecar.runtime.memory import trim_now_and_then
+from sidecar.runtime.memory import trim_periodically
 from sidecar.runtime.parts import Parts
 from sidecar.services.watchdog import Watchdog
 from sidecar.store import StoreError
@@ -119,7 +119,7 @@ class Server:
             watchdog = tasks.start(Watchdog(components.health.live, seconds).run, "watchdog", on_death="end")
             started.add("watchdog", watchdog.close)
         started.add("pages", tasks.start(render.compile_all, "pages").close)
-        started.add("memory", tasks.start(trim_now_and_then, "memory").close)
+        started.add("memory", tasks.start(trim_periodically, "memory").close)
         started.add("launchers", components.launchers.close, components.settings.engine.kill_timeout + _AFTER_KILL)
         started.add("idle", components.idle.close)
         components.idle.start(tasks)

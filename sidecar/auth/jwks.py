@@ -22,7 +22,7 @@ from yarl import URL
 from sidecar.auth.keys import LARGEST, Header, Key, fitting_keys, read_keys
 from sidecar.domain.errors import AuthBackendUnavailable
 from sidecar.runtime import bodies
-from sidecar.runtime.files import Looks, ReadTimeout, read_small, within
+from sidecar.runtime.files import FileThread, ReadTimeout, read_small, run_with_timeout
 from sidecar.runtime.filewatch import Signature, signature
 
 log = structlog.get_logger("oidc")
@@ -73,13 +73,13 @@ class FileKeys:
         self._path = path
         self._seen: Signature | None = None
         self._keys: list[Key] = []
-        self._looks = Looks[_Found](path)
+        self._thread = FileThread[_Found](path)
         self._hangs = False
 
     async def fitting(self, header: Header) -> list[Key]:
         """Return the keys that a token may be signed with; see :class:`Keys`."""
         try:
-            self._take(await self._looks.look(self._look))
+            self._take(await self._thread.run(self._look))
             self._hangs = False
         except ReadTimeout as exc:  # the known keys go on
             if not self._hangs:
@@ -116,7 +116,7 @@ class FileKeys:
 
     async def close(self) -> None:
         """End the thread that looks."""
-        self._looks.close()
+        self._thread.close()
 
 
 class WebKeys:
@@ -256,6 +256,6 @@ def trust(ca: Path | None) -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=ca)
 
     try:
-        return within(load, ca)
+        return run_with_timeout(load, ca)
     except OSError as exc:
         raise ValueError(f"The CA certificates {ca} cannot be read: {exc.strerror or exc}.") from None

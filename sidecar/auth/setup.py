@@ -22,7 +22,7 @@ from sidecar.config.environment import api_server
 from sidecar.config.kubernetes import KubernetesOptions
 from sidecar.config.settings import Settings
 from sidecar.config.values import SettingsError, parse_list
-from sidecar.runtime.filewatch import Watch
+from sidecar.runtime.filewatch import FileWatcher
 from sidecar.runtime.rate_limiter import RateLimiter
 from sidecar.runtime.tasks import Supervised, Supervisor
 
@@ -48,7 +48,7 @@ class AuthSetup:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.watch = Watch()
+        self.watch = FileWatcher()
         self._watching: Supervised | None = None
         self._remote: list[Kubernetes | Oidc] = []
         self._secret: TokenSecret | None = None

@@ -18,7 +18,7 @@ import structlog
 
 from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
 from sidecar.config.values import SettingsError
-from sidecar.runtime import files as small_file
+from sidecar.runtime import files
 
 log = structlog.get_logger("auth")
 
@@ -52,7 +52,7 @@ class TokenFile:
         self.path = path
         self._taken: str | None = None
         try:
-            self._entries, wrong = small_file.within(lambda: _read(path), path)
+            self._entries, wrong = files.run_with_timeout(lambda: _read(path), path)
         except (OSError, UnicodeDecodeError) as exc:
             raise SettingsError(f"--tokens {path}: {_unreadable(exc)}. Make one with: {_MAKE}") from None
         if wrong:
@@ -172,7 +172,7 @@ def _digest(token: str) -> str:
 
 def _read(path: Path) -> tuple[Sequence[_Entry], list[str]]:
     """Return the entries, and what is wrong with the other lines."""
-    return _parse_lines(small_file.read_small(path).decode())
+    return _parse_lines(files.read_small(path).decode())
 
 
 def _parse_lines(text: str) -> tuple[Sequence[_Entry], list[str]]:

@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 
 from sidecar.cluster.errors import ApiError
-from sidecar.runtime.files import Looks, NotSmall, ReadTimeout, read_small
+from sidecar.runtime.files import FileThread, NotSmall, ReadTimeout, read_small
 
 TOKEN = re.compile(r"[!-~]{1,16384}")
 """The form of a bearer token; no API server issues any other."""
@@ -26,7 +26,7 @@ class ServiceAccount:
         self._directory = directory
         self._pem = ""
         self._ssl_context: ssl.SSLContext | None = None
-        self._reads = Looks[tuple[str, ssl.SSLContext]](directory, _READ_TIMEOUT)
+        self._reads = FileThread[tuple[str, ssl.SSLContext]](directory, _READ_TIMEOUT)
 
     async def credentials(self) -> tuple[str, ssl.SSLContext]:
         """Return the current token and CA; a file system that does not respond delays only this request.
@@ -35,7 +35,7 @@ class ServiceAccount:
             ApiError: a file cannot be read, or is not valid.
         """
         try:
-            return await self._reads.look(lambda: (self.token(), self.ssl_context()))
+            return await self._reads.run(lambda: (self.token(), self.ssl_context()))
         except ReadTimeout as exc:
             raise ApiError(f"{exc}. The server's service account is mounted there.") from None
 

@@ -28,7 +28,7 @@ from sidecar.config.early import CREDENTIALS, early_value
 from sidecar.config.environment import api_server
 from sidecar.domain import idset
 from sidecar.domain.errors import ClusterForbidden, Conflict, NotFound, Problem
-from sidecar.runtime.log_writer import say, write_json
+from sidecar.runtime.log_writer import log_line, use_json
 
 log = structlog.get_logger("outlook")
 
@@ -181,10 +181,10 @@ async def _once(index: int, path: Path) -> int:
         if found:
             await asyncio.to_thread(end_file.write, path, found)
     except OSError as exc:
-        say(f"cannot write the end file, will retry: {exc}", "warning")
+        log_line(f"cannot write the end file, will retry: {exc}", "warning")
         return 0
     except Problem as exc:
-        say(f"cannot read the Job: {exc.detail}", "warning")
+        log_line(f"cannot read the Job: {exc.detail}", "warning")
         return 0
     finally:
         await cluster.close()
@@ -194,7 +194,7 @@ async def _once(index: int, path: Path) -> int:
 def main() -> None:
     """Judge once; exit with 3 when this pod's part is over."""
     index, path = sys.argv[1:]
-    write_json(early_value("log_format") == "json")
+    use_json(early_value("log_format") == "json")
     sys.exit(asyncio.run(_once(int(index), Path(path))))
 
 

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from sidecar.domain.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
 from sidecar.http import percent as encoded
 from sidecar.http.unreadable import body_problem
-from sidecar.runtime.budget import Budget, Holding
+from sidecar.runtime.budget import Budget, Reservation
 from sidecar.runtime.clock import LoopClock
 
 SMALL = 16 * 1024
@@ -48,9 +48,9 @@ class Bodies:
         self.name = name
         self._turn = asyncio.Lock()
 
-    def hold(self, request: web.Request) -> Holding:
+    def hold(self, request: web.Request) -> Reservation:
         """Return what takes the bytes of a request, none yet; see :func:`counted`."""
-        return self.budget.hold(self.name(request))
+        return self.budget.reserve(self.name(request))
 
     def timeout(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Limit what is done in this context to the seconds that a body may take.
@@ -65,7 +65,7 @@ class Bodies:
         """The error of a body that does not come."""
         return RequestTimeout(f"The body did not come within {self._seconds:g} s (--body-timeout).")
 
-    async def read(self, request: web.Request, *, small: bool) -> tuple[bytes, Holding]:
+    async def read(self, request: web.Request, *, small: bool) -> tuple[bytes, Reservation]:
         """Read a body.
 
         Args:
@@ -127,7 +127,7 @@ BODIES = web.AppKey("bodies", Bodies)
 """Reads the bodies of an application's requests."""
 
 
-async def _read(request: web.Request, held: Holding, limit: int, small: bool) -> bytes:
+async def _read(request: web.Request, held: Reservation, limit: int, small: bool) -> bytes:
     raw = bytearray()
     while chunk := await request.content.readany():
         raw += chunk

@@ -15,7 +15,7 @@ from sidecar.domain import json_size
 from sidecar.domain.errors import InvalidRequest, Problem, UnsupportedMediaType, without_traceback
 from sidecar.http import decoding, faults, forms
 from sidecar.http.body import BODIES, counted
-from sidecar.runtime.budget import Holding
+from sidecar.runtime.budget import Reservation
 
 _MAX_NAMED = 5  # faults of one kind that an error names
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -23,7 +23,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 async def read_body(
     request: web.Request, cls: type[msgspec.Struct], *, message: str, small: bool
-) -> tuple[Holding, Any]:
+) -> tuple[Reservation, Any]:
     """Read a body and the query string into one struct.
 
     Args:

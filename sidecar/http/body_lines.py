@@ -186,14 +186,14 @@ class Lines:
             return True
         try:
             async with self._bodies.timeout():
-                await self._held.room(counted(self._size + more))
+                await self._held.wait(counted(self._size + more))
         except TimeoutError:
             return False
         return True
 
     def _resize(self, more: int) -> None:
         self._size += more
-        self._held.count(counted(self._size))
+        self._held.force(counted(self._size))
 
 
 def _no_job() -> InvalidRequest:

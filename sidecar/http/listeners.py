@@ -18,7 +18,7 @@ from sidecar.http.tls import Tls
 from sidecar.http.unix_socket import Socket
 from sidecar.http.unsent import Patience
 from sidecar.runtime.clock import LoopClock, Timer
-from sidecar.runtime.filewatch import Watch
+from sidecar.runtime.filewatch import FileWatcher
 from sidecar.telemetry import logs
 
 _SHUTDOWN_TIMEOUT = 2.0
@@ -35,7 +35,7 @@ class Listeners:
         watch: tells when a certificate was renewed.
     """
 
-    def __init__(self, settings: Settings, watch: Watch) -> None:
+    def __init__(self, settings: Settings, watch: FileWatcher) -> None:
         self._settings = settings
         self._watch = watch
         self.clock = LoopClock()

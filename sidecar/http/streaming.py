@@ -11,7 +11,7 @@ from aiohttp import web
 
 from sidecar.auth.guard import ADMISSION
 from sidecar.http.responses import start_response
-from sidecar.runtime.budget import Budget, Holding
+from sidecar.runtime.budget import Budget, Reservation
 
 _PIECE = 64 * 1024
 SHORT = 256 * 1024
@@ -36,7 +36,7 @@ ANSWERS = web.AppKey("answers", Answers)
 """The budget of an application's answers."""
 
 
-def hold(request: web.Request, size: int) -> Holding:
+def hold(request: web.Request, size: int) -> Reservation:
     """Take what is about to be sent from the budget of answers, where it is more than a piece.
 
     Raises:
@@ -44,7 +44,7 @@ def hold(request: web.Request, size: int) -> Holding:
         Overloaded: too much waits to be read by all callers.
     """
     answers = request.app[ANSWERS]
-    return answers.budget.hold(answers.name(request), size if size > _PIECE else 0)
+    return answers.budget.reserve(answers.name(request), size if size > _PIECE else 0)
 
 
 async def stream_chunks(

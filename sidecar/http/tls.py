@@ -9,8 +9,8 @@ from pathlib import Path
 import structlog
 
 from sidecar.config.values import SettingsError
-from sidecar.runtime.files import read_small, within
-from sidecar.runtime.filewatch import Watch
+from sidecar.runtime.files import read_small, run_with_timeout
+from sidecar.runtime.filewatch import FileWatcher
 
 log = structlog.get_logger("listen")
 
@@ -28,14 +28,14 @@ class Tls:
         SettingsError: one of the files cannot be used.
     """
 
-    def __init__(self, certificate: str, key: str, client_ca: str, watch: Watch) -> None:
+    def __init__(self, certificate: str, key: str, client_ca: str, watch: FileWatcher) -> None:
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
         files = [file for file in (certificate, key, client_ca) if file]
         watch.add(self._renew, *map(Path, files))  # before they are read: what is swapped meanwhile is read again
         try:
-            self.context = within(self._load, ", ".join(files))
+            self.context = run_with_timeout(self._load, ", ".join(files))
         except (OSError, ssl.SSLError) as exc:
             names = ", ".join(files)
             raise SettingsError(f"--tls-cert, --tls-key: {names} cannot be used: {_words(exc)}.") from None

@@ -1,1 +1,1 @@
-"""The process: background tasks, threads, signals, files and bounded resources."""
+"""Tasks, threads, signals, timeouts, memory and files of the server's process."""

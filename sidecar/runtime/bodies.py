@@ -1,4 +1,4 @@
-"""Bodies of answers that this server gets from others: read up to a bound, whatever a server has to send."""
+"""Read response bodies from other servers, up to a size limit."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Mapping
 
 import aiohttp
 
-#: Sent with each request, beside ``auto_decompress=False``: a small answer stays small.
+#: Headers of each request, for a session with ``auto_decompress=False``: a small response must not expand.
 UNCOMPRESSED: Mapping[str, str] = {"Accept-Encoding": "identity"}
 
 
 class TooLarge(ValueError):
-    """The body is larger than it may be."""
+    """The body exceeds the limit."""
 
 
-async def read(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """Return the body of an answer.
+async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Return the body of a response.
 
     Args:
-        response: whose session was made with ``auto_decompress=False``.
-        most: bytes that it may have.
+        response: from a session with ``auto_decompress=False``.
+        limit: maximum size in bytes.
 
     Raises:
-        TooLarge: it has more.
+        TooLarge: the body exceeds the limit.
     """
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > most:
-            raise TooLarge(f"{response.url} is larger than {most} bytes")
+        if len(body) > limit:
+            raise TooLarge(f"{response.url} is larger than {limit} bytes")
     return bytes(body)

@@ -1,4 +1,4 @@
-"""Bytes that may be held at once for callers: in all, and a quarter of that for each of them."""
+"""A memory budget in bytes: a limit in total, and a quarter of it for each caller."""
 
 from __future__ import annotations
 
@@ -8,88 +8,86 @@ from types import TracebackType
 
 from sidecar.domain.errors import Overloaded, TooManyRequests
 
-_SHARE = 4  # one caller, or one address, may have this part of it
+_SHARE = 4  # a caller, or an address, may use 1/4
 
 
 class Budget:
-    """A number of bytes that are taken and given back.
+    """A limited number of bytes.
 
     Args:
-        most: how many may be taken, in all.
-        what: what they are, for the text of the error.
-        option: which option sets their number.
+        limit: bytes in total.
+        what: what the bytes are used for, for the error.
+        option: the option that sets the limit.
     """
 
-    def __init__(self, most: int, what: str, option: str) -> None:
-        self._most = most
+    def __init__(self, limit: int, what: str, option: str) -> None:
+        self._limit = limit
         self._what = what
         self._option = option
-        self._taken: Counter[str] = Counter()
+        self._used: Counter[str] = Counter()
         self._total = 0
         self._freed = asyncio.Event()
 
     @property
-    def taken(self) -> int:
-        """How many are taken now."""
+    def used(self) -> int:
+        """Bytes in use."""
         return self._total
 
-    def hold(self, name: str, size: int = 0) -> Holding:
-        """Take bytes for a caller, or an address; more can be taken later by :meth:`Holding.grow`.
+    def reserve(self, name: str, size: int = 0) -> Reservation:
+        """Reserve bytes for a caller or an address; :meth:`Reservation.grow` reserves more.
 
         Args:
-            name: for which one; empty where many callers have one name: then there is only the limit in all.
-            size: how many.
+            name: caller or address; empty: only the total limit applies, because several callers share the name.
+            size: bytes.
 
         Raises:
-            TooMany: this one has too many already.
-            Overloaded: too many are taken in all.
+            TooManyRequests: the caller would exceed its share.
+            Overloaded: the total limit would be exceeded.
         """
-        holding = Holding(self, name)
-        holding.grow(size)
-        return holding
+        reservation = Reservation(self, name)
+        reservation.grow(size)
+        return reservation
 
-    def take(self, name: str, size: int, held: int = 0) -> None:
-        """Take bytes beside those that are held for the same purpose; see :meth:`hold`."""
-        if not self._fits(size, held):
-            raise Overloaded(f"Too many bytes of {self._what} are held just now ({self._option}); ask again later.")
-        if not self._fits_share(name, size, held):
-            raise TooManyRequests(
-                f"Too many bytes of your {self._what} are held just now (a quarter of {self._option})."
-            )
-        self.count(name, size)
+    def acquire(self, name: str, size: int, reserved: int = 0) -> None:
+        """Use more bytes in addition to ``reserved`` ones of the same reservation; see :meth:`reserve`."""
+        if not self._fits(size, reserved):
+            raise Overloaded(f"Too many bytes of {self._what} are in use ({self._option}); retry later.")
+        if not self._fits_share(name, size, reserved):
+            raise TooManyRequests(f"Too many bytes of your {self._what} are in use (a quarter of {self._option}).")
+        self.add(name, size)
 
-    def count(self, name: str, size: int) -> None:
-        """Take bytes that are there already, whether or not the limit allows for them."""
-        self._taken[name] += size
+    def add(self, name: str, size: int) -> None:
+        """Use bytes that are already allocated, even if they exceed the limit."""
+        self._used[name] += size
         self._total += size
 
-    def fits(self, name: str, size: int, held: int) -> bool:
-        """Whether so many bytes may be taken; what is larger than the limit is let through alone."""
-        return self._fits(size, held) and self._fits_share(name, size, held)
+    def fits(self, name: str, size: int, reserved: int) -> bool:
+        """Whether so many bytes are available. A reservation larger than the limit is allowed while it is alone."""
+        return self._fits(size, reserved) and self._fits_share(name, size, reserved)
 
-    async def room(self, name: str, size: int, held: int) -> None:
-        """Wait until so many bytes may be taken."""
-        while not self.fits(name, size, held):
+    async def wait(self, name: str, size: int, reserved: int) -> None:
+        """Wait until so many bytes are available."""
+        while not self.fits(name, size, reserved):
             self._freed.clear()
             await self._freed.wait()
 
-    def _fits(self, size: int, held: int) -> bool:
-        return self._total <= held or self._total + size <= self._most
+    def _fits(self, size: int, reserved: int) -> bool:
+        return self._total <= reserved or self._total + size <= self._limit
 
-    def _fits_share(self, name: str, size: int, held: int) -> bool:
-        return not name or self._taken[name] <= held or self._taken[name] + size <= self._most // _SHARE
+    def _fits_share(self, name: str, size: int, reserved: int) -> bool:
+        return not name or self._used[name] <= reserved or self._used[name] + size <= self._limit // _SHARE
 
-    def give_back(self, name: str, size: int) -> None:
-        """Undo :meth:`take`."""
+    def release(self, name: str, size: int) -> None:
+        """Free bytes."""
         self._total -= size
-        self._taken[name] -= size
-        if self._taken[name] <= 0:
-            del self._taken[name]
+        self._used[name] -= size
+        if self._used[name] <= 0:
+            del self._used[name]
         self._freed.set()
 
 
-class Holding:
-    """Bytes that one request holds, until its context is left."""
+class Reservation:
+    """Bytes of one request, a context manager that frees them."""
 
     __slots__ = ("_budget", "_name", "size")
 
@@ -99,50 +97,50 @@ class Holding:
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Take more bytes; see :meth:`Budget.hold`."""
+        """Reserve more bytes; see :meth:`Budget.reserve`."""
         if size:
-            self._budget.take(self._name, size, self.size)
+            self._budget.acquire(self._name, size, self.size)
             self.size += size
 
     def resize(self, size: int) -> None:
-        """Hold so many bytes from now on; see :meth:`Budget.hold`."""
+        """Change the size to ``size`` bytes; see :meth:`Budget.reserve`."""
         if size > self.size:
             self.grow(size - self.size)
         else:
             self._shrink(size)
 
-    def count(self, size: int) -> None:
-        """Hold so many bytes, which are there already, from now on: whether or not the limit allows for them."""
+    def force(self, size: int) -> None:
+        """Change the size to ``size`` bytes that are already allocated, even if they exceed the limit."""
         if size > self.size:
-            self._budget.count(self._name, size - self.size)
+            self._budget.add(self._name, size - self.size)
             self.size = size
         else:
             self._shrink(size)
 
     def fits(self, size: int) -> bool:
-        """Whether so many bytes, in all, may be held; always where they are no more than now."""
+        """Whether the reservation can have ``size`` bytes; it can always shrink."""
         return size <= self.size or self._budget.fits(self._name, size - self.size, self.size)
 
-    async def room(self, size: int) -> None:
-        """Wait until so many bytes, in all, may be held."""
+    async def wait(self, size: int) -> None:
+        """Wait until the reservation can have ``size`` bytes."""
         if size > self.size:
-            await self._budget.room(self._name, size - self.size, self.size)
+            await self._budget.wait(self._name, size - self.size, self.size)
 
     @property
-    def over(self) -> bool:
-        """Whether more is held than the limit allows for, by all or by this one's caller."""
+    def exceeded(self) -> bool:
+        """Whether the limit, or that of the caller, is exceeded."""
         return not self._budget.fits(self._name, 0, self.size)
 
     def _shrink(self, size: int) -> None:
         if size < self.size:
-            self._budget.give_back(self._name, self.size - size)
+            self._budget.release(self._name, self.size - size)
             self.size = size
 
     def close(self) -> None:
-        """Give all of them back."""
+        """Free all bytes."""
         self._shrink(0)
 
-    def __enter__(self) -> Holding:
+    def __enter__(self) -> Reservation:
         return self
 
     def __exit__(

@@ -1,7 +1,7 @@
-"""Time in which the event loop could work.
+"""A clock that stops while the event loop is blocked.
 
-A time-out says how long a peer may take. While the loop stands, what a peer has sent is not read, and what it reads is
-not written: that time is not the peer's. So time-outs of connections are measured by a clock that stands with the loop.
+A timeout limits the time of the peer. While the event loop is blocked, the server neither reads from the peer nor
+writes to it: that time is not the peer's. So timeouts of connections use a clock that stops with the event loop.
 """
 
 from __future__ import annotations
@@ -10,56 +10,56 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-_BEAT = 0.25  # seconds
-_TOLERANCE = 0.05  # seconds that a beat may be late in a loop that works
+_INTERVAL = 0.25  # seconds
+_TOLERANCE = 0.05  # seconds that a tick may be late without counting as blocked
 
 
 class LoopClock:
-    """A clock that stands while the loop stands. Until it is started it is the loop's own."""
+    """A clock that stops while the event loop is blocked. Before :meth:`start` it is the event loop's own clock."""
 
     def __init__(self) -> None:
-        self._stood = 0.0
+        self._blocked = 0.0
         self._due: float | None = None
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Start to measure how long the event loop is blocked."""
         self._schedule(asyncio.get_running_loop())
 
     def close(self) -> None:
-        """Measure no longer."""
+        """Stop to measure."""
         if self._handle is not None:
             self._handle.cancel()
         self._due = self._handle = None
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._due = loop.time() + _BEAT
-        self._handle = loop.call_at(self._due, self._beat)
+        self._due = loop.time() + _INTERVAL
+        self._handle = loop.call_at(self._due, self._tick)
 
-    def _beat(self) -> None:
+    def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        self._stood += self._late(loop.time())
+        self._blocked += self._late(loop.time())
         self._schedule(loop)
 
     def _late(self, now: float) -> float:
-        """Return for how long the loop has stood beyond the beat that is due."""
+        """Return how long the event loop has been blocked since the next tick was due, in seconds."""
         return 0.0 if self._due is None else max(0.0, now - self._due - _TOLERANCE)
 
     def time(self) -> float:
-        """Return the seconds in which the loop could work, since some moment."""
+        """Return the time in seconds, without the time in which the event loop was blocked."""
         now = asyncio.get_running_loop().time()
-        return now - self._stood - self._late(now)
+        return now - self._blocked - self._late(now)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call back when the loop could work for so many seconds."""
+        """Call ``callback`` after so many seconds of this clock."""
         return Timer(self, seconds, callback)
 
     @contextlib.asynccontextmanager
     async def timeout(self, seconds: float) -> AsyncIterator[None]:
-        """Limit what is done in this context, as :func:`asyncio.timeout` does, to seconds in which the loop could work.
+        """Limit the time of a block, like :func:`asyncio.timeout`, by this clock.
 
         Raises:
-            TimeoutError: it took longer.
+            TimeoutError: the block took longer.
         """
         async with asyncio.timeout(None) as limit:
             timer = self.call_later(seconds, lambda: limit.reschedule(asyncio.get_running_loop().time()))
@@ -70,7 +70,7 @@ class LoopClock:
 
 
 class Timer:
-    """One callback of a :class:`LoopClock`."""
+    """A callback of a :class:`LoopClock`."""
 
     __slots__ = ("_callback", "_clock", "_end", "_handle")
 
@@ -88,5 +88,5 @@ class Timer:
             self._callback()
 
     def cancel(self) -> None:
-        """Call back no more."""
+        """Cancel the callback."""
         self._handle.cancel()

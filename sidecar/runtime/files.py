@@ -1,8 +1,8 @@
-"""Small files of settings: tokens, keys, certificates. Whatever stands at their path, to read one ends.
+"""Read small files, such as tokens, keys and certificates, with a limit of time and size.
 
-A path may lead to a FIFO, which is opened only when another process writes into it, to a device without end, to a file
-larger than the memory, or into a network file system that does not answer. So a file is opened without waiting, its
-kind and size are looked at first, and all of that is done in a thread that is given up when it takes too long.
+A path may refer to a FIFO, which blocks until another process writes, to an endless device, to a file larger than the
+memory, or into a network file system that does not respond. So a file is opened without blocking, its type and size
+are checked first, and all of that happens in a thread with a timeout.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sidecar.runtime.threads import Workers
 T = TypeVar("T")
 
 LIMIT = 1 << 20
-"""Bytes that a file may have: thousands of tokens, or of certificates."""
-PATIENCE = 5.0
-"""Seconds after which a file system counts as one that does not answer."""
+"""Maximum size of a file in bytes; enough for thousands of tokens or certificates."""
+TIMEOUT = 5.0
+"""Seconds after which a file system is considered not to respond."""
 
 
 class NotSmall(OSError):
-    """What stands at the path is not read, for its kind or its size."""
+    """The file is not read, because of its type or size."""
 
     def __init__(self, path: object, why: str) -> None:
         super().__init__(f"{path} {why}")
@@ -34,25 +34,25 @@ class NotSmall(OSError):
 
 
 class ReadTimeout(OSError):
-    """The file system does not answer."""
+    """The file system does not respond."""
 
     def __init__(self, path: object, seconds: float) -> None:
         super().__init__(f"{path}: the file system does not answer within {seconds:g} s")
 
 
 def read_small(path: Path, limit: int = LIMIT) -> bytes:
-    """Return what a file holds. This may still take long in a file system that hangs.
+    """Return the content of a file. This may block if the file system does not respond.
 
     Raises:
-        NotSmall: it is not a regular file, or larger than the limit.
+        NotSmall: it is not a regular file, or exceeds the limit.
         OSError: it cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise NotSmall(path, "is not a regular file")
-        if found.st_size <= limit:
+        if status.st_size <= limit:
             with open(fd, "rb", closefd=False) as file:
                 data = file.read(limit + 1)
             if len(data) <= limit:
@@ -62,51 +62,55 @@ def read_small(path: Path, limit: int = LIMIT) -> bytes:
         os.close(fd)
 
 
-def within(work: Callable[[], T], path: object) -> T:
-    """Call ``work`` in a thread, and wait for it: for a start, where nothing else is to be done meanwhile.
+def run_with_timeout(work: Callable[[], T], path: object) -> T:
+    """Call ``work`` in a thread and block until it returns; for the start of the server.
+
+    Args:
+        work: accesses files.
+        path: of the files, for errors.
 
     Raises:
-        Unanswered: it takes too long.
+        ReadTimeout: it takes too long.
     """
-    done: list[T] = []
-    failed: list[Exception] = []
+    results: list[T] = []
+    errors: list[Exception] = []
 
     def run() -> None:
         try:
-            done.append(work())
-        except Exception as exc:  # it is raised below
-            failed.append(exc)
+            results.append(work())
+        except Exception as exc:  # raised below
+            errors.append(exc)
 
     thread = threading.Thread(target=run, name=f"read {path}", daemon=True)
     thread.start()
-    thread.join(PATIENCE)
-    if failed:
-        raise failed[0]
-    if not done:
-        raise ReadTimeout(path, PATIENCE)
-    return done[0]
+    thread.join(TIMEOUT)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise ReadTimeout(path, TIMEOUT)
+    return results[0]
 
 
-class Looks(Generic[T]):
-    """Looks at files in a thread of their own, one look at a time, and waits for none that hangs.
+class FileThread(Generic[T]):
+    """Accesses files in a thread of its own, one call at a time, with a timeout.
 
     Args:
         path: of the files, for errors.
-        seconds: how long a look may take.
+        seconds: the timeout; default: :data:`TIMEOUT`.
     """
 
     def __init__(self, path: object, seconds: float | None = None) -> None:
         self._path = path
-        self._seconds = PATIENCE if seconds is None else seconds
+        self._seconds = TIMEOUT if seconds is None else seconds
         self._workers = Workers(1, f"read {path}")
 
-    async def look(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T]) -> T:
         """Call ``work`` in the thread.
 
         Raises:
-            Unanswered: it takes too long, or an earlier call does and has not ended.
+            ReadTimeout: it takes too long, or an earlier call has not ended yet.
         """
-        if self._workers.stuck > self._seconds:
+        if self._workers.longest_call > self._seconds:
             raise ReadTimeout(self._path, self._seconds)
         try:
             async with asyncio.timeout(self._seconds):
@@ -115,5 +119,5 @@ class Looks(Generic[T]):
             raise ReadTimeout(self._path, self._seconds) from None
 
     def close(self) -> None:
-        """End the thread, when its last look has ended."""
+        """End the thread after its last call."""
         self._workers.close()

@@ -1,9 +1,8 @@
-"""Write lines to standard error, and never wait for its reader, nor fail because of it.
+"""Write lines to standard error without ever blocking on its reader, or failing because of it.
 
-The log is a peer like any other: a pipe whose reader takes nothing fills within some hundred lines, a reader may have
-gone, a disk may be full. A handler, a task or the handler of a signal that logs must not hang or fail of that. So a
-line is written where it can be written at once. Otherwise it waits, within a bound, for a thread that writes what
-waits; what there is no room for is counted.
+A pipe without an active reader is full after some hundred lines, a reader may have exited, a disk may be full. A
+handler, a task or a signal handler that logs must not hang or fail then. So a line is written immediately if possible.
+Otherwise it is queued, within a limit, for a thread that writes; lines over the limit are counted and dropped.
 
 This module imports next to nothing: the follower and the end of the process use it.
 """
@@ -22,90 +21,90 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-_PIECE = select.PIPE_BUF  # bytes that a pipe which can be written takes whole
-_MOST = 1024 * 1024  # bytes that wait
-_LOOK = 1000  # milliseconds
+_CHUNK = select.PIPE_BUF  # bytes that a pipe accepts as a whole when it is writable
+_LIMIT = 1024 * 1024  # bytes in the queue
+_POLL = 1000  # milliseconds
 
 
 class LogWriter:
-    """Writes lines to a descriptor.
+    """Writes lines to a file descriptor.
 
     Args:
-        fd: where to; None where there is nothing to write to.
+        fd: None discards the lines.
     """
 
     def __init__(self, fd: int | None) -> None:
-        self.fd = fd if fd is None else _not_blocking(fd)
+        self.fd = fd if fd is None else _nonblocking(fd)
         self._blocks = self.fd == fd
-        self._lock = RLock()  # a signal's handler may log while this thread holds it
-        self._waiting: deque[bytes] = deque()
+        self._lock = RLock()  # reentrant: a signal handler may log while this thread has the lock
+        self._queue: deque[bytes] = deque()
         self._size = 0
         self._draining = False
         self._lost = 0
 
     def write(self, line: str) -> None:
-        """Write a line, or keep it until it can be written."""
+        """Write a line, or queue it."""
         data = line.encode(errors="backslashreplace") + b"\n"
         with self._lock:
-            while data and not self._waiting and self._write_now(data[:_PIECE]):
-                data = data[_PIECE:]
+            while data and not self._queue and self._write_now(data[:_CHUNK]):
+                data = data[_CHUNK:]
             if not data or self.fd is None:
                 return
-            if self._size + len(data) > _MOST:
+            if self._size + len(data) > _LIMIT:
                 self._lost += 1
                 return
-            self._waiting.append(data)
+            self._queue.append(data)
             self._size += len(data)
             if not self._draining:
                 self._draining = True
                 start_new_thread(self._drain, ())
 
-    #: The names that :mod:`structlog` calls.
+    #: The methods that :mod:`structlog` calls.
     msg = debug = info = warning = warn = error = critical = fatal = failure = exception = log = write
 
     @property
     def lost(self) -> int:
-        """How many lines could not be written since this was asked last."""
+        """Number of lines that were dropped since the last access."""
         with self._lock:
             lost, self._lost = self._lost, 0
             return lost
 
     def file(self) -> int:
-        """Return a descriptor for what writes by itself, such as :mod:`faulthandler`."""
+        """Return a file descriptor for modules that write directly, such as :mod:`faulthandler`."""
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC) if self.fd is None else self.fd
 
     def flush(self, within: float) -> None:
-        """Wait until what waits is written, for some seconds at most."""
+        """Wait until the queue is written, at most ``within`` seconds."""
         deadline = time.monotonic() + within
-        while self._waiting and time.monotonic() < deadline:
+        while self._queue and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    def _write_now(self, piece: bytes) -> bool:
-        """Write up to PIPE_BUF bytes; return whether they are dealt with."""
+    def _write_now(self, chunk: bytes) -> bool:
+        """Write up to PIPE_BUF bytes; return False if the write would block."""
         if self.fd is None:
             return True
         try:
             if self._blocks and not _writable(self.fd, 0):
                 return False
-            os.write(self.fd, piece)
-        except BlockingIOError:  # another process has filled it meanwhile
+            os.write(self.fd, chunk)
+        except BlockingIOError:  # another process has filled the pipe in the meantime
             return False
-        except OSError:  # its reader has gone, or its disk is full
+        except OSError:  # the reader has exited, or the disk is full
             self._lost += 1
         return True
 
     def _drain(self) -> None:
-        """Run in a thread: write what waits, until nothing does."""
+        """Write the queue, in a thread, until it is empty."""
         while True:
-            assert self.fd is not None  # noqa: S101 - else nothing waits
-            _writable(self.fd, _LOOK)
+            assert self.fd is not None  # noqa: S101 - otherwise nothing is queued
+            _writable(self.fd, _POLL)
             with self._lock:
-                while self._waiting and self._write_now(self._waiting[0][:_PIECE]):
-                    first = self._waiting.popleft()
-                    self._size -= min(_PIECE, len(first))
-                    if len(first) > _PIECE:
-                        self._waiting.appendleft(first[_PIECE:])
-                if not self._waiting:
+                while self._queue and self._write_now(self._queue[0][:_CHUNK]):
+                    first = self._queue.popleft()
+                    self._size -= min(_CHUNK, len(first))
+                    if len(first) > _CHUNK:
+                        self._queue.appendleft(first[_CHUNK:])
+                if not self._queue:
                     self._draining = False
                     return
 
@@ -113,14 +112,14 @@ class LogWriter:
 def _writable(fd: int, timeout: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(timeout))  # an error counts: to write tells which
+    return bool(poll.poll(timeout))  # also on an error, which the write reports
 
 
-def _not_blocking(fd: int) -> int:
-    """Return a descriptor of a pipe that does not block; others have theirs, which a flag would change too.
+def _nonblocking(fd: int) -> int:
+    """Return a non-blocking descriptor of a pipe. A flag on ``fd`` would affect other processes too.
 
-    Where the pipe is another user's it cannot be opened anew. Then only another process that fills it between the look
-    and the write could block one.
+    A pipe of another user cannot be opened again. Then a write can still block if another process fills the pipe after
+    the check.
     """
     try:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
@@ -130,27 +129,27 @@ def _not_blocking(fd: int) -> int:
     return fd
 
 
-def to(stream: TextIO | None) -> LogWriter:
-    """Return a writer to a standard stream; to nothing where the process was started without it."""
+def writer_to(stream: TextIO | None) -> LogWriter:
+    """Return a writer to a standard stream; it discards lines if the process was started without that stream."""
     try:
         return LogWriter(stream.fileno() if stream else None)
     except (OSError, ValueError):
         return LogWriter(None)
 
 
-STDERR = to(sys.stderr)
+STDERR = writer_to(sys.stderr)
 
 _as_json = False
 
 
-def write_json(wanted: bool) -> None:
-    """Let :func:`say` write JSON from now on, or text."""
+def use_json(enabled: bool) -> None:
+    """Make :func:`log_line` write JSON, or text."""
     global _as_json
-    _as_json = wanted
+    _as_json = enabled
 
 
-def say(text: str, level: str = "info") -> None:
-    """Write a line where no logger is: in the pod of a follower, before a server is configured, and at its end."""
+def log_line(text: str, level: str = "info") -> None:
+    """Log a line without a logger: in a follower's pod, and at the start and the end of a server."""
     if not _as_json:
         STDERR.write(f"flux-sidecar: {text}")
         return
@@ -159,7 +158,7 @@ def say(text: str, level: str = "info") -> None:
 
 
 def _quoted(text: str) -> str:
-    """Return a string of JSON; the module json would be a tenth of all that a follower loads."""
+    """Return a JSON string; the json module would be a tenth of everything that a follower loads."""
     return f'"{"".join(map(_escaped, text))}"'
 
 

@@ -1,4 +1,4 @@
-"""Parts that are started in order and closed in the reverse order, and the event loop that they run on."""
+"""Close the parts of the server in reverse order of their start, and run the event loop."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ T = TypeVar("T")
 log = structlog.get_logger("server")
 
 _CLOSE = 2.0  # seconds
-_CANCEL = 1.0  # seconds for tasks that are left at the end
+_CANCEL = 1.0  # seconds, for tasks that are left at the end
 
 
 class Parts:
-    """Closes what was started, whatever has failed before: an error or a hang of one part keeps no other open."""
+    """A stack of started parts; an error or a hang of one does not prevent the others from being closed."""
 
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Return this."""
+        """Return the stack."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close all parts, those first that were added last."""
+        """Close all parts, the last one first."""
         await self._stack.aclose()
 
     def add(self, name: str, close: Callable[[], Coroutine[Any, Any, object]], timeout: float = _CLOSE) -> None:
-        """Have a part closed at the end.
+        """Add a part.
 
         Args:
             name: for the log.
-            close: ends it.
-            timeout: how long that may take, in seconds; what has not ended then is logged and left.
+            close: closes the part.
+            timeout: seconds; a part that takes longer is logged and abandoned.
         """
         self._stack.push_async_callback(close_within, name, close, timeout)
 
 
 async def close_within(name: str, close: Callable[[], Coroutine[Any, Any, object]], seconds: float) -> None:
-    """Close a part within some seconds; log what goes wrong, and go on.
+    """Close a part within some seconds; log an error or a timeout, and continue.
 
-    :func:`asyncio.wait_for` would not do: it waits until what it has cancelled has really ended.
+    :func:`asyncio.wait_for` would wait until the cancelled task has ended.
     """
     task = asyncio.create_task(close(), name=f"close {name}")
     _, pending = await asyncio.wait([task], timeout=seconds)
@@ -59,19 +59,19 @@ async def close_within(name: str, close: Callable[[], Coroutine[Any, Any, object
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine as :func:`asyncio.run` does, but wait neither for tasks nor for threads that do not end."""
+    """Run a coroutine like :func:`asyncio.run`, without waiting for tasks and threads that do not end."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(main)
     finally:
         try:
-            loop.run_until_complete(_cancel_the_rest())
+            loop.run_until_complete(_cancel_remaining())
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
 
 
-async def _cancel_the_rest() -> None:
+async def _cancel_remaining() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

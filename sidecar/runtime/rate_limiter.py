@@ -1,4 +1,4 @@
-"""Token buckets: how often somebody may do something; and who is one and the same somebody."""
+"""Rate limits by token bucket, and the key by which a client address is limited."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-_MOST = 10_000  # names that are remembered; who comes after so many others begins with a full bucket
+_MOST = 10_000  # buckets; the least recently used ones are dropped, and start full again
 
 
 class RateLimiter:
     """A token bucket for each name.
 
     Args:
-        rate: tokens that come a second; 0: no limit.
-        burst: tokens that a bucket holds; at least one, or nobody could ever take any.
-        clock: seconds that never go back.
+        rate: tokens per second; 0: unlimited.
+        burst: capacity of a bucket in tokens; at least one.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class RateLimiter:
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def acquire(self, name: str) -> float:
-        """Take a token; return 0, or after how many seconds there will be one."""
+        """Take a token; return 0, or the seconds until there is one."""
         if not self._rate:
             return 0.0
         now = self._clock()
@@ -40,7 +40,7 @@ class RateLimiter:
         return wait
 
     def refund(self, name: str) -> None:
-        """Undo an acquire."""
+        """Return a token."""
         if name in self._levels:
             level, at = self._levels[name]
             self._levels[name] = min(self._burst, level + 1), at
@@ -48,28 +48,28 @@ class RateLimiter:
 
 @functools.lru_cache(maxsize=4096)
 def client_key(address: str) -> str:
-    """Return what an address is counted as: itself, or of IPv6 the /64 that it is in.
+    """Return the key of a client address: the address, or the /64 network of an IPv6 address.
 
-    A /64 is the least that anybody is given, and as many addresses as they like.
+    A /64 is the smallest network that a client gets, with all of its addresses.
 
     Args:
-        address: with a port or without, as proxies write it into X-Forwarded-For. What is no address stays what it is.
+        address: with or without a port, as in X-Forwarded-For. Any other text is returned unchanged.
     """
-    found = read_address(address)
-    if found is None:
+    parsed = read_address(address)
+    if parsed is None:
         return address
-    return str(ipaddress.IPv6Network((found, 64), strict=False)) if found.version == 6 else str(found)
+    return str(ipaddress.IPv6Network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
 
 
 def read_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Read an address, with a port or without; None when it is none. What is IPv4 inside IPv6 is IPv4."""
+    """Return an address from a text with or without a port; None if it is not valid. IPv4 in IPv6 becomes IPv4."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        found = ipaddress.ip_address(text.partition("%")[0])  # less the interface of a link-local one
+        address = ipaddress.ip_address(text.partition("%")[0])  # without the interface of a link-local address
     except ValueError:
         return None
-    return found.ipv4_mapped or found if found.version == 6 else found
+    return address.ipv4_mapped or address if address.version == 6 else address

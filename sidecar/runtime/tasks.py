@@ -1,8 +1,8 @@
-"""Background tasks that are supervised, after kopf's guarded tasks.
+"""Supervised background tasks, after kopf's guarded tasks.
 
-:func:`asyncio.create_task` alone keeps an exception until the task object is collected, and nothing else notices that
-the task has ended. Here each death is logged once with its cause and traceback, counted, shown in ``/readyz?verbose``,
-and answered as fits: the task starts again after a pause, or the server ends.
+With :func:`asyncio.create_task` alone, an exception is not reported until the task object is collected, and nothing
+else notices that the task has ended. The supervisor logs each death once with its cause and traceback, counts it,
+shows it in ``/readyz?verbose``, and restarts the task after a pause or ends the server.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ log = structlog.get_logger("tasks")
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 OnDeath = Literal["restart", "end", "note"]
-"""What follows a death: ``restart`` runs the task again, with a growing pause; ``end`` ends the server with a failure;
-``note`` does nothing else, for what must not run twice or has its own answer."""
+"""Reaction to a death: ``restart`` runs the task again, after a pause that grows; ``end`` ends the server with a
+failure; ``note`` only records it, for tasks that must not run twice or have their own error handling."""
 
 CLOSE_TIMEOUT = 2.0  # seconds
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds before a task that has died runs again
-_HEALTHY = 60.0  # seconds that a task has to run before its deaths no longer count as deaths in a row
-_HOPELESS = 5  # deaths in a row
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds before a task is restarted
+_HEALTHY = 60.0  # seconds after which the deaths of a running task no longer count as consecutive
+_CRASH_LOOP = 5  # consecutive deaths
 _LONGEST_CAUSE = 500  # characters
 
 
 class Record:
-    """What has become of the tasks of one name."""
+    """The deaths of the tasks of one name."""
 
     def __init__(self, name: str, *, vital: bool) -> None:
         self.name = name
         self.vital = vital
-        """Whether the server is not ready while a task of this name is dead."""
+        """Whether the server is not ready while a task of this name is not running."""
         self.deaths = 0
-        self.in_a_row = 0
+        self.consecutive = 0
         """Deaths since a task of this name last ran for a minute."""
         self.down = False
-        """Whether the task that died last has not been started again."""
+        """Whether the task that died last has not been restarted."""
         self.cause = ""
-        """Of the last death."""
+        """Cause of the last death."""
         self.died = 0.0
-        """When that was (:func:`time.monotonic`)."""
+        """Time of the last death (:func:`time.monotonic`)."""
 
     @property
-    def hopeless(self) -> bool:
-        """Whether to start the task again has not helped, so that only a restart of the process may."""
-        return self.vital and self.in_a_row >= _HOPELESS
+    def crash_looping(self) -> bool:
+        """Whether restarts do not help, so that only a restart of the process may."""
+        return self.vital and self.consecutive >= _CRASH_LOOP
 
     def __str__(self) -> str:
         """Return the line of ``/readyz?verbose``."""
@@ -59,18 +59,18 @@ class Record:
 
 
 class Supervised:
-    """A task that a :class:`Supervisor` runs."""
+    """A task of a :class:`Supervisor`."""
 
     def __init__(self, name: str, task: asyncio.Task[None]) -> None:
         self.name = name
         self.task = task
-        """Ends when the work has ended and will not be run again."""
+        """Ends when the work has ended and will not be restarted."""
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> bool:  # noqa: ASYNC109 - logged, not raised
         """Cancel the task and wait for its end.
 
         Args:
-            timeout: how long to wait, in seconds; what has not ended then is logged and left.
+            timeout: seconds; a task that takes longer is logged and abandoned.
 
         Returns:
             Whether it has ended.
@@ -87,7 +87,7 @@ class Supervisor:
 
     Args:
         died: called with the name of a task that has died, to count it.
-        end: called with the cause when a task dies without which the server must not go on (``on_death="end"``).
+        end: called with the cause if the server cannot continue without the task (``on_death="end"``).
     """
 
     def __init__(self, died: Callable[[str], None] | None = None, end: Callable[[str], None] | None = None) -> None:
@@ -105,14 +105,14 @@ class Supervisor:
         vital: bool = False,
         **context: object,
     ) -> Supervised:
-        """Run a task. It may return, which is its end; an exception, or a cancellation from inside, is a death.
+        """Run a task. If it returns, it has ended; an exception, or a cancellation from inside, is a death.
 
         Args:
-            work: returns a new coroutine for each time that the task is run.
-            name: of the task, or of all tasks of its kind: it is a label of a metric.
-            on_death: what follows a death, see :data:`OnDeath`.
-            vital: the server is not ready while the task is dead, and not alive when it has died again and again.
-            context: for the log lines, such as what tells one task of this name from another.
+            work: returns a new coroutine each time the task is run.
+            name: of the task, or of all tasks of its kind; the label of a metric.
+            on_death: see :data:`OnDeath`.
+            vital: the server is not ready while the task is not running, and not alive while it is crash-looping.
+            context: for the log, such as what distinguishes tasks of the same name.
         """
         record = self._records.setdefault(name, Record(name, vital=vital))
         task = asyncio.create_task(self._run(work, record, on_death, context), name=name)
@@ -120,14 +120,14 @@ class Supervisor:
         task.add_done_callback(self._running.pop)
         return supervised
 
-    def note(self, name: str, exc: BaseException) -> None:
-        """Note a death that something else than this supervisor has answered, such as a thread that begins anew."""
+    def record_death(self, name: str, exc: BaseException) -> None:
+        """Record a death outside of this supervisor that was already handled, such as that of a restarted thread."""
         record = self._records.setdefault(name, Record(name, vital=False))
         self._died(record, exc, {}, None)
         record.down = False
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:  # noqa: ASYNC109 - logged, not raised
-        """Cancel every task that still runs, and wait for all of them at once; see :meth:`Supervised.close`."""
+        """Cancel all running tasks, and wait for all of them; see :meth:`Supervised.close`."""
         await asyncio.gather(*(each.close(timeout) for each in list(self._running.values())))
 
     @property
@@ -136,9 +136,9 @@ class Supervisor:
         return [each for each in self._records.values() if each.vital and each.down]
 
     @property
-    def hopeless(self) -> list[Record]:
-        """Vital tasks that have died again and again: only a restart of the process may help."""
-        return [each for each in self._records.values() if each.hopeless and each.down]
+    def crash_looping(self) -> list[Record]:
+        """Vital tasks that have died again and again."""
+        return [each for each in self._records.values() if each.crash_looping and each.down]
 
     def __iter__(self) -> Iterator[Record]:
         """All tasks that have ever died."""
@@ -153,20 +153,20 @@ class Supervisor:
     ) -> None:
         pause = _FIRST_PAUSE
         while True:
-            begin = time.monotonic()
+            started = time.monotonic()
             try:
                 await work()
             except asyncio.CancelledError as exc:
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
-                cause: BaseException = exc  # what it waited for was cancelled, not the task
+                cause: BaseException = exc  # a future that the task awaits was cancelled, not the task
             except Exception as exc:
                 cause = exc
             else:
                 record.down = False
                 return
-            if time.monotonic() - begin > _HEALTHY:
-                record.in_a_row, pause = 0, _FIRST_PAUSE
+            if time.monotonic() - started > _HEALTHY:
+                record.consecutive, pause = 0, _FIRST_PAUSE
             self._died(record, cause, context, pause if on_death == "restart" else None)
             if on_death == "end" and self._end:
                 self._end(f"task {record.name}: {record.cause}")
@@ -179,8 +179,8 @@ class Supervisor:
     def _died(self, record: Record, exc: BaseException, context: dict[str, object], pause: float | None) -> None:
         cause, again = f"{type(exc).__name__}: {exc}"[:_LONGEST_CAUSE], record.deaths > 0
         same, record.cause = cause == record.cause, cause
-        record.deaths, record.in_a_row, record.down, record.died = (
-            record.deaths + 1, record.in_a_row + 1, True, time.monotonic(),
+        record.deaths, record.consecutive, record.down, record.died = (
+            record.deaths + 1, record.consecutive + 1, True, time.monotonic(),
         )  # fmt: skip
         if self._count:
             self._count(record.name)

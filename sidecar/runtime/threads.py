@@ -1,7 +1,7 @@
-"""Threads for what may take long: each call goes to one of them, in the order of the calls.
+"""Threads for operations that may block; calls are executed in order.
 
-The executors of the standard library are waited for when the interpreter ends, so a disk that answers nothing would
-hold the process for good. These threads are daemons, and the owner waits for them within its own bound.
+When the interpreter ends, it waits for the executors of the standard library, so a disk that does not respond would
+keep the process alive. These threads are daemons, and their owner waits for them with a timeout.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class _Call(NamedTuple):
 
 
 class Workers:
-    """Some threads, and the calls that wait for one of them.
+    """Some threads, and the queue of their calls.
 
     Args:
         count: number of threads.
-        name: what each is called, with its number.
+        name: prefix of the threads' names.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -36,20 +36,20 @@ class Workers:
         self._name = name
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._began: dict[int, float] = {}
-        """When each busy thread began its call (:func:`time.monotonic`), by the thread's number."""
+        self._started: dict[int, float] = {}
+        """Start of the current call of each busy thread (:func:`time.monotonic`), by the thread's number."""
 
     @property
-    def stuck(self) -> float:
-        """How long the call has taken that was begun first and has not ended (seconds); 0 when all threads rest."""
-        began = list(self._began.values())
-        return time.monotonic() - min(began) if began else 0.0
+    def longest_call(self) -> float:
+        """Seconds since the start of the oldest call that has not ended; 0 if all threads are idle."""
+        started = list(self._started.values())
+        return time.monotonic() - min(started) if started else 0.0
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Call ``work`` in a thread, after the calls that were made before.
+        """Call ``work`` in a thread, after all calls before.
 
         Returns:
-            A future with its result or its exception. A call whose future was cancelled before it began is left out.
+            A future with the result or the exception. A call is skipped if its future is cancelled before it starts.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -63,7 +63,7 @@ class Workers:
         return future
 
     def close(self) -> None:
-        """End the threads when they have done what was asked of them before."""
+        """End the threads after all calls before."""
         for _ in self._threads:
             self._calls.put(None)
         self._threads = []
@@ -72,19 +72,19 @@ class Workers:
         while (call := self._calls.get()) is not None:
             if call.future.cancelled():
                 continue
-            self._began[number] = time.monotonic()
+            self._started[number] = time.monotonic()
             value, error = None, None
             try:
                 value = call.work()
-            except BaseException as exc:  # it is raised where the call is awaited
+            except BaseException as exc:  # raised where the future is awaited
                 error = exc
-            del self._began[number]
-            with contextlib.suppress(RuntimeError):  # the loop has closed: the caller has left
-                call.loop.call_soon_threadsafe(_settle, call.future, value, error)
+            del self._started[number]
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                call.loop.call_soon_threadsafe(_complete, call.future, value, error)
             del call, value, error
 
 
-def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+def _complete(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     if future.done():
         return
     if error is None:

@@ -60,7 +60,7 @@ class Health:
         return [
             Check("events", "" if self._feed.running else "Job events are no longer processed."),
             Check("flux", self._instance.fault),
-            Check("tasks", _sentences(self._tasks.hopeless), note=_sentences(self._tasks)),
+            Check("tasks", _sentences(self._tasks.crash_looping), note=_sentences(self._tasks)),
         ]
 
     def ready(self) -> list[Check]:

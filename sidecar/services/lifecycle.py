@@ -13,8 +13,8 @@ from msgspec import Meta, Struct
 
 from sidecar.config.values import SettingsError
 from sidecar.domain.errors import Conflict, Problem
-from sidecar.runtime.exit import Deadline
 from sidecar.runtime.tasks import Supervised, Supervisor
+from sidecar.runtime.termination import Deadline
 from sidecar.services.pod import Pod
 from sidecar.services.stop import Mode, State, Stop, StopRequest
 from sidecar.services.workload import Workload

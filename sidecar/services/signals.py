@@ -8,7 +8,7 @@ import signal
 import structlog
 
 from sidecar.instance import Instance
-from sidecar.runtime import exit as process_exit
+from sidecar.runtime import termination
 from sidecar.services.lifecycle import Lifecycle
 from sidecar.services.stop import SIGNALLED_START
 
@@ -35,7 +35,7 @@ class Signals:
 
     def install(self) -> None:
         """Handle signals from now on; first those that were received earlier."""
-        process_exit.handle_signals(asyncio.get_running_loop(), self.receive, self._exit)
+        termination.handle_signals(asyncio.get_running_loop(), self.receive, self._exit)
 
     def receive(self, number: signal.Signals) -> None:
         """Act on a signal."""
@@ -106,4 +106,4 @@ class Signals:
             log.warning("the process ends at once", state=self._lifecycle.state)
             self._lifecycle.kill()
         finally:
-            process_exit.end_now(0)
+            termination.exit_now(0)

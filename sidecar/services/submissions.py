@@ -124,7 +124,7 @@ class Submissions:
     @asynccontextmanager
     async def _limit_in_flight(self, size: int) -> AsyncIterator[None]:
         """Wait until the jobs that the instance has not answered are few enough for one more to be answered soon."""
-        with self._budget.hold("") as in_flight:
+        with self._budget.reserve("") as in_flight:
             await in_flight.room(size)
             in_flight.grow(size)
             yield

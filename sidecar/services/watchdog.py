@@ -7,7 +7,7 @@ import faulthandler
 import time
 from collections.abc import Callable
 
-from sidecar.runtime import exit as process_exit
+from sidecar.runtime import termination
 from sidecar.runtime.log_writer import STDERR
 from sidecar.services.checks import Check
 
@@ -41,7 +41,7 @@ class Watchdog:
             while True:
                 # If the loop is blocked, a thread of faulthandler writes the stacks of all threads and exits. There is
                 # one such timer, which limits the time of the exit once the server leaves: do not set it then.
-                if not process_exit.is_bounded():
+                if not termination.has_exit_timer():
                     faulthandler.dump_traceback_later(self._seconds, exit=True, file=file)
                 await asyncio.sleep(min(_TICK, self._seconds / 4))
                 problems = [check.problem for check in self._live() if check.problem]
@@ -49,5 +49,5 @@ class Watchdog:
                 if failing_since and time.monotonic() - failing_since > self._seconds:
                     raise ServerDead(f"not alive for {self._seconds:g} s: {' '.join(problems)}")
         finally:
-            if not process_exit.is_bounded():
+            if not termination.has_exit_timer():
                 faulthandler.cancel_dump_traceback_later()

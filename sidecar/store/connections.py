@@ -188,7 +188,7 @@ class Connections:
     @property
     def stuck(self) -> float:
         """Seconds that the writer's thread has spent in its current call; 0 if it is idle."""
-        return self._writer.stuck
+        return self._writer.longest_call
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call a function with the connection that writes, in the writer's thread; see :meth:`run_in_writer`."""
@@ -242,7 +242,7 @@ class Connections:
 
     async def read_inline(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """Read on the event loop, or in a thread while the disk may hang or another program has locked the file."""
-        if self._readable.is_set() and self._writer.stuck < _SLOW:
+        if self._readable.is_set() and self._writer.longest_call < _SLOW:
             try:
                 return self._readers.read_inline(read)
             except sqlite3.Error as exc:

@@ -122,7 +122,7 @@ def test_a_follower_that_cannot_write_the_end_file(tmp_path: Path, api: ClusterA
     assert end.read_text().startswith("0 the lead has completed")
 
 
-def test_a_look_that_hangs_keeps_a_follower_from_nothing(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+def test_a_check_that_hangs_does_not_delay_a_follower(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
     """Its broker comes and goes meanwhile, and both are noticed; the process that looks is ended."""
     options = {**variables(api, tmp_path / "end"), **odd_files.hanging_looks(tmp_path / "hanging")}
     waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, "serve", **options))

@@ -1,4 +1,4 @@
-"""The server in a follower's pod: it waits for the end of its broker, exits with 0, and never earlier or later."""
+"""The server in a follower's pod: it exits with 0 when its broker has ended, neither earlier nor later."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.support.harness import Process, beside, eventually
 
 Start = Callable[[Any], Any]
 
-#: What a follower may use, in kilobytes.
+#: Maximum memory of a follower, in kilobytes.
 MOST = 12 * 1024
 
 
 def sidecar(directory: Path, *options: str, before: Sequence[str] = ()) -> Process:
-    """The server of a follower's pod, as Kubernetes starts it: all that is different is a variable."""
+    """Return the server of a follower's pod, which differs from the lead's only in a variable."""
     uri = f"local://{follower_socket(directory)}"
     argv = [*before, harness.SIDECAR, "serve", "--host", "0.0.0.0", "--uri", uri, *options]
     return Process(argv, directory, JOB_COMPLETION_INDEX="1")
 
 
 def waits(process: Process) -> bool:
-    """Whether it is connected to a broker."""
+    """Whether the server is connected to a broker."""
     assert process.popen.poll() is None, process.text()
     return _connections(process) == 1
 
@@ -40,7 +40,7 @@ def _connections(process: Process) -> int:
 
 
 def memory(process: Process) -> int:
-    """Resident memory in kilobytes."""
+    """Return the resident memory in kilobytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
@@ -57,7 +57,7 @@ def listening(pid: int) -> list[str]:
 
 @pytest.fixture
 def waiting(tmp_path: Path, started: Start) -> Process:
-    """One that was there before its broker."""
+    """A server that was started before its broker."""
     process: Process = started(sidecar(tmp_path, "--follower-wait", "20"))
     eventually(lambda: "No such file or directory" in process.text(), what="wait for the socket")
     return process
@@ -82,13 +82,13 @@ def test_the_end_of_the_cluster(
     assert waits(waiting)
     server.stop()
     assert (waiting.wait(20), follower.wait(20), lead.wait(20), server.wait(20)) == (0, 0, 0, 0)
-    assert waiting.text().endswith("the broker has ended, and so has the lead: leaving\n")
+    assert waiting.text().endswith("the broker and the lead have ended: exiting\n")
 
 
 def test_a_broker_that_crashes_and_comes_back(
     brokers: tuple[Lead, Process], waiting: Process, tmp_path: Path, started: Start
 ) -> None:
-    """As in the operator's loop around a follower's broker."""
+    """The operator restarts a follower's broker in a loop."""
     lead, follower = brokers
     follower.signal(signal.SIGKILL)
     eventually(lambda: "waiting 20 s for another one" in waiting.text(), what="the crash")
@@ -97,7 +97,7 @@ def test_a_broker_that_crashes_and_comes_back(
     eventually(lambda: "quorum->run" in again.text(), what="RUN")
     assert lead.run("shutdown", "--background", lead.uri).returncode == 0
     assert (waiting.wait(20), again.wait(20), lead.wait(20)) == (0, 0, 0)
-    assert waiting.text().endswith("the broker has ended, and so has the lead: leaving\n")
+    assert waiting.text().endswith("the broker and the lead have ended: exiting\n")
 
 
 def test_a_broker_that_crashes_for_good(tmp_path: Path, started: Start) -> None:
@@ -106,12 +106,12 @@ def test_a_broker_that_crashes_for_good(tmp_path: Path, started: Start) -> None:
     eventually(lambda: runs(lead) and waits(process), what="two brokers")
     follower.signal(signal.SIGKILL)
     assert process.wait(10) == 0
-    assert "no other broker has come: leaving" in process.text()
+    assert "no other broker has started: exiting" in process.text()
     assert lead.run("uptime").returncode == 0
 
 
 def test_a_lead_that_crashes(tmp_path: Path, started: Start) -> None:
-    """The follower's broker ends in order, with exit code 1: the operator starts it again, and so the pod goes on."""
+    """The follower's broker exits with 1; the operator restarts it, so the pod must continue."""
     process = started(sidecar(tmp_path, "--follower-wait", "20"))
     impatient = '[heartbeat]\nperiod = "0.5s"\ntimeout = "2s"\n'
     lead, follower = started(Lead(tmp_path, impatient)), started(start_follower(tmp_path, impatient))
@@ -140,9 +140,9 @@ def test_a_signal_before_there_is_a_broker(waiting: Process) -> None:
     assert waiting.wait(2) == 0
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 def test_as_another_user(tmp_path: Path, started: Start) -> None:
-    """A guest may not ask the lead: that its broker has put its socket away has to be enough."""
+    """A guest must not send requests to the lead: the removed socket of its broker is sufficient."""
     for directory in (tmp_path, *tmp_path.parents):
         if directory.stat().st_uid == os.getuid() and directory != Path("/tmp"):
             directory.chmod(0o755)
@@ -156,7 +156,7 @@ def test_as_another_user(tmp_path: Path, started: Start) -> None:
 
 
 def test_the_lead_serves(tmp_path: Path, started: Start) -> None:
-    """Index 0 is the lead's: it listens before its broker is there, lives, and is not ready."""
+    """Index 0 is the lead: it listens before its broker has started, is alive, and is not ready."""
     lead_socket = tmp_path / "config/run/mc-0/local"
     argv = [harness.SIDECAR, "serve", "--port", "0", "--uri", f"local://{lead_socket}"]
     server = started(harness.Server(argv, tmp_path, JOB_COMPLETION_INDEX="0"))

@@ -170,7 +170,7 @@ class FluxConnection:
 
     def _on_crashed(self, exc: BaseException) -> None:
         """Report an error of this program's own; only an error of the connection indicates the broker's end."""
-        self._tasks.note("flux", exc)
+        self._tasks.record_death("flux", exc)
         self._cancel_countdown()
         self.status.set_connection(self.status.connection, f"{type(exc).__name__}: {exc}")
 

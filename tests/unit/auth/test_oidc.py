@@ -746,7 +746,7 @@ async def test_keys_on_a_file_system_that_does_not_answer(
     make: Make, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The known keys go on, after one wait."""
-    monkeypatch.setattr("sidecar.runtime.files.PATIENCE", 0.1)
+    monkeypatch.setattr("sidecar.runtime.files.TIMEOUT", 0.1)
     file = tmp_path / "jwks.json"
     file.write_bytes(issuer.published())
     oidc = make(jwks=str(file))

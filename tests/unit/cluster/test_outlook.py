@@ -122,21 +122,21 @@ async def test_an_end_file_that_can_be_written_at_last(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_look_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is left after a while; the next one is as good as the first."""
+def test_a_check_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed after a timeout, and the next one starts."""
     for name, value in odd_files.hanging_looks(tmp_path / "hanging").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(follower, "_FIRST_LOOK", 0.0)
-    monkeypatch.setattr(follower, "_LOOK_TAKES", 0.5)
-    look = follower._Look(FollowerRole(1, "", 0.0, 0.0, str(tmp_path / "end")))
+    monkeypatch.setattr(follower, "_FIRST_CHECK", 0.0)
+    monkeypatch.setattr(follower, "_CHECK_TIMEOUT", 0.5)
+    check = follower._JobCheck(FollowerRole(1, "", 0.0, 0.0, str(tmp_path / "end")))
 
     seen: set[int] = set()
 
     def again() -> bool:
-        look()
-        seen.add(look._pid)
+        check()
+        seen.add(check._pid)
         return len(seen - {0}) == 2
 
     eventually(again, what="the end of the first, and a second one")
-    look.end()
-    assert not look._pid
+    check.cancel()
+    assert not check._pid

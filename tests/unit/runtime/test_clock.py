@@ -1,4 +1,4 @@
-"""A time-out of a connection does not run while the loop stands."""
+"""Timeouts of connections stop while the event loop is blocked."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ import pytest
 
 from sidecar.runtime.clock import LoopClock
 
-_STOOD = 0.6
+_BLOCKED = 0.6
 
 
 @pytest.fixture
 async def clock() -> LoopClock:
-    found = LoopClock()
-    found.start()
-    return found
+    clock = LoopClock()
+    clock.start()
+    return clock
 
 
-def stand(seconds: float = _STOOD) -> None:
-    """Keep the loop from doing anything, as a decoder of a large body would."""
+def block(seconds: float = _BLOCKED) -> None:
+    """Block the event loop, as decoding a large body would."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         pass
 
 
-async def test_it_runs_with_the_loop(clock: LoopClock) -> None:
+async def test_it_runs_with_the_event_loop(clock: LoopClock) -> None:
     before, real, called = clock.time(), time.monotonic(), asyncio.Event()
     clock.call_later(0.3, called.set)
     await asyncio.wait_for(called.wait(), 10)
-    # A loop that has to wait for the processor stands, too: it may be less than the real time, and never more.
+    # An event loop that waits for the processor is blocked too: the time may be less than the real time, never more.
     assert 0 < clock.time() - before <= time.monotonic() - real + 0.01
     clock.close()
 
 
-async def test_it_stands_with_the_loop(clock: LoopClock) -> None:
+async def test_it_stops_with_the_event_loop(clock: LoopClock) -> None:
     await asyncio.sleep(0)
     before = clock.time()
-    stand()
-    assert clock.time() - before < _STOOD - 0.2
-    await asyncio.sleep(0)  # the beat that was due has been counted by now, and once
+    block()
+    assert clock.time() - before < _BLOCKED - 0.2
+    await asyncio.sleep(0)  # the late tick has been counted, once
     await asyncio.sleep(0)
-    assert clock.time() - before < _STOOD - 0.2
+    assert clock.time() - before < _BLOCKED - 0.2
     clock.close()
 
 
-async def test_a_callback_that_was_due_meanwhile_waits(clock: LoopClock) -> None:
-    """What came while the loop stood is read before the peer is said to have been silent."""
+async def test_a_callback_that_was_due_while_blocked_waits(clock: LoopClock) -> None:
+    """Data that arrived in the meantime is read before the peer is considered silent."""
     called = asyncio.Event()
     clock.call_later(0.4, called.set)
-    stand()
+    block()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not called.is_set()
@@ -58,7 +58,7 @@ async def test_a_callback_that_was_due_meanwhile_waits(clock: LoopClock) -> None
     clock.close()
 
 
-async def test_a_callback_that_was_cancelled(clock: LoopClock) -> None:
+async def test_a_cancelled_callback(clock: LoopClock) -> None:
     called = []
     clock.call_later(0.01, lambda: called.append(1)).cancel()
     done = asyncio.Event()
@@ -68,7 +68,7 @@ async def test_a_callback_that_was_cancelled(clock: LoopClock) -> None:
     clock.close()
 
 
-async def test_a_time_out(clock: LoopClock) -> None:
+async def test_a_timeout(clock: LoopClock) -> None:
     with pytest.raises(TimeoutError):
         async with clock.timeout(0.01):
             await asyncio.Event().wait()
@@ -77,12 +77,12 @@ async def test_a_time_out(clock: LoopClock) -> None:
     clock.close()
 
 
-async def test_a_time_out_does_not_run_while_the_loop_stands(clock: LoopClock) -> None:
+async def test_a_timeout_stops_while_the_event_loop_is_blocked(clock: LoopClock) -> None:
     woken = asyncio.Event()
 
     async def work() -> None:
         await asyncio.sleep(0)
-        stand()
+        block()
         woken.set()
 
     task = asyncio.create_task(work())
@@ -92,7 +92,7 @@ async def test_a_time_out_does_not_run_while_the_loop_stands(clock: LoopClock) -
     clock.close()
 
 
-async def test_until_it_is_started_it_is_the_loops_own() -> None:
+async def test_before_the_start_it_is_the_event_loops_clock() -> None:
     clock, called = LoopClock(), asyncio.Event()
     clock.call_later(0.01, called.set)
     await asyncio.wait_for(called.wait(), 10)

@@ -1,4 +1,4 @@
-"""Lines are written at once, or later and in their order, or counted as lost; no caller waits."""
+"""Lines are written immediately, or later and in order, or counted as lost; no caller blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.runtime.log_writer import LogWriter, to
+from sidecar.runtime.log_writer import LogWriter, writer_to
 from tests.support.harness import eventually
 
 
@@ -26,54 +26,54 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def read(reader: int, wanted: bytes) -> bytes:
-    """Read until the last line is one that is wanted."""
-    found = bytearray()
+    """Read until the last line is ``wanted``."""
+    received = bytearray()
 
     def ends() -> bool:
         try:
-            found.extend(os.read(reader, 1 << 20))
+            received.extend(os.read(reader, 1 << 20))
         except BlockingIOError:
             return False
-        return found.endswith(wanted + b"\n")
+        return received.endswith(wanted + b"\n")
 
     eventually(ends, what=f"the line {wanted!r}")
-    return bytes(found)
+    return bytes(received)
 
 
-@pytest.mark.parametrize("anew", [True, False], ids=["opened-anew", "as-it-is"])
-def test_more_lines_than_a_pipe_holds(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, anew: bool) -> None:
+@pytest.mark.parametrize("reopened", [True, False], ids=["reopened", "inherited"])
+def test_more_lines_than_a_pipe_holds(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, reopened: bool) -> None:
     reader, fd = pipe
-    if not anew:
-        monkeypatch.setattr("sidecar.runtime.log_writer._not_blocking", lambda given: given)
+    if not reopened:
+        monkeypatch.setattr("sidecar.runtime.log_writer._nonblocking", lambda given: given)
     writer = LogWriter(fd)
     lines = [f"{number} " + "x" * (number % 7000) for number in range(200)]
     for line in lines:
         writer.write(line)
     assert read(reader, lines[-1].encode()).decode().splitlines() == lines
-    writer.write("at once")
-    assert os.read(reader, 100) == b"at once\n"
+    writer.write("immediately")
+    assert os.read(reader, 100) == b"immediately\n"
     assert writer.lost == 0
 
 
-def test_what_there_is_no_room_for_is_counted(pipe: tuple[int, int]) -> None:
+def test_lines_over_the_limit_are_counted(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     writer = LogWriter(fd)
     for number in range(2000):
         writer.write(f"{number} " + "x" * 1000)
     lost = writer.lost
-    assert 700 < lost < 1000  # a pipe and a megabyte hold the others
-    found = read(reader, f"{1999 - lost} ".encode() + b"x" * 1000).decode().splitlines()
-    assert [line.partition(" ")[0] for line in found] == [str(number) for number in range(2000 - lost)]
+    assert 700 < lost < 1000  # the others are in the pipe and the queue
+    text = read(reader, f"{1999 - lost} ".encode() + b"x" * 1000).decode().splitlines()
+    assert [line.partition(" ")[0] for line in text] == [str(number) for number in range(2000 - lost)]
     assert writer.lost == 0
 
 
-def test_a_reader_that_goes_while_lines_wait(pipe: tuple[int, int]) -> None:
+def test_a_reader_that_exits_while_lines_are_queued(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     writer = LogWriter(fd)
     for _ in range(200):
         writer.write("x" * 1000)
     os.close(reader)
-    eventually(lambda: not writer._waiting, what="lines that are given up")
+    eventually(lambda: not writer._queue, what="an empty queue")
     assert writer.lost > 0
 
 
@@ -93,14 +93,14 @@ def test_from_many_threads(pipe: tuple[int, int]) -> None:
     assert sorted(lines) == sorted(f"{name} {number}" for name in "abcd" for number in range(500))
 
 
-def test_text_that_is_no_unicode(pipe: tuple[int, int]) -> None:
+def test_text_that_is_not_unicode(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     LogWriter(fd).write("a\udc80b")
     assert os.read(reader, 100) == b"a\\udc80b\n"
 
 
-def test_no_standard_error_at_all(tmp_path: Path) -> None:
-    to(None).write("nothing")
+def test_no_standard_error(tmp_path: Path) -> None:
+    writer_to(None).write("nothing")
     with (tmp_path / "closed").open("w") as file:
         pass
-    to(file).write("nothing")
+    writer_to(file).write("nothing")

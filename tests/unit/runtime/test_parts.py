@@ -1,4 +1,4 @@
-"""Parts of the server that fail or hang when they are started or closed: each other one is closed all the same."""
+"""Parts of the server that fail or hang at the start or the close: the others are closed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sidecar.runtime import parts
 from sidecar.runtime.parts import Parts
 
 
-async def test_every_part_is_closed_in_the_reverse_order() -> None:
+async def test_parts_are_closed_in_reverse_order() -> None:
     closed: list[str] = []
 
     async def close(name: str) -> None:
         closed.append(name)
 
-    async with Parts() as made:
+    async with Parts() as started:
         for name in "abc":
-            made.add(name, lambda name=name: close(name))  # type: ignore[misc]
+            started.add(name, lambda name=name: close(name))  # type: ignore[misc]
     assert closed == ["c", "b", "a"]
 
 
-async def test_errors_and_hangs_skip_no_other_part() -> None:
+async def test_errors_and_hangs_do_not_skip_other_parts() -> None:
     closed, release = list[str](), asyncio.Event()
 
     async def fine() -> None:
@@ -45,12 +45,12 @@ async def test_errors_and_hangs_skip_no_other_part() -> None:
 
     begin = time.monotonic()
     with structlog.testing.capture_logs() as logs:
-        async with Parts() as made:
-            made.add("first", fine)
-            made.add("hangs", hangs, 0.05)
-            made.add("cancelled", cancelled)
-            made.add("fails", fails)
-            made.add("last", fine)
+        async with Parts() as started:
+            started.add("first", fine)
+            started.add("hangs", hangs, 0.05)
+            started.add("cancelled", cancelled)
+            started.add("fails", fails)
+            started.add("last", fine)
     assert closed == ["fine", "fine"]
     assert time.monotonic() - begin < 5
     assert [(line["part"], isinstance(line.get("exc_info"), KeyError)) for line in logs] == [
@@ -61,20 +61,20 @@ async def test_errors_and_hangs_skip_no_other_part() -> None:
     await asyncio.sleep(0)
 
 
-async def test_an_error_in_a_start_closes_what_was_started() -> None:
+async def test_an_error_at_the_start_closes_the_started_parts() -> None:
     closed: list[str] = []
 
     async def close() -> None:
-        closed.append("started before")
+        closed.append("first")
 
     async def start() -> None:
-        async with Parts() as made:
-            made.add("started before", close)
+        async with Parts() as started:
+            started.add("first", close)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await start()
-    assert closed == ["started before"]
+    assert closed == ["first"]
 
 
 def test_a_run_does_not_wait_for_tasks_that_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_run_does_not_wait_for_tasks_that_do_not_end(monkeypatch: pytest.Monke
                 turns.append(None)
 
     async def main() -> int:
-        asyncio.create_task(hangs(), name="stubborn")  # noqa: RUF006 - it is what is left behind
+        asyncio.create_task(hangs(), name="stubborn")  # noqa: RUF006 - it is left behind
         await asyncio.sleep(0)
         return 7
 

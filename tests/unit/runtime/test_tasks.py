@@ -1,4 +1,4 @@
-"""Background tasks that die: each death is seen, and answered as was asked for."""
+"""Background tasks that die: each death is recorded and handled."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_a_task_that_dies_runs_again() -> None:
     assert await task.close()
 
 
-async def test_one_cause_is_logged_with_its_traceback_once() -> None:
+async def test_a_repeated_cause_is_logged_with_its_traceback_once() -> None:
     lives: list[None] = []
     supervisor = Supervisor()
 
@@ -65,14 +65,14 @@ async def test_one_cause_is_logged_with_its_traceback_once() -> None:
     with structlog.testing.capture_logs() as logs:
         supervisor.start(work, "feed", vital=True)
         await eventually(lambda: len(lives) > 5, "five deaths")
-        await eventually(lambda: supervisor.hopeless, "the supervisor to say that it is of no use")
+        await eventually(lambda: supervisor.crash_looping, "a crash loop")
     assert [line.get("exc_info") is not None for line in logs][:3] == [True, False, False]
     assert [record.name for record in supervisor.dead] == ["feed"]
     await supervisor.close()
 
 
 async def test_a_cancellation_from_inside_is_a_death() -> None:
-    """What the task waits for was cancelled by another: the task itself was not asked to end."""
+    """The future that the task awaits was cancelled, not the task."""
     lives: list[None] = []
     supervisor = Supervisor()
 
@@ -94,13 +94,13 @@ async def test_a_death_can_end_the_server() -> None:
     supervisor = Supervisor(end=ended.append)
 
     async def work() -> None:
-        raise RuntimeError("no way on")
+        raise RuntimeError("fatal")
 
     await supervisor.start(work, "lease", on_death="end").task
-    assert ended == ["task lease: RuntimeError: no way on"]
+    assert ended == ["task lease: RuntimeError: fatal"]
 
 
-async def test_a_death_can_be_noted_only() -> None:
+async def test_a_death_can_be_recorded_only() -> None:
     supervisor, lives = Supervisor(), list[None]()
 
     async def work() -> None:
@@ -112,7 +112,7 @@ async def test_a_death_can_be_noted_only() -> None:
     assert "is not running" in str(next(iter(supervisor)))
 
 
-async def test_a_return_is_no_death() -> None:
+async def test_a_return_is_not_a_death() -> None:
     supervisor = Supervisor()
     await supervisor.start(lambda: asyncio.sleep(0), "launcher").task
     assert list(supervisor) == []
@@ -137,7 +137,7 @@ async def test_a_task_that_does_not_end_is_left_behind() -> None:
     await stubborn.task
 
 
-async def test_close_ends_all_at_once() -> None:
+async def test_close_ends_all_tasks() -> None:
     supervisor, ended = Supervisor(), list[int]()
 
     async def work(number: int) -> None:

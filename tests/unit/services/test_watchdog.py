@@ -82,7 +82,7 @@ def test_one_that_was_closed_ends_nothing() -> None:
 
 _STANDS_STILL_AT_THE_END = """
 import asyncio, ctypes
-from sidecar.runtime import exit as leaving
+from sidecar.runtime import termination
 from sidecar.services.watchdog import Watchdog
 
 def hold_the_interpreters_lock():
@@ -91,7 +91,7 @@ def hold_the_interpreters_lock():
 async def main():
     watch = asyncio.create_task(Watchdog(lambda: [], 50).run())
     await asyncio.wait([watch], timeout=0.1)
-    leaving.Bound(2.0, lambda: 0, lambda: None)
+    termination.ExitTimer(2.0, lambda: 0, lambda: None)
     {then}
     hold_the_interpreters_lock()
 
