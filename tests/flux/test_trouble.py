@@ -147,7 +147,7 @@ def test_who_is_not_the_owner_is_told_so(tmp_path: Path, started: Start, guests:
     # Everything is imported, and the pages compiled, before the change of user: the other uid may be unable to read
     # this Python's files.
     script = (
-        "import asyncio, os, sys, sidecar.cli, sidecar.instance.flux, sidecar.web.render\n"
+        "import asyncio, os, sys, sidecar.cli, sidecar.app.run, sidecar.instance.flux.instance, sidecar.web.render\n"
         "import concurrent.futures.thread, encodings.idna, tempfile\n"
         "asyncio.run(sidecar.web.render.compile_all())\n"
         "os.setgid(65534); os.setuid(65534); os.environ['TMPDIR'] = '/tmp'; tempfile.tempdir = None\n"
