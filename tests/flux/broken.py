@@ -1,7 +1,7 @@
-"""Run a server of which one part hangs, dies or cannot be closed: ``python -m tests.flux.broken FAULT serve …``.
+"""Run a server with one part that hangs, dies or cannot be closed: ``python -m tests.flux.broken FAULT serve …``.
 
-What is broken is what the system below would break: a file system that hangs, a callback that does not return. The
-server around it is the real one.
+The faults are those of the system below it: a file system that hangs, a callback that does not return. The rest of the
+server is unchanged.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _NEVER = threading.Event()
 
 
 def hang(*_: Any, **__: Any) -> Any:
-    """Never return, as a system call on a dead network file system."""
+    """Never return, like a system call on a dead network file system."""
     _NEVER.wait()
 
 
-async def wait_for_ever(*_: Any, **__: Any) -> None:
-    """Do not end, and take no cancellation either."""
+async def never_end(*_: Any, **__: Any) -> None:
+    """Never end, even when cancelled."""
     while True:
         try:
             await asyncio.Event().wait()
@@ -35,7 +35,7 @@ async def die(*_: Any, **__: Any) -> None:
 
 
 def hung_disk() -> None:
-    """Threads of the default executor hang while the free space is asked for."""
+    """Threads of the default executor hang in statvfs()."""
     os.statvfs = hang
 
 
@@ -47,7 +47,7 @@ def hung_open() -> None:
 
 
 def hung_flux_thread() -> None:
-    """The Flux thread hangs in a callback, once it is told of a job's event."""
+    """The Flux thread hangs in a callback, once a job has started."""
     from sidecar.instance.flux import journal
 
     decode = journal.decode
@@ -95,8 +95,8 @@ def bad_closes() -> None:
     from sidecar.web.history import History
 
     History.close = die  # type: ignore[method-assign]
-    IdleStop.close = wait_for_ever  # type: ignore[method-assign]
-    ResourcePoller._run = wait_for_ever  # type: ignore[method-assign]
+    IdleStop.close = never_end  # type: ignore[method-assign]
+    ResourcePoller._run = never_end  # type: ignore[method-assign]
 
 
 def blocked_loop() -> None:
@@ -130,7 +130,7 @@ def failing_stop() -> None:
 
 
 def everything() -> None:
-    """Every part hangs that can: the disk, the Event, the closing of several parts."""
+    """Everything hangs: the disk, the Kubernetes Event, the closing of several parts."""
     from sidecar.instance.embedded.instance import EmbeddedInstance
     from sidecar.services.pod import Pod
     from sidecar.store import writer
@@ -138,8 +138,8 @@ def everything() -> None:
     hung_disk()
     bad_closes()
     writer.write_batch = hang
-    Pod._record_event = wait_for_ever  # type: ignore[method-assign]
-    EmbeddedInstance.close = wait_for_ever  # type: ignore[method-assign]
+    Pod._record_event = never_end  # type: ignore[method-assign]
+    EmbeddedInstance.close = never_end  # type: ignore[method-assign]
 
 
 FAULTS = {

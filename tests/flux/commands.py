@@ -1,7 +1,7 @@
-"""Runs Flux's own commands, a child process each: to start Python anew for each of them takes most of the time.
+"""Run Flux's commands in a child process each; starting Python for each of them would take most of the time.
 
-It is started with FLUX_URI; each line of its input is a command as words, `["submit", "-n2", "hostname"]`. It answers
-with a line each: what the command has printed, and what it has said on its standard error.
+FLUX_URI is set. Each line of the input is a command line as JSON, `["submit", "-n2", "hostname"]`; each line of the
+output has the standard output and standard error of one command.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from flux.cli.submit import SubmitCmd
 _SUBMITTING = {"submit": SubmitCmd, "batch": BatchCmd, "alloc": AllocCmd}
 
 
-def carry_out(words: list[str]) -> None:
-    """Be the command, as the script of its name would."""
+def execute(words: list[str]) -> None:
+    """Run the command in this process, as its script would."""
     if words[0] not in _SUBMITTING:
-        os.execvp("flux", ["flux", *words])  # noqa: S606 - it is to run without a shell
+        os.execvp("flux", ["flux", *words])  # noqa: S606 - no shell is needed
     sys.argv = [f"flux-{words[0]}", *words[1:]]
     _SUBMITTING[words[0]](f"flux {words[0]}").run_command()
 
@@ -35,7 +35,7 @@ def run(words: list[str]) -> tuple[str, str]:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             try:
-                carry_out(words)
+                execute(words)
             except SystemExit:
                 pass
             except BaseException:

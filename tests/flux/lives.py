@@ -1,4 +1,4 @@
-"""One broker, and the servers that serve it one after another; and what Flux itself says of its jobs."""
+"""One broker with a sequence of servers, and the jobs as Flux itself reports them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _RESULTS = {1: "COMPLETED", 2: "FAILED", 4: "CANCELED", 8: "TIMEOUT"}
 
 
 def check_metrics(server: Server, theirs: dict[int, dict[str, Any]]) -> None:
-    """Hold the counts of jobs against what Flux says of all of them, :func:`flux_jobs`."""
+    """Compare the counts of jobs with those of :func:`flux_jobs`."""
     found = scrape(server.http)
     states = Counter(job["state"].lower() for job in theirs.values())
     assert found.by("state", "flux_jobs") == {state: states[state] for state in metrics.JOB_STATES}
@@ -54,12 +54,12 @@ def check_metrics(server: Server, theirs: dict[int, dict[str, Any]]) -> None:
 
 
 class Lives:
-    """A broker that stays, and a server that is ended and started again.
+    """A broker, and a server that is ended and started again.
 
     Args:
-        broker: is served.
+        broker: serves the instance.
         directory: for logs.
-        register: sees to it that every process is ended.
+        register: ends the process after the test.
         options: of each server.
     """
 
@@ -84,16 +84,16 @@ class Lives:
         return self.server.wait()
 
     def kill(self) -> None:
-        """End it without a word."""
+        """Kill the server."""
         assert self.end(signal.SIGKILL) == -signal.SIGKILL
 
     def url(self) -> str:
-        """Where the server of now listens, or did last."""
+        """Return the URL of the current server, or of the last one."""
         return self.server.listening or "http://127.0.0.1:1"
 
 
 def flux_jobs(uri: str) -> dict[int, dict[str, Any]]:
-    """What Flux's own job-list module says of every job, with words for states and results."""
+    """Return every job from Flux's job-list module, with the names of states and results."""
     jobs = {}
     for job in json.loads(_python(_JOBS, uri)):
         jobs[job["id"]] = job
@@ -103,14 +103,14 @@ def flux_jobs(uri: str) -> dict[int, dict[str, Any]]:
     return jobs
 
 
-def flux_eventlogs(uri: str, jobs: list[int]) -> dict[int, list[dict[str, Any]]]:
-    """The eventlogs of some jobs, as they are in Flux's KVS."""
-    found = json.loads(_python(_EVENTLOGS, uri, text=" ".join(map(str, jobs))))
+def flux_eventlogs(uri: str, jobids: list[int]) -> dict[int, list[dict[str, Any]]]:
+    """Return the eventlogs of some jobs from Flux's KVS."""
+    found = json.loads(_python(_EVENTLOGS, uri, text=" ".join(map(str, jobids))))
     return {int(job): [_entry(json.loads(line)) for line in log.splitlines()] for job, log in found.items()}
 
 
 def plain(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of an eventlog as Flux has it, of one that the server shows."""
+    """Return an entry that the server reports in the form that Flux has."""
     return _entry({name: entry[name] for name in ("timestamp", "name", "context") if name in entry})
 
 

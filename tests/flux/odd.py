@@ -1,6 +1,7 @@
-"""Hands odd things to a broker past every check of the server's own, as a user's tools can: a topic and a text a line.
+"""Send malformed requests to a broker without the server's checks, as a user's tools can.
 
-It is started with the instance's URI; it answers with one line for each command: what Flux has answered, or its error.
+Its argument is the instance's URI. Each line of the input is a topic and a payload as JSON; each line of the output is
+Flux's response, or its error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ for line in sys.stdin:
         pending.append(begin(*json.loads(line)))
     except (OSError, ValueError, TypeError) as exc:
         pending.append({"error": str(exc)})
-# Each future is dropped with its answer: the kernel bounds how many reactors may watch one handle (about 500).
+# Each future is dropped after its response: the kernel limits how many reactors may watch one handle (about 500).
 pending.reverse()
 while pending:
     each = pending.pop()

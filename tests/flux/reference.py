@@ -1,6 +1,6 @@
-"""What Flux itself says of all its jobs: job-list's attributes, `flux jobs --json`, eventlogs, jobspecs, R, outputs.
+"""Print all jobs as Flux reports them: job-list's attributes, `flux jobs --json`, eventlogs, jobspecs, R, outputs.
 
-It is started with the instance's URI and prints one JSON object, of an object for each job.
+Its argument is the instance's URI; it prints a JSON object with one object per job.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _KEYS = ("eventlog", "jobspec", "J", "guest.output")
 handle = flux.Flux(sys.argv[1])
 
 
-def looked_up(job: int, key: str) -> Any:
-    """What `flux job info` prints of a key, with all updates so far; None where there is none."""
+def look_up(jobid: int, key: str) -> Any:
+    """Return a key as `flux job info` prints it, with all updates so far; None if it is missing."""
     try:
-        found = flux.job.job_kvs_lookup(handle, job, keys=[key], decode=False)[key]
+        found = flux.job.job_kvs_lookup(handle, jobid, keys=[key], decode=False)[key]
     except (OSError, TypeError, KeyError):
         return None
     if key == "J":  # signed: HEADER.PAYLOAD.SIGNATURE, RFC 15
@@ -33,14 +33,14 @@ def looked_up(job: int, key: str) -> Any:
     return found
 
 
-def written(job: int) -> list[str] | None:
-    """What Flux's own library makes of the log, or `flux job attach`, which knows more: stdout, stderr, messages."""
+def written(jobid: int) -> list[str] | None:
+    """Return stdout, stderr and messages from Flux's library, or from `flux job attach` if the library fails."""
     try:
-        return list(job_output(handle, job, nowait=True, log_stderr_level=-1))
+        return list(job_output(handle, jobid, nowait=True, log_stderr_level=-1))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):  # a message of a shell that knows no rank yet
-        done = subprocess.run(["flux", "job", "attach", str(job)], text=True, capture_output=True, timeout=60)
+    except (OSError, ValueError):  # a message of a shell that has no rank yet
+        done = subprocess.run(["flux", "job", "attach", str(jobid)], text=True, capture_output=True, timeout=60)
         return [done.stdout, "", "\n".join(re.findall(r"^[0-9.]+s: (flux-shell.*)$", done.stderr, re.MULTILINE))]
 
 
@@ -52,5 +52,5 @@ found = {}
 for job in handle.rpc("job-list.list", {"max_entries": 0, "attrs": ["all"]}, 0).get()["jobs"]:
     shown = {name: plain(value) for name, value in JobInfo(job).to_dict(filtered=False).items()}
     found[job["id"]] = {"job-list": job, "jobs": shown, "written": written(job["id"])}
-    found[job["id"]] |= {key: looked_up(job["id"], key) for key in _KEYS}
+    found[job["id"]] |= {key: look_up(job["id"], key) for key in _KEYS}
 print(json.dumps(found))

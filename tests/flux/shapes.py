@@ -1,6 +1,6 @@
-"""The shapes of jobs that Flux's own tests know by name, as command lines of Flux.
+"""Jobs of many kinds, by name, as command lines of Flux.
 
-``{name}`` in a command stands for the id of the job that was submitted before as ``name``; ``{dir}`` for a directory.
+``{name}`` in a command is replaced by the jobid of the job that was submitted before as ``name``; ``{dir}`` by a directory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 _LINES = r'for i in 1 2 3; do printf "%s\n" "$FLUX_TASK_RANK.$i"; done; printf "end of $FLUX_TASK_RANK" >&2'
 
-#: Jobs that end by themselves, whether they may or not.
+#: Jobs that end by themselves.
 ENDING: dict[str, str] = {
     # resources
     "one task": "submit true",
@@ -99,7 +99,7 @@ ENDING: dict[str, str] = {
     "no such option": "submit -o no-such-option true",
     "no such initrc": "submit -o userrc=/no/such/rc true",
     "affinity": "submit -n2 -o cpu-affinity=per-task -o gpu-affinity=off true",
-    "affinity that is none": "submit -o cpu-affinity=nonsense true",
+    "invalid affinity": "submit -o cpu-affinity=nonsense true",
     "no plugin": "submit -o mpi=none -o pmi=off true",
     "no hwloc": "submit -o hwloc.xmlfile=1 true",
     "bad task map": "submit --taskmap=nonsense true",
@@ -123,9 +123,9 @@ ENDING: dict[str, str] = {
 }
 
 _LASTING = "sleep 1000"
-#: Jobs that stay as they are until they are ended.
+#: Jobs that stay active until they are ended.
 LASTING: dict[str, str] = {
-    "running": f"submit -N2 -n2 sh -c 'echo begun; printf part; {_LASTING}'",
+    "running": f"submit -N2 -n2 sh -c 'echo started; printf part; {_LASTING}'",
     "running with a limit": f"submit -t 1h {_LASTING}",
     "allocated": "alloc -n1 --bg",
     "held": f"submit --urgency=hold {_LASTING}",
@@ -147,11 +147,11 @@ LASTING: dict[str, str] = {
     "signalled": f"submit {_LASTING}",
     "signalled with 9": f"submit {_LASTING}",
     "purged": "submit echo purged",
-    # What waits for resources comes last: the simple scheduler starts nothing behind it.
+    # Last: the simple scheduler starts nothing behind a job that waits for resources.
     "waiting": f"submit -N4 -x -n4 {_LASTING}",
 }
 
-#: What is done to them, in this order.
+#: Commands on them, in this order.
 DONE = (
     "job memo {with memos} a.b=1 b=2 c.d=text",
     "job memo {with memos} a.c=2 b=null",
@@ -180,22 +180,22 @@ DONE = (
     "job kill -s TERM {signalled}",
     "job kill -s KILL {signalled with 9}",
 )
-#: Those that stay alive then.
+#: Those that are still active afterwards.
 ALIVE = (
     "running", "running with a limit", "allocated", "held", "held with a limit", "held of tasks per core",
     "held and exclusive", "waiting", "depending", "depending twice", "beginning later", "singleton of two",
     "singleton that waits", "with memos", "raised", "raised twice",
 )  # fmt: skip
 
-#: What Flux itself refuses at once.
+#: Jobs that Flux refuses at submit.
 REFUSED = {
     "requires no host", "no such scheme", "no such job", "no attributes", "a duration that is text",
     "a queue that is a number",
 }  # fmt: skip
-#: What it refuses where the other job has ended already, and else ends by an exception.
+#: Jobs that it refuses if the other job has already ended, and otherwise ends with an exception.
 MAY_BE_REFUSED = {"after ok of a failure", "after not ok of a success"}
 
-#: In an instance with the queues batch, which is the default, and debug.
+#: Jobs for an instance with the queues batch, which is the default, and debug.
 QUEUES = {
     "of the default queue": "submit -t 30s true",
     "of a queue": "submit -q debug true",
@@ -203,7 +203,7 @@ QUEUES = {
     "moved": f"submit -t 30s --urgency=hold {_LASTING}",
 }
 
-#: Requests there, and the parameter that is wrong with each, if any.
+#: Requests for that instance, and the invalid parameter of each, if any.
 CHECKED: tuple[tuple[dict[str, Any], str], ...] = (
     ({}, ""),
     ({"runtime": 90}, "runtime"),
@@ -230,7 +230,7 @@ def _of(kind: str, count: Any, *children: Any, **more: Any) -> dict[str, Any]:
     return {"type": kind, "count": count, **({"with": [*children]} if children else {}), **more}
 
 
-#: Canonical jobspecs (RFC 14), most of which the simple scheduler takes in and cannot run: their resources and tasks.
+#: Resources and task counts of canonical jobspecs (RFC 14); the simple scheduler accepts most and can run few.
 CANONICAL: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "slots of cores": ([_slot(3, _CORE)], {"per_slot": 1}),
     "slots on nodes": ([_of("node", 2, _slot(2, _CORE))], {"per_slot": 1}),
@@ -282,7 +282,7 @@ def canonical(name: str, version: int = 1, system: dict[str, Any] | None = None)
     )
 
 
-#: The same, each with another fault of a jobspec, which only a server without validators takes in.
+#: Jobspecs with one fault each, which only an instance without validators accepts.
 ODD = {
     "version 999": canonical("slots of cores", 999),
     "no duration": canonical("slots of cores", 999, {"cwd": "/tmp"}),

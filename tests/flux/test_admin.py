@@ -1,4 +1,4 @@
-"""Several queues and several nodes: only Flux has them."""
+"""Several queues and nodes, which only Flux has."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ class TestNamedQueues:
         assert server.ended(debug)["result"] == "COMPLETED"
         assert server.job(batch)["state"] == "SCHED"
         assert [queue["started"] for queue in _queues(server).values()] == [False, True]
-        answer = server.http.post("/v1/queues/debug/stop", json={"reason": "debugged"})
-        assert (answer.json()["name"], answer.json()["started_reason"]) == ("debug", "debugged")
+        response = server.http.post("/v1/queues/debug/stop", json={"reason": "debugged"})
+        assert (response.json()["name"], response.json()["started_reason"]) == ("debug", "debugged")
         server.http.post("/v1/queues/batch/start")
         assert server.ended(batch)["result"] == "COMPLETED"
 
-    def test_nothing_is_called_default_here(self, server: Server) -> None:
+    def test_no_queue_is_named_default(self, server: Server) -> None:
         detail = problem(server.http.post("/v1/queues/default/start"), 404)["detail"]
         assert detail == "There is no queue 'default'; the queues are: batch, debug."
 
-    def test_what_somebody_else_does_is_seen(self, server: Server) -> None:
+    def test_changes_by_other_tools_are_seen(self, server: Server) -> None:
         uri = server.http.get("/v1/service").json()["instance"]["uri"]
         subprocess.run(["flux", "queue", "start", "debug"], env={**os.environ, "FLUX_URI": uri}, check=True, timeout=60)
         eventually(lambda: _queues(server)["debug"]["started"], what="the start")
 
 
-def test_a_queue_that_is_called_default(tmp_path: Path, started: Start) -> None:
+def test_a_queue_named_default(tmp_path: Path, started: Start) -> None:
     config = _config(tmp_path, ["default", "other"], "other")
     server = started(flux_start(tmp_path, broker=[config])).ready()
     assert server.http.post("/v1/queues/default/start").json()["default"] is False
@@ -75,7 +75,7 @@ def test_a_queue_that_is_called_default(tmp_path: Path, started: Start) -> None:
 
 
 def test_a_node_that_is_lost_is_down(tmp_path: Path, started: Start) -> None:
-    """Without configured resources the scheduler forgets it: it stays in every list, and takes no jobs."""
+    """Without configured resources the scheduler forgets it; it stays in every list, and gets no jobs."""
     broker = ["--test-size=3", "--test-exit-mode=leader", f"--test-rundir={tmp_path}"]
     server = started(flux_start(tmp_path, broker=broker)).ready()
     whole = server.http.get("/v1/nodes", params={"details": "true"}).json()["nodes"]
@@ -109,7 +109,7 @@ def test_a_node_that_is_lost_is_down(tmp_path: Path, started: Start) -> None:
 
 
 def test_one_of_two_nodes(tmp_path: Path, started: Start) -> None:
-    """Two brokers on one host: a rank names one of them, the host's name both."""
+    """Two brokers on one host: a rank selects one of them, the hostname both."""
     server = started(flux_start(tmp_path, broker=["--test-size=2"])).ready()
 
     def states() -> list[str]:
@@ -117,10 +117,10 @@ def test_one_of_two_nodes(tmp_path: Path, started: Start) -> None:
         return [node["state"] for node in nodes]
 
     eventually(lambda: states() == ["free", "free"], what="two nodes")
-    answer = server.http.post("/v1/nodes/1/drain", json={"reason": "one"})
-    assert [(node["rank"], node["state"]) for node in answer.json()["nodes"]] == [(1, "drained")]
+    response = server.http.post("/v1/nodes/1/drain", json={"reason": "one"})
+    assert [(node["rank"], node["state"]) for node in response.json()["nodes"]] == [(1, "drained")]
     assert states() == ["free", "drained"]
-    # A job is started where it may be, and one that needs both waits.
+    # A job starts on the other node, and one that needs both waits.
     assert server.run("true")["ranks"] == "0"
     both = server.submit("true", num_nodes=2, num_tasks=2)
     server.state(both, "SCHED")
@@ -129,15 +129,15 @@ def test_one_of_two_nodes(tmp_path: Path, started: Start) -> None:
     assert detail == "The node cannot be drained: rank 1 already drained."
     assert server.http.post("/v1/nodes/1/undrain").status_code == 200
     assert server.ended(both)["nnodes"] == 2
-    answer = server.http.post(f"/v1/nodes/{name}/drain", json={"reason": "all"})
-    assert [node["reason"] for node in answer.json()["nodes"]] == ["all", "all"]
+    response = server.http.post(f"/v1/nodes/{name}/drain", json={"reason": "all"})
+    assert [node["reason"] for node in response.json()["nodes"]] == ["all", "all"]
     assert states() == ["drained", "drained"]
-    answer = server.http.post(f"/v1/nodes/{name}/undrain")
-    assert [node["rank"] for node in answer.json()["nodes"]] == [0, 1]
+    response = server.http.post(f"/v1/nodes/{name}/undrain")
+    assert [node["rank"] for node in response.json()["nodes"]] == [0, 1]
     assert "drained" not in states()
 
 
-def test_commands_while_the_broker_does_not_answer(tmp_path: Path, started: Start) -> None:
+def test_commands_while_the_broker_does_not_respond(tmp_path: Path, started: Start) -> None:
     broker = started(Broker(tmp_path))
     server = started(beside(broker, tmp_path, "--rpc-timeout", "1")).ready()
     job = server.submit("sleep 600")
@@ -147,10 +147,10 @@ def test_commands_while_the_broker_does_not_answer(tmp_path: Path, started: Star
     eventually(lambda: server.http.get("/v1/service").json()["instance"]["connection"] == "lost")
 
     def refused(path: str, **body: Any) -> httpx.Response:
-        answer = server.http.post(path, json=body)
-        assert int(answer.headers["Retry-After"]) >= 1
-        problem(answer, 503)
-        return answer
+        response = server.http.post(path, json=body)
+        assert int(response.headers["Retry-After"]) >= 1
+        problem(response, 503)
+        return response
 
     refused(f"/v1/jobs/{job}/signal", signal="USR1")
     refused(f"/v1/jobs/{job}/urgency", urgency=3)

@@ -82,14 +82,14 @@ def state(rpc: Any) -> str:
 
 
 async def test_every_request_is_answered_without_a_connection(tmp_path: Path) -> None:
-    """While the thread gives up what waits, the loop goes on to send: nothing is lost, and the thread lives on."""
+    """The event loop keeps sending while the thread fails what waits: every request is answered, and the thread survives."""
     async with asyncio.timeout(60), running(f"local://{tmp_path}/none", Recorder()) as thread:
-        asked = []
+        calls = []
         for _ in range(500):
-            asked += [thread.requests.call(get_state, state) for _ in range(100)]
+            calls += [thread.requests.call(get_state, state) for _ in range(100)]
             await asyncio.sleep(0)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert all(isinstance(answer, Unavailable) for answer in answers)
+        responses = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(response, Unavailable) for response in responses)
         assert thread.is_alive()
     with pytest.raises(Unavailable, match="is lost"):
         async with asyncio.timeout(10):
@@ -137,7 +137,7 @@ async def test_an_error_of_one_callback(broker: Broker) -> None:
 
 
 async def test_an_error_of_one_reader(broker: Broker) -> None:
-    """It ends the reader's own stream, with the reader's own error."""
+    """It ends that stream, with the error of the reader."""
     recorder = Recorder()
     async with asyncio.timeout(60), running(broker.uri, recorder) as thread:
         await recorder.connected.wait()
@@ -173,8 +173,8 @@ async def test_an_error_of_one_reader(broker: Broker) -> None:
     assert recorder.crashes == []
 
 
-async def test_a_journal_that_nothing_takes(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not followed while too much of it waits, commands go on, and later its history is read again."""
+async def test_a_journal_while_nothing_is_stored(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal is canceled while too much waits to be stored, requests are still sent, and later its history is read again."""
     monkeypatch.setattr("sidecar.instance.flux.journal_reader._TOO_FAR", 99)
     recorder, backlog = Recorder(), [0]
     callbacks = recorder.callbacks()
@@ -210,28 +210,28 @@ async def test_a_journal_that_nothing_takes(broker: Broker, monkeypatch: pytest.
     assert recorder.interruptions == 1
 
 
-async def test_a_service_that_never_answers(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for it is bounded: the connection is made anew, and everything that waits is answered."""
+async def test_a_service_that_never_responds(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of waiting requests is bounded: the thread reconnects, and all of them fail."""
     monkeypatch.setattr("sidecar.instance.flux.thread._MOST_LATE", 20)
     recorder = Recorder()
     async with asyncio.timeout(60), running(broker.uri, recorder) as thread:
         await recorder.connected.wait()
         version = {"rootseq": 10**9, "namespace": "primary"}
-        asked = [
+        calls = [
             thread.requests.call(lambda handle: handle.rpc("kvs.wait-version", version, 0), state) for _ in range(30)
         ]
         assert await thread.requests.call(get_state, state) == "run"
-        thread.expire_before(time.monotonic(), "it has not answered")
-        late = [answer.result for answer in await asyncio.gather(*asked, return_exceptions=True)]
+        thread.expire_before(time.monotonic(), "no response")
+        late = [response.result for response in await asyncio.gather(*calls, return_exceptions=True)]
         ended = await asyncio.gather(*late, return_exceptions=True)
-        assert all(isinstance(answer, Unavailable) for answer in ended)
+        assert all(isinstance(response, Unavailable) for response in ended)
         while len(recorder.brokers) < 2:
             await asyncio.sleep(0.01)
     assert not thread.requests.late
 
 
 async def test_an_error_while_connecting(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread tries again, and says what has happened."""
+    """The thread retries, and reports the error."""
     tries: list[None] = []
     recorder = Recorder()
     connect = FluxThread._connect
@@ -239,7 +239,7 @@ async def test_an_error_while_connecting(broker: Broker, monkeypatch: pytest.Mon
     def sometimes(self: FluxThread) -> Known:
         tries.append(None)
         if len(tries) < 3:
-            raise KeyError("state")  # as an answer without it would
+            raise KeyError("state")  # as a response without it would
         return connect(self)
 
     monkeypatch.setattr(FluxThread, "_connect", sometimes)
@@ -260,7 +260,7 @@ SPEC = {
 }
 
 
-def test_signed_as_flux_itself_does(broker: Broker) -> None:
+def test_the_signature_equals_that_of_libflux(broker: Broker) -> None:
     text = json.dumps(SPEC).encode()
     handle = flux.Flux(broker.uri)
     job = flux.job.submit(handle, text.decode(), urgency=0)
@@ -280,7 +280,7 @@ BAD: list[tuple[Any, int]] = [
 
 @pytest.mark.parametrize("owner", [True, False])
 async def test_submits(broker: Broker, owner: bool) -> None:
-    """What the owner signs is taken, and refused, as what libflux signs: with the same words."""
+    """A jobspec that is signed here is accepted or refused as one that libflux signs, with the same message."""
     recorder = Recorder()
 
     async with asyncio.timeout(60), running(broker.uri, recorder) as thread:
@@ -306,11 +306,11 @@ async def test_submits(broker: Broker, owner: bool) -> None:
 
 
 class Result:
-    """What an answer is made into."""
+    """The result of a response."""
 
 
-async def test_an_answer_is_freed_when_it_was_taken(broker: Broker) -> None:
-    """Not when the cycle collector comes by: for it some hundred answers of megabytes are some hundred objects."""
+async def test_a_response_is_freed_after_it_was_read(broker: Broker) -> None:
+    """Without the cycle collector, which counts some hundred responses of megabytes as some hundred objects."""
     recorder = Recorder()
     gc.disable()
     try:

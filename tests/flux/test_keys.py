@@ -1,4 +1,4 @@
-"""The server's keys in the KVS, where any job can write: whatever stands there, a server starts and serves."""
+"""The server's keys in the KVS, where any job can write: a server starts with any value there."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ _LOST = 3.0  # seconds; a handshake takes one of them on a busy machine
 
 _HOLDER = '{"pid":1,"host":"x","address":"","since":1}'
 _MISSING = '{"data":["sha1-1c002dde0c9bd14b1cd3a5ac2ce0e3ba5d5f0d9c"],"type":"%s","ver":1}'
-#: Commands of `flux kvs` that any job can give.
+#: Commands of `flux kvs` that any job can run.
 TRAPS: dict[str, list[list[str]]] = {
     "a rank of 64 bits": [["put", f"flux-sidecar.servers.99999999999={_HOLDER}"]],
     "a negative rank": [["put", f"flux-sidecar.servers.-7={_HOLDER}"]],
     "a rank that is not there": [["put", f"flux-sidecar.servers.5={_HOLDER}"]],
     "a rank that is a directory": [["put", "flux-sidecar.servers.0.x=1"]],
     "servers that are a value": [["put", "flux-sidecar.servers=7"]],
-    "servers that lead to themselves": [["link", "flux-sidecar.servers", "flux-sidecar.servers"]],
+    "servers that link to themselves": [["link", "flux-sidecar.servers", "flux-sidecar.servers"]],
     "servers that are lost": [["put", "--treeobj", f"flux-sidecar.servers={_MISSING % 'dirref'}"]],
     "an identity that is a directory": [["put", "flux-sidecar.instance.a=1"]],
     "an identity that is an object": [["put", 'flux-sidecar.instance={"a":1}']],
-    "an identity that is no text": [["put", "flux-sidecar.instance=null"]],
+    "an identity that is not text": [["put", "flux-sidecar.instance=null"]],
     "an identity that is too long": [["put", f"flux-sidecar.instance={'a' * 100_000}"]],
     "an identity that is too deep": [["put", "--raw", f"flux-sidecar.instance={'[' * 100_000}"]],
-    "an identity that leads to itself": [["link", "flux-sidecar.instance", "flux-sidecar.instance"]],
+    "an identity that links to itself": [["link", "flux-sidecar.instance", "flux-sidecar.instance"]],
     "an identity that is elsewhere": [["link", "--target-namespace=none", "x", "flux-sidecar.instance"]],
     "an identity that is lost": [["put", "--treeobj", f"flux-sidecar.instance={_MISSING % 'valref'}"]],
     "all of it a value": [["put", "flux-sidecar=5"]],
-    "all of it leads to itself": [["link", "flux-sidecar", "flux-sidecar"]],
+    "all of it links to itself": [["link", "flux-sidecar", "flux-sidecar"]],
     "all of it elsewhere": [["link", "--target-namespace=none", "x", "flux-sidecar"]],
 }
 
@@ -58,8 +58,8 @@ def _set(broker: Broker, name: str) -> None:
         assert done.returncode == 0, (name, done.stderr)
 
 
-def test_whatever_stands_there(broker: Broker) -> None:
-    """A server that connects makes anew what it cannot read; the next one finds what this one has written."""
+def test_any_value_in_the_kvs(broker: Broker) -> None:
+    """A server that connects replaces the keys that it cannot read; the next one reads its values."""
     for name in TRAPS:
         _set(broker, name)
         known = []
@@ -80,23 +80,23 @@ def test_a_server_starts(name: str, broker: Broker, tmp_path: Path, started: Sta
     assert "has died" not in server.text()
 
 
-class _Events:
-    """Takes what the instance tells, and looks at none of it."""
+class _NullSink:
+    """Discards the events of the instance."""
 
     backlog = 0
 
     def push(self, item: HistoryBegin | JobEvents) -> None:
-        """Take it."""
+        """Discard an item."""
 
     def interrupted(self) -> None:
-        """Take that too."""
+        """Do nothing."""
 
 
 @pytest.mark.parametrize("used", [False, True])
-async def test_an_error_of_our_own_is_not_the_end_of_the_instance(
+async def test_a_crash_of_the_thread_is_not_the_end_of_the_instance(
     used: bool, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither before the first connection nor after one, however long it lasts; the broker's end is."""
+    """Neither before the first connection nor after one, however long it lasts; only the end of the broker is."""
     failing, connect, tries = not used, FluxThread._connect, []
 
     def fails(self: FluxThread) -> Any:
@@ -115,7 +115,7 @@ async def test_an_error_of_our_own_is_not_the_end_of_the_instance(
             await asyncio.sleep(0.01)
 
     async with asyncio.timeout(60):
-        await instance.start(_Events(), Supervisor())
+        await instance.start(_NullSink(), Supervisor())
         if used:
             await until(lambda: instance.status.connection == "ready")
             failing = True

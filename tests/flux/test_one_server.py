@@ -1,4 +1,4 @@
-"""One instance is for one server: the second ends with 2 and names the first, and a successor begins at once."""
+"""An instance has one server: a second one exits with 2 and names the first, and a successor starts at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Start = Callable[[Any], Any]
 
 
 def _refused(second: Server, first: Server) -> str:
-    """Return the last line of a server that ends because there is another one."""
+    """Return the last line of a server that exits because there is another one."""
     assert second.wait(30) == 2
     line = second.text().strip().splitlines()[-1]
     assert f"pid {first.pid}" in line, line
@@ -29,12 +29,12 @@ def test_the_second_is_refused(options: tuple[str, ...], tmp_path: Path, started
     broker = started(Broker(tmp_path, cores=4)).running()
     first = started(beside(broker, tmp_path)).ready()
     _refused(started(beside(broker, tmp_path, *options)), first)
-    assert first.run("echo it goes on")["result"] == "COMPLETED"
+    assert first.run("echo running")["result"] == "COMPLETED"
     assert first.http.get("/readyz").status_code == 200
 
 
-def test_a_successor_begins_at_once(tmp_path: Path, started: Start) -> None:
-    """After kill -9, and while the predecessor is still ending; with what it had accepted."""
+def test_a_successor_starts_at_once(tmp_path: Path, started: Start) -> None:
+    """After kill -9, and while the predecessor is still ending; with the jobs that it accepted."""
     broker = started(Broker(tmp_path, cores=4)).running()
     first = started(beside(broker, tmp_path, "--no-stop-on-signal")).ready()
     jobs = [first.submit("sleep 600")]
@@ -51,7 +51,7 @@ def test_a_successor_begins_at_once(tmp_path: Path, started: Start) -> None:
     assert (first.wait(), broker.wait()) == (0, 0)
 
 
-def test_a_server_that_hangs_is_still_the_one(tmp_path: Path, started: Start) -> None:
+def test_a_server_that_hangs_keeps_the_lease(tmp_path: Path, started: Start) -> None:
     broker = started(Broker(tmp_path, cores=4)).running()
     first = started(beside(broker, tmp_path)).ready()
     first.signal(signal.SIGSTOP)
@@ -60,25 +60,25 @@ def test_a_server_that_hangs_is_still_the_one(tmp_path: Path, started: Start) ->
     assert first.run("true")["result"] == "COMPLETED"
 
 
-def test_a_connection_that_begins_anew_takes_it_again(tmp_path: Path, started: Start) -> None:
+def test_a_new_connection_acquires_the_lease_again(tmp_path: Path, started: Start) -> None:
     broker = started(Broker(tmp_path, cores=4)).running()
     server = started(beside(broker, tmp_path)).ready()
     for _ in range(3):
         assert broker.run("module", "reload", "job-manager").returncode == 0
         job = harness.eventually(
             lambda: (
-                (answer := server.http.post("/v1/jobs/submit", json={"command": "true"})).status_code == 200
-                and answer.json()["id"]
+                (response := server.http.post("/v1/jobs/submit", json={"command": "true"})).status_code == 200
+                and response.json()["id"]
             ),
             what="a submit",
         )
         server.ready()
-        assert server.job(job)["id"] == job  # without its scheduler no job starts, and that is not looked for here
+        assert server.job(job)["id"] == job  # its end is not checked: no job starts without a scheduler
     _refused(started(beside(broker, tmp_path, "--store", "other.sqlite")), server)
 
 
 def test_beside_another_broker_of_the_instance(tmp_path: Path, started: Start) -> None:
-    """Each broker has its own services: the second server looks at the others' too."""
+    """Each broker has its own services: the second server checks those of the others too."""
     script = tmp_path / "serve"
     script.write_text(
         "#!/bin/sh\n"

@@ -1,4 +1,4 @@
-"""Signals at any moment from the first one on, once and twice: exit code 0, and nothing is left behind."""
+"""Signals at any moment after the start, once and twice: exit code 0, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.harness import SIDECAR, Broker, Process, Server, beside, embe
 
 Start = Callable[[Any], Any]
 
-#: How often each way of running is signalled, at a moment of the first two seconds.
+#: How often each mode is signaled, at a random moment of the first two seconds.
 ROUNDS = int(os.environ.get("SIGNAL_ROUNDS", "6"))
 _LATEST = 2.0  # seconds
 _WITHIN = 40.0  # seconds, on a machine that is busy
@@ -30,7 +30,7 @@ _OTHERS = (
 
 
 def handled(pid: int) -> bool:
-    """Whether a process has come so far as to have a handler for SIGTERM: before that its interpreter starts."""
+    """Whether a process has installed a handler for SIGTERM, which it does after its interpreter has started."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
@@ -49,12 +49,12 @@ def _in_mask(status: str, name: str) -> bool:
 
 
 def wait(seconds: float) -> None:
-    """Wait for a moment that chance has chosen."""
+    """Wait for a random time."""
     threading.Event().wait(seconds)
 
 
 def server_pid(process: Process) -> int:
-    """The server's pid, once it handles signals: of the process itself, or of the broker's initial program."""
+    """Return the server's pid once it handles signals: of the process itself, or of the broker's initial program."""
 
     def found() -> int:
         if handled(process.pid) and "flux" not in Path(f"/proc/{process.pid}/comm").read_text():
@@ -68,16 +68,16 @@ def server_pid(process: Process) -> int:
     return eventually(found, what="a server that handles signals")
 
 
-def signalled(process: Process, *moments: float, number: int = signal.SIGTERM) -> int:
-    """Signal the server at moments (seconds after the one before), and return its exit code, or its broker's."""
+def signalled(process: Process, *delays: float, number: int = signal.SIGTERM) -> int:
+    """Signal the server after each delay (seconds) and return its exit code, or its broker's."""
     pid = process.pid if process.popen.args[1:2] == ["serve"] else server_pid(process)  # type: ignore[index]
     eventually(lambda: handled(pid), what="a server that handles signals")
-    for moment in moments:
-        wait(moment)
+    for delay in delays:
+        wait(delay)
         try:
             os.kill(pid, number)
         except ProcessLookupError:
-            break  # the signal before was enough
+            break  # the previous signal was enough
     begin = time.monotonic()
     code = process.wait(_WITHIN)
     assert time.monotonic() - begin < _WITHIN
@@ -100,18 +100,18 @@ class TestSignals:
     def test_initial_program(self, tmp_path: Path, started: Start, moments: list[float]) -> None:
         server = started(flux_start(tmp_path))
         assert signalled(server, *moments) == 0, server.text()
-        eventually(lambda: not server.leftovers(), what="the end of everything")
+        eventually(lambda: not server.leftovers(), what="the end of all processes")
 
     def test_beside(self, tmp_path: Path, started: Start, moments: list[float], twice: bool) -> None:
         broker = started(Broker(tmp_path, cores=2)).running()
         server = started(beside(broker, tmp_path))
         assert signalled(server, *moments) == 0, server.text()
-        if not twice:  # a second signal may end the server before it has asked for the shutdown
+        if not twice:  # a second signal may end the server before it has requested the shutdown
             assert broker.wait(_WITHIN) == 0, broker.text()
 
 
 def test_blocked_until_they_are_handled(tmp_path: Path, started: Start) -> None:
-    """A parent that blocks signals loses none, also not while the interpreter starts."""
+    """No signal is lost if the parent blocks it, even while the interpreter starts."""
     argv = ["env", "--block-signal=TERM", "flux-sidecar", "serve", "--embedded", "--port", "0"]
     server = started(Process(argv, tmp_path))
     eventually(lambda: blocked(server.pid) or handled(server.pid), what="signals that are blocked")
@@ -122,8 +122,8 @@ def test_blocked_until_they_are_handled(tmp_path: Path, started: Start) -> None:
 @pytest.mark.parametrize(("first", "line"), [(signal.SIGTERM, "mode=now"), (signal.SIGHUP, "leaving")])
 def test_processes_of_jobs_end_with_a_second_signal(tmp_path: Path, started: Start, first: int, line: str) -> None:
     server = started(embedded(tmp_path, "--kill-timeout", "60")).ready()
-    job = server.submit(["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"])
-    eventually(lambda: server.output(job) == ["deaf\n"])
+    job = server.submit(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"])
+    eventually(lambda: server.output(job) == ["ready\n"])
     server.signal(first)
     eventually(lambda: line in server.text())
     begin = time.monotonic()
@@ -133,8 +133,8 @@ def test_processes_of_jobs_end_with_a_second_signal(tmp_path: Path, started: Sta
     eventually(lambda: not server.leftovers(), within=5, what="the end of the job")
 
 
-def test_a_terminal_that_closes_ends_no_instance_that_lives(tmp_path: Path, started: Start) -> None:
-    """Beside a broker with another initial program: the server leaves, and its store keeps the jobs as they are."""
+def test_a_terminal_that_closes_does_not_end_the_instance(tmp_path: Path, started: Start) -> None:
+    """Beside a broker with another initial program: the server exits, and its store still has the jobs."""
     broker = started(Broker(tmp_path, cores=2, program=["sleep", "600"])).running()
     store = tmp_path / "jobs.sqlite"
     server = started(beside(broker, tmp_path, "--store", str(store))).ready()
@@ -149,7 +149,7 @@ def test_a_terminal_that_closes_ends_no_instance_that_lives(tmp_path: Path, star
 
 
 def test_other_signals(tmp_path: Path, started: Start) -> None:
-    """They end nothing, and jobs do not inherit that; SIGQUIT is a stop."""
+    """They are ignored, and jobs do not inherit that; SIGQUIT is a stop."""
     server = started(embedded(tmp_path)).ready()
     for number in _OTHERS:
         server.signal(number)
@@ -164,8 +164,8 @@ def test_other_signals(tmp_path: Path, started: Start) -> None:
     [("local:///nosuch/local", ""), ("ssh://nohost.invalid/x", "exit 255"), ("ssh://slow.invalid/x", "exec sleep 20")],
     ids=["local", "ssh", "hangs"],
 )
-def test_a_server_that_has_reached_no_broker_leaves_at_once(tmp_path: Path, started: Start, uri: str, ssh: str) -> None:
-    """There is nothing to stop, and its log does not claim that anything was stopped."""
+def test_a_server_that_has_reached_no_broker_exits_at_once(tmp_path: Path, started: Start, uri: str, ssh: str) -> None:
+    """There is nothing to stop, and the log does not claim otherwise."""
     program = tmp_path / "ssh"
     program.write_text(f"#!/bin/sh\n{ssh}\n")
     program.chmod(0o755)
@@ -173,9 +173,9 @@ def test_a_server_that_has_reached_no_broker_leaves_at_once(tmp_path: Path, star
     server = started(Server(argv, tmp_path, FLUX_SSH=str(program)))
     assert server.url
     if "sleep" in ssh:
-        wait(3)  # the first try is under way
+        wait(3)  # during the first attempt
     else:
-        eventually(lambda: "cannot connect" in server.text(), what="a try that has failed")
+        eventually(lambda: "cannot connect" in server.text(), what="an attempt that has failed")
     begin = time.monotonic()
     server.signal(signal.SIGTERM)
     assert server.wait(_WITHIN) == 0, server.text()
@@ -185,7 +185,7 @@ def test_a_server_that_has_reached_no_broker_leaves_at_once(tmp_path: Path, star
 
 
 def test_other_signals_during_a_stop(tmp_path: Path, started: Start) -> None:
-    """An alarm of another process does not cut it short."""
+    """An alarm from another process does not shorten it."""
     server = started(embedded(tmp_path, "--kill-timeout", "2")).ready()
     job = server.submit(["sh", "-c", "trap '' TERM; echo $$ > job; while :; do sleep 0.1; done"])
     server.state(job, "RUN")
@@ -208,8 +208,8 @@ def test_signals_that_are_a_stop(tmp_path: Path, started: Start, number: signal.
     assert broker.wait(_WITHIN) == 0
 
 
-def test_a_limit_of_time_is_an_orderly_stop(tmp_path: Path, started: Start) -> None:
-    """The kernel tells of it every second, which is no second signal."""
+def test_a_cpu_time_limit_is_an_orderly_stop(tmp_path: Path, started: Start) -> None:
+    """The kernel repeats the signal every second, which does not count as a second signal."""
     server = started(embedded(tmp_path, "--kill-timeout", "3")).ready()
     job = server.submit(["sh", "-c", "trap '' TERM; echo $$ > job; while :; do sleep 0.1; done"])
     server.state(job, "RUN")

@@ -1,4 +1,4 @@
-"""A broker that keeps its connections and says nothing for ten seconds: stopped, and told to go on."""
+"""A broker that keeps its connections and sends nothing for ten seconds: SIGSTOP, then SIGCONT."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.sse import Reader
 Start = Callable[[Any], Any]
 
 _SILENT = 10.0
-#: Within so many seconds every command is answered, whatever the broker does.
+#: Seconds within which every command gets a response, whatever the broker does.
 SOON = 2.0
 
 
@@ -41,10 +41,10 @@ def test_ten_seconds_of_silence(tmp_path: Path, started: Start) -> None:
     begin = time.monotonic()
     late: dict[str, Any] = {}
     first = threading.Thread(target=_first_command, args=(server.url, late))
-    first.start()  # sent before anybody can know that there will be no answer
+    first.start()  # sent before the silence can be detected
     first.join(60)
-    assert late["answer"].status_code == 503
-    assert server.seconds(late["answer"]) < SOON
+    assert late["response"].status_code == 503
+    assert server.seconds(late["response"]) < SOON
     for path, body in (
         ("/v1/jobs/submit", {"command": "true"}),
         (f"/v1/jobs/{held}/cancel", {}),
@@ -54,10 +54,10 @@ def test_ten_seconds_of_silence(tmp_path: Path, started: Start) -> None:
         ("/v1/nodes/0/drain", {}),
         ("/v1/jobs/cancel", {"name": "held"}),
     ):
-        answer = server.http.post(path, json=body)
-        assert answer.status_code == 503, (path, answer.text)
-        assert int(answer.headers["Retry-After"]) >= 1
-        assert server.seconds(answer) < SOON
+        response = server.http.post(path, json=body)
+        assert response.status_code == 503, (path, response.text)
+        assert int(response.headers["Retry-After"]) >= 1
+        assert server.seconds(response) < SOON
     assert server.http.post("/v1/jobs/bulk", content='{"command": "true"}\n').status_code == 503
     while time.monotonic() - begin < _SILENT:
         assert len(server.http.get("/v1/jobs").json()["jobs"]) == 2
@@ -68,12 +68,12 @@ def test_ten_seconds_of_silence(tmp_path: Path, started: Start) -> None:
 
     broker.signal(signal.SIGCONT)
     server.ready()
-    # What was sent in vain may have been accepted: it is there once, and asking again finds it.
+    # A submit without a response may have been accepted: the job exists once, and a repeat returns it.
     headers = {"Idempotency-Key": "sent-into-silence"}
 
     def again() -> httpx.Response | None:
-        answer = server.http.post("/v1/jobs/submit", json=_JOB, headers=headers)
-        return answer if answer.status_code == 200 else None
+        response = server.http.post("/v1/jobs/submit", json=_JOB, headers=headers)
+        return response if response.status_code == 200 else None
 
     job = eventually(again).json()["id"]
     named = server.http.get("/v1/jobs", params={"name": _JOB["name"]}).json()["jobs"]
@@ -82,7 +82,7 @@ def test_ten_seconds_of_silence(tmp_path: Path, started: Start) -> None:
     server.ended(held)
     eventually(lambda: any(m.data["id"] == held and m.data["name"] == "clean" for m in reader.messages))
     assert any(message.data["id"] == job for message in reader.messages)
-    assert reader.connections == 1, "the stream has outlived the silence"
+    assert reader.connections == 1, "the stream survived the silence"
     reader.close()
     assert reader.heartbeats > 5
 
@@ -91,7 +91,7 @@ _JOB = {"command": "true", "urgency": 0, "name": "into-silence"}
 
 
 def _first_command(url: str, result: dict[str, Any]) -> None:
-    result["answer"] = httpx.post(
+    result["response"] = httpx.post(
         f"{url}/v1/jobs/submit", json=_JOB, headers={"Idempotency-Key": "sent-into-silence"}, timeout=60
     )
 
@@ -110,29 +110,29 @@ def _bulk(server: Server, key: str, lines: int) -> httpx.Response:
     return server.http.post("/v1/jobs/bulk", content=body, headers=headers)
 
 
-def _results(answer: httpx.Response) -> list[dict[str, Any]]:
-    """Return the results of a bulk submit; one that is its status where it was refused as a whole."""
-    if answer.status_code != 200:
-        return [{"status": answer.status_code}]
-    return [json.loads(line) for line in answer.text.splitlines()]
+def _results(response: httpx.Response) -> list[dict[str, Any]]:
+    """Return the results of a bulk submit; its status if it was refused as a whole."""
+    if response.status_code != 200:
+        return [{"status": response.status_code}]
+    return [json.loads(line) for line in response.text.splitlines()]
 
 
-def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
-    """Single, in bulk, or a cancel: carried out once, and their repeats find them; both kinds of streams go on."""
+def test_commands_that_are_accepted_late(tmp_path: Path, started: Start) -> None:
+    """Submits, a bulk submit and a cancel take effect once, and repeats return their result; streams continue."""
     broker = started(Broker(tmp_path, cores=4)).running()
     server = started(beside(broker, tmp_path, "--heartbeat", "0.5", "--lost-timeout", "60")).ready()
     known = _submit(server, "known").json()["id"]
-    running = server.submit("sh -c 'echo begun; sleep 600'", name="running")
-    eventually(lambda: server.output(running) == ["begun\n"])
+    running = server.submit("sh -c 'echo started; sleep 600'", name="running")
+    eventually(lambda: server.output(running) == ["started\n"])
     events = Reader(lambda: server.url, "/v1/events?after=0")
     output = Reader(lambda: server.url, f"/v1/jobs/{running}/output/stream")
     for reader in (events, output):
         reader.start()
-        eventually(lambda reader=reader: reader.messages, what="a reader that reads")
+        eventually(lambda reader=reader: reader.messages, what="the first message")
     broker.signal(signal.SIGSTOP)
     continues = threading.Timer(_SILENT, broker.signal, [signal.SIGCONT])
     continues.start()
-    # The first ones are on their way when the silence is not noticed yet, the second ones come after.
+    # The first round is sent before the silence is detected, the second one after.
     commands: dict[str, Callable[[], Any]] = {
         "submit": lambda: _submit(server, "late"),
         "bulk": lambda: _bulk(server, "many", 50),
@@ -143,15 +143,15 @@ def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
     }
     for _ in range(2):
         with ThreadPoolExecutor(len(commands)) as pool:
-            answers = {name: pool.submit(command) for name, command in commands.items()}
-        for name, future in answers.items():
-            answer = future.result()
-            statuses = {each["status"] for each in _results(answer)} if name == "bulk" else {answer.status_code}
+            responses = {name: pool.submit(command) for name, command in commands.items()}
+        for name, future in responses.items():
+            response = future.result()
+            statuses = {each["status"] for each in _results(response)} if name == "bulk" else {response.status_code}
             assert statuses == {503}, name
-            assert server.seconds(answer) < SOON, name
+            assert server.seconds(response) < SOON, name
             if name != "bulk":
-                assert int(answer.headers["Retry-After"]) >= 1
-    # Reads go on, and say that they may be out of date.
+                assert int(response.headers["Retry-After"]) >= 1
+    # Reads continue, and report that they may be out of date.
     beats = [reader.heartbeats for reader in (events, output)]
     listed = server.http.get("/v1/jobs")
     assert {job["id"] for job in listed.json()["jobs"]} == {known, running}
@@ -160,12 +160,12 @@ def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
     assert server.http.get("/readyz").status_code == 503
     for reader, before in zip((events, output), beats, strict=True):
         eventually(lambda reader=reader, before=before: reader.heartbeats >= before + 3, what="heartbeats")
-    assert continues.is_alive(), "all of this has to be seen while the broker is silent"
+    assert continues.is_alive(), "everything above must happen while the broker is silent"
     continues.join()
     server.ready()
-    # The cancel was carried out late, and the jobs were accepted late: once, and their keys find them.
+    # The cancel took effect late, and the jobs were accepted late: once, and their keys return them.
     assert server.ended(known)["result"] == "CANCELED"
-    late = eventually(lambda: (answer := _submit(server, "late")).status_code == 200 and answer)
+    late = eventually(lambda: (response := _submit(server, "late")).status_code == 200 and response)
     assert late.headers["Idempotent-Replayed"] == "true"
 
     def replayed() -> list[dict[str, Any]] | None:
@@ -180,7 +180,7 @@ def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
     )
     assert names[late.json()["id"]] == "late"
     assert [names[result["id"]] for result in results] == [f"many:{line}" for line in range(1, 51)]
-    # Nobody who followed has lost the connection or an event.
+    # No stream has lost its connection or an event.
     server.http.post(f"/v1/jobs/{running}/cancel").raise_for_status()
     output.join(60)
     assert output.end["result"] == "CANCELED"
@@ -189,11 +189,11 @@ def test_what_was_accepted_late(tmp_path: Path, started: Start) -> None:
     last = int(server.position().split("-")[1])
     assert [int(message.id.split("-")[1]) for message in events.messages] == list(range(1, last + 1))
     assert (events.connections, output.connections) == (1, 1)
-    assert output.messages[0].data["data"] == "begun\n"
+    assert output.messages[0].data["data"] == "started\n"
 
 
 def test_a_key_is_known_although_the_store_is_late(tmp_path: Path, started: Start) -> None:
-    """While nothing can be written a repeat finds its job all the same, however many others came after it."""
+    """While nothing can be written, a repeat returns its job, however many others were submitted after it."""
     store = tmp_path / "jobs.sqlite"
     broker = started(Broker(tmp_path, cores=4)).running()
     server = started(beside(broker, tmp_path, "--store", str(store))).ready()
@@ -201,7 +201,7 @@ def test_a_key_is_known_although_the_store_is_late(tmp_path: Path, started: Star
         db.execute("BEGIN IMMEDIATE")
         first, *others = [_submit(server, key).json()["id"] for key in ("first", "other0", "other1", "other2")]
         assert server.http.get("/v1/jobs").status_code == 503, "a list without them would be wrong"
-        assert _submit(server, "one more").status_code == 503, "nothing is accepted that cannot be shown"
+        assert _submit(server, "one more").status_code == 503, "no job is accepted that cannot be listed"
         again = _submit(server, "first")
         assert (again.status_code, again.json()["id"]) == (200, first)
         assert again.headers["Idempotent-Replayed"] == "true"
