@@ -14,7 +14,7 @@ _VARIABLE = b"FLUX_JOB_TMPDIR="  # in the environment of every process of a job
 
 
 def kill(directory: Path) -> int:
-    """Kill the processes whose environment names a directory of jobs.
+    """Kill the processes with a directory of jobs in their environment.
 
     Args:
         directory: the temporary directory of one job, or the one that contains those of all jobs.

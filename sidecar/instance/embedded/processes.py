@@ -168,7 +168,7 @@ class Processes:
         """
         command, wrapper = self._command, jobspec.STDIN_WRAPPER
         if command[: len(wrapper)] == wrapper:
-            # Without the shell, which would drop variables whose names it does not support. Another task may have
+            # Without the shell, which would drop variables with names that it does not support. Another task may have
             # replaced the file.
             ends.append(os.open(self._tmpdir / "stdin", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
             return command[len(wrapper) :], ends[-1]
@@ -237,7 +237,7 @@ class Processes:
             try:
                 output.write(text)
                 output.flush()
-            except OSError as exc:  # the disk is full: a job whose output is lost must not appear successful
+            except OSError as exc:  # the disk is full: a job must not appear successful if its output is lost
                 self._write_error = exc
                 self.kill()
             self._changed()

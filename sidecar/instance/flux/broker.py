@@ -46,8 +46,8 @@ def handshake(handle: Any, broker_above: int | None, address: str) -> Broker:
 
     Args:
         handle: the connection.
-        broker_above: pid of the broker whose initial program this process is; any other broker is asked for the
-            environment that jobs inherit.
+        broker_above: pid of the broker that started this process as its initial program; any other broker is asked for
+            the environment that jobs inherit.
         address: where this server listens, to be reported to a second server that is refused.
 
     Raises:
@@ -161,7 +161,7 @@ def _identity(handle: Any) -> str:
 def _remote_environment(handle: Any) -> Environment | None:
     """Return the environment and working directory of the broker of rank 0; None if the commands fail.
 
-    No shell is involved: it would drop variables whose names it does not support, such as exported functions.
+    No shell is involved: it would drop variables with names that it does not support, such as exported functions.
     """
     cwd, variables = _run(handle, ["pwd", "-P"]), _run(handle, ["env", "-0"])
     if not cwd or not variables:

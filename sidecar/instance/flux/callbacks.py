@@ -19,7 +19,7 @@ class Callbacks(msgspec.Struct, kw_only=True):
     interrupted: Callable[[], None]
     """The journal was canceled; the events that are missed come with the next connection's history."""
     disconnected: Callable[[str], None]
-    """A connection whose journal had started is broken."""
+    """The connection is broken, after its journal had started."""
     connect_failed: Callable[[str], None]
     """No connection could be made; the thread retries."""
     refused: Callable[[str], None]

@@ -49,5 +49,5 @@ class FluxClient:
             raise
 
     def rpc_untimed(self, topic: str, payload: Any, finish: Finish[T]) -> asyncio.Future[T]:
-        """Send a request whose response may take any time; see :meth:`Requests.call_untimed`."""
+        """Send a request without a timeout; see :meth:`Requests.call_untimed`."""
         return self.requests.call_untimed(lambda handle: handle.rpc(topic, payload, 0), finish)

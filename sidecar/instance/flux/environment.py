@@ -44,7 +44,7 @@ def _as_text(environment: Environment) -> Environment:
 
 
 def find_broker_above() -> int | None:
-    """Return the pid of the broker whose initial program this process may be; None if there is no such broker.
+    """Return the pid of the broker that may have started this process as its initial program; None without one.
 
     It is found among the ancestors by name and pid: in another container the pid alone could be another process. A
     Flux job descends from its broker too, and is not an initial program.

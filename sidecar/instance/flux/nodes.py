@@ -28,7 +28,7 @@ class Inventory(NamedTuple):
 def decode(sched_status: Mapping[str, Any], status: Mapping[str, Any]) -> Inventory:
     """Return every node of the instance except those that its configuration excludes.
 
-    Without configured resources the scheduler forgets a node whose broker is lost; the resource module does not.
+    Without configured resources the scheduler forgets a node when its broker is lost; the resource module does not.
 
     Args:
         sched_status: the response of ``resource.sched-status``: R of all, down and allocated resources.

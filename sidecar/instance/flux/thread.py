@@ -32,8 +32,8 @@ class FluxThread(threading.Thread):
 
     Args:
         uri: the instance, as ``flux.Flux()`` accepts it.
-        broker_above: pid of the broker whose initial program this process is; any other broker is asked for the
-            environment that jobs inherit.
+        broker_above: pid of the broker that started this process as its initial program; any other broker is asked for
+            the environment that jobs inherit.
         loop: runs the callbacks.
         callbacks: the notifications.
         address: where this server listens, to be reported to a second server that is refused.
