@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from flux.core.inner import raw
 
 from sidecar.domain.errors import ResponseTimeout, Unavailable
 from sidecar.instance.flux import payload
@@ -27,12 +26,9 @@ _BROKEN = (errno.EPIPE, errno.ECONNRESET)
 
 
 class _Request(msgspec.Struct):
-    """A request; with ``take`` there are many responses, and each is passed to it until ENODATA ends them."""
-
     start: Start
     finish: Finish[Any]
     future: asyncio.Future[Any]
-    take: Callable[[Any], None] | None = None
     queued_at: float = msgspec.field(default_factory=time.monotonic)
 
 
@@ -53,7 +49,6 @@ class Requests:
         self._wake_scheduled = False
         self._closed = ""
         self._sent: set[asyncio.Future[Any]] = set()
-        self._streams: dict[asyncio.Future[Any], Any] = {}
         self._unanswered: dict[asyncio.Future[Any], float] = {}  # on the event loop
         self._late: dict[asyncio.Future[Any], asyncio.Future[Any]] = {}  # on the event loop
         self.last_reply = time.monotonic()
@@ -81,30 +76,10 @@ class Requests:
         self._queue(_Request(start, finish, future))
         return future
 
-    async def stream(
-        self, start: Start, finish: Finish[T], take: Callable[[T], None], cancel: Callable[[Any], None]
-    ) -> None:
-        """Run ``start(handle)`` in the Flux thread; pass ``finish`` of every response to ``take``, until ENODATA.
-
-        ``cancel`` is called in the Flux thread, with the Flux future, when the caller no longer wants responses.
-        """
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._queue(_Request(start, finish, future, take))
-        try:
-            await future
-        finally:
-
-            def stop(_: Any) -> None:
-                if (running := self._streams.get(future)) is not None:
-                    cancel(running)
-
-            if future.cancelled() or future in self._streams:
-                self._queue(_Request(stop, lambda _: None, self._loop.create_future()))
-
     def expire_before(self, sent_before: float, detail: str) -> None:
         """End the wait for responses to requests that were sent before a time (:func:`time.monotonic`).
 
-        Their callers get :class:`ResponseTimeout`, whose ``result`` is a future with the late response.
+        Their callers get :class:`ResponseTimeout`; its ``result`` is a future with the late response.
         """
         for future, sent in list(self._unanswered.items()):
             if sent >= sent_before:
@@ -117,7 +92,7 @@ class Requests:
 
     @property
     def late(self) -> int:
-        """The number of requests that have expired and whose response has not come."""
+        """The number of expired requests that still have no response."""
         return len(self._late)
 
     @property
@@ -158,15 +133,6 @@ class Requests:
         else:
             target.set_exception(error)
 
-    def _pass_on(self, request: _Request, item: Any) -> None:
-        """Pass a stream's item to its reader; end the stream if the reader raises."""
-        if request.future.done() or request.take is None:
-            return
-        try:
-            request.take(item)
-        except Exception as exc:
-            request.future.set_exception(exc)  # the reader waits for this future
-
     # -------------------------------------------------------------------------------------- in the Flux thread
 
     def note_reply(self) -> None:
@@ -191,9 +157,6 @@ class Requests:
                 rpc = request.start(handle)
                 if rpc is None:
                     self._resolve(future, None, None)
-                elif request.take:
-                    self._streams[future] = rpc
-                    rpc.then(self._on_item, request)
                 else:
                     rpc.then(self._on_response, request.finish, future)
             except OSError as exc:
@@ -213,7 +176,6 @@ class Requests:
     def fail_all(self, reason: str) -> None:
         """Fail the requests that were sent or are queued; the event loop may add to the inbox meanwhile."""
         error = Unavailable(f"The connection to the instance is lost: {reason}")
-        self._streams.clear()
         while True:
             try:
                 future = self._sent.pop() if self._sent else self._inbox.popleft().future
@@ -231,21 +193,6 @@ class Requests:
             self._resolve(future, None, OSError(errno.EPROTO, f"unexpected response: {exc}"))
         finally:
             payload.release(rpc)
-
-    def _on_item(self, rpc: Any, request: _Request) -> None:
-        self.note_reply()
-        try:
-            item = request.finish(rpc)
-        except OSError as exc:
-            self._streams.pop(request.future, None)
-            self._resolve(request.future, None, None if exc.errno == errno.ENODATA else exc)
-            return
-        except Exception as exc:  # a response that violates the protocol ends this stream alone
-            self._streams.pop(request.future, None)
-            self._resolve(request.future, None, OSError(errno.EPROTO, f"unexpected response: {exc}"))
-            return
-        self._delivery.post(self._pass_on, request, item)
-        raw.flux_future_reset(rpc.handle)
 
     def _resolve(self, future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
         self._sent.discard(future)
