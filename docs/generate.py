@@ -132,7 +132,7 @@ def _job() -> str:
 
 
 def errors_of(op: Operation) -> list[int]:
-    return sorted({*op.errors, *openapi.always(op)})
+    return sorted({*op.errors, *openapi.common_errors(op)})
 
 
 def _parameters(struct: type[msgspec.Struct], where: str, required_text: str = "required. ") -> str:

@@ -16,7 +16,7 @@ from sidecar.domain import fluid
 from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import Brief, Job
 from sidecar.http.html import relative_root
-from sidecar.http.negotiation import NDJSON, WANTED
+from sidecar.http.negotiation import MEDIA_TYPE, NDJSON
 from sidecar.http.operations import Answer, operation
 from sidecar.http.page_cache import ResponseCache
 from sidecar.http.streaming import framed, stream_chunks
@@ -93,7 +93,7 @@ class JobListing:
         """
         where = _filter(query)
         await fresh.settle(request, self._feed)
-        lines = request[WANTED] == NDJSON
+        lines = request[MEDIA_TYPE] == NDJSON
         key = (request.rel_url.raw_query_string, lines)
         revision = self._store.revision
         if cached := self._cache.get(revision, key):

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from sidecar.api.lines import ByteOutput, OutputBody, beginning, body_of, bytes_of, chained, events_of
 from sidecar.domain.output import Stream
-from sidecar.http.negotiation import WANTED
+from sidecar.http.negotiation import MEDIA_TYPE
 from sidecar.http.operations import Answer, operation
 from sidecar.http.sse import AFTER, EVENT_STREAM, EventStream, StreamLimits, TextStream
 from sidecar.http.streaming import stream_chunks
@@ -92,7 +92,7 @@ class JobOutput:
         """
         opened = await self._outputs.open(jobid)
         cursor, end = opened.cursor(), opened.end
-        media = request[WANTED]
+        media = request[MEDIA_TYPE]
 
         async def why(shell_log: bool) -> str:
             return await self._outputs.why_empty(jobid, query.stream, cursor.redirected, shell_log=shell_log)
@@ -136,7 +136,7 @@ class JobOutput:
         return await sink.run(self._send(sink, jobid, query, opened, cursor))
 
     def _sink(self, request: web.Request, query: StreamQuery) -> _Sink:
-        media = request[WANTED]
+        media = request[MEDIA_TYPE]
         return _ByteStream(self._limits, RAW[media], query.stream) if media in RAW else EventStream(self._limits)
 
     async def _send(

@@ -86,7 +86,7 @@ class Components:
             self.lifecycle,
             self.tasks,
             storage_checks(self.store, min_free=settings.limits.min_free_disk << 20),
-            listener_problem=lambda: self.listeners.trouble,
+            listener_problem=lambda: self.listeners.unreachable,
         )
         flags = shell_options.parse(dict(parse_option_flags(settings.jobs.option_flags)))
         self.submissions = Submissions(self.instance, self.feed, self.store, flags)

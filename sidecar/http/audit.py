@@ -1,7 +1,7 @@
-"""The audit: one event for each change, and for each attempt that was refused.
+"""Audit events: one for each change, and for each attempt that was refused.
 
-No secret is ever a part of one: what a caller has shown is told by the name of the method alone, and of a job its id
-and name, never its command or environment.
+An event contains no secret: of a credential only the name of its authentication method, and of a job its ID and name,
+never its command or environment.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from sidecar.runtime.rate_limiter import RateLimiter, client_key
 log = structlog.get_logger("audit")
 
 DETAILS = web.RequestKey("audit", dict[str, Any])
+"""What handlers add to the event of a request."""
 
-_A_SECOND = 5.0
-_AT_ONCE = 20.0
-
+_PER_SECOND = 5.0
+_BURST = 20.0
 
 Outcome = Literal["done", "refused", "failed", "abandoned"]
-"""done: answered with success; refused: not let in, or not allowed; failed: any other error; abandoned: the caller has
-gone before anything was begun, or the server before it was known what came of it."""
+"""done: succeeded; refused: not authenticated or not authorized; failed: any other error; abandoned: the caller
+disconnected before the command started, or the server stopped before its result was known."""
 
 
 class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Who did what, from where, to which job, and what came of it."""
+    """A change or a refused attempt: the caller, the address, the job, and the outcome."""
 
     action: str
-    """An operation's name, as in openapi.json."""
+    """Name of the operation, as in openapi.json."""
     outcome: Outcome
     status: int
     caller: str
@@ -39,24 +39,24 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     address: str
     request_id: str
     details: dict[str, Any] = {}
-    """What was changed: job, jobs, queue, node, mode ..., by the words of the API."""
+    """What was changed: job, jobs, queue, node, mode ..., in the terms of the API."""
     reason: str = ""
-    """Why it was refused, or failed."""
+    """Why it was refused or failed."""
     unlogged: int = 0
-    """How many events of callers that nobody knows were left out before this one, because there were too many."""
+    """Events of unauthenticated clients that were omitted before this one because there were too many."""
 
 
 class Audit:
-    """Writes the events; a flood of attempts by strangers does not become a flood of log lines."""
+    """Writes audit events; limits those of unauthenticated clients, which could flood the log."""
 
     def __init__(self) -> None:
-        self._limited = RateLimiter(_A_SECOND, _AT_ONCE)
+        self._limiter = RateLimiter(_PER_SECOND, _BURST)
         self._unlogged = 0
 
     def write(self, event: AuditEvent, *, limited: bool) -> None:
-        """Log one event; limited: only so many of them from each address."""
+        """Log an event; ``limited``: within the rate of its address."""
         if limited:
-            if self._limited.acquire(client_key(event.address)):
+            if self._limiter.acquire(client_key(event.address)):
                 self._unlogged += 1
                 return
             event = msgspec.structs.replace(event, unlogged=self._unlogged)
@@ -65,5 +65,5 @@ class Audit:
 
 
 def audit_details(request: web.Request, **details: Any) -> None:
-    """Add to what the event of this request will say."""
+    """Add details to the audit event of a request."""
     request.setdefault(DETAILS, {}).update(details)

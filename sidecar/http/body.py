@@ -1,4 +1,4 @@
-"""Request bodies: read by bytes that are counted, in time, and decoded one large one after another."""
+"""Read request bodies: counted against a budget, within a time limit, and decoded one large body at a time."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import hdrs, web
 
 from sidecar.domain.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
-from sidecar.http import percent as encoded
+from sidecar.http import percent
 from sidecar.http.unreadable import body_problem
 from sidecar.runtime.budget import Budget, Reservation
 from sidecar.runtime.clock import LoopClock
 
 SMALL = 16 * 1024
-"""Bytes that a body may have where no credential is asked for: a token or a password, and no more.
+"""Bytes of a body where no credential is required: enough for a token or a password.
 
-A request that takes no more than that is not counted: its connection holds as much by itself. So whatever others hold,
-a stop, a cancel and a login are taken, of which no body is larger.
+A request of that size is not counted: its connection takes as much memory. So a stop, a cancel and a login, whose
+bodies are no larger, are accepted even when others have used up the budget.
 """
-_LONGEST_TYPE = 256  # characters of a Content-Type
 BOM = b"\xef\xbb\xbf"
+
+_MAX_CONTENT_TYPE = 256  # characters
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
-_MOST_PARAMETERS = 1000  # as of a form
-_LARGE = 64 * 1024  # bytes from which on a body, with what is made of it, is not decoded beside others
+_MAX_PARAMETERS = 1000  # as in a form
+_LARGE = 64 * 1024  # bytes of a body and its decoded values from which on it is decoded alone
 
 
 class Bodies:
     """Reads bodies.
 
     Args:
-        largest: bytes that one may have (``--max-body``).
-        seconds: how long one may take (``--body-timeout``).
+        largest: bytes of a body (``--max-body``).
+        seconds: time to receive a body (``--body-timeout``).
         budget: of all bodies together.
-        clock: which the seconds are of.
-        name: says whose a request's bytes are.
+        clock: measures the time.
+        name: returns the key of a request's caller in the budget.
     """
 
     def __init__(
@@ -46,14 +47,14 @@ class Bodies:
         self.budget = budget
         self._clock = clock
         self.name = name
-        self._turn = asyncio.Lock()
+        self._decoding = asyncio.Lock()
 
     def hold(self, request: web.Request) -> Reservation:
-        """Return what takes the bytes of a request, none yet; see :func:`counted`."""
+        """Return an empty reservation for the bytes of a request; see :func:`counted`."""
         return self.budget.reserve(self.name(request))
 
     def timeout(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Limit what is done in this context to the seconds that a body may take.
+        """Limit the time in this context to that of receiving a body.
 
         Raises:
             TimeoutError: it took longer.
@@ -62,26 +63,26 @@ class Bodies:
 
     @property
     def too_slow(self) -> RequestTimeout:
-        """The error of a body that does not come."""
-        return RequestTimeout(f"The body did not come within {self._seconds:g} s (--body-timeout).")
+        """The error of a body that is not received in time."""
+        return RequestTimeout(f"The body was not received within {self._seconds:g} s (--body-timeout).")
 
     async def read(self, request: web.Request, *, small: bool) -> tuple[bytes, Reservation]:
         """Read a body.
 
         Args:
-            request: whose body it is.
-            small: it may have :data:`SMALL` bytes only.
+            request: the request.
+            small: limit the body to :data:`SMALL` bytes.
 
         Returns:
-            The body, and its bytes in the budget, which are to be given back when the request is answered.
+            The body, and its bytes in the budget, to be released once the request is answered.
 
         Raises:
-            TooLarge: it has more bytes than it may.
-            RequestTimeout: it comes too slowly.
-            InvalidRequest: it is broken, or UTF-16.
-            UnsupportedMediaType: it is in another encoding than UTF-8.
-            TooMany: the caller sends too much at once.
-            Overloaded: all callers do.
+            TooLarge: the body is over the limit.
+            RequestTimeout: the body was not received in time.
+            InvalidRequest: the body is malformed, or UTF-16.
+            UnsupportedMediaType: the body is in another encoding than UTF-8.
+            TooManyRequests: the caller sends too many bytes at the same time.
+            Overloaded: all callers together do.
         """
         limit = min(SMALL, self.largest) if small else self.largest
         if (request.content_length or 0) > limit:
@@ -103,15 +104,15 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def decoding(self, weight: int) -> AsyncIterator[None]:
-        """Decode a body in this context: of large ones one after another, and others get their turn in between.
+        """Decode a body in this context: large ones one after another, with other requests between them.
 
         Args:
-            weight: bytes of the body, and of what is made of it.
+            weight: bytes of the body and its decoded values.
         """
         if weight < _LARGE:
             yield
             return
-        async with self._turn:
+        async with self._decoding:
             try:
                 yield
             finally:
@@ -119,7 +120,7 @@ class Bodies:
 
     async def give_way(self) -> None:
         """Yield to other requests. One waiter proceeds in each iteration of the event loop."""
-        async with self._turn:
+        async with self._decoding:
             await asyncio.sleep(0)
 
 
@@ -138,10 +139,13 @@ async def _read(request: web.Request, held: Reservation, limit: int, small: bool
 
 
 def without_bom(raw: bytes) -> bytes:
-    """Return a body, or the first line of one, without the mark that some programs put before UTF-8 (RFC 8259, 8.1).
+    """Remove the byte order mark that some programs write before UTF-8 (RFC 8259, section 8.1).
+
+    Args:
+        raw: a body, or its first line.
 
     Raises:
-        InvalidRequest: it is UTF-16 or UTF-32.
+        InvalidRequest: the text is UTF-16 or UTF-32.
     """
     if raw.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff", b"{\0", b"\0{", b"\0\0\0{")):
         raise InvalidRequest("The body is UTF-16 or UTF-32; send it as UTF-8.")
@@ -149,45 +153,45 @@ def without_bom(raw: bytes) -> bytes:
 
 
 def check_charset(request: web.Request) -> None:
-    """Let a body through that is said to be UTF-8, or of which nothing is said.
+    """Check that Content-Type declares UTF-8 or no encoding.
 
     Raises:
-        UnsupportedMediaType: it is said to be in another encoding.
+        UnsupportedMediaType: it declares another one, or is malformed.
     """
     try:
         charset = request.charset
-    except ValueError:  # of what is no content type at all
-        raise UnsupportedMediaType("Content-Type: it cannot be read.") from None
+    except ValueError:  # not a media type
+        raise UnsupportedMediaType("Content-Type: it is malformed.") from None
     if charset is not None and charset.lower() not in _CHARSETS:
-        raise UnsupportedMediaType(f"Content-Type: a body is read as UTF-8, not as {charset[:40]!r}; send it so.")
+        raise UnsupportedMediaType(f"Content-Type: unsupported charset {charset[:40]!r}; send the body as UTF-8.")
 
 
 def counted(size: int) -> int:
-    """Return how many of the bytes that a request takes are counted; see :data:`SMALL`."""
+    """Return how many of a request's bytes count against the budget; see :data:`SMALL`."""
     return size if size > SMALL else 0
 
 
 def check_head(request: web.Request) -> None:
-    """Let a request through whose head says of the body what can be read here, and whose address can be read.
+    """Check the address of a request, and what its headers declare about its body.
 
     Raises:
-        InvalidRequest: its query has too many parameters (yarl keeps what it makes of the last 128 addresses), or its
-            text is not UTF-8.
-        UnsupportedMediaType: it is compressed, and what it unpacks to has no bound; or its type is very long: to parse
-            that takes time that grows with the square of its length.
+        InvalidRequest: the query has too many parameters (yarl caches the last 128 addresses, decoded), or the address
+            is not UTF-8.
+        UnsupportedMediaType: the body is compressed, and so without a limit; or its type is very long, which takes
+            time in proportion to the square of its length to parse.
     """
     path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
-    if query.count("&") >= _MOST_PARAMETERS:
-        raise InvalidRequest(f"The query has more than {_MOST_PARAMETERS:,} parameters; send them as a body.")
-    encoded.check(path, query)
-    if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > _LONGEST_TYPE:
-        raise UnsupportedMediaType(f"Content-Type: it is longer than {_LONGEST_TYPE} characters.")
+    if query.count("&") >= _MAX_PARAMETERS:
+        raise InvalidRequest(f"The query has more than {_MAX_PARAMETERS:,} parameters; send them as a body.")
+    percent.check(path, query)
+    if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > _MAX_CONTENT_TYPE:
+        raise UnsupportedMediaType(f"Content-Type: it is longer than {_MAX_CONTENT_TYPE} characters.")
     for line in request.headers.getall(hdrs.CONTENT_ENCODING, ()):
         for coding in line.split(","):
             if coding.strip().lower() not in ("", "identity"):
-                raise UnsupportedMediaType("Content-Encoding: a body is read as it is here; send it uncompressed.")
+                raise UnsupportedMediaType("Content-Encoding: none is supported; send the body uncompressed.")
 
 
 def _too_large(limit: int, small: bool) -> TooLarge:
-    option = "where no credential is asked for" if small else "--max-body"
+    option = "where no credential is required" if small else "--max-body"
     return TooLarge(f"The body is larger than the limit of {limit} bytes ({option}).")

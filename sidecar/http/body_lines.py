@@ -1,4 +1,4 @@
-"""Lines of a request's body as they come: their bytes are counted, and each byte has a time-out."""
+"""Read the lines of a request body as they are received, within limits of bytes and time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sidecar.http.unreadable import body_problem
 
 
 class Line:
-    """One line that is not empty.
+    """A line that is not empty.
 
     Args:
         number: from 1.
         raw: its bytes.
-        problem: why it is not looked at; its bytes are gone then.
+        problem: why the line is refused; its bytes are discarded then.
     """
 
     __slots__ = ("members", "number", "problem", "raw")
@@ -34,19 +34,19 @@ class Line:
 
     @property
     def weight(self) -> int:
-        """How many bytes it takes in memory, also once it is decoded."""
+        """Bytes that the line takes in memory, its decoded values included."""
         return json_size.weight(self.raw, self.members)
 
 
 class Lines:
-    """The lines of a body. As a context it holds the bytes of those that are not done with.
+    """The lines of a body. As a context manager it reserves the bytes of those that are in progress.
 
-    No line is read while there is no room for its bytes: a client that sends more than others leave room for is slowed
-    down. Only when that takes longer than a body may, lines are refused.
+    No line is read while the budget has no room for it: a client that sends faster than lines are handled is slowed
+    down. Lines are refused only if that takes longer than a body may.
 
     Args:
-        request: whose body it is.
-        longest: bytes that a line may have.
+        request: the request.
+        longest: bytes of a line.
     """
 
     def __init__(self, request: web.Request, longest: int) -> None:
@@ -70,29 +70,29 @@ class Lines:
         self._held.close()
 
     async def begin(self) -> bytes:
-        """Return the beginning of the body, without the white space before it; that is counted as lines, not kept.
+        """Read the start of the body; white space before it counts as lines and is removed.
 
         Raises:
-            RequestTimeout: it does not come in time.
-            InvalidRequest: it is broken, or UTF-16, or there is no more than white space.
+            RequestTimeout: it is not received in time.
+            InvalidRequest: the body is malformed, UTF-16, or only white space.
         """
         try:
-            piece = await self._read()
-            found = without_bom(piece)
-            while piece and not found.strip():
-                self._number += found.count(b"\n")
-                piece = found = await self._read()
+            chunk = await self._read()
+            text = without_bom(chunk)
+            while chunk and not text.strip():
+                self._number += text.count(b"\n")
+                chunk = text = await self._read()
         except TimeoutError:
             raise self._bodies.too_slow from None
         except web.RequestPayloadError as exc:
             raise body_problem(exc) from None
-        if not piece:
+        if not chunk:
             raise _no_job()
-        self._first = found
-        return found.lstrip()
+        self._first = text
+        return text.lstrip()
 
     async def _read(self) -> bytes:
-        """Read some of the body; empty at its end."""
+        """Read a chunk of the body; empty at its end."""
         if self._first:
             data, self._first = self._first, None
             return data
@@ -100,9 +100,9 @@ class Lines:
             return await self._content.readany()
 
     async def __aiter__(self) -> AsyncIterator[Line]:
-        """Yield the lines. Each is to be given to :meth:`done`.
+        """Yield the lines, each to be released by :meth:`done`.
 
-        When the body does not come in time, is broken, or has no line, the last one has that as its problem.
+        If the body is not received in time, is malformed or has no line, the last line has that as its problem.
         """
         while True:
             try:
@@ -116,36 +116,36 @@ class Lines:
                 break
             refusal = None if await self._room(len(data)) else _no_room()
             self._resize(len(data))
-            begin = 0
-            while (end := data.find(b"\n", begin)) >= 0:  # one after another: all at once they take much more memory
-                self._take(data[begin:end], refusal)
+            start = 0
+            while (end := data.find(b"\n", start)) >= 0:  # not by split(), which takes much more memory
+                self._append(data[start:end], refusal)
                 self._resize(-1)
-                begin = end + 1
-                if line := self._line():
+                start = end + 1
+                if line := self._complete():
                     yield line
-            self._take(data[begin:], refusal)
-        if line := self._line():
+            self._append(data[start:], refusal)
+        if line := self._complete():
             yield line
         elif self._empty:
             yield Line(self._number, problem=_no_job())
 
-    def _take(self, piece: bytes, refusal: Problem | None) -> None:
-        """Add to the line that comes, unless it is passed over."""
-        if self._skipped is None and piece:
+    def _append(self, part: bytes, refusal: Problem | None) -> None:
+        """Add to the incomplete line, unless it is refused."""
+        if self._skipped is None and part:
             self._skipped = refusal
-        if self._skipped is None and len(self._rest) + len(piece) > self._longest:
+        if self._skipped is None and len(self._rest) + len(part) > self._longest:
             self._skipped = TooLarge(f"The line is longer than the limit of {self._longest} bytes (--max-body).")
         if self._skipped is None:
-            self._rest += piece
+            self._rest += part
             return
-        self._resize(-len(piece) - len(self._rest))
+        self._resize(-len(part) - len(self._rest))
         self._rest.clear()
 
-    def _line(self) -> Line | None:
-        """Return the line that has come; None where it is empty."""
+    def _complete(self) -> Line | None:
+        """Return the line that is complete now; None if it is empty."""
         self._number += 1
         raw, self._rest = bytes(self._rest), bytearray()
-        if raw.startswith(BOM):  # also of a later line, where files were joined
+        if raw.startswith(BOM):  # also in a later line, where files were concatenated
             raw = raw.removeprefix(BOM)
             self._resize(-len(BOM))
         problem, self._skipped = self._skipped, None
@@ -156,32 +156,32 @@ class Lines:
         return None if problem is None else Line(self._number, problem=problem)
 
     async def weigh(self, line: Line, cls: type[msgspec.Struct], message: str) -> None:
-        """Find out how many bytes a line takes once it is decoded, and wait for room for them.
+        """Estimate the bytes of a line's decoded values, and wait until the budget has room for them.
 
         Args:
-            line: where it cannot be decoded, it gets the problem.
-            cls: what it is decoded to.
+            line: receives the problem if it cannot be decoded.
+            cls: the struct to decode it to.
             message: what the predecessor's clients show for a fault.
         """
-        if (found := json_size.at_most(line.raw)) > json_size.MOST:
+        if (members := json_size.at_most(line.raw)) > json_size.MOST:
             try:
-                async with self._bodies.decoding(json_size.weight(line.raw, found)):
-                    found = decoding.count_members(cls, line.raw, message)
+                async with self._bodies.decoding(json_size.weight(line.raw, members)):
+                    members = decoding.count_members(cls, line.raw, message)
             except InvalidRequest as exc:
                 line.problem = without_traceback(exc)
                 return
-        if not await self._room(json_size.SIZE * found):
+        if not await self._room(json_size.SIZE * members):
             line.problem = _no_room()
             return
-        line.members = found
-        self._resize(json_size.SIZE * found)
+        line.members = members
+        self._resize(json_size.SIZE * members)
 
     def done(self, line: Line) -> None:
-        """Let go of a line."""
+        """Release the bytes of a line."""
         self._resize(-line.weight)
 
     async def _room(self, more: int) -> bool:
-        """Wait until so many bytes more may be held; return whether that was in time."""
+        """Wait until the budget has room for more bytes; return False if that takes too long."""
         if self._held.fits(counted(self._size + more)):
             return True
         try:

@@ -1,7 +1,7 @@
-"""Conditional and range requests (RFC 9110, sections 13 and 14), for what is whole and does not change while sent.
+"""Conditional and range requests (RFC 9110, sections 13 and 14) for complete, unchanging content.
 
-That is the files that pages need, and the OpenAPI document. Lists, jobs and output change all the time: there a client
-goes on by a cursor, a position or a line.
+That is the files of pages and the OpenAPI document. Lists, jobs and output change all the time; clients resume there by
+a cursor, a position or a line.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from sidecar.domain.errors import PreconditionFailed, RangeNotSatisfiable
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 
 
-def answer(request: web.Request, body: bytes, tag: str, headers: Mapping[str, str]) -> web.Response:
-    """Answer with a body, with a part of it, or that the client has it already.
+def respond(request: web.Request, body: bytes, tag: str, headers: Mapping[str, str]) -> web.Response:
+    """Return a response with the body, a part of it, or 304 if the client has it.
 
     Args:
-        request: what is answered.
-        body: all of it.
-        tag: changes when the body does; without quotes.
-        headers: with the body's type.
+        request: the request.
+        body: the complete body.
+        tag: entity tag of this version of the body, without quotes.
+        headers: of the response, Content-Type included.
 
     Raises:
-        PreconditionFailed: the client wants another version only.
-        RangeNotSatisfiable: there is no such part.
+        PreconditionFailed: the client asks for another version.
+        RangeNotSatisfiable: the range is outside of the body.
     """
     headers = {**headers, hdrs.ETAG: f'"{tag}"', hdrs.ACCEPT_RANGES: "bytes"}
-    if (wanted := _joined(request, hdrs.IF_MATCH)) is not None and not _names(wanted, tag, weak=False):
+    if (expected := _joined(request, hdrs.IF_MATCH)) is not None and not _matches(expected, tag, weak=False):
         raise PreconditionFailed(f'If-Match: this version is "{tag}".')
-    if (known := _joined(request, hdrs.IF_NONE_MATCH)) is not None and _names(known, tag, weak=True):
+    if (known := _joined(request, hdrs.IF_NONE_MATCH)) is not None and _matches(known, tag, weak=True):
         return web.Response(status=304, headers=headers)
     part = _range(request, tag)
     if part is None:
@@ -47,18 +47,18 @@ def answer(request: web.Request, body: bytes, tag: str, headers: Mapping[str, st
 
 
 def _joined(request: web.Request, name: str) -> str | None:
-    """Return a header that is a list, its lines joined by commas (RFC 9110, section 5.3); None where there is none."""
+    """Return a list header, its lines joined by commas (RFC 9110, section 5.3); None if it is absent."""
     lines = request.headers.getall(name, None)
     return None if lines is None else ",".join(lines)
 
 
-def _names(header: str, tag: str, *, weak: bool) -> bool:
-    """Whether a list of entity tags names this one, or stands for any; ``weak``: also as a weak one."""
+def _matches(header: str, tag: str, *, weak: bool) -> bool:
+    """Whether a list of entity tags includes this one, or is ``*``; ``weak``: compare weakly."""
     return header.strip() == "*" or any(match[2] == tag and (weak or not match[1]) for match in _TAG.finditer(header))
 
 
 def _range(request: web.Request, tag: str) -> slice | None:
-    """Return the part that is asked for; None for all, and where several parts or another version's are."""
+    """Return the requested part; None for the complete body, also if several parts or another version are requested."""
     if request.method != hdrs.METH_GET or hdrs.RANGE not in request.headers:
         return None
     if request.headers.get(hdrs.IF_RANGE, f'"{tag}"') != f'"{tag}"':

@@ -1,4 +1,4 @@
-"""Forms, of both kinds (HTML 4.10.21, RFC 7578), from bytes that have been read."""
+"""Parse forms of both encodings (HTML Standard 4.10.21, RFC 7578)."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from aiohttp import web
 from multidict import MultiDict
 
 from sidecar.domain.errors import InvalidRequest
-from sidecar.http import percent as encoded
+from sidecar.http import percent
 from sidecar.http.faults import quote_name
 
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
-_MOST = 1000  # fields
-_BOUNDARY = 200  # characters; RFC 2046 has 70
-_PART_HEAD = 512  # bytes of a field's headers
-_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PARAMETER = re.compile(rf';[ \t]*({_WORD})=(?:"((?:[^"\\]|\\.)*)"|({_WORD}))[ \t]*')
+_MAX_FIELDS = 1000
+_MAX_BOUNDARY = 200  # characters; 70 in RFC 2046
+_MAX_PART_HEAD = 512  # bytes of a field's headers
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110's term
+_PARAMETER = re.compile(rf';[ \t]*({_TOKEN})=(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))[ \t]*')
 
 
 def parse(request: web.Request, raw: bytes) -> MultiDict[str]:
-    """Read a form; a name may be there many times.
+    """Parse a form, in which names may repeat.
 
     Raises:
-        InvalidRequest: it is none, or has files in it.
+        InvalidRequest: the form is malformed or contains files.
     """
     if request.content_type == MULTIPART:
         return MultiDict(_parts(_boundary(request), raw))
-    if raw.count(b"&") >= _MOST:
+    if raw.count(b"&") >= _MAX_FIELDS:
         raise _too_many()
     try:
         text = raw.decode()
     except UnicodeDecodeError:
         raise InvalidRequest("The form cannot be read: it is not UTF-8.") from None
-    return MultiDict(encoded.pairs(text))
+    return MultiDict(percent.pairs(text))
 
 
 def _boundary(request: web.Request) -> bytes:
@@ -44,7 +44,7 @@ def _boundary(request: web.Request) -> bytes:
     message = Message()
     message["Content-Type"] = request.headers["Content-Type"]
     boundary = message.get_param("boundary")
-    if not isinstance(boundary, str) or not boundary or len(boundary) > _BOUNDARY or not boundary.isascii():
+    if not isinstance(boundary, str) or not boundary or len(boundary) > _MAX_BOUNDARY or not boundary.isascii():
         raise InvalidRequest("The form cannot be read: its Content-Type names no boundary.")
     return boundary.encode()
 
@@ -52,27 +52,27 @@ def _boundary(request: web.Request) -> bytes:
 def _parts(boundary: bytes, raw: bytes) -> Iterator[tuple[str, str]]:
     delimiter = b"\r\n--" + boundary
     data = b"\r\n" + raw
-    if data.count(delimiter) > _MOST + 1:
+    if data.count(delimiter) > _MAX_FIELDS + 1:
         raise _too_many()
     _, *parts = data.split(delimiter)
     if not parts or not parts[-1].startswith(b"--"):
         raise InvalidRequest("The form cannot be read: its end is missing.")
     for part in parts[:-1]:
         head, empty, value = part.partition(b"\r\n\r\n")
-        name = _name(head) if len(head) <= _PART_HEAD else ""
+        name = _name(head) if len(head) <= _MAX_PART_HEAD else ""
         if not empty or not name:
             raise InvalidRequest("The form cannot be read: a field has no name.")
         try:
             yield name, value.decode()
         except UnicodeDecodeError:
-            raise InvalidRequest(f"{quote_name(name)}: the text is not UTF-8; send it so.") from None
+            raise InvalidRequest(f"{quote_name(name)}: the text is not UTF-8.") from None
 
 
 def _name(head: bytes) -> str:
-    """Return the name of a field, from the headers of its part.
+    """Return the name of a field from the headers of its part.
 
     Raises:
-        InvalidRequest: it is a file, or is encoded in some way, or is not UTF-8.
+        InvalidRequest: the field is a file, encoded, or not UTF-8.
     """
     name = ""
     try:
@@ -85,35 +85,38 @@ def _name(head: bytes) -> str:
             kind, separator, rest = text.partition(";")
             parameters = _parameters(separator + rest)
             if kind.strip().lower() != "form-data" or any(each.startswith("filename") for each in parameters):
-                raise InvalidRequest("A form's fields are text here, not files.")
+                raise InvalidRequest("Files are not supported: send the fields of the form as text.")
             name = parameters.get("name", "")
         elif header.strip().lower() == "content-transfer-encoding" and text.strip().lower() not in (
             "7bit",
             "8bit",
             "binary",
         ):
-            raise InvalidRequest("Content-Transfer-Encoding: a form's fields are sent as they are.")
+            raise InvalidRequest("Content-Transfer-Encoding: none is supported; send fields unencoded.")
     return name
 
 
 def _parameters(text: str) -> dict[str, str]:
-    """Return the parameters of a Content-Disposition, from the first semicolon on.
+    """Return the parameters of a Content-Disposition.
 
-    aiohttp's parser would warn of each that is malformed, and Python keeps the text of every warning.
+    aiohttp's parser would warn of each malformed one, and Python keeps the text of every warning.
+
+    Args:
+        text: from the first semicolon on.
 
     Raises:
-        InvalidRequest: one of them is malformed, or there twice.
+        InvalidRequest: a parameter is malformed or repeated.
     """
-    found: dict[str, str] = {}
-    text, at = text.strip(), 0
-    while at < len(text):
-        match = _PARAMETER.match(text, at)
-        if match is None or match[1].lower() in found:
+    parameters: dict[str, str] = {}
+    text, position = text.strip(), 0
+    while position < len(text):
+        match = _PARAMETER.match(text, position)
+        if match is None or match[1].lower() in parameters:
             raise InvalidRequest("The form cannot be read: a field's Content-Disposition is malformed.")
-        at = match.end()
-        found[match[1].lower()] = match[3] or re.sub(r"\\(.)", r"\1", match[2] or "")
-    return found
+        position = match.end()
+        parameters[match[1].lower()] = match[3] or re.sub(r"\\(.)", r"\1", match[2] or "")
+    return parameters
 
 
 def _too_many() -> InvalidRequest:
-    return InvalidRequest(f"The form has more than {_MOST} fields.")
+    return InvalidRequest(f"The form has more than {_MAX_FIELDS} fields.")

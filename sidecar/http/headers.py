@@ -1,15 +1,15 @@
-"""Headers that every answer has, whichever part of the server gives it."""
+"""Headers of every response."""
 
 from __future__ import annotations
 
 from multidict import istr
 
-#: On every answer that does not say otherwise: nothing here is to be framed, guessed at, or kept by others.
+#: Defaults: no response may be framed, sniffed or cached by others.
 HEADERS: dict[str, str] = {
     istr("X-Content-Type-Options"): "nosniff",
     istr("X-Frame-Options"): "DENY",
     istr("Content-Security-Policy"): "default-src 'none'; frame-ancestors 'none'",
-    istr("Referrer-Policy"): "same-origin",  # with less a browser says of our own forms that they come from nowhere
+    istr("Referrer-Policy"): "same-origin",  # "no-referrer" would have browsers send our own forms with Origin: null
     istr("Cache-Control"): "no-store",
-    istr("Server"): "flux-sidecar",  # and no versions: aiohttp would name its own, and Python's
+    istr("Server"): "flux-sidecar",  # without the versions of aiohttp and Python
 }

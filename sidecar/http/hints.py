@@ -1,4 +1,4 @@
-"""What was probably meant: by a path that there is nothing at, and by a parameter that there is none of."""
+"""Suggest what was probably meant by an unknown path or parameter."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import difflib
 import re
 from collections.abc import Collection, Iterable
 
-_COMPARED = 100  # characters of what is compared: the search takes as long as names are long
-_CLOSE = 0.7
-#: What other servers call it.
+_MAX_COMPARED = 100  # characters; the search takes time in proportion to them
+_SIMILARITY = 0.7
+#: Paths of other servers.
 _PATHS = {
     "/healthz": "/livez or /readyz",
     "/health": "/livez or /readyz",
@@ -27,7 +27,7 @@ _PATHS = {
     "/v1/openapi.json": "/openapi.json",
     "/v1/metrics": "/metrics",
 }
-#: What other tools call it, or its command line: flux-submit(1), sbatch(1), kubectl.
+#: Names in other tools and on command lines: flux-submit(1), sbatch(1), kubectl.
 _PARAMETERS = {
     "args": "command",
     "argv": "command",
@@ -84,27 +84,27 @@ _SORTING = frozenset({"sort", "order", "sort_by"})
 
 
 def parameter(name: str, known: Collection[str]) -> str:
-    """Return what to say of a parameter that there is none of: which one was meant, or which there are."""
-    lower = name.lower().replace("-", "_") if len(name) <= _COMPARED else ""
+    """Return advice for an unknown parameter: the one that was probably meant, or the known ones."""
+    lower = name.lower().replace("-", "_") if len(name) <= _MAX_COMPARED else ""
     if lower in known:
         return f"did you mean {lower}?"
     if _PARAMETERS.get(lower) in known:
         return f"did you mean {_PARAMETERS[lower]}?"
     if lower in _SORTING and "cursor" in known:
         return "lists are newest first; GET /v1/jobs/search sorts, by order[0][column] and order[0][dir]."
-    if close := difflib.get_close_matches(lower, known, n=1, cutoff=_CLOSE):
+    if close := difflib.get_close_matches(lower, known, n=1, cutoff=_SIMILARITY):
         return f"did you mean {close[0]}?"
     return f"known: {', '.join(known) or 'none'}."
 
 
 def path(asked: str, templates: Iterable[str]) -> str:
-    """Return the path that was probably meant by one that there is nothing at; empty when none is known.
+    """Return the path that was probably meant by an unknown one; empty if none is close.
 
     Args:
         asked: the path.
-        templates: of all routes, as in ``/v1/jobs/{uid}``.
+        templates: of all routes, such as ``/v1/jobs/{uid}``.
     """
-    if len(asked) > _COMPARED:
+    if len(asked) > _MAX_COMPARED:
         return ""
     plain = re.sub("/+", "/", asked).rstrip("/").lower() or "/"
     if plain in _PATHS:
@@ -113,7 +113,7 @@ def path(asked: str, templates: Iterable[str]) -> str:
     for candidate in (re.sub("/+", "/", asked).rstrip("/") or "/", plain):
         if candidate != asked and any(_pattern(template).fullmatch(candidate) for template in templates):
             return candidate
-    close = difflib.get_close_matches(plain, templates, n=1, cutoff=_CLOSE)
+    close = difflib.get_close_matches(plain, templates, n=1, cutoff=_SIMILARITY)
     return close[0] if close else ""
 
 

@@ -1,4 +1,4 @@
-"""Pages that a browser shows: what they need comes from this server, and they say so."""
+"""HTML responses, whose content security policies allow files of this server only."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-#: The policy of pages that load files of ours.
+#: Policy of pages that load files of this server.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
-#: What stands on pages of a server that was started with --no-auth.
+#: Notice on the pages of a server that was started with --no-auth.
 NO_AUTH = (
     '<p role="alert">Every client that reaches this server has full access: it was started with '
     "<code>--no-auth</code>.</p>"
@@ -22,14 +22,14 @@ NO_AUTH = (
 
 
 def relative_root(path: str) -> str:
-    """Return the way from a path to the server's own root, which a proxy may have put below another."""
+    """Return the relative address of the server's root, which may be behind a proxy's prefix, from a path."""
     return "../" * (path.count("/") - 1) or "./"
 
 
 def response(
     text: str, *, policy: str = POLICY, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Answer with a page."""
+    """Return a page."""
     return web.Response(
         text=text,
         status=status,
@@ -40,7 +40,7 @@ def response(
 
 
 def style_only(style: str) -> str:
-    """Return the policy of a page that has this style in it and a form, and loads nothing."""
+    """Return the policy of a page with this inline style and a form, which loads nothing."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; base-uri 'none'; "

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the same operations and types that serve the requests."""
+"""Generate the OpenAPI 3.1 document from the operations and types that serve the requests."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ _SECURITY: dict[str, dict[str, Any]] = {
         "scheme": "bearer",
         "description": "A token: from a token file, of Kubernetes, of an OIDC issuer, or of POST /v1/token",
     },
-    "basic": {"type": "http", "scheme": "basic", "description": "User and password, where there are some"},
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "User and password, where configured",
+    },
 }
 
 
-def document(operations: Sequence[Operation], *, open_to_all: bool = False) -> dict[str, Any]:
-    """Return the document that describes ``operations``.
+def document(operations: Sequence[Operation], *, anonymous: bool = False) -> dict[str, Any]:
+    """Return the document.
 
     Args:
-        operations: what is served; pages are left out.
-        open_to_all: nobody is asked who they are.
+        operations: all operations; pages are omitted.
+        anonymous: no credential is required.
     """
     operations = [op for op in operations if not op.page]
     types_ = list(dict.fromkeys(_types(operations)))
@@ -56,7 +60,7 @@ def document(operations: Sequence[Operation], *, open_to_all: bool = False) -> d
         },
         "servers": [{"url": "/"}],
         "paths": dict(sorted(paths.items())),
-        "security": [*([{}] if open_to_all else []), *({name: []} for name in _SECURITY)],
+        "security": [*([{}] if anonymous else []), *({name: []} for name in _SECURITY)],
         "components": {"schemas": dict(sorted(components.items())), "securitySchemes": _SECURITY},
     }
 
@@ -79,16 +83,16 @@ def _types(operations: Iterable[Operation]) -> Iterable[Any]:
 
 
 def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    described: dict[str, Any] = {
         "operationId": op.name,
         "summary": op.summary,
         "tags": [op.name.partition("_")[0]],
     }
     needs = f"Needs the scope {op.scope}." if op.scope else ""
     if description := " ".join(filter(None, (op.description, needs))):
-        found["description"] = description
+        described["description"] = description
     if op.scope is None:
-        found["security"] = []
+        described["security"] = []
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, **variable.parameter}
         for name, variable in path_variables.of_path(op.path).items()
@@ -100,36 +104,37 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
         for name, text in op.headers.items()
     ]
     if parameters:
-        found["parameters"] = parameters
+        described["parameters"] = parameters
     if op.lines:
-        # OpenAPI 3.1 has no word for a sequence of JSON texts, and generated clients encode what has json in its name.
+        # OpenAPI 3.1 cannot describe a sequence of JSON texts, and generated clients encode any media type with json in
+        # its name.
         lines = {**_BINARY, "description": f"NDJSON (application/x-ndjson): a line each: {op.lines.__name__}"}
-        found["requestBody"] = {"content": {"application/octet-stream": {"schema": lines}}, "required": True}
+        described["requestBody"] = {"content": {"application/octet-stream": {"schema": lines}}, "required": True}
     if op.body:
         required = any(field.required for field in msgspec.structs.fields(op.body))
-        # Of a form with the same schema generated clients would send both, or neither.
-        found["requestBody"] = {"content": {"application/json": {"schema": schema[op.body]}}, "required": required}
+        # A form with the same schema is not described: generated clients would send both, or neither.
+        described["requestBody"] = {"content": {"application/json": {"schema": schema[op.body]}}, "required": required}
     problem = {CONTENT_TYPE: {"schema": schema[ProblemBody]}}
-    found["responses"] = {
+    described["responses"] = {
         **{str(answer.status): _answer(answer, schema) for answer in op.answers},
         **{
             str(status): {"description": HTTPStatus(status).phrase, "content": problem}
-            for status in sorted({*op.errors, *always(op)})
+            for status in sorted({*op.errors, *common_errors(op)})
         },
     }
-    return found
+    return described
 
 
-def always(op: Operation) -> set[int]:
-    """Return the errors that have nothing to do with what an operation is for."""
-    found = {421} if op.method == "GET" else {403, 421}
+def common_errors(op: Operation) -> set[int]:
+    """Return the errors that an operation has whatever it does."""
+    statuses = {421} if op.method == "GET" else {403, 421}
     if op.scope is not None:
-        found |= {401, 403, 429, 503}
+        statuses |= {401, 403, 429, 503}
     if op.body is not None:
-        found.add(408)
+        statuses.add(408)
     if op.negotiated:
-        found.add(406)
-    return found
+        statuses.add(406)
+    return statuses
 
 
 def _answer(answer: Answer, schema: dict[Any, Any]) -> dict[str, Any]:
@@ -140,24 +145,24 @@ def _answer(answer: Answer, schema: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _content(media: str, json: Any) -> dict[str, Any]:
-    """Return what an answer of a media type holds; JSON Schema has no words for what lines and events hold."""
+    """Return the content of a media type; JSON Schema cannot describe lines and events."""
     if media == "application/json":
         return {"schema": json}
     if media.startswith("text/event-stream"):
-        return {"schema": {}}  # tools differ in what they hold against it: the text, or each event
+        return {"schema": {}}  # tools validate different things against it: the text, or each event
     return {"schema": {"type": "string"} if media.startswith("text/") else dict(_BINARY)}
 
 
 def alternatives(answer: Answer) -> tuple[Any, ...]:
-    """Return the types that an answer's JSON may have."""
+    """Return the types that the JSON of a response may have."""
     if answer.type is None:
         return ()
     return typing.get_args(answer.type) if isinstance(answer.type, types.UnionType) else (answer.type,)
 
 
 def _query(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one parameter for each field; null is not a thing that a query can say."""
-    found = []
+    """Return one parameter per field; a query cannot express null."""
+    parameters = []
     for name, field in schema["properties"].items():
         field = {key: value for key, value in field.items() if key != "default" or value is not None}
         if "anyOf" in field:
@@ -165,5 +170,5 @@ def _query(schema: dict[str, Any]) -> list[dict[str, Any]]:
             field = {**(kinds[0] if len(kinds) == 1 else {"anyOf": kinds}), **field}
         description = field.pop("description", None)
         parameter = {"name": name, "in": "query", "required": False, "schema": field}
-        found.append({**parameter, "description": description} if description else parameter)
-    return found
+        parameters.append({**parameter, "description": description} if description else parameter)
+    return parameters

@@ -1,39 +1,39 @@
-"""Pages that were sent at one revision of the store: who polls a list that does not change costs little."""
+"""Cache responses until the store changes: clients that poll an unchanged list cost little."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
-_SIZE = 8 * 1024 * 1024
-_LONGEST_KEY = 512  # characters of what is asked for; beside it a page has some hundred bytes of headers
+_MAX_SIZE = 8 * 1024 * 1024  # bytes
+_MAX_KEY = 512  # characters
 
 
-class Page(NamedTuple):
-    """A body, and the headers that go with it."""
+class CachedResponse(NamedTuple):
+    """A body and its headers."""
 
     body: bytes
     headers: Mapping[str, str]
 
 
 class ResponseCache:
-    """Keeps pages until something is written to the store, and no more than some megabytes of them."""
+    """Caches responses of one revision of the store, up to some megabytes."""
 
     def __init__(self) -> None:
         self._revision = -1
-        self._pages: dict[Hashable, Page] = {}
+        self._responses: dict[Hashable, CachedResponse] = {}
         self._size = 0
 
-    def get(self, revision: int, key: Hashable) -> Page | None:
-        """Return the page of this revision, if it is kept."""
+    def get(self, revision: int, key: Hashable) -> CachedResponse | None:
+        """Return the response of this revision, if it is cached."""
         if revision != self._revision:
             self._revision, self._size = revision, 0
-            self._pages.clear()
-        return self._pages.get(key)
+            self._responses.clear()
+        return self._responses.get(key)
 
     def put(self, revision: int, key: Hashable, body: bytes, headers: Mapping[str, str]) -> None:
-        """Keep a page that was read at a revision, unless that is past by now."""
-        size = len(body) + 2 * _LONGEST_KEY
-        if revision == self._revision and self._size + size <= _SIZE and len(repr(key)) <= _LONGEST_KEY:
+        """Cache a response that was read at a revision, unless the revision is outdated by now."""
+        size = len(body) + 2 * _MAX_KEY  # with its key, and some hundred bytes of headers
+        if revision == self._revision and self._size + size <= _MAX_SIZE and len(repr(key)) <= _MAX_KEY:
             self._size += size
-            self._pages[key] = Page(body, dict(headers))  # what is added to one answer belongs to no other
+            self._responses[key] = CachedResponse(body, dict(headers))  # a copy: headers are added per response

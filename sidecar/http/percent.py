@@ -1,4 +1,4 @@
-"""Percent-encoded text: bytes that are not UTF-8 are refused, where parsers put U+FFFD in their place."""
+"""Percent-encoded text: refuse bytes that are not UTF-8, which parsers replace by U+FFFD."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from urllib.parse import parse_qsl, unquote_plus, unquote_to_bytes
 from sidecar.domain.errors import InvalidRequest
 from sidecar.http.faults import quote, quote_name
 
-_NAME = 200  # characters of a parameter's name that are read for an error
+_MAX_NAME = 200  # characters of a parameter's name in an error
 _ADVICE = "the text is not UTF-8; percent-encode it as UTF-8 (é is %C3%A9)."
 
 
 def check(path: str, query: str) -> None:
-    """Let an address through whose text is UTF-8.
+    """Check that an address is UTF-8.
 
     Args:
-        path: as it was sent.
-        query: as it was sent.
+        path: percent-encoded.
+        query: percent-encoded.
 
     Raises:
-        InvalidRequest: it is not; each parameter is named.
+        InvalidRequest: it is not; the error names each parameter.
     """
     if "%" in path and not _is_utf8(path):
         raise InvalidRequest(f"The path: {_ADVICE}")
@@ -31,7 +31,7 @@ def pairs(form: str) -> list[tuple[str, str]]:
     """Return the names and values of a URL-encoded form.
 
     Raises:
-        InvalidRequest: their text is not UTF-8; each parameter is named.
+        InvalidRequest: their text is not UTF-8; the error names each parameter.
     """
     try:
         return parse_qsl(form, keep_blank_values=True, errors="strict")
@@ -45,7 +45,7 @@ def _faults(text: str) -> InvalidRequest:
 
 
 def _name(pair: str) -> str:
-    name = pair.partition("=")[0][:_NAME]
+    name = pair.partition("=")[0][:_MAX_NAME]
     return quote_name(unquote_plus(name)) if _is_utf8(name) else quote(name)
 
 

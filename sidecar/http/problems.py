@@ -1,4 +1,4 @@
-"""Errors as responses: RFC 9457, and aiohttp's own errors in the same shape."""
+"""Encode errors as problem details (RFC 9457), aiohttp's own errors included."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from sidecar.domain.errors import InvalidRequest, MethodNotAllowed, NotFound, Problem, TooLarge, UnsupportedMediaType
+from sidecar.http.headers import HEADERS
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -15,23 +16,23 @@ _FROM_HTTP: dict[int, type[Problem]] = {
 }
 
 
-def from_http(exc: web.HTTPException, request: web.Request, max_body: int, meant: str = "") -> Problem:
-    """Translate an error that aiohttp raised by itself (unknown path, wrong method, body over the limit).
+def from_http(exc: web.HTTPException, request: web.Request, max_body: int, hint: str = "") -> Problem:
+    """Translate an error that aiohttp raised (unknown path, wrong method, body over the limit).
 
     Args:
         exc: the error.
-        request: that it is about.
-        max_body: for its text.
-        meant: the path that was probably meant, where there is nothing at the one that was asked for.
+        request: the request.
+        max_body: limit of bodies in bytes, for the text.
+        hint: the path that was probably meant by an unknown one.
     """
     cls = _FROM_HTTP.get(exc.status)
     if cls is NotFound:
-        hint = f"did you mean {meant}?" if meant else "/openapi.json lists every route."
-        return NotFound(f"There is nothing at {request.path}; {hint}")
+        advice = f"did you mean {hint}?" if hint else "/openapi.json lists every route."
+        return NotFound(f"There is nothing at {request.path}; {advice}")
     if cls is MethodNotAllowed:
         allowed = exc.headers.get("Allow", "")
         return MethodNotAllowed(
-            f"{request.method} is not for {request.path}; allowed: {allowed}.", headers={"Allow": allowed}
+            f"{request.path} does not support {request.method}; allowed: {allowed}.", headers={"Allow": allowed}
         )
     if cls is TooLarge:
         return TooLarge(f"The body is larger than the limit of {max_body} bytes (--max-body).")
@@ -41,15 +42,29 @@ def from_http(exc: web.HTTPException, request: web.Request, max_body: int, meant
 
 
 def encode(problem: Problem) -> bytes:
-    """Return the one body that every error of every route has."""
+    """Return the body of an error response, which has the same members for every route."""
     return msgspec.json.encode(problem.body()) + b"\n"
 
 
 def render(problem: Problem) -> web.Response:
-    """Make the one response shape that every error of every route has."""
+    """Return the response of an error."""
     return web.Response(
         body=encode(problem),
         status=problem.status,
         content_type=CONTENT_TYPE,
         headers=problem.headers,
     )
+
+
+def raw_response(problem: Problem) -> bytes:
+    """Return the response of an error as bytes, for a connection without a request to answer."""
+    body = encode(problem)
+    headers = {
+        "Content-Type": CONTENT_TYPE,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        **HEADERS,
+        **problem.headers,
+    }
+    lines = [f"HTTP/1.1 {problem.status} {problem.title}", *(f"{name}: {text}" for name, text in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

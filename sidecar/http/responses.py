@@ -1,11 +1,11 @@
-"""Answers that are sent in pieces: begun in one place, so that an error in the middle cuts them off."""
+"""Responses that are sent in parts, and the headers of all responses."""
 
 from __future__ import annotations
 
 from aiohttp import ClientConnectionResetError, web
 
 STARTED = web.RequestKey("response", web.StreamResponse)
-"""The answer whose headers were sent."""
+"""The response whose headers are sent; an error afterwards aborts it."""
 RESPONSE_HEADERS = web.RequestKey("headers", dict[str, str])
 """Headers of every response to this request, unless its handler sets others."""
 CLIENT_CLOSED_REQUEST = 499
@@ -13,35 +13,35 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 async def start_response(request: web.Request, response: web.StreamResponse) -> None:
-    """Send the headers of an answer that is to come in pieces."""
+    """Send the headers of a response whose body is sent in parts."""
     add_headers(request, response)
     request[STARTED] = response
     await response.prepare(request)
 
 
 def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Give an answer the headers that every answer to this request has."""
+    """Add the headers of every response to this request."""
     setdefault = response.headers.setdefault
     for name, value in request[RESPONSE_HEADERS].items():
         setdefault(name, value)
 
 
 def vary(request: web.Request, header: str) -> None:
-    """Say that the answer depends on a header of the request (RFC 9110, section 12.5.5)."""
+    """Declare that the response depends on a header of the request (RFC 9110, section 12.5.5)."""
     headers = request[RESPONSE_HEADERS]
     headers["Vary"] = f"{headers['Vary']}, {header}" if "Vary" in headers else header
 
 
 def is_closed(request: web.BaseRequest) -> bool:
-    """Whether the request's connection is closed, or about to be: what is written is lost."""
+    """Whether the request's connection is closed or closing: written data is lost."""
     return request.transport is None or request.transport.is_closing()
 
 
 def is_lost(request: web.BaseRequest, exc: OSError) -> bool:
-    """Whether an error is that of the request's own connection, which is lost.
+    """Whether an error means that the request's own connection was lost.
 
-    The same errors come from elsewhere too, such as a pipe. aiohttp raises those of writing as ConnectionError itself
-    or as a class of its own, and gives those of reading to the body.
+    Others, such as a pipe, raise the same errors. aiohttp raises those of writing as ConnectionError itself or a class
+    of its own, and sets those of reading on the body.
     """
     if not is_closed(request):
         return False

@@ -1,4 +1,4 @@
-"""Server-sent events, as every stream here sends them: ids, a heartbeat, an explicit end, no patience with the slow."""
+"""Streams: server-sent events with IDs, heartbeats and an explicit end, and the same as plain bytes."""
 
 from __future__ import annotations
 
@@ -23,70 +23,73 @@ log = structlog.get_logger("stream")
 
 EVENT_STREAM = "text/event-stream"
 EVENT_STREAM_TYPE = f"{EVENT_STREAM}; charset=utf-8"
-"""Without a charset clients that follow RFC 2616 take it for ISO 8859-1."""
-_PIECE = 64 * 1024
-_KERNEL = 128 * 1024
-_RETRY = 1000  # milliseconds after which a browser comes back
-_LAST_CHANCE = 5.0  # for a reader that is cut off to read what is on its way to it, and why
+"""Without a charset, clients that follow RFC 2616 assume ISO 8859-1."""
+AFTER = Meta(description="go on behind this event's id; 0: from the first; the header Last-Event-ID counts more")
+"""Description of the parameter that sets where a stream starts."""
+
+_CHUNK = 64 * 1024  # bytes
+_SEND_BUFFER = 128 * 1024  # bytes
+_RETRY = 1000  # milliseconds until a browser reconnects
+_FAREWELL = 5.0  # seconds for a slow reader to read the data on its way, and the reason of the end
 
 
 class StreamLimits(Struct, frozen=True):
-    """How often a quiet stream says that it lives, and how long a reader may take nothing (seconds of ``clock``).
-
-    ``dropped`` is called with the reason why a reader was cut off.
-    """
+    """Limits of streams, in seconds of ``clock``."""
 
     heartbeat: float
+    """Time between comments in a stream without events."""
     send_timeout: float
+    """Time in which a reader must take some data."""
     dropped: Callable[[str], None]
+    """Called with the reason when a reader is disconnected."""
     clock: LoopClock
 
 
 class TooSlow(Exception):
-    """The reader has taken nothing for too long."""
+    """The reader has taken no data for too long."""
 
 
-class _Sink(web.StreamResponse):
-    """What both kinds of streams have in common."""
+class _Stream(web.StreamResponse):
+    """A response that is sent until its reader leaves or its subject ends."""
 
-    _pace: StreamLimits
+    _limits: StreamLimits
     _separator: bytes
-    """What ends a part that can be sent on its own."""
+    """End of a part that can be sent on its own."""
 
     async def push(self, data: bytes) -> None:
-        """Send what is ready-made.
+        """Send encoded data.
 
         Raises:
-            TooSlow: the reader takes nothing; it was told so where that can be, and is cut off.
-            ConnectionError: the reader has gone.
+            TooSlow: the reader takes no data and is disconnected; it was sent the reason where the format has one.
+            ConnectionError: the reader has disconnected.
         """
         try:
-            for piece in _pieces(data, self._separator):
-                async with self._pace.clock.timeout(self._pace.send_timeout):
-                    await self.write(piece)
+            for chunk in _chunks(data, self._separator):
+                async with self._limits.clock.timeout(self._limits.send_timeout):
+                    await self.write(chunk)
         except TimeoutError:
             assert self._req is not None  # noqa: S101 - it was prepared
-            self._pace.dropped("slow")
+            self._limits.dropped("slow")
             log.warning("a reader was too slow", path=self._req.path, peer=self._req.remote)
             if self._req.transport is not None:
-                self._cut_off(self._req.transport)
+                self._disconnect(self._req.transport)
             raise TooSlow from None
 
-    def _cut_off(self, transport: asyncio.Transport) -> None:
+    def _disconnect(self, transport: asyncio.Transport) -> None:
         transport.abort()
 
     async def end(self, **details: Any) -> None:
-        """Say that there is no more, and why."""
+        """Send the end of the stream and its reason."""
         raise NotImplementedError
 
     async def start(self, last_id: str) -> None:
-        """Send the id to come back with, where it was not known when the stream began."""
+        """Send the ID to resume from, if it was not known when the headers were sent."""
 
     async def notice(self, detail: str) -> None:
-        """Say something about what the stream holds."""
+        """Send a remark about the content of the stream."""
 
-    async def _feed(self, work: Awaitable[None]) -> None:
-        """Do what feeds the stream, and end it as that ends."""
+    async def _run(self, work: Awaitable[None]) -> None:
+        """Run the task that sends the content, and end the stream as the task ends."""
         assert self._req is not None  # noqa: S101 - it was prepared
         try:
             try:
@@ -95,127 +98,129 @@ class _Sink(web.StreamResponse):
             except Closed as exc:
                 await self.end(reason=exc.reason, detail=exc.detail)
             except Unauthenticated as exc:
-                self._pace.dropped("unauthenticated")
+                self._limits.dropped("unauthenticated")
                 await self.end(reason="unauthenticated", detail=exc.detail)
             except Problem as exc:
                 await self.end(reason="unavailable", detail=exc.detail)
-            except StoreError as exc:  # no problem of an answer that has not begun: this one has
+            except StoreError as exc:  # the response has started: no problem details can be sent
                 await self.end(reason="unavailable", detail=str(exc))
         except TooSlow:
-            return  # it was told why
+            return  # the reader was sent the reason
         except ConnectionError as exc:
             if not is_lost(self._req, exc):
                 raise
 
 
-class EventStream(EventSourceResponse, _Sink):
-    """One stream of server-sent events.
+class EventStream(EventSourceResponse, _Stream):
+    """A stream of server-sent events.
 
     Args:
-        pace: heartbeat and patience.
-        hold: takes bytes that this reader alone has from a budget, while they are sent.
+        limits: of all streams.
+        hold: reserves bytes that are in memory for this reader alone while they are sent.
     """
 
     _separator = b"\n\n"
 
-    def __init__(self, pace: StreamLimits, hold: Callable[[int], AbstractContextManager[object]] | None = None) -> None:
-        # Longer than our own patience: the kernel would break the connection off, and the reader never hear why.
-        last = pace.send_timeout + 2 * _LAST_CHANCE
-        super().__init__(ping_interval=pace.heartbeat, send_timeout=last, sep="\n")
+    def __init__(
+        self, limits: StreamLimits, hold: Callable[[int], AbstractContextManager[object]] | None = None
+    ) -> None:
+        # Longer than the stream's own timeout: the kernel would break the connection without sending the reason.
+        kernel_timeout = limits.send_timeout + 2 * _FAREWELL
+        super().__init__(ping_interval=limits.heartbeat, send_timeout=kernel_timeout, sep="\n")
         self.headers["Content-Type"] = EVENT_STREAM_TYPE
-        self._pace = pace
+        self._limits = limits
         self._hold = hold
 
     async def begin(self, request: web.Request, last_id: str | None) -> None:
-        """Send the headers, and, where it is known, the id to come back with before anything has happened."""
-        _keep_little(request)
+        """Send the headers, and the ID to resume from before any event, if it is known."""
+        _limit_buffers(request)
         await start_response(request, self)
         await self.push(b"retry: %d\n%b\n" % (_RETRY, b"id: %b\n" % last_id.encode() if last_id else b""))
 
     async def start(self, last_id: str) -> None:
-        """Send the id to come back with, before anything else."""
+        """Send the ID to resume from before any event."""
         await self.push(b"id: %b\n\n" % last_id.encode())
 
     async def notice(self, detail: str) -> None:
-        """Send an event that says something about the others."""
+        """Send an event with a remark about the others."""
         await self.push(_event("notice", {"detail": detail}))
 
     async def run(self, work: Awaitable[None]) -> EventStream:
-        """Do what feeds the stream, to its end; cancelled when the reader goes."""
+        """Run the task that sends the events to its end; it is cancelled if the reader disconnects."""
         async with self:
-            await self._feed(work)
+            await self._run(work)
         return self
 
     async def push(self, data: bytes) -> None:
-        """Send what is ready-made.
+        """Send encoded events.
 
         Raises:
-            TooSlow, ConnectionError: see above.
-            TooMany, Overloaded: too much waits to be read by this caller, or by all.
+            TooSlow, ConnectionError: see the base class.
+            TooManyRequests, Overloaded: this caller, or all together, have too many unsent bytes.
         """
         with self._hold(len(data)) if self._hold else nullcontext():
             await super().push(data)
 
     async def end(self, **details: Any) -> None:
-        """Send the last event: why there are no more, and how to go on."""
+        """Send the last event: the reason, and how to continue."""
         await self.push(_event("end", details))
 
-    def _cut_off(self, transport: asyncio.Transport) -> None:
-        """Say why behind what waits to be read already, then close: nothing more is kept for such a reader."""
-        detail = f"Nothing was read for {self._pace.send_timeout:g} s; come back with the last id."
+    def _disconnect(self, transport: asyncio.Transport) -> None:
+        """Send the reason behind the data that waits already, then close: nothing more is buffered for this reader."""
+        detail = f"Nothing was read for {self._limits.send_timeout:g} s; come back with the last id."
         chunk = _event("end", {"reason": "slow", "detail": detail})
         transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(chunk), chunk))
         transport.close()
-        asyncio.get_running_loop().call_later(_LAST_CHANCE, transport.abort)
+        asyncio.get_running_loop().call_later(_FAREWELL, transport.abort)
 
 
-class TextStream(_Sink):
-    """The same for a client that reads bytes instead of events.
+class TextStream(_Stream):
+    """A stream of bytes.
 
     Args:
-        pace: patience.
+        limits: of all streams.
         content_type: of the body.
     """
 
     _separator = b"\n"
 
-    def __init__(self, pace: StreamLimits, content_type: str) -> None:
+    def __init__(self, limits: StreamLimits, content_type: str) -> None:
         super().__init__(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
-        self._pace = pace
+        self._limits = limits
 
     async def begin(self, request: web.Request, last_id: str | None) -> None:
         """Send the headers."""
-        _keep_little(request)
+        _limit_buffers(request)
         await start_response(request, self)
 
     async def run(self, work: Awaitable[None]) -> TextStream:
-        """Do what feeds the stream, to its end; cancelled when the reader goes."""
-        await self._feed(work)
+        """Run the task that sends the bytes to its end; it is cancelled if the reader disconnects."""
+        await self._run(work)
         return self
 
     async def end(self, **details: Any) -> None:
-        """End the body, where the job's bytes end; cut it off where they do not."""
+        """End the body, if the job's bytes have ended too; else abort it."""
         if details.get("reason") not in ("ended", "so far") and self._req is not None and self._req.transport:
             self._req.transport.abort()
 
 
-def _keep_little(request: web.Request) -> None:
-    """Let the kernel keep little for one reader: it would take megabytes, and a reader that never reads look well.
+def _limit_buffers(request: web.Request) -> None:
+    """Limit the kernel's buffer of a reader: it would take megabytes, and hide that the reader never reads.
 
-    From here on it is the stream's own time-out that ends it, which says why.
+    From now on the stream's own timeout applies, which sends the reason.
     """
     connection: Any = request.protocol
-    connection.unsent.lenient = True
+    connection.watchdog.suspended = True
     sock = request.transport.get_extra_info("socket") if request.transport else None
     if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
 
-def _pieces(data: bytes, separator: bytes) -> Iterator[bytes]:
-    """Split what is sent, behind whole events: patience is for a piece, and no more than one is kept for the slow."""
+def _chunks(data: bytes, separator: bytes) -> Iterator[bytes]:
+    """Split data after complete events: the timeout applies to a chunk, and at most one is buffered for a reader."""
     start = 0
-    while len(data) - start > _PIECE:
-        end = data.rfind(separator, start, start + _PIECE)
+    while len(data) - start > _CHUNK:
+        end = data.rfind(separator, start, start + _CHUNK)
         if end < 0 and (end := data.find(separator, start)) < 0:
             break
         end += len(separator)
@@ -227,7 +232,3 @@ def _pieces(data: bytes, separator: bytes) -> Iterator[bytes]:
 
 def _event(name: str, details: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(details))
-
-
-#: What every stream's query may say about where it begins.
-AFTER = Meta(description="go on behind this event's id; 0: from the first; the header Last-Event-ID counts more")

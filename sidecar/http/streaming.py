@@ -1,6 +1,6 @@
-"""Send long answers piece by piece, for as long as the caller is authorized and reads them.
+"""Send long responses in chunks, while the caller is authorized.
 
-How long a reader may take nothing is watched for every connection (:mod:`sidecar.connection`).
+:mod:`sidecar.http.send_watchdog` aborts the connections of readers that take nothing for too long.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from sidecar.auth.guard import ADMISSION
 from sidecar.http.responses import start_response
 from sidecar.runtime.budget import Budget, Reservation
 
-_PIECE = 64 * 1024
-SHORT = 256 * 1024
-"""Bytes of an answer that is sent as one, about."""
-_HELD = 4 * _PIECE  # what an answer in pieces holds: one that is read, one that is sent, one in the connection
+_CHUNK = 64 * 1024
+MAX_WHOLE = 256 * 1024
+"""Bytes, about, up to which a response is sent as a whole."""
+_IN_MEMORY = 4 * _CHUNK  # of a response in chunks: one is read, one is written, the connection buffers one
 
 
 class Answers:
-    """The budget of answers that are not sent yet.
+    """The budget of responses that are not sent yet.
 
     Args:
-        budget: of all answers together.
-        name: says whose a request's answer is.
+        budget: of all responses together.
+        name: returns the key of a request's caller in the budget.
     """
 
     def __init__(self, budget: Budget, name: Callable[[web.Request], str]) -> None:
@@ -33,115 +33,116 @@ class Answers:
 
 
 ANSWERS = web.AppKey("answers", Answers)
-"""The budget of an application's answers."""
+"""The budget of an application's responses."""
 
 
 def hold(request: web.Request, size: int) -> Reservation:
-    """Take what is about to be sent from the budget of answers, where it is more than a piece.
+    """Reserve the bytes of a response that is larger than a chunk.
 
     Raises:
-        TooMany: too much waits to be read by this caller.
-        Overloaded: too much waits to be read by all callers.
+        TooManyRequests: the caller has too many unsent bytes.
+        Overloaded: all callers together have too many.
     """
     answers = request.app[ANSWERS]
-    return answers.budget.reserve(answers.name(request), size if size > _PIECE else 0)
+    return answers.budget.reserve(answers.name(request), size if size > _CHUNK else 0)
 
 
 async def stream_chunks(
-    request: web.Request, pieces: AsyncIterator[bytes], headers: dict[str, str]
+    request: web.Request, chunks: AsyncIterator[bytes], headers: dict[str, str]
 ) -> web.StreamResponse:
-    """Answer with what ``pieces`` yields, piece by piece; such an answer counts as a stream of its caller.
+    """Send a response in chunks; it counts as a stream of its caller.
 
     Raises:
-        TooMany: this caller follows too many streams, or too much waits to be read by them.
-        Overloaded: too much waits to be read by all callers.
-        Unauthenticated: the caller is no longer let in; the answer ends there.
-        ConnectionError: the connection was lost, or nothing was read for too long.
+        TooManyRequests: the caller has too many streams, or too many unsent bytes.
+        Overloaded: all callers together have too many unsent bytes.
+        Unauthenticated: the caller is no longer authorized; the response ends early.
+        ConnectionError: the connection was lost, or aborted because its peer does not read.
     """
     response = web.StreamResponse(headers=headers)
-    with request[ADMISSION].as_stream(), hold(request, _HELD):
+    with request[ADMISSION].as_stream(), hold(request, _IN_MEMORY):
         await start_response(request, response)
         if request.method != "HEAD":
             async with request[ADMISSION].while_authorized():
-                async for piece in pieces:
-                    await send(response, piece)
+                async for chunk in chunks:
+                    await send(response, chunk)
             await response.write_eof()
     return response
 
 
 async def whole_or_chunks(
-    request: web.Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, short: bool = True
+    request: web.Request, chunks: AsyncIterator[bytes], headers: dict[str, str], *, short: bool = True
 ) -> web.StreamResponse:
-    """Answer with what ``pieces`` yields: as one body where that is short, else piece by piece.
+    """Send a response as a whole if it is short, else in chunks.
 
     Args:
-        request: what is answered.
-        pieces: the body.
-        headers: with its type.
-        short: whether it may be short; where it is known that it is not, it is sent as it is read.
+        request: the request.
+        chunks: the body.
+        headers: of the response, Content-Type included.
+        short: False if the body is known to be long: it is sent while it is read.
 
     Raises:
-        TooMany, Overloaded, Unauthenticated, ConnectionError: see :func:`stream_chunks`.
+        TooManyRequests, Overloaded, Unauthenticated, ConnectionError: see :func:`stream_chunks`.
     """
-    found: list[bytes] = []
+    read: list[bytes] = []
     size = 0
-    while short and size <= SHORT:
-        piece = await anext(pieces, None)
-        if piece is None:
-            return web.Response(body=b"".join(found), headers=headers)
-        found.append(piece)
-        size += len(piece)
-    return await stream_chunks(request, _chained(found, pieces), headers)
+    while short and size <= MAX_WHOLE:
+        chunk = await anext(chunks, None)
+        if chunk is None:
+            return web.Response(body=b"".join(read), headers=headers)
+        read.append(chunk)
+        size += len(chunk)
+    return await stream_chunks(request, _chained(read, chunks), headers)
 
 
 async def framed(
-    pieces: AsyncIterator[bytes], separator: bytes, opening: bytes, closing: bytes
+    chunks: AsyncIterator[bytes], separator: bytes, opening: bytes, closing: bytes
 ) -> AsyncIterator[bytes]:
-    """Yield a list that is put together from pieces, with something between two of them and around all.
+    """Yield a list of chunks with a separator between them, and an opening and a closing.
 
-    Nothing is copied: what a reader does not take is kept, and should be kept once.
+    Chunks are not copied: data that a reader does not take stays in memory once, not twice.
     """
     before, end = opening, opening + closing if opening else b""
-    async for piece in pieces:
+    async for chunk in chunks:
         if before:
             yield before
-        yield piece
+        yield chunk
         before, end = separator, closing
     if end:
         yield end
 
 
-async def _chained(first: list[bytes], pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _chained(first: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the chunks of a list, which is emptied, and then others."""
     while first:
         yield first.pop(0)
-    async for piece in pieces:
-        yield piece
+    async for chunk in chunks:
+        yield chunk
 
 
 async def send(response: web.StreamResponse, data: bytes | bytearray) -> None:
-    """Write a part of an answer.
+    """Write a part of a response's body.
 
     Raises:
-        ConnectionError: the connection was lost, or nothing was read for too long.
+        ConnectionError: the connection was lost, or aborted because its peer does not read.
     """
-    if len(data) <= _PIECE:
+    if len(data) <= _CHUNK:
         await response.write(data)
         return
     view = memoryview(data)
-    for first in range(0, len(data), _PIECE):
-        await response.write(view[first : first + _PIECE])
+    for first in range(0, len(data), _CHUNK):
+        await response.write(view[first : first + _CHUNK])
 
 
 async def in_chunks(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Send an answer that is whole and large in pieces: aiohttp would copy all of it into the connection's buffer.
+    """Send a large complete response in chunks: aiohttp would copy all of it into the connection's buffer.
 
     Raises:
-        TooMany: too much waits to be read by this caller.
-        Overloaded: too much waits to be read by all callers.
-        ConnectionError: the connection was lost, or nothing was read for too long.
+        TooManyRequests: the caller has too many unsent bytes.
+        Overloaded: all callers together have too many.
+        ConnectionError: the connection was lost, or aborted because its peer does not read.
     """
     body = response.body if isinstance(response, web.Response) and not response.prepared else None
-    if not isinstance(body, bytes) or len(body) <= _PIECE or request.method == "HEAD":
+    if not isinstance(body, bytes) or len(body) <= _CHUNK or request.method == "HEAD":
         return response
     sent = web.StreamResponse(status=response.status, reason=response.reason, headers=response.headers)
     sent.content_length = len(body)

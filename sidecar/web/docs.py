@@ -47,10 +47,10 @@ class Documents:
     async def openapi(self, request: web.Request) -> web.Response:
         """Read this API's OpenAPI document; conditional and range requests are supported."""
         if not self._document:  # built once: it takes longer than most requests
-            document = openapi.document(self._operations(), open_to_all=self._open_to_all)
+            document = openapi.document(self._operations(), anonymous=self._open_to_all)
             self._document = msgspec.json.encode(document) + b"\n"
             self._tag = hashlib.blake2b(self._document, digest_size=16).hexdigest()
-        return conditional.answer(request, self._document, self._tag, _JSON)
+        return conditional.respond(request, self._document, self._tag, _JSON)
 
     @operation("GET", "/docs", answers=(Answer("A page", media=("text/html",)),), errors=(400,))
     async def docs(self, request: web.Request) -> web.Response:
@@ -68,7 +68,7 @@ async def static(request: web.Request) -> web.Response:
         raise web.HTTPNotFound
     status = await asyncio.to_thread(file.stat)
     media = mimetypes.guess_type(file.name)[0] or _UNKNOWN_TYPE
-    return conditional.answer(
+    return conditional.respond(
         request,
         await asyncio.to_thread(file.read_bytes),
         f"{sidecar.__version__}-{status.st_size:x}-{status.st_mtime_ns:x}",

@@ -308,7 +308,7 @@ def test_answers_that_are_not_read(impatient: Server, path: str) -> None:
     number = 1 if UNREAD[path] > 1000 else 5
     with flood(impatient, [request("GET", path) * UNREAD[path]], number) as connections:
         eventually(lambda: len(connections) == number, what="all connected")
-        eventually(lambda: "an answer was not read" in impatient.text(), within=60, what="a line")
+        eventually(lambda: "a response was not read" in impatient.text(), within=60, what="a line")
         eventually(lambda: impatient.descriptors <= before, within=20, what="all cut off")
     assert impatient.http.get("/livez").status_code == 200
 

@@ -170,7 +170,7 @@ def test_a_body_of_an_unknown_kind(server: Server) -> None:
 
 def test_a_file_in_a_form(server: Server) -> None:
     answer = server.http.post(SUBMIT, files={"command": ("run.sh", b"true")})
-    assert "text here, not files" in problem(answer, 400)["detail"]
+    assert "Files are not supported" in problem(answer, 400)["detail"]
 
 
 def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:

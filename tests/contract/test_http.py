@@ -123,9 +123,9 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "a whole address, a Host elsewhere": (
         get("http://localhost/livez", host=b"Host: evil.example\r\n"), 421, PROBLEM, "'evil.example'"
     ),
-    "no path": (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", 400, PROBLEM, "names no path"),
+    "no path": (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", 400, PROBLEM, "has no path"),
     "a tunnel": (b"CONNECT localhost:1 HTTP/1.1\r\n" + HOST + b"\r\n", 501, PROBLEM, "not a proxy"),
-    "an unknown method": (b"BREW /livez HTTP/1.1\r\n" + HOST + b"\r\n", 501, PROBLEM, "method is not known"),
+    "an unknown method": (b"BREW /livez HTTP/1.1\r\n" + HOST + b"\r\n", 501, PROBLEM, "Unknown method"),
     "a method in small letters": (b"get /livez HTTP/1.1\r\n" + HOST + b"\r\n", 501, PROBLEM, "in capitals"),
     "another method": (b"PATCH /v1/jobs HTTP/1.1\r\n" + HOST + b"\r\n", 405, PROBLEM, "allowed: GET"),
     "no method": (b"G(T /livez HTTP/1.1\r\n" + HOST + b"\r\n", 400, PROBLEM, "not HTTP/1.1"),
@@ -154,11 +154,11 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
         get("/livez", host=b"Host: evil.example\r\n", version=b"HTTP/1.0"), 421, PROBLEM, "--allowed-hosts"
     ),
     "an empty Host": (get("/livez", host=b"Host: \r\n"), 421, PROBLEM, "send the header Host"),
-    "two Hosts": (get("/livez", b"Host: localhost"), 400, PROBLEM, "Host is there twice; send it once"),
+    "two Hosts": (get("/livez", b"Host: localhost"), 400, PROBLEM, "Host is given twice; send it once"),
     **{
         f"two of {name}": (
             get("/livez", f"{name}: a".encode(), f"{name.lower()}: Bearer-of-a-secret".encode()),
-            400, PROBLEM, f"the header {name} is there twice; send it once",
+            400, PROBLEM, f"the header {name} is given twice; send it once",
         )
         for name in ("User-Agent", "Content-Type", "Content-Location", "Content-Range", "Max-Forwards", "Server")
     },
@@ -207,7 +207,7 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "UTF-16 without a mark": (post(SUBMIT, JOB.decode().encode("utf-16-le")), 400, PROBLEM, "send it as UTF-8"),
     "Latin-1": (post(SUBMIT, b'{"command":"echo \xe9"}'), 400, PROBLEM, "it is not UTF-8"),
     "said to be Latin-1": (post(SUBMIT, JOB, f"{JSON}; charset=iso-8859-1"), 415, PROBLEM, "as UTF-8"),
-    "JSON in foo": (post(SUBMIT, JOB, f"{JSON}; charset=foo"), 415, PROBLEM, "not as 'foo'"),
+    "JSON in foo": (post(SUBMIT, JOB, f"{JSON}; charset=foo"), 415, PROBLEM, "unsupported charset 'foo'"),
     "JSON in UTF-8": (post(SUBMIT, JOB, f'{JSON}; charset="UTF-8"'), 200, JSON, "would be accepted"),
     "JSON with a mark": (post(SUBMIT, BOM + JOB), 200, JSON, "would be accepted"),
     "a form with a mark": (post(SUBMIT, BOM + b"command=true&dry_run=on", FORM), 200, JSON, "would be accepted"),
@@ -223,9 +223,9 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
         post("/jobs/submit", b"command=echo a%FFb", FORM), 400, PROBLEM, "command: the text is not UTF-8"
     ),
     "a page's choice of Latin-1": (post("/jobs/cancel", b"job=1&view=%FF", FORM), 400, PROBLEM, "view: the text is not"),
-    "a form in foo": (post(SUBMIT, b"command=true", f"{FORM}; charset=foo"), 415, PROBLEM, "not as 'foo'"),
+    "a form in foo": (post(SUBMIT, b"command=true", f"{FORM}; charset=foo"), 415, PROBLEM, "unsupported charset 'foo'"),
     "a form of parts in foo": (
-        post(SUBMIT, b"--x--\r\n", "multipart/form-data; boundary=x; charset=foo"), 415, PROBLEM, "not as 'foo'"
+        post(SUBMIT, b"--x--\r\n", "multipart/form-data; boundary=x; charset=foo"), 415, PROBLEM, "unsupported charset 'foo'"
     ),
     "a form without a boundary": (post(SUBMIT, b"--x--\r\n", "multipart/form-data"), 400, PROBLEM, "no boundary"),
     "XML": (post(SUBMIT, b"<command/>", "application/xml"), 415, PROBLEM, "send application/json or a form"),
@@ -246,7 +246,7 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     # -------------------------------------------------------------------------------------------- many jobs at once
     "an array": (post(BULK, b'[{"command":"true"},{"command":"true"}]'), 400, PROBLEM, "jq -c '.[]'"),
     "an array of UTF-16": (post(BULK, "[]".encode("utf-16")), 400, PROBLEM, "send it as UTF-8"),
-    "lines in foo": (post(BULK, b"{}\n", f"{NDJSON}; charset=foo"), 415, PROBLEM, "not as 'foo'"),
+    "lines in foo": (post(BULK, b"{}\n", f"{NDJSON}; charset=foo"), 415, PROBLEM, "unsupported charset 'foo'"),
     "lines said to be gzip": (post(BULK, b"{}\n", NDJSON, Content_Encoding="gzip"), 415, PROBLEM, "Content-Encoding"),
     "XML for lines": (post(BULK, b"<a/>", "application/xml"), 415, PROBLEM, f"send {NDJSON}"),
     "lines with a mark": (post(BULK, BOM + b'{"command":"true"}\n', NDJSON), 200, NDJSON, '"status":200'),
@@ -307,19 +307,19 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
         get("/v1/jobs?name=none", b"Accept: application/json;q=0.5,application/x-ndjson ; q=0.9"), 200, NDJSON, ""
     ),
     "a type that is refused": (get("/v1/jobs?name=none", b"Accept: application/json;q=0, */*"), 200, NDJSON, ""),
-    "no type that there is": (get("/v1/jobs", b"Accept: image/png"), 406, PROBLEM, f"only {JSON} or {NDJSON}"),
-    "none at all": (get("/v1/jobs", b"Accept: */*;q=0"), 406, PROBLEM, f"only {JSON}"),
+    "no type that there is": (get("/v1/jobs", b"Accept: image/png"), 406, PROBLEM, f"only as {JSON} or {NDJSON}"),
+    "none at all": (get("/v1/jobs", b"Accept: */*;q=0"), 406, PROBLEM, f"only as {JSON}"),
     "only errors": (get("/v1/jobs", b"Accept: application/problem+json"), 200, JSON, '"jobs"'),
     "anything else": (
-        get("/v1/whoami", b"Accept: */*;q=0.5,application/json;q=0"), 406, PROBLEM, f"only {JSON}"
+        get("/v1/whoami", b"Accept: */*;q=0.5,application/json;q=0"), 406, PROBLEM, f"only as {JSON}"
     ),
     "any other application": (
-        get("/v1/whoami", b"Accept: application/*, application/json;q=0"), 406, PROBLEM, f"only {JSON}"
+        get("/v1/whoami", b"Accept: application/*, application/json;q=0"), 406, PROBLEM, f"only as {JSON}"
     ),
     "only errors, by name": (
-        get("/v1/whoami", b"Accept: application/problem+json, application/json;q=0"), 406, PROBLEM, f"only {JSON}"
+        get("/v1/whoami", b"Accept: application/problem+json, application/json;q=0"), 406, PROBLEM, f"only as {JSON}"
     ),
-    "neither errors": (get("/v1/whoami", b"Accept: application/problem+json;q=0"), 406, PROBLEM, f"only {JSON}"),
+    "neither errors": (get("/v1/whoami", b"Accept: application/problem+json;q=0"), 406, PROBLEM, f"only as {JSON}"),
     "no type": (get("/v1/jobs", b"Accept: \xc3\xa9"), 200, JSON, '"jobs"'),
     "another answer for a command": (post(SUBMIT, JOB, Accept="image/png"), 200, JSON, "would be accepted"),
     "another answer for a probe": (get("/livez", b"Accept: application/json"), 200, TEXT, "ok"),

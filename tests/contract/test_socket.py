@@ -94,7 +94,7 @@ def test_others(tmp_path: Path, reachable: Path, started: Start, users: str, rea
         pytest.fail("run the tests as root: only root can call as somebody else")
     path = reachable / "socket"
     server = started(embedded(tmp_path, "--socket", str(path), "--socket-users", users)).ready()
-    assert "every user of this machine who reaches the port" in server.text()
+    assert "every user of this machine that reaches the port" in server.text()
     assert as_user(_NOBODY, path, "GET", "/v1/jobs") == read
     assert as_user(_NOBODY, path, "POST", "/v1/jobs/submit", '{"command": "true"}') == submit
     assert as_user(_NOBODY, path, "POST", "/v1/service/stop", "{}") == stop
@@ -125,10 +125,12 @@ def test_a_socket_that_is_removed(tmp_path: Path, started: Start) -> None:
         path.unlink()
         path.touch()
         note = "[+]service ok"
-        eventually(lambda: "another file is there now" in client.get("/readyz?verbose").text, what="a word on it")
+        eventually(
+            lambda: "another file has taken its place" in client.get("/readyz?verbose").text, what="a word on it"
+        )
         assert note in client.get("/readyz?verbose").text  # this connection goes on
         assert client.post("/v1/service/stop").status_code == 202
     assert server.wait() == 0
     assert path.exists()
-    assert server.text().count("listens there anew") == 1
-    assert server.text().count("another file is there now") == 1
+    assert server.text().count("it is created again") == 1
+    assert server.text().count("another file has taken its place") == 1

@@ -1,7 +1,7 @@
-"""What this package uses of others that is not their documented API, and what it relies on without saying so.
+"""Undocumented parts of other packages that this one relies on.
 
-Each test names the version that it was written for. When one fails after an update, look at the new version's code
-before anything else: what stands here is used where a test of behaviour may not notice its loss.
+Each test names the version that it was written for. If one fails after an update, read the code of the new version
+first: tests of behaviour may not notice a change of these parts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp_sse import EventSourceResponse
 
+from sidecar.http.connection import Handler
+
 AIOHTTP = "aiohttp 3.14"
 PYTHON = "Python 3.11 to 3.13"
 SSE = "aiohttp-sse 3.0"
@@ -29,7 +31,7 @@ def source(of: object) -> str:
 @pytest.mark.parametrize(
     "name", ["_request_count", "_reading_paused", "_buffer_paused", "_messages", "_force_close", "transport"]
 )
-def test_what_a_connection_reads_of_its_handler(name: str) -> None:
+def test_attributes_of_the_connection_handler(name: str) -> None:
     """sidecar/http/connection.py; of aiohttp 3.14."""
     slots = {slot for cls in web.RequestHandler.__mro__ for slot in getattr(cls, "__slots__", ())}
     assert name in slots, AIOHTTP
@@ -40,31 +42,39 @@ def test_what_a_connection_reads_of_its_handler(name: str) -> None:
     ["connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing", "handle_error", "force_close",
      "close", "start", "finish_response"],
 )  # fmt: skip
-def test_what_a_connection_extends_of_its_handler(name: str) -> None:
+def test_methods_of_the_connection_handler(name: str) -> None:
     assert callable(getattr(web.RequestHandler, name)), AIOHTTP
 
 
+def test_attributes_of_a_connection_hide_none_of_aiohttp() -> None:
+    """Such as ``_paused``: a write would wait for ever."""
+    slots = {slot for cls in web.RequestHandler.__mro__ for slot in getattr(cls, "__slots__", ())}
+    own = set(re.findall(r"self\.(\w+)(?:: [^=\n]+)? = ", source(Handler.__init__)))
+    assert len(own) > 5
+    assert not own & slots, AIOHTTP
+
+
 def test_requests_are_counted_when_their_heads_are_complete() -> None:
-    """sidecar/http/connection.py tells a head that is too long from a body by it."""
+    """sidecar/http/connection.py distinguishes a head that is too long from a body by it."""
     assert "self._request_count += 1" in source(web.RequestHandler.data_received), AIOHTTP
 
 
-def test_a_connection_is_left_open_by_aiohttp_when_it_is_forced_to_close() -> None:
-    """sidecar/http/connection.py closes it itself then, after a while in which the peer may read the answer."""
+def test_aiohttp_leaves_a_connection_open_that_is_forced_to_close() -> None:
+    """sidecar/http/connection.py closes it itself, after the peer has had time to read the response."""
     assert "if not self._force_close:\n            self._task_handler = None" in source(web.RequestHandler.start), (
         AIOHTTP
     )
 
 
-def test_errors_of_the_parser_are_in_the_place_of_a_request() -> None:
-    """sidecar/http/connection.py: one in a body ends that."""
+def test_errors_of_the_parser_take_the_place_of_a_request() -> None:
+    """sidecar/http/connection.py ends a body in which one occurs."""
     text = source(web.RequestHandler.data_received)
     assert "_ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD" in text, AIOHTTP
     assert "self._messages.append((msg, payload))" in text, AIOHTTP
 
 
-def test_errors_of_the_parser_come_by_way_of_handle_error() -> None:
-    """sidecar/http/connection.py gives them the shape of all errors there."""
+def test_errors_of_the_parser_are_passed_to_handle_error() -> None:
+    """sidecar/http/connection.py renders them like all other errors."""
     assert "self.handle_error(" in source(web.RequestHandler._make_error_handler), AIOHTTP
     assert list(inspect.signature(web.RequestHandler.handle_error).parameters) == [
         "self", "request", "status", "exc", "message",
@@ -74,38 +84,38 @@ def test_errors_of_the_parser_come_by_way_of_handle_error() -> None:
 @pytest.mark.parametrize(
     "name", ["read_bufsize", "auto_decompress", "max_line_size", "max_field_size", "access_log", "keepalive_timeout"]
 )
-def test_what_a_handler_is_made_with(name: str) -> None:
+def test_parameters_of_the_connection_handler(name: str) -> None:
     assert name in inspect.signature(web.RequestHandler.__init__).parameters, AIOHTTP
 
 
 def test_the_handler_of_a_server_can_be_replaced() -> None:
-    """sidecar/http/listeners.py puts its own around it, which each new connection takes from the server."""
+    """sidecar/http/listeners.py wraps it; each new connection takes it from the server."""
     assert "self._request_handler: _RequestHandler | None = manager.request_handler" in source(
         web.RequestHandler.__init__
     ), AIOHTTP
 
 
 def test_a_site_is_registered_by_its_base() -> None:
-    """sidecar/http/connections.py has sites of its own."""
+    """sidecar/http/tcp_listener.py derives listeners from it."""
     assert "_reg_site" in source(web.BaseSite.start), AIOHTTP
     assert "_unreg_site" in source(web.BaseSite.stop), AIOHTTP
 
 
 def test_a_response_knows_its_request() -> None:
-    """sidecar/http/sse.py: the streams look there for path, place and transport."""
+    """sidecar/http/sse.py reads path, admission and transport of it."""
     assert "self._req = request" in source(web.StreamResponse._start), AIOHTTP
     assert "self._req = None" in source(web.StreamResponse.write_eof), AIOHTTP
 
 
 def test_how_chunks_are_framed() -> None:
-    """sidecar/http/sse.py writes the last one itself, to a reader for which nothing more is to be kept."""
+    """sidecar/http/sse.py writes the last one itself, to a reader that is too slow."""
     from aiohttp.http_writer import StreamWriter
 
     assert re.search(r'f"\{len\(chunk\):x\}\\r\\n"', source(StreamWriter._write_chunked_payload)), AIOHTTP
 
 
 def test_a_write_waits_for_the_connection() -> None:
-    """sidecar/http/streaming.py has no time-out of its own: a write waits until the connection takes more, or is lost."""
+    """sidecar/http/streaming.py has no timeout: a write waits until the connection takes more data, or is lost."""
     assert "await waiter" in source(BaseProtocol._drain_helper), AIOHTTP
     assert "_drain_waiter" in source(BaseProtocol.connection_lost), AIOHTTP
 
@@ -117,19 +127,19 @@ def test_a_stream_of_events_pings_and_is_prepared_as_any_other() -> None:
 
 
 @pytest.mark.parametrize("name", ["pause_writing", "resume_writing", "connection_lost", "_set_write_buffer_limits"])
-def test_what_a_connection_extends_of_tls(name: str) -> None:
-    """sidecar/http/connection.py; of Python 3.11 to 3.13."""
+def test_methods_of_a_tls_connection(name: str) -> None:
+    """sidecar/http/tls_connection.py; of Python 3.11 to 3.13."""
     assert callable(getattr(SSLProtocol, name)), PYTHON
 
 
-def test_how_tls_is_put_on() -> None:
+def test_parameters_of_a_tls_connection() -> None:
     names = list(inspect.signature(SSLProtocol.__init__).parameters)
     assert names[1:5] == ["loop", "app_protocol", "sslcontext", "waiter"], PYTHON
     assert {"server_side", "ssl_handshake_timeout"} <= set(names), PYTHON
 
 
-async def test_how_much_is_read_at_once_can_be_set() -> None:
-    """sidecar/http/connection.py: :func:`bounded`."""
+async def test_the_size_of_a_read_can_be_set() -> None:
+    """sidecar/http/connections.py sets it."""
     server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
     assert hasattr(writer.transport, "max_size"), PYTHON

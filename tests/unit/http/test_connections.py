@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from sidecar.http.connections import ConnectionLimiter
-from sidecar.http.unsent import Patience
+from sidecar.http.send_watchdog import PeerTimeouts
 from sidecar.runtime.clock import LoopClock
 
 
@@ -60,8 +60,8 @@ async def _handle(request: web.BaseRequest) -> web.Response:
 
 
 def door(most: int, timeout: float = 60, proxies: tuple[str, ...] = ()) -> ConnectionLimiter:
-    found = ConnectionLimiter(most, Patience(LoopClock(), timeout, 60), 2**20, proxies)
-    found.open(web.Server(_handle))
+    found = ConnectionLimiter(most, PeerTimeouts(LoopClock(), timeout, 60), 2**20, proxies)
+    found.start(web.Server(_handle))
     return found
 
 
@@ -89,7 +89,7 @@ async def test_who_has_gone_before_anybody_looked() -> None:
     mine = door(16)
     gone = come(mine, "")
     assert gone.aborted.is_set()
-    assert (mine.connections, mine.silent) == (0, 0)
+    assert (mine.connections, mine.awaiting_request) == (0, 0)
 
 
 async def test_an_address_of_ipv6_is_its_network() -> None:
@@ -125,16 +125,16 @@ async def test_who_says_nothing_is_cut_off_and_forgotten() -> None:
     transport = come(mine, "192.0.2.1")
     await asyncio.wait_for(transport.aborted.wait(), 10)
     transport.protocol.connection_lost(None)
-    assert (mine.connections, mine.silent) == (0, 0)
+    assert (mine.connections, mine.awaiting_request) == (0, 0)
 
 
 async def test_who_goes_is_forgotten_at_once() -> None:
     """Not when the time for a first request is over: until then it would all be kept."""
     mine = door(16)
     transport = come(mine, "192.0.2.1")
-    assert (mine.connections, mine.silent) == (1, 1)
+    assert (mine.connections, mine.awaiting_request) == (1, 1)
     transport.protocol.connection_lost(None)
-    assert (mine.connections, mine.silent) == (0, 0)
+    assert (mine.connections, mine.awaiting_request) == (0, 0)
 
 
 async def test_what_waits_to_be_sent_is_bounded_in_all() -> None:
@@ -143,7 +143,7 @@ async def test_what_waits_to_be_sent_is_bounded_in_all() -> None:
     connections = [come(mine, f"192.0.2.{n}") for n in range(4)]
     for number, each in enumerate(connections):
         each.unsent = number * 2**18 + 2**17
-    mine._relieve()
+    mine._limit_unsent()
     assert [each.aborted.is_set() for each in connections] == [False, False, True, True]
     mine.close()
 
@@ -152,6 +152,6 @@ async def test_what_waits_to_be_sent_is_bounded_for_an_address() -> None:
     mine = door(16)
     first, second, other = (come(mine, address) for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2"))
     first.unsent, second.unsent, other.unsent = 2**18, 2**17, 2**17
-    mine._relieve()
+    mine._limit_unsent()
     assert [each.aborted.is_set() for each in (first, second, other)] == [True, False, False]
     mine.close()

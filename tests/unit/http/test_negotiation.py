@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.errors import NotAcceptable
-from sidecar.http.negotiation import WANTED, best, choose
+from sidecar.http.negotiation import MEDIA_TYPE, best, choose
 
 JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
 OFFERED = (JSON, TEXT, BYTES)
@@ -81,7 +81,7 @@ def test_the_type_of_errors_stands_for_the_default_where_it_is_named(accept: str
             choose(request, (JSON,))
     else:
         choose(request, (JSON,))
-        assert request[WANTED] == found
+        assert request[MEDIA_TYPE] == found
 
 
 @given(st.text(max_size=200))

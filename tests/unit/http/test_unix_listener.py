@@ -17,34 +17,34 @@ from aiohttp import web
 
 from sidecar.config.values import SettingsError
 from sidecar.http.connections import ConnectionLimiter
-from sidecar.http.unix_socket import Socket
-from sidecar.http.unsent import Patience
+from sidecar.http.send_watchdog import PeerTimeouts
+from sidecar.http.unix_listener import UnixListener
 from sidecar.runtime.clock import LoopClock
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Callable[[], Socket]]:
+async def listener(tmp_path: Path) -> AsyncIterator[Callable[[], UnixListener]]:
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(web.Application())
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        door = ConnectionLimiter(10, Patience(LoopClock(), 10, 10), 2**20)
+        limiter = ConnectionLimiter(10, PeerTimeouts(LoopClock(), 10, 10), 2**20)
         assert runner.server is not None
-        door.open(runner.server)
-        yield lambda: Socket(runner, door, tmp_path / "socket", 0o600)
+        limiter.start(runner.server)
+        yield lambda: UnixListener(runner, limiter, tmp_path / "socket", 0o600)
 
 
-async def test_a_socket_of_ones_own_is_taken_away(site: Callable[[], Socket], tmp_path: Path) -> None:
-    mine = site()
+async def test_a_socket_of_ones_own_is_taken_away(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
+    mine = listener()
     await mine.start()
     assert (tmp_path / "socket").is_socket()
     await mine.stop()
     assert not (tmp_path / "socket").exists()
 
 
-async def test_another_servers_socket_is_left_alone(site: Callable[[], Socket], tmp_path: Path) -> None:
+async def test_another_servers_socket_is_left_alone(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    mine = site()
+    mine = listener()
     await mine.start()
     path.rename(tmp_path / "moved")  # so that the next one is another file for certain
     with socket.socket(socket.AF_UNIX) as theirs:
@@ -53,7 +53,7 @@ async def test_another_servers_socket_is_left_alone(site: Callable[[], Socket], 
         assert path.is_socket()
 
 
-async def test_a_server_that_is_busy_has_not_gone(site: Callable[[], Socket], tmp_path: Path) -> None:
+async def test_a_server_that_is_busy_has_not_gone(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
     """Its queue is full, and it takes no call: no reason to take its socket away, nor to wait for ever."""
     path = tmp_path / "socket"
     with contextlib.ExitStack() as stack:
@@ -65,15 +65,15 @@ async def test_a_server_that_is_busy_has_not_gone(site: Callable[[], Socket], tm
             waiting.setblocking(False)
             if waiting.connect_ex(str(path)) == errno.EAGAIN:
                 break
-        with pytest.raises(SettingsError, match="cannot be asked who listens"):
-            await site().start()
+        with pytest.raises(SettingsError, match="its server does not respond"):
+            await listener().start()
         assert path.is_socket()
 
 
-async def test_a_socket_that_nobody_has_is_taken_over(site: Callable[[], Socket], tmp_path: Path) -> None:
+async def test_a_socket_that_nobody_has_is_taken_over(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "socket"))
-    mine = site()
+    mine = listener()
     await mine.start()
     await mine.stop()
     assert not (tmp_path / "socket").exists()
@@ -85,59 +85,59 @@ def reached(path: Path) -> bool:
         return caller.connect_ex(str(path)) == 0
 
 
-async def test_a_socket_that_was_removed_is_made_anew(site: Callable[[], Socket], tmp_path: Path) -> None:
+async def test_a_socket_that_was_removed_is_made_anew(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    mine = site()
-    mine.look()  # before it listens there is nothing to look at
+    mine = listener()
+    mine.check()  # before it listens there is nothing to look at
     await mine.start()
     with structlog.testing.capture_logs() as logs:
-        mine.look()
+        mine.check()
         path.unlink()
-        mine.look()
-        mine.look()
+        mine.check()
+        mine.check()
         await asyncio.sleep(0.01)
     assert [entry["log_level"] for entry in logs] == ["warning"]
     assert reached(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert mine.trouble == ""
+    assert mine.unreachable == ""
     await mine.stop()
     assert not path.exists()
-    mine.look()
+    mine.check()
     assert not path.exists()
 
 
-async def test_another_file_in_the_place_of_the_socket(site: Callable[[], Socket], tmp_path: Path) -> None:
+async def test_another_file_in_the_place_of_the_socket(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
     """It is left alone, told of once, and when it has gone the server listens again."""
     path = tmp_path / "socket"
-    mine = site()
+    mine = listener()
     await mine.start()
     path.unlink()
     path.write_text("another's")
     with structlog.testing.capture_logs() as logs:
-        mine.look()
-        mine.look()
+        mine.check()
+        mine.check()
     assert [entry["log_level"] for entry in logs] == ["error"]
-    assert "another file is there now" in mine.trouble
+    assert "another file has taken its place" in mine.unreachable
     assert path.read_text() == "another's"
     path.unlink()
-    mine.look()
-    assert mine.trouble == ""
+    mine.check()
+    assert mine.unreachable == ""
     assert reached(path)
     await mine.stop()
 
 
-async def test_a_directory_that_was_removed_too(site: Callable[[], Socket], tmp_path: Path) -> None:
-    mine = site()
+async def test_a_directory_that_was_removed_too(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
+    mine = listener()
     await mine.start()
     (tmp_path / "socket").unlink()
     tmp_path.rename(tmp_path.with_name("moved"))
     tmp_path.touch()  # no directory can be made there
     with structlog.testing.capture_logs() as logs:
-        mine.look()
-        mine.look()
+        mine.check()
+        mine.check()
     assert [entry["log_level"] for entry in logs] == ["error"]
-    assert "a new one cannot be made" in mine.trouble
+    assert "cannot be created again" in mine.unreachable
     tmp_path.unlink()
-    mine.look()
+    mine.check()
     assert reached(tmp_path / "socket")
     await mine.stop()
