@@ -42,7 +42,7 @@ class BulkResults:
     def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
         self._response = response
         answers = request.app[ANSWERS]
-        self._held = answers.budget.hold(answers.name(request))
+        self._held = answers.budget.reserve(answers.name(request))
         self._tasks: deque[asyncio.Task[BulkResult]] = deque()
         self._unsent = bytearray()
         self._sending = 0
@@ -63,7 +63,7 @@ class BulkResults:
 
     async def wait_for_room(self) -> None:
         """Wait while too many bytes wait for the client."""
-        while self._size > _UNSENT or (self._size > _SMALL and self._held.over):
+        while self._size > _UNSENT or (self._size > _SMALL and self._held.exceeded):
             self._room.clear()
             await self._room.wait()
 
@@ -78,7 +78,7 @@ class BulkResults:
             line = self._encode(self._tasks.popleft().result())
             if not self._disconnected:
                 self._unsent += line
-        self._held.count(self._size)
+        self._held.force(self._size)
         self._more.set()
 
     def _encode(self, result: BulkResult) -> bytes:
@@ -108,5 +108,5 @@ class BulkResults:
             self._disconnected = True  # the jobs are submitted all the same
             self._unsent.clear()
         self._sending = 0
-        self._held.count(self._size)
+        self._held.force(self._size)
         self._room.set()

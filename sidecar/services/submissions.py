@@ -125,7 +125,7 @@ class Submissions:
     async def _limit_in_flight(self, size: int) -> AsyncIterator[None]:
         """Wait until the jobs that the instance has not answered are few enough for one more to be answered soon."""
         with self._budget.reserve("") as in_flight:
-            await in_flight.room(size)
+            await in_flight.wait(size)
             in_flight.grow(size)
             yield
 
