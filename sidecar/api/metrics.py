@@ -1,4 +1,4 @@
-"""``/metrics``, for Prometheus: a scrape reads memory, and asks neither Flux nor the store."""
+"""``/metrics``, for Prometheus: a scrape reads memory only, and ``/metrics/users`` the store."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _MEDIA = ("text/plain", "application/openmetrics-text")
 
 
 class MetricsQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Which metrics."""
+    """The metrics to read."""
 
-    names: Annotated[str, Meta(description="only the family of this name; may be given many times")] = msgspec.field(
+    names: Annotated[str, Meta(description="only the family of this name; may be repeated")] = msgspec.field(
         name="name[]", default=""
     )
 
 
 class UsersQuery(MetricsQuery, frozen=True):
-    """The same of the figures of users."""
+    """The metrics to read."""
 
 
 class MetricsResource:
-    """Metrics.
+    """Serve the metrics.
 
     Args:
         meters: have the registry.
-        collectors: of what the instruments do not count.
-        store: is asked for users.
-        open_to_all: whether nobody is asked who they are.
-        users: whether figures by user are told.
+        collectors: provide the metrics that the instruments do not count.
+        store: counts the jobs of users.
+        open_to_all: whether metrics need no credential.
+        users: whether metrics by user are served.
     """
 
     tag = "metrics"
@@ -62,7 +62,7 @@ class MetricsResource:
         self._expose = make_aiohttp_handler(registry)
 
     def operations(self) -> list[Operation]:
-        """Return the routes, with the scope that this server asks for."""
+        """Return the operations, with the scope that this server requires."""
         return [msgspec.structs.replace(op, scope=self._scope) for op in operations(self)]
 
     @operation(
@@ -77,7 +77,7 @@ class MetricsResource:
         errors=(400,),
     )
     async def metrics(self, request: web.Request, query: MetricsQuery) -> web.StreamResponse:
-        """Read the metrics of the instance and of this server, which docs/metrics.md describes."""
+        """Read the metrics of the instance and of this server; docs/metrics.md describes them."""
         _check(request)
         return await self._expose(request)
 
@@ -93,13 +93,13 @@ class MetricsResource:
         errors=(400, 404),
     )
     async def users(self, request: web.Request, query: UsersQuery) -> web.StreamResponse:
-        """Read figures of each user, where the server was started with --metrics-users.
+        """Read the metrics of each user, if the server was started with --metrics-users.
 
-        There are as many series as users, and who reads them learns who is there: they are a page of their own.
+        They have a route of their own: there are as many series as users, and they reveal the names of the users.
         """
         _check(request)
         if not self._users:
-            raise NotFound("Figures of users are not told here: start the server with --metrics-users.")
+            raise NotFound("Metrics of users are not served: start the server with --metrics-users.")
         counts = await self._store.counts.by_user()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(UserCollector(counts))
@@ -107,6 +107,6 @@ class MetricsResource:
 
 
 def _check(request: web.Request) -> None:
-    """Refuse what is not read, as all other routes do; the one parameter that there is may be given many times."""
+    """Refuse unknown parameters, as all other routes do; the only parameter may be repeated."""
     if unknown := request.query.keys() - {"name[]"}:
-        raise InvalidRequest(f"'{min(unknown)}' is not a parameter here; there is name[].")
+        raise InvalidRequest(f"unknown parameter '{min(unknown)}'; use name[].")
