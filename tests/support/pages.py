@@ -6,8 +6,8 @@ A block of commands is a fence with the language ``sh``. A word behind it says w
 ``bash``          bash and zsh; a block for ``tcsh`` follows it
 ``tcsh``          tcsh
 ``server``        the terminal in which the server runs
-``cluster-…``     a Kubernetes cluster: tests/chart renders it, tests/e2e runs it
-``cluster-setup`` what a test has no network for, or what makes the cluster itself
+``cluster-…``     a Kubernetes cluster: tests/chart renders what helm installs
+``cluster-setup`` what needs another network, or makes the cluster itself
 ================= ==================================================================
 
 The fence after a block of commands, of another language, is what its last command prints.
