@@ -84,13 +84,13 @@ coverage: venv ## measure branch coverage of unit tests and of contract tests in
 # Percent; it only rises.
 COVERAGE := 73
 
-lint: venv ## check style, types, layers and generated documents
+lint: venv ## check style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: venv ## put the code into its one format
+format: venv ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -103,7 +103,7 @@ screenshots: venv tools ## take pictures of the pages for the README
 bench: venv ## measure against Flux's own rates (needs Flux)
 	$(BIN)/python -m bench
 
-lock: venv ## pin the image's dependencies anew; BASE_FLUX=VERSION if its base has another Flux
+lock: venv ## pin the image's dependencies again; BASE_FLUX=VERSION if its base has another Flux
 	$(BIN)/pip install --quiet uv
 	$(if $(BASE_FLUX),sed -i 's/^flux-python==.*/flux-python==$(BASE_FLUX)/' image/flux.in)
 	$(LOCK) pyproject.toml --extra flux --extra tracing --no-emit-package flux-python --output-file image/server.lock
@@ -128,4 +128,4 @@ audit: venv ## look for known vulnerabilities in what is installed (asks PyPI's 
 	$(BIN)/pip-audit --skip-editable
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .tools e2e-report .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results/*.local.*
+	rm -rf $(VENV) .tools e2e-report .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* bench/results

@@ -1,4 +1,4 @@
-"""All jobs and events of the instance in SQLite, so that no read sends an RPC to Flux."""
+"""All jobs and events of the instance in SQLite, so that a read of jobs sends no RPC to Flux."""
 
 from sidecar.domain.errors import StoreError
 from sidecar.store.query import Filter, Search, plain

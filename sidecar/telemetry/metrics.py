@@ -32,8 +32,8 @@ SERVICE_STATES = ("running", "waiting", "draining", "stopping", "stopped")
 REFUSALS = ("unauthenticated", "denied", "forbidden", "misdirected", "rate_limited")
 DROPS = ("slow", "unauthenticated")
 TASKS = (
-    "embedded job", "event", "feed", "flux", "guard", "health", "history", "idle", "launcher", "ping", "scaling",
-    "stop", "survey", "watch",
+    "embedded job", "event", "feed", "flux", "guard", "health", "history", "idle", "launcher", "memory", "outlook",
+    "output", "pages", "ping", "scaling", "stop", "survey", "token secret", "watch", "watchdog",
 )  # fmt: skip
 
 
