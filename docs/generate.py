@@ -57,7 +57,7 @@ _HTTP = """
 * **`Location` and `Link`** are relative, so that they hold behind a path prefix: resolve them against the request's
   address.
 * **`If-None-Match`, `If-Match`, `Range` and `If-Range`** are for `/openapi.json` and `/static/`: 304, 412, 206, 416.
-  Lists, jobs and output change all the time: go on by `cursor`, by `position`, and by the ids of a stream.
+  Lists, jobs and output change all the time: continue with `cursor`, `position` or the IDs of a stream.
 * **Seconds** are a number, or as text a duration: `90s`, `1h30m`, `1.5d`.
 """
 
@@ -72,7 +72,7 @@ def api_page() -> str:
     rows = ["# The HTTP API\n", _MADE]
     rows.append(
         "\nTimes are Unix seconds, durations seconds. `{uid}` is a job id in any of Flux's spellings: decimal, `ƒ…`\n"
-        "or `f…`, `0x…`, dothex, KVS, words, emoji. The same as OpenAPI 3.1: `/openapi.json`; to try out: `/docs`.\n"
+        "or `f…`, `0x…`, dothex, KVS, words, emoji. Also as OpenAPI 3.1: `/openapi.json`; try it out at `/docs`.\n"
     )
     rows.append(_contents())
     rows.append(_HTTP)

@@ -1,1 +1,1 @@
-"""The HTTP contract: one class a resource, each a few short handlers that raise typed errors."""
+"""The HTTP contract: one class per resource, each with a few short handlers that raise typed errors."""

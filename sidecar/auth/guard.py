@@ -218,7 +218,7 @@ class Guard:
 
     def _check_rate(self, name: str) -> None:
         if wait := self._rate.acquire(name):
-            raise TooManyRequests("You ask too often (--rate-limit).", retry_after=int(wait) + 1)
+            raise TooManyRequests("Too many requests (--rate-limit).", retry_after=int(wait) + 1)
 
     # ------------------------------------------------------------------------------------------------- admissions
 
@@ -244,9 +244,9 @@ class Guard:
             TooMany: there is no place for it.
         """
         if self.streams.total() >= self._max_streams:
-            raise TooManyRequests("Too many streams are followed (--max-streams).", retry_after=5)
+            raise TooManyRequests("The server has too many open streams (--max-streams).", retry_after=5)
         if key and self.streams[key] >= max(1, self._max_streams // 4):
-            raise TooManyRequests("You follow too many streams (a quarter of --max-streams).", retry_after=5)
+            raise TooManyRequests("This caller has too many open streams (a quarter of --max-streams).", retry_after=5)
 
     def quota_key(self, request: web.Request) -> str:
         """Return whose share of streams and bytes a request takes: its caller's, else its address's.

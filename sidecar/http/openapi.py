@@ -108,7 +108,7 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
     if op.lines:
         # OpenAPI 3.1 cannot describe a sequence of JSON texts, and generated clients encode any media type with json in
         # its name.
-        lines = {**_BINARY, "description": f"NDJSON (application/x-ndjson): a line each: {op.lines.__name__}"}
+        lines = {**_BINARY, "description": f"NDJSON (application/x-ndjson), one per line: {op.lines.__name__}"}
         described["requestBody"] = {"content": {"application/octet-stream": {"schema": lines}}, "required": True}
     if op.body:
         required = any(field.required for field in msgspec.structs.fields(op.body))

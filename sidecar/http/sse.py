@@ -24,7 +24,9 @@ log = structlog.get_logger("stream")
 EVENT_STREAM = "text/event-stream"
 EVENT_STREAM_TYPE = f"{EVENT_STREAM}; charset=utf-8"
 """Without a charset, clients that follow RFC 2616 assume ISO 8859-1."""
-AFTER = Meta(description="go on behind this event's id; 0: from the first; the header Last-Event-ID counts more")
+AFTER = Meta(
+    description="continue after the event with this ID; 0: from the first event; the header Last-Event-ID takes precedence"
+)
 """Description of the parameter that sets where a stream starts."""
 
 _CHUNK = 64 * 1024  # bytes
