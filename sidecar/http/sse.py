@@ -25,7 +25,7 @@ EVENT_STREAM = "text/event-stream"
 EVENT_STREAM_TYPE = f"{EVENT_STREAM}; charset=utf-8"
 """Without a charset, clients that follow RFC 2616 assume ISO 8859-1."""
 AFTER = Meta(
-    description="continue after the event with this ID; 0: from the first event; the header Last-Event-ID takes precedence"
+    description="continue after the event with this ID; 0: from the first event; Last-Event-ID takes precedence"
 )
 """Description of the parameter that sets where a stream starts."""
 
