@@ -12,11 +12,13 @@ from contextlib import ExitStack
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.processes import MeasurementError, Probe, program, result, run, say
 from bench.programs.submit_many import ends
 from tests.support.harness import Broker, Process, Server, beside, eventually
+
+P = TypeVar("P", bound=Process)
 
 _CORES = 16  # of mock execution; no process runs on them
 
@@ -83,7 +85,7 @@ class Volume:
         )
         return broker
 
-    def start(self, process: Process) -> Any:
+    def start(self, process: P) -> P:
         """End a process with the volume, or before by ``close()``."""
         self._stack.callback(process.close)
         return process

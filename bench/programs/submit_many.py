@@ -79,7 +79,9 @@ def main(uri: str, jobs: int) -> None:
     import flux
     import flux.job
 
-    handle, submitted, cancelled = flux.Flux(uri), deque(), deque()
+    handle = flux.Flux(uri)
+    submitted: deque[tuple[int, Any]] = deque()
+    cancelled: deque[Any] = deque()
 
     def take() -> None:
         number, future = submitted.popleft()

@@ -102,11 +102,11 @@ def test_alive_is_what_the_server_says(tmp_path: Path, started: Callable[[Proces
             variables = {"FLUX_SIDECAR_PORT": port, "FLUX_SIDECAR_TLS_CERT": tls, "PYTHON": sys.executable}
             return subprocess.run([ROOT / "image/ready", "/livez"], env=os.environ | variables, timeout=30).returncode
 
-        eventually(lambda a=alive: a() == 0, what="life")
+        eventually(lambda a=alive: a() == 0, what="life")  # type: ignore[misc]
         server.signal(signal.SIGSTOP)  # its port is open still
         assert alive() != 0
         server.signal(signal.SIGCONT)
-        eventually(lambda a=alive: a() == 0, what="life again")
+        eventually(lambda a=alive: a() == 0, what="life again")  # type: ignore[misc]
 
 
 @pytest.mark.flux

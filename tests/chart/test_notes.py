@@ -77,7 +77,7 @@ def test_a_password_is_no_token(chart: Path) -> None:
     assert "Bearer" in notes(chart, {"server": {"environment": {"FLUX_TOKEN": "x"}}})
 
 
-OPEN_TO_ALL = {"networkPolicy": {"from": [{"namespaceSelector": {}}]}}
+OPEN_TO_ALL: dict[str, Any] = {"networkPolicy": {"from": [{"namespaceSelector": {}}]}}
 
 
 def test_the_way_from_outside(chart: Path) -> None:

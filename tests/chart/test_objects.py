@@ -97,7 +97,7 @@ def _crd() -> dict[str, Any] | None:
     name = "miniclusters.flux-framework.org"
     if file := os.environ.get("MINICLUSTER_CRD"):
         with open(file) as text:
-            return next(each for each in yaml.safe_load_all(text) if each and each["metadata"]["name"] == name)
+            return dict(next(each for each in yaml.safe_load_all(text) if each and each["metadata"]["name"] == name))
     if "KUBECONFIG" not in os.environ:
         return None
     done = subprocess.run(["kubectl", "get", "crd", name, "-o", "json"], capture_output=True, text=True, timeout=60)
@@ -228,7 +228,7 @@ def test_flux_from_the_operators_view() -> None:
     values = {"application": {"image": "example/app:1"}, "flux": {"view": "example/flux-view-ubuntu:tag-noble"}}
     spec = render(values)["MiniCluster", "flux"]["spec"]
     assert "disable" not in spec["flux"]["container"]
-    assert spec["flux"]["container"]["image"] == values["flux"]["view"]  # type: ignore[index]
+    assert spec["flux"]["container"]["image"] == values["flux"]["view"]
     assert [c["image"] for c in spec["containers"]] == ["example/app:1", "flux-sidecar:0.1.0"]
 
 

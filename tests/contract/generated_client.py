@@ -62,8 +62,8 @@ def main(url: str) -> dict[str, Any]:
     seen["searched"] = jobs_search.sync(client=client, query="long").records_filtered
     seen["nodes"] = len(nodes_list.sync(client=client).nodes)
 
-    lines = b"".join(json.dumps({"command": ["true"], "name": "many"}).encode() + b"\n" for _ in range(20))
-    bulk = jobs_bulk.sync_detailed(client=client, body=File(payload=io.BytesIO(lines + b'{"comand": 1}\n')))
+    many = b"".join(json.dumps({"command": ["true"], "name": "many"}).encode() + b"\n" for _ in range(20))
+    bulk = jobs_bulk.sync_detailed(client=client, body=File(payload=io.BytesIO(many + b'{"comand": 1}\n')))
     answers = [json.loads(line) for line in bulk.content.splitlines()]
     seen["bulk"] = [bulk.status_code, sum("f58id" in each for each in answers), answers[-1]["status"]]
 

@@ -137,7 +137,7 @@ def test_overtaking_is_for_admins(walk: Walk) -> None:
 
 def test_a_key_is_its_callers_own(walk: Walk) -> None:
     """One caller's idempotency key tells another nothing, and is not in their way."""
-    answers = {}
+    answers: dict[str, list[tuple[int, Any]]] = {}
     for name in ("submit", "admin"):
         for body in ({"command": "true"}, {"command": "true"}, {"command": "false"}):
             answer = walk.clients[name].post("/v1/jobs/submit", json=body, headers={"Idempotency-Key": "1"})

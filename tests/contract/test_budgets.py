@@ -360,7 +360,8 @@ def test_requests_ahead_of_their_answers(tmp_path: Path, started: Callable[[Any]
     """Nothing more is read of a connection whose request is worked on, but its body."""
     server = started(embedded(tmp_path, "--send-timeout", "60")).ready()
     job = server.submit("sleep 600")
-    head = request("GET", "/livez", **{f"X_{n}": "a" * 8000 for n in range(100)})
+    headers: dict[str, Any] = {f"X_{n}": "a" * 8000 for n in range(100)}
+    head = request("GET", "/livez", **headers)
     before = server.memory
     with flood(server, [request("GET", f"/v1/jobs/{job}?wait=3600") + head * 32], 40) as connections:
         eventually(lambda: len(connections) == 40 and server.descriptors > 40, what="all connected")

@@ -175,7 +175,8 @@ def test_a_file_in_a_form(server: Server) -> None:
 
 def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:
     server = own_server("--max-body", "1000")
-    for sent in ({"json": {"command": "x" * 2000}}, {"data": {"command": "x" * 2000}}):
+    bodies: list[dict[str, Any]] = [{"json": {"command": "x" * 2000}}, {"data": {"command": "x" * 2000}}]
+    for sent in bodies:
         assert "limit of 1000 bytes" in problem(server.http.post(SUBMIT, **sent), 413)["detail"]
     answer = server.http.post(SUBMIT, files={"command": (None, "x" * 2000)})
     assert problem(answer, 413)

@@ -104,7 +104,7 @@ def test_it_is_said_how_many_lines_were_left_out(tmp_path: Path, started: Callab
         found = [json.loads(line) for line in server.text().splitlines() if line.startswith("{")]
         written = len([line for line in found if line["event"] == "request" and line["status"] == 401])
         left_out = sum(line.get("request", 0) for line in found if "dropped" in line["event"])
-        return left_out > 0 and written + left_out == 300
+        return bool(left_out > 0 and written + left_out == 300)
 
     eventually(counted, what="the count of the others")
 

@@ -20,7 +20,7 @@ from tests.support.sse import Stream, ask
 PASSWORD = "correct horse battery"
 
 
-def bearer(token: str) -> dict[str, str]:
+def bearer(token: str) -> dict[str, Any]:
     return {"Authorization": f"Bearer {token}"}
 
 

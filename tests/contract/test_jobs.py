@@ -42,7 +42,8 @@ def test_a_job_from_submit_to_result(server: Server) -> None:
 
 @pytest.mark.parametrize("how", ["json", "data", "params"])
 def test_the_same_names_in_json_form_and_query(server: Server, how: str) -> None:
-    answer = server.http.post("/v1/jobs/submit", **{how: {"command": "printenv FLUX_TASK_RANK", "num_tasks": 2}})
+    sent: dict[str, Any] = {how: {"command": "printenv FLUX_TASK_RANK", "num_tasks": 2}}
+    answer = server.http.post("/v1/jobs/submit", **sent)
     assert answer.status_code == 200, answer.text
     job = server.ended(answer.json()["id"])
     assert job["ntasks"] == 2
@@ -206,7 +207,7 @@ class TestLists:
         assert seen == [job["id"] for job in everything]
 
     def test_filters(self, server: Server, five: list[int]) -> None:
-        def ids(**query: object) -> list[int]:
+        def ids(**query: Any) -> list[int]:
             answer = server.http.get("/v1/jobs", params={"name": "five", **query})
             assert answer.status_code == 200, answer.text
             return [job["id"] for job in answer.json()["jobs"]][:5]
@@ -237,7 +238,7 @@ class TestSearch:
     def test_counts_of_the_window(self, server: Server) -> None:
         jobs = [server.run(["echo", "needle-ƒ-42"])["id"] for _ in range(4)]
 
-        def search(**query: object) -> dict[str, object]:
+        def search(**query: Any) -> dict[str, Any]:
             answer = server.http.get("/v1/jobs/search", params=query)
             assert answer.status_code == 200, answer.text
             return dict(answer.json())
@@ -404,7 +405,8 @@ def test_empty_fields_of_a_form_are_left_out(server: Server) -> None:
 def test_an_empty_filter_cancels_nothing(server: Server, name: str) -> None:
     """As ``-d queue=$QUEUE`` sends it where the variable is not set: it would match nearly every job."""
     job = server.submit("true", urgency=0)
-    for body in ({"data": {name: ""}}, {"json": {name: ""}}, {"data": {name: "", "state": "active"}}):
+    bodies: list[dict[str, Any]] = [{"data": {name: ""}}, {"json": {name: ""}}, {"data": {name: "", "state": "active"}}]
+    for body in bodies:
         text = problem(server.http.post("/v1/jobs/cancel", **body), 400)["detail"]
         assert text.startswith(f"{name}: must not be empty"), text
     assert server.job(job)["state"] == "SCHED"

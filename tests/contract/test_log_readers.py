@@ -7,14 +7,13 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.harness import SIDECAR, Server, eventually
 
-Start = Callable[[Any], Any]
+Start = Callable[[Server], Server]
 
 KINDS = ("embedded", pytest.param("flux", marks=pytest.mark.flux))
 _WITHIN = 30.0  # seconds; a stop's bound is longer

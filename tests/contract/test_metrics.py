@@ -162,7 +162,8 @@ def test_streams_are_counted_while_they_are_followed(own_server: Callable[..., S
 
 
 def test_one_family_alone(server: Server) -> None:
-    found = scrape(server.http, **{"name[]": "flux_jobs"})
+    parameters: dict[str, Any] = {"name[]": "flux_jobs"}
+    found = scrape(server.http, **parameters)
     assert {family.name for family in found.families} == {"flux_jobs"}
 
 
@@ -258,7 +259,8 @@ def test_a_scrape_asks_flux_nothing(own_server: Callable[..., Server]) -> None:
         return sum(scrape(server.http).by("topic", "flux_sidecar_rpc_duration_seconds_count").values())
 
     # The survey asks now and then by itself: far more scrapes than it has occasions.
+    parameters: dict[str, Any] = {"name[]": "flux_nodes"}
     before = asked()
     for _ in range(200):
-        scrape(server.http, **{"name[]": "flux_nodes"})
+        scrape(server.http, **parameters)
     assert asked() - before < 30

@@ -13,9 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.contract.test_streams import messages
 from tests.support.harness import Server, eventually
-from tests.support.sse import connect
+from tests.support.sse import connect, messages
 
 
 def test_a_megabyte_of_lines(server: Server) -> None:

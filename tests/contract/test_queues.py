@@ -44,7 +44,7 @@ def test_the_one_queue_is_called_default(own_server: Callable[..., Server]) -> N
 def test_the_name_of_the_one_queue_is_taken_everywhere(server: Server) -> None:
     """What a list shows can be submitted to, checked, and filtered by; a job has no queue all the same, as in Flux."""
     position = server.position()
-    held = {"command": "true", "queue": "default", "urgency": 0, "name": "by-its-name"}
+    held: dict[str, Any] = {"command": "true", "queue": "default", "urgency": 0, "name": "by-its-name"}
     assert server.http.post("/v1/jobs/submit", json={**held, "dry_run": True}).status_code == 200
     lines = "".join(json.dumps(held) + "\n" for _ in range(2))
     jobs = [json.loads(line)["id"] for line in server.http.post("/v1/jobs/bulk", content=lines).text.splitlines()]

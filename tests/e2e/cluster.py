@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import httpx
 from kubernetes.client import CoreV1Event, V1ContainerStatus, V1DeleteOptions, V1Eviction, V1Job, V1ObjectMeta, V1Pod
 
-from tests.e2e.kubernetes import batch, container_statuses, core, exit_code, job_result, pods_of
+from tests.e2e.kubernetes import batch, container_statuses, core, exit_code, job_result, pods_of, present
 from tests.support.harness import HELM, ROOT, eventually
 
 CHART = ROOT / "helm/flux-sidecar"
@@ -115,10 +115,10 @@ class Release:
 
     def pods(self) -> list[V1Pod]:
         """Return the pods of the cluster that are not being deleted, by index."""
-        return [pod for pod in self.all_pods() if pod.metadata.deletion_timestamp is None]
+        return [pod for pod in self.all_pods() if present(pod.metadata).deletion_timestamp is None]
 
     def pod(self, index: int) -> str:
-        return str(self.pods()[index].metadata.name)
+        return str(present(self.pods()[index].metadata).name)
 
     def delete_pod(self, name: str) -> None:
         """Delete a pod, and do not wait for its end."""
@@ -143,7 +143,9 @@ class Release:
     def statuses(self) -> dict[str, V1ContainerStatus]:
         """Return the status of each container that must run until the end, by ``POD/CONTAINER``."""
         return {
-            f"{pod.metadata.name}/{status.name}": status for pod in self.pods() for status in container_statuses(pod)
+            f"{present(pod.metadata).name}/{status.name}": status
+            for pod in self.pods()
+            for status in container_statuses(pod)
         }
 
     # ---------------------------------------------------------------------------------------------------- the API
@@ -248,7 +250,7 @@ class Release:
         codes = {name: exit_code(status) for name, status in self.statuses().items()}
         assert codes, "the Job has no pods"
         assert not {name: code for name, code in codes.items() if code != 0}
-        assert {pod.status.phase for pod in self.pods()} == {"Succeeded"}
+        assert {present(pod.status).phase for pod in self.pods()} == {"Succeeded"}
 
     def evict(self, *indexes: int) -> None:
         """Evict pods by the API that `kubectl drain` uses."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+from typing import TypeVar, cast
 
 import urllib3
 from kubernetes import client, config, watch
 from kubernetes.client import V1ContainerStatus, V1Job, V1Pod
 
+T = TypeVar("T")
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @functools.cache
 def api_client() -> client.ApiClient:
     """Return the client of this process."""
-    return config.new_client_from_config()
+    return cast(client.ApiClient, config.new_client_from_config())
 
 
 @functools.cache
@@ -29,6 +31,12 @@ def batch() -> client.BatchV1Api:
     return client.BatchV1Api(api_client())
 
 
+def present(value: T | None) -> T:
+    """Return a field that is optional by its type, and that the API server sets."""
+    assert value is not None
+    return value
+
+
 def pods_of(namespace: str, job: str) -> list[V1Pod]:
     """Return all pods of a Job, by index; also those that are being deleted."""
     found = core().list_namespaced_pod(namespace, label_selector=f"job-name={job}").items
@@ -37,28 +45,30 @@ def pods_of(namespace: str, job: str) -> list[V1Pod]:
 
 def index_of(pod: V1Pod) -> int:
     """Return a pod's completion index."""
-    return int(pod.metadata.labels[INDEX])
+    return int(present(present(pod.metadata).labels)[INDEX])
 
 
 def container_statuses(pod: V1Pod) -> list[V1ContainerStatus]:
     """Return the statuses of the containers that must run until the end of the pod."""
-    return [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
+    status = present(pod.status)
+    return [*(status.init_container_statuses or ()), *(status.container_statuses or ())]
 
 
 def exit_code(status: V1ContainerStatus) -> int | None:
     """Return the exit code of a container; None while it has none."""
-    return status.state.terminated.exit_code if status.state.terminated else None
+    terminated = present(status.state).terminated
+    return terminated.exit_code if terminated else None
 
 
 def job_result(job: V1Job) -> str | None:
     """Return ``Complete`` or ``Failed``; None while the Job runs."""
-    found = (each.type for each in job.status.conditions or () if each.status == "True")
+    found = (each.type for each in present(job.status).conditions or () if each.status == "True")
     return next((kind for kind in found if kind in ("Complete", "Failed")), None)
 
 
 def ready_nodes() -> int:
     """Return the number of nodes that are ready, as their kubelets report."""
-    conditions = (each for node in core().list_node().items for each in node.status.conditions)
+    conditions = (each for node in core().list_node().items for each in present(present(node.status).conditions))
     return sum(each.type == "Ready" and each.status == "True" for each in conditions)
 
 

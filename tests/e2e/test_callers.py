@@ -79,5 +79,5 @@ def test_what_is_taken_back_ends(server: Server) -> None:
     kubectl("delete", "rolebinding", "flux-jobs-readers", "--namespace", "flux")
     kubectl("delete", "serviceaccount", "ci", "--namespace", "flux")
     for headers, status in ((caller, 403), (gone, 401)):
-        eventually(lambda h=headers, s=status: server.http.get("/v1/jobs", headers=h).status_code == s, within=45)
+        eventually(lambda h=headers, s=status: server.http.get("/v1/jobs", headers=h).status_code == s, within=45)  # type: ignore[misc]
     assert time.monotonic() - begun < 60

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e.cluster import CHART, JOB, LAUNCHER, SIDECAR, Release, Shape, run
-from tests.e2e.kubernetes import PodWatch, core, job_result, ready_nodes
+from tests.e2e.kubernetes import PodWatch, core, job_result, present, ready_nodes
 from tests.e2e.test_trouble import _KILL
 from tests.support.harness import eventually
 
@@ -52,7 +52,7 @@ def test_the_leads_pod_goes(install: Install, shape: Shape, size: int, how: str)
     begun = time.monotonic()
     assert cluster.final() == "Complete"
     assert time.monotonic() - begun < 45
-    assert not cluster.job().status.failed
+    assert not present(cluster.job().status).failed
 
 
 @beside
@@ -169,7 +169,8 @@ def test_a_server_beside_is_killed_for_its_memory(install: Install, shape: Shape
     kill(cluster, "out of memory")
     name = f"{cluster.pod(0)}/flux-sidecar"
     eventually(lambda: cluster.statuses()[name].restart_count >= 1, within=60, what="a new server")
-    assert cluster.statuses()[name].last_state.terminated.exit_code == 137
+    last = present(cluster.statuses()[name].last_state)
+    assert present(last.terminated).exit_code == 137
     cluster.shell(0, "rm -f /dev/shm/fill", "flux-sidecar")
     assert cluster.ready().ask(f"/v1/jobs/{job}")["state"] == "RUN"
     cluster.stop()
@@ -219,7 +220,7 @@ def test_a_stop_of_what_never_runs_has_a_deadline(install: Install, shape: Shape
 
 
 @pytest.fixture
-def kubelet() -> Iterator[Callable[[float], None]]:
+def kubelet() -> Iterator[Callable[[Release, Callable[[], Any]], None]]:
     """Have no kubelet for some seconds."""
     if not (KUBELET_STOP and KUBELET_START):
         pytest.skip("E2E_KUBELET_STOP and E2E_KUBELET_START name no commands: the node's kubelet cannot be ended")
@@ -257,14 +258,16 @@ def test_a_node_that_is_given_up(install: Install, shape: Shape, size: int, kube
     names = {cluster.pod(index) for index in range(size)}
 
     def deleted() -> bool:
-        return names <= {pod.metadata.name for pod in cluster.all_pods() if pod.metadata.deletion_timestamp}
+        found = [present(pod.metadata) for pod in cluster.all_pods()]
+        return names <= {each.name for each in found if each.deletion_timestamp}
 
-    def given_up() -> None:
+    def given_up() -> bool:
         if not deleted():
             for name in names:
                 cluster.delete_pod(name)
+        return True
 
-    kubelet(cluster, lambda: not ready_nodes() and (given_up() or True))
+    kubelet(cluster, lambda: not ready_nodes() and given_up())
     eventually(ready_nodes, within=120, what="a node that is ready")
 
     def over() -> bool:

@@ -10,7 +10,7 @@ import pytest
 from kubernetes.utils import parse_quantity
 
 from tests.e2e.cluster import JOB, SIDECAR, Release, Shape
-from tests.e2e.kubernetes import core
+from tests.e2e.kubernetes import core, present
 from tests.support.harness import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
@@ -42,8 +42,8 @@ def test_a_server_that_is_killed_is_back_with_every_job(install: Install, shape:
     eventually(gone, within=60, what="a server that was killed")
     pod = cluster.pod(0)
     eventually(lambda: cluster.statuses()[f"{pod}/flux-sidecar"].restart_count == 1, within=60, what="a new server")
-    last = cluster.statuses()[f"{pod}/flux-sidecar"].last_state.terminated
-    assert last.exit_code == 137
+    last = present(cluster.statuses()[f"{pod}/flux-sidecar"].last_state)
+    assert present(last.terminated).exit_code == 137
     cluster.ready()
     jobs = cluster.ask("/v1/jobs")["jobs"]
     assert {job["f58id"]: job["state"] for job in jobs} == {past: "INACTIVE", running: "RUN"}
@@ -100,7 +100,7 @@ def test_a_cluster_grows_and_shrinks(install: Install, by: str) -> None:
 @beside
 def test_a_start_that_hangs_says_why(install: Install, shape: Shape) -> None:
     """Of three pods that want most of what the node can still give, one finds no place."""
-    free = 0.9 * float(parse_quantity(core().list_node().items[0].status.allocatable["cpu"]))
+    free = 0.9 * float(parse_quantity(present(present(core().list_node().items[0].status).allocatable)["cpu"]))
     cluster = install(shape, 3, application={"resources": {"requests": {"cpu": f"{free / 2:.2f}"}}})
 
     def reason() -> str:
@@ -120,11 +120,11 @@ def test_a_server_that_cannot_start_says_why(install: Install, shape: Shape) -> 
     eventually(lambda: "StartFailed" in cluster.reasons(), within=120, what="an Event")
     assert text in cluster.kubectl("get", "events")
     last = eventually(
-        lambda: next(s for n, s in cluster.statuses().items() if n.endswith("/flux-sidecar")).last_state.terminated,
+        lambda: present(next(s for n, s in cluster.statuses().items() if n.endswith("/flux-sidecar")).last_state).terminated,
         within=60, what="a container that has ended",
     )  # fmt: skip
     assert last.exit_code == 2
-    assert text in last.message  # kubectl describe shows it
+    assert text in str(last.message)  # kubectl describe shows it
     argv = ("logs", cluster.pod(0), "--container", "flux-sidecar")
     (line,) = eventually(lambda: cluster.kubectl(*argv).splitlines(), within=60, what="its log")
     assert text in json.loads(line)["reason"]

@@ -43,7 +43,7 @@ def hung_open() -> None:
     """The store cannot be opened: its file system hangs."""
     from sidecar.store import connections
 
-    connections.connect = hang
+    connections.connect = hang  # type: ignore[attr-defined]
 
 
 def hung_flux_thread() -> None:
@@ -77,7 +77,8 @@ def dead_feed() -> None:
     """The feed's task dies in the middle of a batch, once, after a job has started."""
     from sidecar.journal.projection import Projection
 
-    write, count = Projection.write, []
+    write = Projection.write
+    count: list[None] = []
 
     async def fails_once(self: Projection, batch: Any) -> None:
         if not count and any(record.job.state == "RUN" for record in batch.records.values()):
@@ -103,7 +104,8 @@ def blocked_loop() -> None:
     """The event loop is blocked, from the tenth request for the service's state on."""
     from sidecar.services.lifecycle import Lifecycle
 
-    service, count = Lifecycle.service, []
+    service = Lifecycle.service
+    count: list[None] = []
 
     def block(self: Lifecycle) -> Any:
         count.append(None)
@@ -118,7 +120,8 @@ def failing_stop() -> None:
     """The first stop dies of an error of its own."""
     from sidecar.services.stop import Stop
 
-    end, count = Stop._end_instance, []
+    end = Stop._end_instance
+    count: list[None] = []
 
     async def fails_once(self: Stop) -> None:
         count.append(None)

@@ -147,7 +147,7 @@ def test_commands_while_the_broker_does_not_respond(tmp_path: Path, started: Sta
     eventually(lambda: server.http.get("/v1/service").json()["instance"]["connection"] == "lost")
 
     def refused(path: str, **body: Any) -> httpx.Response:
-        response = server.http.post(path, json=body)
+        response: httpx.Response = server.http.post(path, json=body)
         assert int(response.headers["Retry-After"]) >= 1
         problem(response, 503)
         return response

@@ -13,14 +13,14 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flux
 import flux.job
 import pytest
 import structlog
 
-from sidecar.domain.errors import Unavailable
+from sidecar.domain.errors import ResponseTimeout, Unavailable
 from sidecar.instance.flux import submission
 from sidecar.instance.flux.broker import Broker as Known
 from sidecar.instance.flux.callbacks import Callbacks
@@ -197,7 +197,8 @@ async def test_a_service_that_never_responds(broker: Broker, monkeypatch: pytest
         ]
         assert await thread.requests.call(get_state, state) == "run"
         thread.expire_before(time.monotonic(), "no response")
-        late = [response.result for response in await asyncio.gather(*calls, return_exceptions=True)]
+        expired = await asyncio.gather(*calls, return_exceptions=True)
+        late = [cast(ResponseTimeout, response).result for response in expired]
         ended = await asyncio.gather(*late, return_exceptions=True)
         assert all(isinstance(response, Unavailable) for response in ended)
         while len(recorder.brokers) < 2:

@@ -97,7 +97,8 @@ async def test_a_crash_of_the_thread_is_not_the_end_of_the_instance(
     used: bool, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither before the first connection nor after one, however long it lasts; only the end of the broker is."""
-    failing, connect, tries = not used, FluxThread._connect, []
+    failing, connect = not used, FluxThread._connect
+    tries: list[None] = []
 
     def fails(self: FluxThread) -> Any:
         known = connect(self)

@@ -41,7 +41,7 @@ def test_a_job_of_many_members(tmp_path: Path, started: Started) -> None:
     broker = started(Broker(tmp_path)).running()
     server = started(limited(broker, tmp_path)).ready()
     variables = {f"A{number}": "a" * 60 for number in range(9_900)}
-    options = {"x": [[]] * 9_900}
+    options: dict[str, Any] = {"x": [[]] * 9_900}
     script = 'test "$A0$A9899" = "$1" && env | grep -c "^A[0-9]*=a*$"'
     job = server.run(["sh", "-c", script, "sh", "a" * 120], envars=variables, option_flags=options, within=60)
     assert job["returncode"] == 0

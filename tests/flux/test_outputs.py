@@ -118,7 +118,8 @@ def test_as_flux_shows_it(site: tuple[Broker, Server, int]) -> None:
     """Bytes that are no text, and what is written in small parts, beside what Flux's own command prints."""
     broker, server, _ = site
     script = r"for i in 1 2 3 4 5; do printf 'a\377\000\n\376'; sleep 0.2; printf '%s' ä; done"
-    for options in ({}, {"option_flags": {"output": {"stdout": {"buffer": {"type": "none"}}}}}):
+    unbuffered: dict[str, Any] = {"option_flags": {"output": {"stdout": {"buffer": {"type": "none"}}}}}
+    for options in ({}, unbuffered):
         job = server.run(["sh", "-c", script], **options)["id"]
         shown = flux(broker, "job", "attach", str(job))
         got = server.http.get(f"/v1/jobs/{job}/output", headers={"Accept": "text/plain"}).content
@@ -238,7 +239,8 @@ def test_the_end_of_a_job_that_goes_on_writing(site: tuple[Broker, Server, int],
     job = server.submit(["sh", "-c", script])
     eventually(lambda: "20000\\n" in server.http.get(f"/v1/jobs/{job}/output").text[-20:], within=60, what="its lines")
     with connect(server.url, f"/v1/jobs/{job}/output/stream?tail=2") as stream:
-        lines, found = iter(stream), []
+        lines = iter(stream)
+        found: list[str] = []
         while len(found) < 2:
             message = next(lines)
             found += [message.data["data"]]

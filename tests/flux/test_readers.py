@@ -40,7 +40,7 @@ def submit_many(server: Server, number: int) -> None:
     line = '{"command": "true", "urgency": 0}\n'
     answer = server.http.post("/v1/jobs/bulk", content=line * number, headers={"Content-Type": "application/x-ndjson"})
     assert answer.text.count('"status":200') == number
-    on_their_way = {"state": "new,depend,priority", "limit": 1}
+    on_their_way: dict[str, str | int] = {"state": "new,depend,priority", "limit": 1}
     eventually(lambda: not server.http.get("/v1/jobs", params=on_their_way).json()["jobs"], what="rest")
 
 
@@ -224,7 +224,7 @@ def test_output_over_a_restart(tmp_path: Path, started: Start) -> None:
     reader.start()
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         seen = len(reader.messages)
-        eventually(lambda seen=seen: len(reader.messages) > seen + 20, what="more lines")
+        eventually(lambda seen=seen: len(reader.messages) > seen + 20, what="more lines")  # type: ignore[misc]
         lives.end(number)
         lives.begin()
     lives.server.ready()

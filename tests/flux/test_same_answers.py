@@ -134,8 +134,11 @@ class Site:
 
     def ended(self, job: int) -> None:
         """Wait for the end of a job that the server has perhaps not heard of yet."""
-        what = {"state": "inactive", "limit": 1}
-        newest = lambda: self.server.http.get("/v1/jobs", params=what).json()["jobs"][0]["id"]  # noqa: E731
+        what: dict[str, str | int] = {"state": "inactive", "limit": 1}
+
+        def newest() -> Any:
+            return self.server.http.get("/v1/jobs", params=what).json()["jobs"][0]["id"]
+
         eventually(lambda: newest() == job, what=f"the end of job {job}")
 
     def reference(self) -> dict[int, dict[str, Any]]:
@@ -226,7 +229,7 @@ def _differences(site: Site, reference: dict[int, dict[str, Any]], names: Sequen
     for name in names:
         job = site.jobs[name]
         ours, theirs = listed[str(job)], reference[job]
-        aspects = {
+        aspects: dict[str, Any] = {
             "fields": _fields(name, ours, theirs),
             "events": _events(site, name, job, theirs, told[job]),
             "jobspec": _jobspec(site, job, theirs),
@@ -306,8 +309,8 @@ def _output(site: Site, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[st
     for stream in ("stdout", "stderr", "both", "log"):
         answer = http.get(path, params={"stream": stream}, headers={"Accept": "text/plain"})
         texts[stream] = answer.content.decode(errors="surrogateescape")
-    with connect(site.server.url, f"{path}/stream?follow=false") as stream:
-        events = [(message.event, message.data) for message in stream][:-1]
+    with connect(site.server.url, f"{path}/stream?follow=false") as messages:
+        events = [(message.event, message.data) for message in messages][:-1]
     said = [line for line in texts["log"].splitlines() if " redirected" not in line]
     one = (
         len({each["rank"] for each in data}) < 2

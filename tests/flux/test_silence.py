@@ -128,7 +128,7 @@ def test_commands_that_are_accepted_late(tmp_path: Path, started: Start) -> None
     output = Reader(lambda: server.url, f"/v1/jobs/{running}/output/stream")
     for reader in (events, output):
         reader.start()
-        eventually(lambda reader=reader: reader.messages, what="the first message")
+        eventually(lambda reader=reader: reader.messages, what="the first message")  # type: ignore[misc]
     broker.signal(signal.SIGSTOP)
     continues = threading.Timer(_SILENT, broker.signal, [signal.SIGCONT])
     continues.start()
@@ -159,7 +159,7 @@ def test_commands_that_are_accepted_late(tmp_path: Path, started: Start) -> None
     assert server.job(running)["state"] == "RUN"
     assert server.http.get("/readyz").status_code == 503
     for reader, before in zip((events, output), beats, strict=True):
-        eventually(lambda reader=reader, before=before: reader.heartbeats >= before + 3, what="heartbeats")
+        eventually(lambda reader=reader, before=before: reader.heartbeats >= before + 3, what="heartbeats")  # type: ignore[misc]
     assert continues.is_alive(), "everything above must happen while the broker is silent"
     continues.join()
     server.ready()

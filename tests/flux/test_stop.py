@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -146,7 +146,7 @@ class TestInitialProgram:
 class TestBesideABroker:
     @pytest.fixture
     def broker(self, tmp_path: Path, started: Start) -> Broker:
-        return started(Broker(tmp_path, cores=4))
+        return cast(Broker, started(Broker(tmp_path, cores=4)))
 
     def test_with_jobs_running_and_pending(self, broker: Broker, tmp_path: Path, started: Start) -> None:
         server = started(beside(broker, tmp_path)).ready()
@@ -229,7 +229,7 @@ class TestBesideABroker:
 class TestBesideAnotherInitialProgram:
     @pytest.fixture
     def broker(self, tmp_path: Path, started: Start) -> Broker:
-        return started(Broker(tmp_path, program=["sleep", "600"]))
+        return cast(Broker, started(Broker(tmp_path, program=["sleep", "600"])))
 
     def test_refuses(self, broker: Broker, tmp_path: Path, started: Start) -> None:
         server = started(beside(broker, tmp_path)).ready()

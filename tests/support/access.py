@@ -35,7 +35,7 @@ class TokenFile:
     def options(self) -> tuple[str, str]:
         return "--tokens", str(self.path)
 
-    def headers(self, name: str) -> dict[str, str]:
+    def headers(self, name: str) -> dict[str, Any]:
         return {"Authorization": f"Bearer {self.tokens[name]}"}
 
     def client(self, server: Server, name: str) -> httpx.Client:

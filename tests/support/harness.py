@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
@@ -57,7 +57,9 @@ MARK = "TEST_PROCESS_MARK"
 PATIENCE = 60.0
 
 
-def eventually(check: Callable[[], T], *, within: float = PATIENCE, what: str = "condition") -> T:
+def eventually(
+    check: Callable[[], T | Literal[False] | None], *, within: float = PATIENCE, what: str = "condition"
+) -> T:
     """Return the first true result of ``check``; fail when there is none in time."""
     deadline = time.monotonic() + within
     while True:

@@ -375,7 +375,7 @@ class KubernetesAPI:
 
 async def cut() -> None:
     """Cut what connections this loop still has: TLS takes its time for a good-bye, which a closed loop cannot say."""
-    for transport in list(asyncio.get_running_loop()._transports.values()):
+    for transport in list(asyncio.get_running_loop()._transports.values()):  # type: ignore[attr-defined]
         transport.abort()
     await turns(2)  # the socket's end, then that of TLS on it
 

@@ -17,7 +17,7 @@ class Metrics:
     def __init__(self, text: str, *, openmetrics: bool = False) -> None:
         self.text = text
         self.families = list((parse_openmetrics if openmetrics else parse_text)(text))
-        self.values = {
+        self.values: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in self.families
             for sample in family.samples

@@ -112,7 +112,8 @@ class Stream:
 
 def connect(url: str, path: str, last_id: str = "") -> Stream:
     """Begin to read a stream."""
-    return Stream(ask(url, path, **({"Last_Event_ID": last_id} if last_id else {})))
+    headers: dict[str, Any] = {"Last_Event_ID": last_id} if last_id else {}
+    return Stream(ask(url, path, **headers))
 
 
 def messages(server: Server, path: str, last: str = "", **query: Any) -> Iterator[Message]:

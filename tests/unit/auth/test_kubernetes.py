@@ -158,7 +158,7 @@ async def test_another_namespace_than_its_own(api: KubernetesAPI, method: Callab
     own, other = await method().identify(token), await method(namespace="science").identify(token)
     assert own
     assert other
-    assert (own.scopes, other.scopes) == (set(), {"read"})
+    assert (own.scopes, other.scopes) == (frozenset(), frozenset({"read"}))
 
 
 async def test_an_answer_ends_with_the_token(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
@@ -193,7 +193,7 @@ async def test_tokens_that_do_not_say_when_they_end(
 
 async def test_what_it_says_of_itself(method: Callable[..., Kubernetes]) -> None:
     kubernetes = method(cache_ttl=7.0)
-    assert (kubernetes.name, kubernetes.kinds, kubernetes.cache_ttl) == ("kubernetes", {"bearer"}, 7.0)
+    assert (kubernetes.name, kubernetes.kinds, kubernetes.cache_ttl) == ("kubernetes", frozenset({"bearer"}), 7.0)
 
 
 # -------------------------------------------------------------------------------------------------- refused tokens

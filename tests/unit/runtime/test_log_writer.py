@@ -80,10 +80,12 @@ def test_a_reader_that_exits_while_lines_are_queued(pipe: tuple[int, int]) -> No
 def test_from_many_threads(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     writer = LogWriter(fd)
-    threads = [
-        threading.Thread(target=lambda name=name: [writer.write(f"{name} {number}") for number in range(500)])  # type: ignore[misc]
-        for name in "abcd"
-    ]
+
+    def write(name: str) -> None:
+        for number in range(500):
+            writer.write(f"{name} {number}")
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
     for thread in threads:
         thread.start()
     for thread in threads:

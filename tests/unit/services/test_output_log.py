@@ -70,7 +70,7 @@ def some(number: int, *, ranks: int = 3, seed: int = 1) -> list[Written]:
 
 async def read(cursor: Cursor, end: int, *, rest: bool = True) -> list[tuple[str, Written]]:
     """Return the lines from a position on, with their event IDs."""
-    found = []
+    found: list[tuple[str, Written]] = []
     while True:
         first, runs = await cursor.read(end, rest=rest)
         if not runs:
@@ -114,19 +114,19 @@ async def test_a_tail_is_the_end_of_the_output(tmp_path: Path, stream: Stream) -
 
 async def test_a_tail_reads_only_the_end(tmp_path: Path) -> None:
     log = Log(tmp_path, b"".join(entry("stdout", "0", b"%d\n" % number) for number in range(2000)))
-    chunks = []
+    indexes = []
     real = log.instance.read_output
 
-    async def count(job: int, known: Any, number: int) -> bytes:
-        chunks.append(number)
-        return await real(job, known, number)
+    async def count(jobid: int, chunks: Any, index: int) -> bytes:
+        indexes.append(index)
+        return await real(jobid, chunks, index)
 
     log.instance.read_output = count  # type: ignore[method-assign]
     output = await log.open()
     cursor, _ = await tail(output, 3, "both", output.count, rest=True)
     assert [line[2] for _, line in await read(cursor, output.count)] == [b"1997\n", b"1998\n", b"1999\n"]
     assert output.count > 300
-    assert min(chunks) >= output.count - 4
+    assert min(indexes) >= output.count - 4
 
 
 async def test_while_it_grows(tmp_path: Path) -> None:
@@ -341,10 +341,10 @@ async def test_readers_at_the_same_position_share(tmp_path: Path) -> None:
     loads = 0
     real = log.instance.read_output
 
-    async def count(job: int, known: Any, number: int) -> bytes:
+    async def count(jobid: int, chunks: Any, index: int) -> bytes:
         nonlocal loads
         loads += 1
-        return await real(job, known, number)
+        return await real(jobid, chunks, index)
 
     log.instance.read_output = count  # type: ignore[method-assign]
     output = await log.open()
