@@ -29,7 +29,7 @@ class Kubernetes:
     Args:
         api: URL of the API server (``https://…``).
         credentials: the directory with the server's own ``token``, ``ca.crt`` and ``namespace``.
-        audience: what a token must be issued for.
+        audience: required in the token's audiences.
         namespace: of the permissions; empty: the server's own.
         minicluster: of the permissions, for rules with ``resourceNames``; empty: any.
         cache_ttl: seconds for which a result may be cached.

@@ -1,7 +1,7 @@
-"""Check the callers of long requests again: a stream may go on for days after its credential was revoked.
+"""Check the callers of long requests again: without this a stream could run for days after its credential was revoked.
 
-Each method has a task of its own. So where one cannot be asked, for as long as each of its questions takes to time out,
-the callers of the others are still looked at in time.
+Each method has a task of its own, so while the requests of one method time out, the callers of the others are still
+checked in time.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from sidecar.auth.caller import Caller
 log = structlog.get_logger("auth")
 
 _PERIOD = 10.0  # seconds
-_AT_ONCE = 4  # callers of one method: half of what the API server is asked at once, the rest is for new requests
+_AT_ONCE = 4  # concurrent checks of one method: half of the requests to the API server, the rest is for new requests
 
 
 class Revocable(Protocol):
-    """What takes long."""
+    """A request in progress that can be ended."""
 
     request: web.Request
 
     @property
     def caller(self) -> Caller:
-        """The caller whose request it is."""
+        """The caller of the request."""
 
     def revoke(self) -> None:
-        """End it."""
+        """End the request."""
 
 
 H = TypeVar("H", bound=Revocable)
 
 
 class Revalidator(Generic[H]):
-    """Ends long requests whose callers are no longer authorized.
+    """End long requests of callers that are no longer authorized.
 
     Args:
-        admissions: all that takes long; it changes meanwhile.
-        stays: whether a caller is still let in; may take as long as a question to a remote server.
-        methods: the methods that look at credentials; all others look at the connection alone.
+        admissions: all requests in progress; changes concurrently.
+        stays: returns whether the caller is still authorized; may send requests to a remote server.
+        methods: names of the methods that check credentials; all others use the connection only.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class Revalidator(Generic[H]):
         self._changed = {name: asyncio.Event() for name in (*methods, "")}
 
     def now(self) -> None:
-        """Look at once: something has changed."""
+        """Check all requests now."""
         for changed in self._changed.values():
             changed.set()
 
     async def run(self) -> None:
-        """Look every ten seconds."""
+        """Check all requests every ten seconds."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._end_expired())
             for method in self._changed:
                 group.create_task(self._watch(method))
 
     async def _end_expired(self) -> None:
-        """End what has expired; that needs no remote check."""
+        """End requests with an expired credential; this needs no remote check."""
         while True:
             await asyncio.sleep(_PERIOD)
             for held in list(self._places):
@@ -95,13 +95,13 @@ class Revalidator(Generic[H]):
         return method if method in self._changed else ""
 
     async def _look(self, left: Iterator[H]) -> None:
-        """Look at one after another, beside others that take from the same ones."""
+        """Check requests one by one; concurrent tasks share the iterator."""
         for held in left:
             if held not in self._places:
-                continue  # it has ended meanwhile
+                continue  # the request has ended meanwhile
             try:
                 if not await self._stays(held):
                     held.revoke()
-            except Exception:  # one place that cannot be looked at must not keep all the others from it
+            except Exception:  # one failed check must not prevent the others
                 log.exception("a caller could not be looked at again", path=held.request.path)
                 held.revoke()

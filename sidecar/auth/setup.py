@@ -1,4 +1,4 @@
-"""Builds what stands before the API, from the options: the methods, the guard, the door."""
+"""Create the authentication methods and the guard from the options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sidecar.runtime.filewatch import FileWatcher
 from sidecar.runtime.rate_limiter import RateLimiter
 from sidecar.runtime.tasks import Supervised, Supervisor
 
-if TYPE_CHECKING:  # what is not asked for is not loaded: JWTs alone are ten megabytes
+if TYPE_CHECKING:  # unused methods are not imported: the JWT library alone takes ten megabytes
     from sidecar.auth.kubernetes import Kubernetes
     from sidecar.auth.login import Login
     from sidecar.auth.oidc import Oidc
@@ -38,13 +38,13 @@ _GUESSES_A_SECOND = 1.0
 
 
 class AuthSetup:
-    """All of it, for one server.
+    """The authentication and authorization of one server.
 
     Args:
-        settings: checked.
+        settings: of the server, validated.
 
     Raises:
-        SettingsError: a file that they name cannot be used.
+        SettingsError: a file or URL of the settings cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -78,11 +78,11 @@ class AuthSetup:
             log.warning(text)
 
     def _methods(self, settings: Settings) -> list[Method]:
-        """Make the methods, those first that ask nobody else."""
+        """Create the methods; those without a remote server come first."""
         methods: list[Method] = []
         if settings.access.tokens:
             path = Path(settings.access.tokens)
-            self.watch.add(lambda: self._read_tokens(file), path)  # first: what is swapped meanwhile counts
+            self.watch.add(lambda: self._read_tokens(file), path)  # before the first read: misses no change
             file = TokenFile(path)
             methods.append(file)
             if settings.kubernetes.tokens_secret:
@@ -108,14 +108,14 @@ class AuthSetup:
         self.guard.revalidate()
 
     def start(self, tasks: Supervisor) -> None:
-        """Begin to watch files, and to check again the callers of requests that go on."""
+        """Start to watch files and to revalidate the callers of requests in progress."""
         self.watch.start(tasks)
         self._watching = tasks.start(self.guard.revalidate_forever, "guard", vital=True)
         if self._secret:
             self._reading = tasks.start(self._secret.run, "token secret", vital=True)
 
     async def close(self) -> None:
-        """End what was begun."""
+        """Stop all tasks and close the connections of the methods."""
         await self.watch.close()
         for task in (self._watching, self._reading):
             if task:
