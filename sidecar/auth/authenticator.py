@@ -133,9 +133,9 @@ class Authenticator:
             self._guesses.refund(guess)
 
     def _ask(
-        self, key: bytes, credential: Credential, methods: Sequence[Method], stranger: str | None
+        self, key: bytes, credential: Credential, methods: Sequence[Method], client: str | None
     ) -> asyncio.Task[Caller | None]:
-        task = self._asking[key] = asyncio.create_task(self._identify(key, credential, methods, stranger))
+        task = self._asking[key] = asyncio.create_task(self._identify(key, credential, methods, client))
         task.add_done_callback(lambda done: self._asked(key, done))
         return task
 
@@ -146,7 +146,7 @@ class Authenticator:
             task.exception()  # mark it as retrieved: the waiting requests may have disconnected
 
     async def _identify(
-        self, key: bytes, credential: Credential, methods: Sequence[Method], stranger: str | None
+        self, key: bytes, credential: Credential, methods: Sequence[Method], client: str | None
     ) -> Caller | None:
         task = asyncio.current_task()
         unavailable: Unavailable | None = None
@@ -158,7 +158,7 @@ class Authenticator:
                 continue
             try:
                 async with (
-                    self._queues[method.name].slot(stranger) if method.max_concurrent else contextlib.nullcontext()
+                    self._queues[method.name].slot(client) if method.max_concurrent else contextlib.nullcontext()
                 ):
                     caller = await method.identify(credential)
             except Unavailable as exc:

@@ -29,9 +29,9 @@ class FairQueue:
     """
 
     def __init__(self, at_once: int, wait: float = _WAIT) -> None:
-        self._most = at_once
-        self._most_strangers = max(1, 5 * at_once // 8)  # the rest suffices for all requests about one caller
-        self._most_each = max(1, at_once // 4)
+        self._max = at_once
+        self._max_unknown = max(1, 5 * at_once // 8)  # the rest suffices for all requests about one caller
+        self._max_each = max(1, at_once // 4)
         self._wait = wait
         self._taken: Counter[str | None] = Counter()
         self._waiting: OrderedDict[str | None, deque[asyncio.Future[None]]] = OrderedDict()
@@ -57,10 +57,10 @@ class FairQueue:
 
     def _may(self, name: str | None) -> bool:
         """Whether a slot is free for an address."""
-        if self._taken.total() >= self._most:
+        if self._taken.total() >= self._max:
             return False
-        strangers = self._taken.total() - self._taken[None]
-        return name is None or (strangers < self._most_strangers and self._taken[name] < self._most_each)
+        unknown = self._taken.total() - self._taken[None]
+        return name is None or (unknown < self._max_unknown and self._taken[name] < self._max_each)
 
     async def _wait_for_one(self, name: str | None) -> None:
         given = asyncio.get_running_loop().create_future()

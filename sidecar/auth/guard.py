@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 
 import structlog
 from aiohttp import hdrs, web
@@ -14,7 +15,7 @@ from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.authorization import read_authorization, unauthenticated
 from sidecar.auth.caller import SCOPES, Caller, Credential
 from sidecar.auth.origins import SAFE, Origins
-from sidecar.auth.peer import SocketUsers, certificate_caller, is_unix
+from sidecar.auth.peer import PeerCallers, is_unix
 from sidecar.auth.revalidation import Revalidator
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.config.access import Scope
@@ -103,7 +104,17 @@ class Admission:
             self._timer.reschedule(asyncio.get_running_loop().time())
 
 
-ADMISSION = web.RequestKey("place", Admission)
+ADMISSION = web.RequestKey("admission", Admission)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallerLimits:
+    """The limits of requests and streams."""
+
+    rate: float
+    """Requests per second and caller; 0: no limit."""
+    max_streams: int
+    """Limit of concurrent streams; one caller gets a quarter of it."""
 
 
 class Guard:
@@ -113,10 +124,8 @@ class Guard:
         authenticator: checks credentials; without methods, requests over TCP need none.
         sessions: of browsers.
         origins: the allowed hosts, origins and proxies.
-        socket_users: the users allowed on the Unix socket.
-        certificate_scope: scope of a caller with a client certificate; None: client certificates are not used.
-        rate: requests per second and caller; 0: no limit.
-        max_streams: limit of concurrent streams.
+        peers: callers that need no credential: users of the Unix socket, and owners of client certificates.
+        limits: of requests and streams.
     """
 
     def __init__(
@@ -124,19 +133,15 @@ class Guard:
         authenticator: Authenticator,
         sessions: Sessions,
         origins: Origins,
-        socket_users: SocketUsers,
-        *,
-        certificate_scope: Scope | None,
-        rate: float,
-        max_streams: int,
+        peers: PeerCallers,
+        limits: CallerLimits,
     ) -> None:
         self.authenticator = authenticator
         self.sessions = sessions
-        self._socket_users = socket_users
-        self._certificate_scope = certificate_scope
         self.origins = origins
-        self._rate = RateLimiter(rate, 2 * rate)
-        self._max_streams = max_streams
+        self._peers = peers
+        self._rate = RateLimiter(limits.rate, 2 * limits.rate)
+        self._max_streams = limits.max_streams
         self.streams: Counter[str] = Counter()
         """Number of streams by quota key."""
         self.admissions: set[Admission] = set()
@@ -147,7 +152,7 @@ class Guard:
     @property
     def allows_anonymous(self) -> bool:
         """Whether requests over TCP need no credential."""
-        return not self.authenticator.methods and self._certificate_scope is None
+        return not self.authenticator.methods and self._peers.certificate_scope is None
 
     # ---------------------------------------------------------------------------------------------- admission
 
@@ -195,10 +200,10 @@ class Guard:
         """Return the caller that a connection identifies; None if it identifies none."""
         transport = request.transport
         if transport is not None and unix:
-            if caller := self._socket_users.caller(transport):
+            if caller := self._peers.socket_caller(transport):
                 return caller
             raise Forbidden("This socket is for the instance's owner; see --socket-users.")
-        if self._certificate_scope and (caller := certificate_caller(transport, self._certificate_scope)):
+        if caller := self._peers.certificate_caller(transport):
             return caller
         return ANONYMOUS if self.allows_anonymous else None
 
@@ -231,8 +236,8 @@ class Guard:
         key = self.quota_key(request) if stream else None
         if key is not None:
             self.check_streams(key)
-        held = request[ADMISSION] = Admission(self, request, scope, key)
-        return held
+        admission = request[ADMISSION] = Admission(self, request, scope, key)
+        return admission
 
     def check_streams(self, key: str) -> None:
         """Require room for another stream.
@@ -269,10 +274,10 @@ class Guard:
         """End requests of callers that are no longer authorized: a stream may run for days after it was admitted."""
         await self._revalidator.run()
 
-    async def _is_authorized(self, held: Admission) -> bool:
+    async def _is_authorized(self, admission: Admission) -> bool:
         """Whether the method that admitted a caller still returns the same name and at least the same scopes."""
-        request = held.request
-        was = held.caller
+        request = admission.request
+        was = admission.caller
         try:
             if was.method in self._asked:
                 credential = self.credential(request)

@@ -11,6 +11,7 @@ import ipaddress
 import math
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -40,7 +41,7 @@ class _Discovery(msgspec.Struct):
     jwks_uri: str
 
 
-def _tell(event: str, keys: list[Key], **where: str) -> None:
+def _log_keys(event: str, keys: list[Key], **where: str) -> None:
     """Log the number of keys. An empty JWKS is valid: it rejects all tokens."""
     (log.info if keys else log.warning)(event, known=len(keys), **where)
 
@@ -57,6 +58,34 @@ class Keys(Protocol):
 
     async def close(self) -> None:
         """Cancel a fetch or read in progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IssuerSettings:
+    """An issuer, and the source of its keys."""
+
+    url: str
+    jwks: str = ""
+    """URL or path of the keys; empty: from the issuer's ``/.well-known/openid-configuration``."""
+    ca: Path | None = None
+    """File with the CA certificates of the issuer's TLS certificate; None: the system's authorities."""
+    timeout: float = 5.0
+    """Timeout of a fetch of the keys, in seconds."""
+
+
+def open_keys(issuer: IssuerSettings, clock: Callable[[], float]) -> Keys:
+    """Return the source of an issuer's keys.
+
+    Args:
+        issuer: its settings.
+        clock: returns the monotonic time in seconds, for fetches.
+
+    Raises:
+        ValueError: a URL is not safe, or the CA certificates cannot be read.
+    """
+    if issuer.jwks and "://" not in issuer.jwks:
+        return FileKeys(Path(issuer.jwks))
+    return WebKeys(issuer, clock)
 
 
 class _Found(NamedTuple):
@@ -79,7 +108,7 @@ class FileKeys:
     async def fitting(self, header: Header) -> list[Key]:
         """Return the keys that a token may be signed with; see :class:`Keys`."""
         try:
-            self._take(await self._thread.run(self._look))
+            self._take(await self._thread.run(self._check))
             self._hangs = False
         except ReadTimeout as exc:  # continue with the known keys
             if not self._hangs:
@@ -91,7 +120,7 @@ class FileKeys:
             )
         return fitting_keys(self._keys, header)
 
-    def _look(self) -> _Found:
+    def _check(self) -> _Found:
         """Read the file if it has changed. Runs in a thread."""
         seen = signature(self._path)
         if seen == self._seen:
@@ -109,7 +138,7 @@ class FileKeys:
             self._warn(found.keys)
         else:
             self._keys = found.keys
-            _tell("keys read", self._keys, file=str(self._path))
+            _log_keys("keys read", self._keys, file=str(self._path))
 
     def _warn(self, error: Exception) -> None:
         log.warning("keys cannot be read", known=len(self._keys), file=str(self._path), error=str(error))
@@ -123,26 +152,19 @@ class WebKeys:
     """Keys that an issuer publishes: fetched once for all waiters, and kept while the issuer is unreachable.
 
     Args:
-        issuer: its URL, for discovery and logs.
-        url: of the JWKS; None: from the issuer's discovery document.
-        timeout: of a fetch, in seconds.
-        trust: TLS context of the requests; True: the system's authorities.
+        issuer: its settings; ``jwks`` is a URL, or empty.
         clock: returns the monotonic time in seconds.
+
+    Raises:
+        ValueError: a URL is not safe, or the CA certificates cannot be read.
     """
 
-    def __init__(
-        self,
-        issuer: str,
-        url: URL | None,
-        timeout: float,
-        trust: ssl.SSLContext | bool,
-        clock: Callable[[], float],
-    ) -> None:
-        self._issuer = issuer
-        self._url = url
-        self._discovery = None if url else safe_url(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-        self._timeout = timeout
-        self._trust = trust
+    def __init__(self, issuer: IssuerSettings, clock: Callable[[], float]) -> None:
+        self._issuer = issuer.url
+        self._url = _safe_url(issuer.jwks or f"{issuer.url.rstrip('/')}/.well-known/openid-configuration")
+        self._discovers = not issuer.jwks
+        self._timeout = issuer.timeout
+        self._trust = trust(issuer.ca)
         self._clock = clock
         self._keys: list[Key] = []
         self._fetched = self._tried = -math.inf
@@ -176,7 +198,8 @@ class WebKeys:
     async def _fetch(self) -> None:
         try:
             async with asyncio.timeout(self._timeout), self._session() as session:
-                self._keys = read_keys(await _get(session, self._url or await self._discover(session)))
+                url = await self._discover(session) if self._discovers else self._url
+                self._keys = read_keys(await _get(session, url))
         except Exception as exc:  # whatever the response: continue with the known keys
             self._failing = True
             error = str(exc) or type(exc).__name__
@@ -184,7 +207,7 @@ class WebKeys:
         else:
             self._failing = False
             self._fetched = self._clock()
-            _tell("keys fetched", self._keys, issuer=self._issuer)
+            _log_keys("keys fetched", self._keys, issuer=self._issuer)
         finally:
             self._tried = self._clock()
             self._task = None
@@ -198,11 +221,10 @@ class WebKeys:
 
     async def _discover(self, session: aiohttp.ClientSession) -> URL:
         """Return the URL of the JWKS from the issuer's discovery document."""
-        assert self._discovery is not None  # noqa: S101 - either this or the URL is set
-        found = msgspec.json.decode(await _get(session, self._discovery), type=_Discovery)
+        found = msgspec.json.decode(await _get(session, self._url), type=_Discovery)
         if found.issuer != self._issuer:
-            raise ValueError(f"{self._discovery} is about {found.issuer!r}")
-        return safe_url(found.jwks_uri)
+            raise ValueError(f"{self._url} is about {found.issuer!r}")
+        return _safe_url(found.jwks_uri)
 
     async def close(self) -> None:
         """Cancel a fetch in progress."""
@@ -231,7 +253,7 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> bytes:
     raise ValueError(f"{url} leads on and on")
 
 
-def safe_url(text: str) -> URL:
+def _safe_url(text: str) -> URL:
     """Return a URL for which a man in the middle cannot forge responses: HTTPS, or HTTP to loopback.
 
     Raises:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import structlog
 
 from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
-from sidecar.auth.jwks import FileKeys, Keys, WebKeys, safe_url, trust
+from sidecar.auth.jwks import IssuerSettings, open_keys
 from sidecar.auth.keys import ALGORITHMS, Header, decode
 
 log = structlog.get_logger("oidc")
@@ -51,19 +51,40 @@ class _Refused(Exception):
     """A token is not valid. The message is the reason; it quotes nothing of the token."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClaimMapping:
+    """How claims become a caller. In a claim's name a dot separates the names of nested claims."""
+
+    name_claim: str = "sub"
+    """Claim with the caller's name."""
+    scope_claim: str = "scope"
+    """Claim that grants scopes: words separated by spaces, or a list of strings."""
+    scopes: Mapping[str, Scope]
+    """Scopes by value of that claim."""
+
+    def caller(self, claims: dict[str, Any], expires: float) -> Caller:
+        """Return the caller of a token's claims.
+
+        Raises:
+            _Refused: there is no valid name.
+        """
+        name = _claim(claims, self.name_claim)
+        if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()):
+            raise _Refused(f"its claim {self.name_claim} is not a name")
+        granted = _claim(claims, self.scope_claim)
+        values = granted.split(" ") if isinstance(granted, str) else granted if isinstance(granted, list) else []
+        scopes = implied(self.scopes[each] for each in values if isinstance(each, str) and each in self.scopes)
+        return Caller(name=name, scopes=scopes, method=Oidc.name, expires=expires)
+
+
 class Oidc:
     """The method "oidc".
 
     Args:
-        issuer: required value of ``iss``.
+        issuer: of the accepted tokens; its URL is the required value of ``iss``.
         audience: required in ``aud``: the client ID of this server.
-        jwks: URL or path of the issuer's keys; empty: from its ``/.well-known/openid-configuration``.
-        name_claim: the claim with the caller's name. A dot separates the names of nested claims, here and below.
-        scope_claim: the claim that grants scopes: words separated by spaces, or a list of strings.
-        scopes: maps its values to scopes.
+        mapping: of claims to a caller.
         cache_ttl: seconds for which a result may be cached.
-        timeout: of a fetch of the keys, in seconds.
-        ca: CA certificates of the issuer's TLS certificate; None: the system's.
         now: returns the Unix time, for the expiry of tokens.
         clock: returns the monotonic time in seconds, for fetches.
 
@@ -77,35 +98,24 @@ class Oidc:
 
     def __init__(
         self,
-        *,
-        issuer: str,
+        issuer: IssuerSettings,
         audience: str,
-        jwks: str = "",
-        name_claim: str = "sub",
-        scope_claim: str = "scope",
-        scopes: Mapping[str, Scope],
+        mapping: ClaimMapping,
+        *,
         cache_ttl: float = 60.0,
-        timeout: float = 5.0,
-        ca: Path | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not issuer or not audience:
+        if not issuer.url or not audience:
             raise ValueError("OIDC needs an issuer and an audience: without them any token of anybody would do.")
-        if unknown := sorted({str(scope) for scope in scopes.values() if scope not in SCOPES}):
+        if unknown := sorted({str(scope) for scope in mapping.scopes.values() if scope not in SCOPES}):
             raise ValueError(f"There is no scope {', '.join(unknown)}: use {', '.join(SCOPES)}.")
         self.cache_ttl = cache_ttl
-        self._issuer = issuer
+        self._issuer = issuer.url
         self._audience = audience
-        self._name_claim = name_claim
-        self._scope_claim = scope_claim
-        self._scopes = dict(scopes)
+        self._mapping = mapping
         self._now = now
-        self._keys: Keys
-        if jwks and "://" not in jwks:
-            self._keys = FileKeys(Path(jwks))
-        else:
-            self._keys = WebKeys(issuer, safe_url(jwks) if jwks else None, timeout, trust(ca), clock)
+        self._keys = open_keys(issuer, clock)
 
     async def identify(self, credential: Credential) -> Caller | None:
         """Return the caller of a token; None if it is not a valid token of the issuer.
@@ -119,7 +129,7 @@ class Oidc:
             token = _read(credential.secret)
             expires = self._check(token.claims)  # first the checks without a key: they reject most invalid tokens
             await self._verify(token)
-            return self._caller(token.claims, expires)
+            return self._mapping.caller(token.claims, expires)
         except _Refused as exc:
             log.debug("token refused", reason=str(exc))
             return None
@@ -154,15 +164,6 @@ class Oidc:
             raise _Refused("several keys fit it" if keys else "no key of the issuer's fits it")
         if not algorithm.verify(token.signed, token.signature, keys[0].key):
             raise _Refused("its signature is wrong")
-
-    def _caller(self, claims: dict[str, Any], expires: float) -> Caller:
-        name = _claim(claims, self._name_claim)
-        if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()):
-            raise _Refused(f"its claim {self._name_claim} is not a name")
-        granted = _claim(claims, self._scope_claim)
-        values = granted.split(" ") if isinstance(granted, str) else granted if isinstance(granted, list) else []
-        scopes = implied(self._scopes[each] for each in values if isinstance(each, str) and each in self._scopes)
-        return Caller(name=name, scopes=scopes, method=self.name, expires=expires)
 
     async def close(self) -> None:
         """Cancel a fetch in progress."""

@@ -10,6 +10,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sidecar.auth.caller import Caller, Scope, implied
@@ -44,6 +45,23 @@ class SocketUsers:
         for known in (name, str(uid), "*"):
             scope = scope or self._users.get(known)
         return Caller(name=name, scopes=implied([scope]), method="socket") if scope else None
+
+
+@dataclass(frozen=True)
+class PeerCallers:
+    """The callers that a connection identifies without a credential."""
+
+    socket_users: SocketUsers
+    certificate_scope: Scope | None
+    """Scope of a caller with a client certificate; None: client certificates are not used."""
+
+    def socket_caller(self, transport: asyncio.BaseTransport) -> Caller | None:
+        """Return the peer of a Unix socket; None if the user is not allowed."""
+        return self.socket_users.caller(transport)
+
+    def certificate_caller(self, transport: asyncio.BaseTransport | None) -> Caller | None:
+        """Return the caller of a client certificate; None if there is none that is used."""
+        return certificate_caller(transport, self.certificate_scope) if self.certificate_scope else None
 
 
 def is_unix(transport: asyncio.BaseTransport | None) -> bool:

@@ -44,18 +44,18 @@ class Revalidator(Generic[H]):
 
     Args:
         admissions: all requests in progress; changes concurrently.
-        stays: returns whether the caller is still authorized; may send requests to a remote server.
+        is_authorized: returns whether the caller is still authorized; may send requests to a remote server.
         methods: names of the methods that check credentials; all others use the connection only.
     """
 
     def __init__(
         self,
         admissions: Collection[H],
-        stays: Callable[[H], Awaitable[bool]],
+        is_authorized: Callable[[H], Awaitable[bool]],
         methods: Iterable[str],
     ) -> None:
-        self._places = admissions
-        self._stays = stays
+        self._admissions = admissions
+        self._is_authorized = is_authorized
         self._changed = {name: asyncio.Event() for name in (*methods, "")}
 
     def now(self) -> None:
@@ -74,10 +74,10 @@ class Revalidator(Generic[H]):
         """End requests with an expired credential; this needs no remote check."""
         while True:
             await asyncio.sleep(_PERIOD)
-            for held in list(self._places):
-                expires = held.caller.expires
+            for admission in list(self._admissions):
+                expires = admission.caller.expires
                 if expires is not None and expires <= time.time():
-                    held.revoke()
+                    admission.revoke()
 
     async def _watch(self, method: str) -> None:
         changed = self._changed[method]
@@ -85,23 +85,23 @@ class Revalidator(Generic[H]):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), _PERIOD)
             changed.clear()
-            left = iter([held for held in self._places if self._method(held) == method])
+            left = iter([admission for admission in self._admissions if self._method(admission) == method])
             async with asyncio.TaskGroup() as group:
                 for _ in range(_AT_ONCE):
-                    group.create_task(self._look(left))
+                    group.create_task(self._check(left))
 
-    def _method(self, held: H) -> str:
-        method = held.caller.method
+    def _method(self, admission: H) -> str:
+        method = admission.caller.method
         return method if method in self._changed else ""
 
-    async def _look(self, left: Iterator[H]) -> None:
+    async def _check(self, left: Iterator[H]) -> None:
         """Check requests one by one; concurrent tasks share the iterator."""
-        for held in left:
-            if held not in self._places:
+        for admission in left:
+            if admission not in self._admissions:
                 continue  # the request has ended meanwhile
             try:
-                if not await self._stays(held):
-                    held.revoke()
+                if not await self._is_authorized(admission):
+                    admission.revoke()
             except Exception:  # one failed check must not prevent the others
-                log.exception("a caller could not be looked at again", path=held.request.path)
-                held.revoke()
+                log.exception("a caller could not be looked at again", path=admission.request.path)
+                admission.revoke()

@@ -11,9 +11,9 @@ import structlog
 
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import Method
-from sidecar.auth.guard import Guard
+from sidecar.auth.guard import CallerLimits, Guard
 from sidecar.auth.origins import Origins
-from sidecar.auth.peer import SocketUsers
+from sidecar.auth.peer import PeerCallers, SocketUsers
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.tokens import TokenFile
 from sidecar.config import addresses
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # unused methods are not imported: the JWT library alone take
     from sidecar.auth.login import Login
     from sidecar.auth.oidc import Oidc
     from sidecar.auth.secret import TokenSecret
+    from sidecar.cluster.client import ApiServer
 
 log = structlog.get_logger("auth")
 
@@ -69,10 +70,11 @@ class AuthSetup:
                 proxies=parse_list(settings.listen.trusted_proxies),
                 strict=not settings.authenticates,
             ),
-            SocketUsers(os.getuid(), parse_scopes("--socket-users", settings.access.socket_users)),
-            certificate_scope=settings.tls.tls_client_scope if settings.tls.tls_client_ca else None,
-            rate=settings.limits.rate_limit,
-            max_streams=settings.limits.max_streams,
+            PeerCallers(
+                SocketUsers(os.getuid(), parse_scopes("--socket-users", settings.access.socket_users)),
+                certificate_scope=settings.tls.tls_client_scope if settings.tls.tls_client_ca else None,
+            ),
+            CallerLimits(rate=settings.limits.rate_limit, max_streams=settings.limits.max_streams),
         )
         for text in settings.warnings():
             log.warning(text)
@@ -126,12 +128,17 @@ class AuthSetup:
             await method.close()
 
 
-def _secret(options: KubernetesOptions, file: TokenFile, changed: Callable[[], None]) -> TokenSecret:
-    from sidecar.auth.secret import TokenSecret
+def _api_server(options: KubernetesOptions) -> ApiServer:
     from sidecar.cluster.client import ApiServer
 
+    return ApiServer(api_server(options.kubernetes_api), Path(options.kubernetes_credentials))
+
+
+def _secret(options: KubernetesOptions, file: TokenFile, changed: Callable[[], None]) -> TokenSecret:
+    from sidecar.auth.secret import TokenSecret
+
     return TokenSecret(
-        ApiServer(api_server(options.kubernetes_api), Path(options.kubernetes_credentials)),
+        _api_server(options),
         namespace=options.kubernetes_namespace,
         name=options.tokens_secret,
         file=file,
@@ -148,29 +155,25 @@ def _login(options: AccessOptions) -> Login | None:
 
 
 def _oidc(options: OidcOptions) -> Oidc:
-    from sidecar.auth.oidc import Oidc
+    from sidecar.auth.jwks import IssuerSettings
+    from sidecar.auth.oidc import ClaimMapping, Oidc
 
+    issuer = IssuerSettings(
+        url=options.oidc_issuer, jwks=options.oidc_jwks, ca=Path(options.oidc_ca) if options.oidc_ca else None
+    )
+    mapping = ClaimMapping(
+        name_claim=options.oidc_name_claim,
+        scope_claim=options.oidc_scope_claim,
+        scopes=parse_scopes("--oidc-scopes", options.oidc_scopes),
+    )
     try:
-        return Oidc(
-            issuer=options.oidc_issuer,
-            audience=options.oidc_audience,
-            jwks=options.oidc_jwks,
-            name_claim=options.oidc_name_claim,
-            scope_claim=options.oidc_scope_claim,
-            scopes=parse_scopes("--oidc-scopes", options.oidc_scopes),
-            ca=Path(options.oidc_ca) if options.oidc_ca else None,
-        )
+        return Oidc(issuer, options.oidc_audience, mapping)
     except ValueError as exc:
         raise SettingsError(f"--oidc-issuer: {exc}") from None
 
 
 def _kubernetes(options: KubernetesOptions) -> Kubernetes:
-    from sidecar.auth.kubernetes import Kubernetes
+    from sidecar.auth.kubernetes import Kubernetes, RbacTarget
 
-    return Kubernetes(
-        api=api_server(options.kubernetes_api),
-        credentials=Path(options.kubernetes_credentials),
-        audience=options.kubernetes_audience,
-        namespace=options.kubernetes_namespace,
-        minicluster=options.minicluster,
-    )
+    target = RbacTarget(namespace=options.kubernetes_namespace, minicluster=options.minicluster)
+    return Kubernetes(_api_server(options), audience=options.kubernetes_audience, target=target)

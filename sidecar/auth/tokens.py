@@ -73,7 +73,7 @@ class TokenFile:
         def take() -> None:
             if self._taken is None:  # else the text passed to take() is newer than the file
                 self._entries = entries
-                self._tell(wrong, str(self.path))
+                self._log_lines(wrong, str(self.path))
 
         return take
 
@@ -92,14 +92,14 @@ class TokenFile:
         self._taken, before = text, self._entries
         self._entries, wrong = _parse_lines(text)
         if wrong or self._entries != before:
-            self._tell(wrong, source)
+            self._log_lines(wrong, source)
         return self._entries != before
 
     def release(self) -> None:
         """Use the file again from its next change on; until then the text passed to :meth:`take` stays in use."""
         self._taken = None
 
-    def _tell(self, wrong: Sequence[str], source: str) -> None:
+    def _log_lines(self, wrong: Sequence[str], source: str) -> None:
         for text in wrong:
             log.error("a line of the token file is left out", file=source, reason=text)
         log.info("tokens read", file=source, tokens=len(self._entries))
