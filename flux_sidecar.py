@@ -1,4 +1,4 @@
-"""Where the command ``flux-sidecar`` starts: outside the package ``sidecar``, whose place another one may have taken.
+"""Entry point of the command ``flux-sidecar``, outside the package ``sidecar``, which another one may have overwritten.
 
 PyPI has a package ``sidecar``, a widget for Jupyter. In the same environment it overwrites files of this one.
 """
@@ -11,11 +11,11 @@ _USAGE_ERROR = 2
 
 
 def main() -> None:
-    """Run the server's command line, or say that its package is not the one that is found."""
+    """Run the server's command line, or report that another package ``sidecar`` is imported."""
     reason = ""
     try:
         import sidecar
-    except ImportError as exc:  # ours imports nothing
+    except ImportError as exc:  # the one of this project imports nothing
         reason = f"the package sidecar that is found cannot be imported: {exc}"
     else:
         if getattr(sidecar, "DISTRIBUTION", "") != "flux-sidecar":

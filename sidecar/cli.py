@@ -104,7 +104,7 @@ def serve(settings: Annotated[Settings, Parameter(name="*")] = Settings()) -> No
 
 
 def _log_environment(settings: Settings) -> None:
-    """Log warnings about the environment, and options whose values come from variables of other programs."""
+    """Log warnings about the environment, and options with values from variables of other programs."""
     for text in settings.listen.notes:
         log.info(text)
     for text in _warnings:

@@ -7,7 +7,7 @@ The process must not exit earlier: a pod with a container that has exited is not
 its name from DNS. It must not exit later: the Job is complete only when every container of every pod has exited. And it
 must not take a crash for the end: the Flux Operator restarts a follower's broker 15 s after a failure.
 
-A broker that exits with 0 is one whose lead has left RUN in order. So the process requests the states of the lead
+A broker exits with 0 after its lead has left RUN in order. So the process requests the states of the lead
 through the follower's broker, by two messages that are encoded here (RFC 3, and the framing of
 src/common/librouter/sendfd.c): the Flux bindings would need five times the memory.
 

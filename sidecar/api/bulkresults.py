@@ -73,7 +73,7 @@ class BulkResults:
         self._more.set()
 
     def _collect(self, _: object) -> None:
-        """Take the known results, up to the first line whose result is not known."""
+        """Take the known results, up to the first line without one."""
         while self._tasks and self._tasks[0].done():
             line = self._encode(self._tasks.popleft().result())
             if not self._disconnected:

@@ -55,7 +55,7 @@ class MiniClusterBody(msgspec.Struct):
 
 
 class ClusterJob(msgspec.Struct):
-    """The Kubernetes Job whose pods are the brokers."""
+    """The Kubernetes Job of the brokers' pods."""
 
     name: Annotated[str, Meta(description="name of the Job")]
     completions: Annotated[int | None, Meta(description="pods that have to succeed")]

@@ -23,7 +23,7 @@ _SKIPPED = 500  # events that a filter may skip before the reader is sent a newe
 
 
 class EventsQuery(JobFilter, kw_only=True, frozen=True):
-    """The jobs whose events to send, and from where; without after from now on."""
+    """The jobs of the stream, and the position after which it starts; without it, now."""
 
     after: Annotated[str | None, AFTER] = None
 

@@ -110,7 +110,7 @@ class JobListing:
         return await self._chunks(request, where, query.limit, form)
 
     def _cached(self, revision: int, key: Hashable, response: web.StreamResponse) -> web.StreamResponse:
-        """Cache a page until the store changes, unless it has running jobs, whose runtime grows meanwhile."""
+        """Cache a page until the store changes, unless it has running jobs: their runtime grows meanwhile."""
         body = response.body if isinstance(response, web.Response) else None
         if isinstance(body, bytes) and _RUNNING not in body:
             self._cache.put(revision, key, body, response.headers)

@@ -14,7 +14,7 @@ _FAST, _SLOW = 1.0, 2.0  # seconds from acquire to release
 
 
 class AdaptiveLimit:
-    """A semaphore whose size follows the time for which its slots are held.
+    """A semaphore with a size that follows the time for which its slots are held.
 
     Args:
         most: maximum size.

@@ -1,6 +1,6 @@
-"""All ways of telling who calls, one after another; what they said is kept for a while, and guessing is slow.
+"""Authenticate credentials: try the configured methods in order, cache their results and limit failed attempts.
 
-Of passwords nothing is kept: whoever guesses could try them against what is kept, and pay nothing for it.
+Results for passwords are not cached: guesses that hit the cache would not be rate-limited.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ _MOST = 10_000
 class _Kept(NamedTuple):
     caller: Caller
     until: float
-    """On the monotonic clock: when the time is set back, nothing is kept for longer."""
+    """Monotonic time: setting the wall clock back does not extend the lifetime of a cache entry."""
 
 
 class Authenticator:
-    """Tells who has a credential.
+    """Find the caller of a credential.
 
     Args:
-        methods: asked in this order; the first that knows the credential counts.
-        guesses: how many unknown credentials an address may send.
-        now: Unix time.
+        methods: tried in this order; the first that accepts the credential is used.
+        guesses: limits the failed attempts of a client address.
+        now: returns the Unix time, for the expiry of credentials.
+        clock: returns the monotonic time in seconds, for the cache.
     """
 
     def __init__(
@@ -53,34 +54,34 @@ class Authenticator:
         self._asking: dict[bytes, asyncio.Task[Caller | None]] = {}
 
     def clear_cache(self) -> None:
-        """Ask anew from now on: a token may have been revoked."""
+        """Clear the cache: a token may have been revoked."""
         self._kept.clear()
-        self._asking.clear()  # what is being asked was asked of the old ones
+        self._asking.clear()  # lookups in progress may have used the previous tokens
 
     async def authenticate(self, credential: Credential, address: str) -> Caller | None:
-        """Return who has a credential; None when nobody has.
+        """Return the caller of a credential; None if no method accepts it.
 
         Args:
-            credential: what was shown.
-            address: where from.
+            credential: from the request.
+            address: of the client.
 
         Raises:
-            TooMany: this address has sent too many unknown credentials.
-            Unavailable: who would know cannot be asked just now.
+            TooManyRequests: too many failed attempts from this address.
+            Unavailable: no method has accepted the credential, and a method's backend is unavailable.
         """
         digest = credential.digest()
         if kept := self._still_known(digest):
             return kept
-        if asking := self._asking.get(digest):  # whoever shows the same at the same time has paid for it
+        if asking := self._asking.get(digest):  # the first request with it has taken the token of the rate limit
             return await asyncio.shield(asking)
-        # Before it is looked at, and given back when it was good: who guesses must not learn that a guess was right.
-        # What was good a while ago is no guess: others who guess from behind the same ingress must not lock it out.
+        # Taken before the check and refunded on success: a client over the limit must not learn that a guess is right.
+        # A credential that was valid recently is exempt: guesses from behind the same ingress must not lock it out.
         guess = None if digest in self._good else client_key(address)
         if guess is not None and (wait := self._guesses.acquire(guess)):
             raise TooManyRequests("Too many failed logins from this address.", retry_after=int(wait) + 1)
         try:
             found = await asyncio.shield(self._ask(digest, credential, self.methods, guess))
-        except QueueTimeout:  # not given back: addresses that send more than can be checked would never be told to stop
+        except QueueTimeout:  # no refund: else a client that sends more than can be checked would never be limited
             raise
         except Unavailable:
             self._give_back(guess)
@@ -89,7 +90,7 @@ class Authenticator:
             self._good.pop(digest, None)
         else:
             self._give_back(guess)
-            if credential.kind == "bearer":  # of a password everybody may guess the next one in no time
+            if credential.kind == "bearer":  # exempting a password would allow guesses without a limit
                 self._good[digest] = None
                 self._good.move_to_end(digest)
                 if len(self._good) > _MOST:
@@ -97,16 +98,17 @@ class Authenticator:
         return found
 
     async def reauthenticate(self, credential: Credential, method: str) -> Caller | None:
-        """Return the caller of a credential that was accepted before; None if it is no longer valid. It is not a guess.
+        """Return the caller of a credential that was accepted before; None if it is no longer valid.
 
-        Only the method that has let it in is asked: where it says no, it does not matter that another one cannot say.
+        Only the method that accepted it is used, so another method's outage cannot hide a rejection. The rate limit of
+        failed attempts does not apply.
 
         Args:
-            credential: what was shown.
-            method: the name of the method.
+            credential: from the request.
+            method: name of the method that accepted it.
 
         Raises:
-            Unavailable: it cannot be asked just now.
+            Unavailable: the method's backend is unavailable.
         """
         digest = credential.digest()
         if (kept := self._still_known(digest)) and kept.method == method:
@@ -119,7 +121,7 @@ class Authenticator:
         return found
 
     def _still_known(self, digest: bytes) -> Caller | None:
-        """Return what was said of a credential a short while ago."""
+        """Return the cached caller of a credential; None if there is none or it has expired."""
         kept = self._kept.get(digest)
         if kept is None or kept.until <= self._clock():
             return None
@@ -131,9 +133,9 @@ class Authenticator:
             self._guesses.refund(guess)
 
     def _ask(
-        self, key: bytes, credential: Credential, methods: Sequence[Method], stranger: str | None
+        self, key: bytes, credential: Credential, methods: Sequence[Method], client: str | None
     ) -> asyncio.Task[Caller | None]:
-        task = self._asking[key] = asyncio.create_task(self._identify(key, credential, methods, stranger))
+        task = self._asking[key] = asyncio.create_task(self._identify(key, credential, methods, client))
         task.add_done_callback(lambda done: self._asked(key, done))
         return task
 
@@ -141,26 +143,26 @@ class Authenticator:
         if self._asking.get(key) is task:
             del self._asking[key]
         if not task.cancelled():
-            task.exception()  # who asked has been told, if they are still there
+            task.exception()  # mark it as retrieved: the waiting requests may have disconnected
 
     async def _identify(
-        self, key: bytes, credential: Credential, methods: Sequence[Method], stranger: str | None
+        self, key: bytes, credential: Credential, methods: Sequence[Method], client: str | None
     ) -> Caller | None:
         task = asyncio.current_task()
         unavailable: Unavailable | None = None
         if credential.kind == "bearer" and credential.secret.startswith(PREFIX):
-            # Made by this program: no remote server knows it, and none gets to see it, also when it was revoked.
+            # Made by this program: never send it to a remote server, also after it was revoked.
             methods = [method for method in methods if method.name == TokenFile.name] or methods
         for method in methods:
             if credential.kind not in method.kinds:
                 continue
             try:
                 async with (
-                    self._queues[method.name].slot(stranger) if method.max_concurrent else contextlib.nullcontext()
+                    self._queues[method.name].slot(client) if method.max_concurrent else contextlib.nullcontext()
                 ):
                     caller = await method.identify(credential)
             except Unavailable as exc:
-                unavailable = exc  # another method may know the credential all the same
+                unavailable = exc  # another method may accept the credential
                 continue
             if caller is not None:
                 if self._asking.get(key) is task and credential.kind == "bearer":

@@ -1,4 +1,4 @@
-"""Read the header Authorization, and make the error for a credential that is not accepted."""
+"""Read the Authorization header, and make the error for a credential that is not accepted."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _CHALLENGE = 'Bearer realm="flux-sidecar"'
 
 
 def read_authorization(request: web.Request) -> Credential | None:
-    """Read the header Authorization.
+    """Return the credential in the Authorization header; None without the header.
 
     Raises:
-        Unauthenticated: it is of a kind that is not read here.
+        Unauthenticated: the header is repeated, or its scheme is not supported.
     """
     headers = request.headers.getall(hdrs.AUTHORIZATION, ())
     if not headers:
         return None
-    if len(headers) > 1:  # a proxy might have looked at the other one
+    if len(headers) > 1:  # a proxy may have checked the other one
         raise unauthenticated("Authorization: send it once.")
     header = headers[0]
     scheme, _, value = header.partition(" ")
@@ -40,6 +40,6 @@ def read_authorization(request: web.Request) -> Credential | None:
 
 
 def unauthenticated(detail: str, error: str = "") -> Unauthenticated:
-    """Make the error, with the challenge that goes with it."""
-    # Bearer alone: for Basic a browser would open a dialog of its own.
+    """Return the error with its WWW-Authenticate challenge."""
+    # Bearer only: for Basic, browsers open a login dialog.
     return Unauthenticated(detail, headers={hdrs.WWW_AUTHENTICATE: _CHALLENGE + error})

@@ -1,4 +1,4 @@
-"""Callers, their scopes, and what a method of telling one from another has to be."""
+"""Callers, scopes, credentials, and the interface of an authentication method."""
 
 from __future__ import annotations
 
@@ -16,89 +16,97 @@ _IMPLIED: dict[Scope, frozenset[Scope]] = {
     scope: frozenset(SCOPES[: number + 1]) for number, scope in enumerate(SCOPES)
 }
 
-#: Above it Flux itself lets only the instance's owner go (flux-submit(1), --urgency).
+#: Flux accepts a higher urgency from the instance's owner only (flux-submit(1), --urgency).
 HIGHEST_URGENCY = 16
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who is let in."""
+    """An authenticated caller."""
 
     name: str
-    """What their jobs say as submitter, and the log as caller; empty when nobody is asked who they are."""
+    """Submitter of the caller's jobs, and the caller in the log; empty without authentication."""
     scopes: frozenset[Scope]
     method: str
-    """How they were told: token, login, kubernetes, oidc, socket, certificate, none."""
+    """Method that authenticated the caller: token, login, kubernetes, oidc, socket, certificate, none."""
     expires: float | None = None
-    """When what they have shown ends (Unix seconds)."""
+    """Expiry of the credential (Unix seconds)."""
 
     def require(self, scope: Scope) -> None:
-        """Let a caller through who has a scope.
+        """Require a scope.
 
         Raises:
-            Forbidden: they have not.
+            Forbidden: the caller does not have it.
         """
         if scope not in self.scopes:
             has = ", ".join(name for name in SCOPES if name in self.scopes) or "none"
             raise Forbidden(f"This needs the scope {scope}; {self.name or 'this caller'} has {has}.")
 
     def owns(self, submitter: str) -> bool:
-        """Whether a job is this caller's to change: admins' are all, others' those that they have submitted."""
+        """Whether the caller may change a job: an admin may change all jobs, others the jobs that they submitted.
+
+        Args:
+            submitter: of the job.
+        """
         return "admin" in self.scopes or bool(self.name and submitter == self.name)
 
     def require_own(self, submitter: str, what: str) -> None:
-        """Let a caller through to a job of their own.
+        """Require that the caller may change an object.
+
+        Args:
+            submitter: of the object.
+            what: names the object in the error.
 
         Raises:
-            Forbidden: it is somebody else's.
+            Forbidden: another caller submitted it, and this one lacks the scope admin.
         """
         if not self.owns(submitter):
             whose = f"submitted by {submitter}" if submitter else "not submitted by way of this server"
             raise Forbidden(f"{what} was {whose}: to change it needs the scope admin.")
 
     def require_urgency(self, urgency: int | None) -> None:
-        """Let an urgency through that overtakes nobody, or an admin's.
+        """Require the scope admin for an urgency above :data:`HIGHEST_URGENCY`.
 
         Raises:
-            Forbidden: it is higher than what others get.
+            Forbidden: the caller does not have it.
         """
         if urgency is not None and urgency > HIGHEST_URGENCY and "admin" not in self.scopes:
             raise Forbidden(f"urgency: above {HIGHEST_URGENCY} needs the scope admin.")
 
 
 def implied(scopes: Iterable[Scope]) -> frozenset[Scope]:
-    """Return scopes with all that they imply: who may submit may read, who is admin may do everything."""
+    """Return scopes with all that they imply: submit implies read, admin implies both."""
     return frozenset().union(*(_IMPLIED[scope] for scope in scopes))
 
 
 class Credential(msgspec.Struct, frozen=True):
-    """What a caller has shown: a bearer token, or a name and a password."""
+    """A credential of a request: a bearer token, or a name and a password."""
 
     kind: Literal["bearer", "password"]
     secret: str
     name: str = ""
 
     def digest(self) -> bytes:
-        """Return what a credential is remembered by: nothing here keeps the secret itself."""
+        """Return the cache key of a credential: caches do not store the secret itself."""
         return hashlib.sha256(f"{self.kind}\0{self.name}\0{self.secret}".encode(errors="surrogatepass")).digest()
 
     def __repr__(self) -> str:
-        return f"Credential({self.kind})"  # never a secret in a log or traceback
+        return f"Credential({self.kind})"  # no secrets in logs and tracebacks
 
 
 class Method(Protocol):
-    """A way of telling who a caller is."""
+    """An authentication method."""
 
     name: str
     kinds: frozenset[str]
-    """Which kinds of credentials it reads."""
+    """The kinds of credentials that it supports."""
     cache_ttl: float
-    """For how many seconds its answer may be kept; it ends with the credential all the same."""
+    """Seconds for which a result may be cached, but not beyond the credential's expiry."""
     max_concurrent: int
-    """About how many credentials it may be asked at the same time; 0: any number, since it asks no remote server."""
+    """Number of concurrent checks; 0: unlimited, for a method that uses no remote server."""
 
     async def identify(self, credential: Credential) -> Caller | None:
-        """Return who has this credential; None when it is nobody's here.
+        """Return the caller of a credential; None if it is not valid for this method.
 
         Raises:
-            Unavailable: whoever knows cannot be asked just now.
+            Unavailable: the method's backend is unavailable.
         """

@@ -1,7 +1,7 @@
-"""FairQueue at a method that asks a remote server: so many at once, and strangers leave room for known callers.
+"""Limit the concurrent requests to a remote authentication server, with slots reserved for known credentials.
 
-A credential that was never let in is free to make up. Were all of them in one queue, one address with invented
-credentials could keep everybody else out for as long as the remote server is slow.
+Invented credentials cost a client nothing. In one common queue, one address that sends them could lock out all other
+clients while the remote server is slow.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ _WAIT = 5.0  # seconds
 
 
 class QueueTimeout(AuthBackendUnavailable):
-    """No turn has come in time: the remote server was not asked."""
+    """No slot was free in time; the remote server was not requested."""
 
 
 class FairQueue:
-    """The turns at one method.
+    """The slots of one method.
 
     Args:
-        at_once: how many there are at the same time. Strangers get five eighths of them, one address a quarter.
-        wait: for how many seconds one is waited for.
+        at_once: number of slots. Unknown credentials get five eighths of them, one address a quarter.
+        wait: timeout of a waiter in seconds.
     """
 
     def __init__(self, at_once: int, wait: float = _WAIT) -> None:
-        self._most = at_once
-        self._most_strangers = max(1, 5 * at_once // 8)  # what is left is enough for all questions about one caller
-        self._most_each = max(1, at_once // 4)
+        self._max = at_once
+        self._max_unknown = max(1, 5 * at_once // 8)  # the rest suffices for all requests about one caller
+        self._max_each = max(1, at_once // 4)
         self._wait = wait
         self._taken: Counter[str | None] = Counter()
         self._waiting: OrderedDict[str | None, deque[asyncio.Future[None]]] = OrderedDict()
 
     @contextlib.asynccontextmanager
     async def slot(self, name: str | None) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it.
+        """Wait for a slot, and occupy it in this context.
 
         Args:
-            name: the address of an unknown credential; None: a credential that was accepted before.
+            name: address that sent an unknown credential; None: the credential was accepted before.
 
         Raises:
-            QueueTimeout: none has come in time.
+            QueueTimeout: no slot was free in time.
         """
         if name in self._waiting or not self._may(name):
             await self._wait_for_one(name)
@@ -56,11 +56,11 @@ class FairQueue:
             self._end(name)
 
     def _may(self, name: str | None) -> bool:
-        """Whether a turn is free for a name."""
-        if self._taken.total() >= self._most:
+        """Whether a slot is free for an address."""
+        if self._taken.total() >= self._max:
             return False
-        strangers = self._taken.total() - self._taken[None]
-        return name is None or (strangers < self._most_strangers and self._taken[name] < self._most_each)
+        unknown = self._taken.total() - self._taken[None]
+        return name is None or (unknown < self._max_unknown and self._taken[name] < self._max_each)
 
     async def _wait_for_one(self, name: str | None) -> None:
         given = asyncio.get_running_loop().create_future()
@@ -70,7 +70,7 @@ class FairQueue:
                 await given
         except BaseException as exc:
             if given.done() and not given.cancelled():
-                self._end(name)  # it was given at the same moment
+                self._end(name)  # the slot was assigned in the same iteration of the loop
             else:
                 self._leave(name, given)
             if isinstance(exc, TimeoutError):
@@ -88,7 +88,7 @@ class FairQueue:
                 del self._waiting[name]
 
     def _end(self, name: str | None) -> None:
-        """Give a turn back, and on: addresses take turns, so that none of them waits for all that another has sent."""
+        """Free a slot and assign it round-robin by address: no address waits for the backlog of another."""
         self._taken -= Counter((name,))
         for other in list(self._waiting):
             if self._may(other) and (given := self._next(other)):
@@ -96,12 +96,12 @@ class FairQueue:
                 given.set_result(None)
 
     def _next(self, name: str | None) -> asyncio.Future[None] | None:
-        """Return what the first of those that wait under a name waits for; None when all of them have left."""
+        """Return the future of an address's first waiter; None if all its waiters have been cancelled."""
         waiting = self._waiting.pop(name)
         while waiting:
             given = waiting.popleft()
-            if not given.done():  # else it was cancelled in this very turn of the loop
+            if not given.done():  # else it was cancelled in this iteration of the loop
                 if waiting:
-                    self._waiting[name] = waiting  # behind all others
+                    self._waiting[name] = waiting  # to the end of the queue
                 return given
         return None

@@ -1,4 +1,4 @@
-"""What is asked of every request before anything of it is looked at: its host, its origin, its caller, their rate."""
+"""Check every request before its body is read: host, origin, caller, rate limit and stream quota."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 
 import structlog
 from aiohttp import hdrs, web
@@ -14,7 +15,7 @@ from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.authorization import read_authorization, unauthenticated
 from sidecar.auth.caller import SCOPES, Caller, Credential
 from sidecar.auth.origins import SAFE, Origins
-from sidecar.auth.peer import SocketUsers, certificate_caller, is_unix
+from sidecar.auth.peer import PeerCallers, is_unix
 from sidecar.auth.revalidation import Revalidator
 from sidecar.auth.sessions import Sessions, cookie_name
 from sidecar.config.access import Scope
@@ -25,19 +26,19 @@ log = structlog.get_logger("auth")
 
 CALLER = web.RequestKey("caller", Caller)
 
-#: Who calls where nobody is asked who they are.
+#: The caller of every request while authentication is off.
 ANONYMOUS = Caller(name="", scopes=frozenset(SCOPES), method="none")
 NO_CALLER = Caller(name="", scopes=frozenset(), method="none")
 
 
 class Admission:
-    """The place of one request while it is worked on: what takes long there is done in it.
+    """An admitted request while its handler runs: counts its streams, and can be revoked.
 
     Args:
-        guard: whose place it is.
-        request: that asked for it.
-        scope: that it needs.
-        stream: whose share the stream takes that it is; None when it is none.
+        guard: that has admitted it.
+        request: the admitted request.
+        scope: required by the operation.
+        stream: quota key that the stream is counted for; None if the request is not a stream.
     """
 
     __slots__ = ("_guard", "_stream", "_timer", "request", "scope")
@@ -66,10 +67,10 @@ class Admission:
 
     @contextlib.contextmanager
     def as_stream(self) -> Iterator[None]:
-        """Count as a stream, too, in this context: an answer that takes as long as its reader likes.
+        """Count the request as a stream in this context: the client's reads determine how long the response takes.
 
         Raises:
-            TooMany: there is no place for another stream.
+            TooManyRequests: the limit of streams is reached.
         """
         if self._stream is not None:
             yield
@@ -84,10 +85,10 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def while_authorized(self) -> AsyncIterator[None]:
-        """Do something for as long as the caller is let in.
+        """Cancel the body of this context when the caller is no longer authorized.
 
         Raises:
-            Unauthenticated: they no longer are.
+            Unauthenticated: the caller is no longer authorized.
         """
         try:
             async with asyncio.timeout(None) as self._timer:
@@ -98,25 +99,33 @@ class Admission:
             raise
 
     def revoke(self) -> None:
-        """End what is done there."""
+        """End the request's :meth:`while_authorized` context."""
         if self._timer is not None:
             self._timer.reschedule(asyncio.get_running_loop().time())
 
 
-ADMISSION = web.RequestKey("place", Admission)
+ADMISSION = web.RequestKey("admission", Admission)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallerLimits:
+    """The limits of requests and streams."""
+
+    rate: float
+    """Requests per second and caller; 0: no limit."""
+    max_streams: int
+    """Limit of concurrent streams; one caller gets a quarter of it."""
 
 
 class Guard:
-    """Lets requests through, or says why not.
+    """Authorize and admit requests.
 
     Args:
-        authenticator: knows credentials; without methods nobody is asked for any, unless through the socket.
+        authenticator: checks credentials; without methods, requests over TCP need none.
         sessions: of browsers.
-        origins: says which hosts, pages and proxies are ours.
-        socket_users: who may call through the Unix socket.
-        certificate_scope: what the owner of a client certificate may do; None: such are not asked for.
-        rate: how often a caller may ask, a second; 0: no limit.
-        max_streams: how many streams may be followed at once.
+        origins: the allowed hosts, origins and proxies.
+        peers: callers that need no credential: users of the Unix socket, and owners of client certificates.
+        limits: of requests and streams.
     """
 
     def __init__(
@@ -124,53 +133,49 @@ class Guard:
         authenticator: Authenticator,
         sessions: Sessions,
         origins: Origins,
-        socket_users: SocketUsers,
-        *,
-        certificate_scope: Scope | None,
-        rate: float,
-        max_streams: int,
+        peers: PeerCallers,
+        limits: CallerLimits,
     ) -> None:
         self.authenticator = authenticator
         self.sessions = sessions
-        self._socket_users = socket_users
-        self._certificate_scope = certificate_scope
         self.origins = origins
-        self._rate = RateLimiter(rate, 2 * rate)
-        self._max_streams = max_streams
+        self._peers = peers
+        self._rate = RateLimiter(limits.rate, 2 * limits.rate)
+        self._max_streams = limits.max_streams
         self.streams: Counter[str] = Counter()
-        """How many streams each caller follows."""
+        """Number of streams by quota key."""
         self.admissions: set[Admission] = set()
-        """Of all requests that are being worked on."""
+        """Admissions of all requests in progress."""
         self._asked = frozenset(method.name for method in authenticator.methods)
         self._revalidator = Revalidator(self.admissions, self._is_authorized, self._asked)
 
     @property
     def allows_anonymous(self) -> bool:
-        """Whether callers on the port are not asked who they are."""
-        return not self.authenticator.methods and self._certificate_scope is None
+        """Whether requests over TCP need no credential."""
+        return not self.authenticator.methods and self._peers.certificate_scope is None
 
     # ---------------------------------------------------------------------------------------------- admission
 
     async def authorize(self, request: web.Request, scope: Scope | None) -> Caller:
-        """Let a request through.
+        """Authorize a request; return its caller.
 
         Args:
-            request: of which only the head has been read.
-            scope: what is needed; None: nothing, and nobody is asked who they are.
+            request: only its head has been read.
+            scope: required by the operation; None: no authentication.
 
         Raises:
-            Misdirected: it is meant for another host.
-            Forbidden: another page's script has sent it, or the caller has not the scope.
-            Unauthenticated: nobody knows who calls.
-            TooMany: they ask too often.
-            Unavailable: who knows the caller cannot be asked.
+            Misdirected: the request names another host.
+            Forbidden: a page of another origin has sent it, or the caller does not have the scope.
+            Unauthenticated: it has no valid credential.
+            TooManyRequests: the caller is over a rate limit.
+            Unavailable: the backend of an authentication method is unavailable.
         """
         unix = is_unix(request.transport)
         if not unix:
             self.origins.check_host(request)
         self.origins.check_page(request)
         if scope is None:
-            if request.method not in SAFE:  # a login, or what wants to look like one: each is audited
+            if request.method not in SAFE:  # a login, or a request to the same path: each is audited
                 self._check_rate(client_key(self.origins.address(request)))
             return NO_CALLER
         caller = await self._caller(request, unix, self.origins.address(request))
@@ -195,18 +200,18 @@ class Guard:
         """Return the caller that a connection identifies; None if it identifies none."""
         transport = request.transport
         if transport is not None and unix:
-            if caller := self._socket_users.caller(transport):
+            if caller := self._peers.socket_caller(transport):
                 return caller
             raise Forbidden("This socket is for the instance's owner; see --socket-users.")
-        if self._certificate_scope and (caller := certificate_caller(transport, self._certificate_scope)):
+        if caller := self._peers.certificate_caller(transport):
             return caller
         return ANONYMOUS if self.allows_anonymous else None
 
     def credential(self, request: web.Request) -> Credential | None:
-        """Return what a request shows: a header, or the cookie of a session.
+        """Return the credential of a request, from its Authorization header or its session cookie.
 
         Raises:
-            Unauthenticated: the header is of a kind that is not read here.
+            Unauthenticated: the header is repeated, or its scheme is not supported.
         """
         return read_authorization(request) or (None if self.origins.is_elsewhere(request) else self._session(request))
 
@@ -223,25 +228,25 @@ class Guard:
     # ------------------------------------------------------------------------------------------------- admissions
 
     def admit_request(self, request: web.Request, scope: Scope, *, stream: bool) -> Admission:
-        """Give a request its place; of streams there are so many, and no caller gets more than a quarter of them.
+        """Admit a request. The number of streams is limited, and one caller gets at most a quarter of them.
 
         Raises:
-            TooMany: there is no place for another stream.
+            TooManyRequests: the limit of streams is reached.
         """
         key = self.quota_key(request) if stream else None
         if key is not None:
             self.check_streams(key)
-        held = request[ADMISSION] = Admission(self, request, scope, key)
-        return held
+        admission = request[ADMISSION] = Admission(self, request, scope, key)
+        return admission
 
     def check_streams(self, key: str) -> None:
-        """Let another stream through.
+        """Require room for another stream.
 
         Args:
             key: of the caller, from :meth:`quota_key`.
 
         Raises:
-            TooMany: there is no place for it.
+            TooManyRequests: the limit of streams is reached.
         """
         if self.streams.total() >= self._max_streams:
             raise TooManyRequests("The server has too many open streams (--max-streams).", retry_after=5)
@@ -249,9 +254,9 @@ class Guard:
             raise TooManyRequests("This caller has too many open streams (a quarter of --max-streams).", retry_after=5)
 
     def quota_key(self, request: web.Request) -> str:
-        """Return whose share of streams and bytes a request takes: its caller's, else its address's.
+        """Return the key that a request's streams and bytes are counted for: the caller's name, else the address.
 
-        It is empty where that may be many callers': a port-forward, a tunnel or an unknown proxy on this machine.
+        It is empty if many callers may share the address: a port-forward, a tunnel or an unknown proxy on this machine.
         """
         caller: Caller = request.get(CALLER, NO_CALLER)
         if caller.name:
@@ -261,18 +266,18 @@ class Guard:
         return "" if found is None or found.is_loopback else client_key(address)
 
     def revalidate(self) -> None:
-        """See to it that whoever is no longer let in, since something has changed, does not stay."""
+        """Clear the cache and check all requests in progress now: the tokens have changed."""
         self.authenticator.clear_cache()
         self._revalidator.now()
 
     async def revalidate_forever(self) -> None:
-        """End what is done for callers who are no longer let in: a stream may go on for days after it was admitted."""
+        """End requests of callers that are no longer authorized: a stream may run for days after it was admitted."""
         await self._revalidator.run()
 
-    async def _is_authorized(self, held: Admission) -> bool:
-        """Whether a caller is still let in, by what has let them in, with the name and all scopes that they had."""
-        request = held.request
-        was = held.caller
+    async def _is_authorized(self, admission: Admission) -> bool:
+        """Whether the method that admitted a caller still returns the same name and at least the same scopes."""
+        request = admission.request
+        was = admission.caller
         try:
             if was.method in self._asked:
                 credential = self.credential(request)
@@ -281,11 +286,11 @@ class Guard:
                 caller = self._by_connection(request, is_unix(request.transport))
         except (Unauthenticated, Forbidden):
             return False
-        except Unavailable:  # who was let in stays until somebody says otherwise, or their time is up
+        except Unavailable:  # keep the request until the credential is rejected or expires
             return True
         return caller is not None and caller.name == was.name and was.scopes <= caller.scopes
 
 
 def caller_of(request: web.Request) -> Caller:
-    """Return who has sent a request."""
+    """Return the caller of a request."""
     return request[CALLER]

@@ -1,7 +1,7 @@
-"""The public keys of an issuer (its JWKS), from a file or from where the issuer publishes them.
+"""The public keys of an issuer (its JWKS), from a file or from the issuer's URL.
 
-What is fetched is kept, asked for again when a token names a key that is not known, and never so often that somebody
-who invents key ids could make this server hammer the issuer.
+Fetched keys are cached. A token with an unknown key ID triggers a new fetch; a minimum interval between fetches
+protects the issuer from tokens with invented key IDs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ipaddress
 import math
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -27,47 +28,75 @@ from sidecar.runtime.filewatch import Signature, signature
 
 log = structlog.get_logger("oidc")
 
-_FRESH = 3600.0  # after so many seconds keys are asked for again: a key that was withdrawn is good no longer
-_PAUSE = 30.0  # between two fetches: tokens with invented key ids must not make us hammer the issuer
-_RETRY = 2.0  # the same while no key is known at all, and nobody can be let in
+_FRESH = 3600.0  # seconds until the keys are fetched again, so that withdrawn keys expire
+_PAUSE = 30.0  # minimum seconds between two fetches: tokens with invented key IDs must not overload the issuer
+_RETRY = 2.0  # the same while no key is known and every token is rejected
 _REDIRECTS = 3
 
 
 class _Discovery(msgspec.Struct):
-    """What is read of an issuer's description of itself."""
+    """The used fields of an issuer's discovery document."""
 
     issuer: str
     jwks_uri: str
 
 
-def _tell(event: str, keys: list[Key], **where: str) -> None:
-    """Log what keys there are now; none is the issuer's word too, and lets nobody in."""
+def _log_keys(event: str, keys: list[Key], **where: str) -> None:
+    """Log the number of keys. An empty JWKS is valid: it rejects all tokens."""
     (log.info if keys else log.warning)(event, known=len(keys), **where)
 
 
 class Keys(Protocol):
-    """Where an issuer's keys come from."""
+    """A source of an issuer's keys."""
 
     async def fitting(self, header: Header) -> list[Key]:
         """Return the keys that a token may be signed with.
 
         Raises:
-            CallerUnknown: no key is known at all.
+            AuthBackendUnavailable: no key is known.
         """
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel a fetch or read in progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IssuerSettings:
+    """An issuer, and the source of its keys."""
+
+    url: str
+    jwks: str = ""
+    """URL or path of the keys; empty: from the issuer's ``/.well-known/openid-configuration``."""
+    ca: Path | None = None
+    """File with the CA certificates of the issuer's TLS certificate; None: the system's authorities."""
+    timeout: float = 5.0
+    """Timeout of a fetch of the keys, in seconds."""
+
+
+def open_keys(issuer: IssuerSettings, clock: Callable[[], float]) -> Keys:
+    """Return the source of an issuer's keys.
+
+    Args:
+        issuer: its settings.
+        clock: returns the monotonic time in seconds, for fetches.
+
+    Raises:
+        ValueError: a URL is not safe, or the CA certificates cannot be read.
+    """
+    if issuer.jwks and "://" not in issuer.jwks:
+        return FileKeys(Path(issuer.jwks))
+    return WebKeys(issuer, clock)
 
 
 class _Found(NamedTuple):
-    """What a look at the file has found; None where it is the one that was seen before."""
+    """Result of a check of the file; its keys are None if the file is unchanged."""
 
     signature: Signature
     keys: list[Key] | Exception | None
 
 
 class FileKeys:
-    """Keys of a file, read again when it is another one: Kubernetes swaps a mounted Secret by its symlink."""
+    """Keys of a file, read again when it is replaced: Kubernetes replaces a mounted Secret by its symlink."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -79,9 +108,9 @@ class FileKeys:
     async def fitting(self, header: Header) -> list[Key]:
         """Return the keys that a token may be signed with; see :class:`Keys`."""
         try:
-            self._take(await self._thread.run(self._look))
+            self._take(await self._thread.run(self._check))
             self._hangs = False
-        except ReadTimeout as exc:  # the known keys go on
+        except ReadTimeout as exc:  # continue with the known keys
             if not self._hangs:
                 self._hangs = True
                 self._warn(exc)
@@ -91,8 +120,8 @@ class FileKeys:
             )
         return fitting_keys(self._keys, header)
 
-    def _look(self) -> _Found:
-        """Look, in a thread, whether the file is another one, and read it then."""
+    def _check(self) -> _Found:
+        """Read the file if it has changed. Runs in a thread."""
         seen = signature(self._path)
         if seen == self._seen:
             return _Found(seen, None)
@@ -109,32 +138,33 @@ class FileKeys:
             self._warn(found.keys)
         else:
             self._keys = found.keys
-            _tell("keys read", self._keys, file=str(self._path))
+            _log_keys("keys read", self._keys, file=str(self._path))
 
     def _warn(self, error: Exception) -> None:
         log.warning("keys cannot be read", known=len(self._keys), file=str(self._path), error=str(error))
 
     async def close(self) -> None:
-        """End the thread that looks."""
+        """Stop the thread that reads the file."""
         self._thread.close()
 
 
 class WebKeys:
-    """Keys that an issuer publishes: fetched once for all who wait, and kept while it is out of reach."""
+    """Keys that an issuer publishes: fetched once for all waiters, and kept while the issuer is unreachable.
 
-    def __init__(
-        self,
-        issuer: str,
-        url: URL | None,
-        timeout: float,
-        trust: ssl.SSLContext | bool,
-        clock: Callable[[], float],
-    ) -> None:
-        self._issuer = issuer
-        self._url = url
-        self._discovery = None if url else safe_url(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-        self._timeout = timeout
-        self._trust = trust
+    Args:
+        issuer: its settings; ``jwks`` is a URL, or empty.
+        clock: returns the monotonic time in seconds.
+
+    Raises:
+        ValueError: a URL is not safe, or the CA certificates cannot be read.
+    """
+
+    def __init__(self, issuer: IssuerSettings, clock: Callable[[], float]) -> None:
+        self._issuer = issuer.url
+        self._url = _safe_url(issuer.jwks or f"{issuer.url.rstrip('/')}/.well-known/openid-configuration")
+        self._discovers = not issuer.jwks
+        self._timeout = issuer.timeout
+        self._trust = trust(issuer.ca)
         self._clock = clock
         self._keys: list[Key] = []
         self._fetched = self._tried = -math.inf
@@ -147,8 +177,8 @@ class WebKeys:
         if found and self._clock() - self._fetched < _FRESH:
             return found
         task = self._refresh()
-        if task and not (found and self._failing):  # who has a key waits no second time for an issuer that is away
-            await asyncio.wait([task])  # whoever leaves does not take it along: others wait for it too
+        if task and not (found and self._failing):  # with a known key, do not wait again after a failure
+            await asyncio.wait([task])  # cancelling one waiter must not cancel the fetch of the others
             found = fitting_keys(self._keys, header)
         if not self._keys:
             raise AuthBackendUnavailable(
@@ -159,7 +189,7 @@ class WebKeys:
         return found
 
     def _refresh(self) -> asyncio.Task[None] | None:
-        """Return the fetch that is under way, or a new one; None when the last one was just now."""
+        """Return the fetch in progress, or start one; None if the last one ended less than the interval ago."""
         pause = _PAUSE if self._keys else _RETRY
         if self._task is None and self._clock() - self._tried >= pause:
             self._task = asyncio.create_task(self._fetch())
@@ -168,15 +198,16 @@ class WebKeys:
     async def _fetch(self) -> None:
         try:
             async with asyncio.timeout(self._timeout), self._session() as session:
-                self._keys = read_keys(await _get(session, self._url or await self._discover(session)))
-        except Exception as exc:  # whatever was answered: what is known goes on being used
+                url = await self._discover(session) if self._discovers else self._url
+                self._keys = read_keys(await _get(session, url))
+        except Exception as exc:  # whatever the response: continue with the known keys
             self._failing = True
             error = str(exc) or type(exc).__name__
             log.warning("keys cannot be fetched", known=len(self._keys), issuer=self._issuer, error=error)
         else:
             self._failing = False
             self._fetched = self._clock()
-            _tell("keys fetched", self._keys, issuer=self._issuer)
+            _log_keys("keys fetched", self._keys, issuer=self._issuer)
         finally:
             self._tried = self._clock()
             self._task = None
@@ -189,26 +220,25 @@ class WebKeys:
         )
 
     async def _discover(self, session: aiohttp.ClientSession) -> URL:
-        """Return where the issuer says that its keys are."""
-        assert self._discovery is not None  # noqa: S101 - there is one or the other
-        found = msgspec.json.decode(await _get(session, self._discovery), type=_Discovery)
+        """Return the URL of the JWKS from the issuer's discovery document."""
+        found = msgspec.json.decode(await _get(session, self._url), type=_Discovery)
         if found.issuer != self._issuer:
-            raise ValueError(f"{self._discovery} is about {found.issuer!r}")
-        return safe_url(found.jwks_uri)
+            raise ValueError(f"{self._url} is about {found.issuer!r}")
+        return _safe_url(found.jwks_uri)
 
     async def close(self) -> None:
-        """Give up a fetch that is under way."""
+        """Cancel a fetch in progress."""
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
 
 
 async def _get(session: aiohttp.ClientSession, url: URL) -> bytes:
-    """Return what is at a URL; a redirect is followed on the same server only.
+    """Return the body at a URL; redirects are followed within the same origin only.
 
     Raises:
-        ValueError: it is not there, elsewhere, or larger than an answer may be.
-        aiohttp.ClientError: the server cannot be asked.
+        ValueError: the status is not 200, a redirect leaves the origin, or the body is too large.
+        aiohttp.ClientError: the request failed.
     """
     for _ in range(_REDIRECTS + 1):
         async with session.get(url, allow_redirects=False) as response:
@@ -223,11 +253,11 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> bytes:
     raise ValueError(f"{url} leads on and on")
 
 
-def safe_url(text: str) -> URL:
-    """Return a URL that nobody on the way can answer in place of who is meant.
+def _safe_url(text: str) -> URL:
+    """Return a URL for which a man in the middle cannot forge responses: HTTPS, or HTTP to loopback.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is another URL.
     """
     url = URL(text)
     if url.host and (url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.host))):
@@ -243,7 +273,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def trust(ca: Path | None) -> ssl.SSLContext | bool:
-    """Return whose signature an issuer's certificate needs: that of a file, or of the system's authorities.
+    """Return the TLS trust for an issuer's certificate.
+
+    Args:
+        ca: file with the CA certificates; None: the system's authorities.
 
     Raises:
         ValueError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Public keys to check signatures with: what a JWKS holds (RFC 7517), and which of it is of any use here."""
+"""Read the public keys of a JWKS (RFC 7517) that can verify signatures."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from joserfc.util import urlsafe_b64decode
 
 log = structlog.get_logger("oidc")
 
-#: Asymmetric ones alone: with "none" or HS* whoever knows a public key, which is everybody, could sign.
+#: Asymmetric algorithms only: with "none" or HS*, any client that knows the public key could sign.
 ALGORITHMS = {
     name: JWSRegistry.algorithms[name]
     for name in ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
 }
 ALGORITHMS["EdDSA"] = ALGORITHMS["Ed25519"]  # the older name, which most issuers write
 
-#: Bytes that a JWKS, or anything else of an issuer, may have.
+#: Limit of bytes of a JWKS or another response of an issuer.
 LARGEST = 1024 * 1024
 
 _MOST_KEYS = 100  # each costs the event loop some tenths of a millisecond; issuers publish two to twenty
-_SHORTEST_RSA = 2048  # bits, as RFC 7518 has it
+_SHORTEST_RSA = 2048  # bits (RFC 7518, 3.3)
 _LONGEST = 2731  # characters of a number: 16,384 bits, OpenSSL's limit. A number of millions of bits takes seconds
 _PUBLIC = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 
 
 class Header(msgspec.Struct):
-    """What is read of a token's header. A key in it (jwk, jku, x5c, x5u) is the sender's word, and is not."""
+    """The used fields of a token's header. A key in it (jwk, jku, x5c, x5u) is chosen by the sender and is ignored."""
 
     alg: str
     kid: str | None = None
@@ -39,21 +39,21 @@ class Header(msgspec.Struct):
 
 
 def decode(part: str) -> bytes:
-    """Return the bytes of a part of a JWT, or of a number in a JWK."""
-    return urlsafe_b64decode(part.encode())  # one spelling only: no padding, no bits to spare
+    """Decode base64url: a part of a JWT, or a number in a JWK."""
+    return urlsafe_b64decode(part.encode())  # strict: one encoding only, no padding, no spare bits
 
 
 class Key(NamedTuple):
-    """A key that a signature may have been made with."""
+    """A public key that verifies signatures."""
 
     kid: str | None
     algorithms: frozenset[str]
-    """Those that its type, its curve and its own ``alg`` allow: no key ever serves another's algorithm."""
+    """Allowed by the key's type, curve and ``alg``: a key is not used with any other algorithm."""
     key: jwk.Key
 
 
 class _Jwk(msgspec.Struct):
-    """What a JWK says about itself (RFC 7517)."""
+    """The metadata of a JWK (RFC 7517)."""
 
     kty: str
     kid: str | None = None
@@ -67,11 +67,11 @@ class _Jwks(msgspec.Struct):
 
 
 def read_keys(body: bytes) -> list[Key]:
-    """Read a JWKS. A key that is of no use here, or broken, is left out: others beside it may be good.
+    """Read a JWKS. Unusable and malformed keys are skipped: the others may be valid.
 
     Raises:
-        ValueError: it is no JWKS.
-        RecursionError: nor is this.
+        ValueError: it is not a JWKS, or too large.
+        RecursionError: its JSON is nested too deeply.
     """
     if len(body) > LARGEST:
         raise ValueError(f"it is larger than {LARGEST} bytes")
@@ -82,7 +82,7 @@ def read_keys(body: bytes) -> list[Key]:
     for number, data in enumerate(found):
         try:
             key = _read_key(data)
-        except Exception as exc:  # a library's word on a broken key: there are too many kinds of both
+        except Exception as exc:  # the libraries raise many types for malformed keys
             log.debug("key left out", number=number, reason=str(exc))
             continue
         if key.algorithms:
@@ -91,7 +91,7 @@ def read_keys(body: bytes) -> list[Key]:
 
 
 def _read_key(data: dict[str, Any]) -> Key:
-    """Read one JWK; no algorithm is for it when it is none to check signatures with."""
+    """Read one JWK; its set of algorithms is empty if none of the accepted ones applies."""
     described = msgspec.convert(data, _Jwk)
     ops = described.key_ops
     if described.kty not in _PUBLIC or described.use not in (None, "sig") or not (ops is None or "verify" in ops):
@@ -116,5 +116,5 @@ def _allowed(key: jwk.Key, only: str | None) -> Iterable[str]:
 
 
 def fitting_keys(keys: Iterable[Key], header: Header) -> list[Key]:
-    """Return the keys that a token may be signed with: those of its key id; when it names none, all of its type."""
+    """Return the keys for a token: those with its key ID and algorithm; without a key ID, all with its algorithm."""
     return [key for key in keys if header.alg in key.algorithms and header.kid in (None, key.kid)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from pathlib import Path
+from dataclasses import dataclass
 
 import msgspec
 
@@ -23,20 +23,27 @@ from sidecar.domain.errors import AuthBackendUnavailable
 _VERBS: dict[Scope, str] = {"read": "get", "submit": "create", "admin": "update"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class RbacTarget:
+    """The object that a caller's RBAC permissions are checked for."""
+
+    namespace: str = ""
+    """Empty: the server's own."""
+    minicluster: str = ""
+    """Name of the object, for rules with ``resourceNames``; empty: any."""
+
+
+_ANY_MINICLUSTER = RbacTarget()
+
+
 class Kubernetes:
     """The method ``kubernetes``: bearer tokens of the cluster that this server runs in.
 
     Args:
-        api: URL of the API server (``https://…``).
-        credentials: the directory with the server's own ``token``, ``ca.crt`` and ``namespace``.
-        audience: what a token must be issued for.
-        namespace: of the permissions; empty: the server's own.
-        minicluster: of the permissions, for rules with ``resourceNames``; empty: any.
+        server: the API server; closed with the method.
+        audience: required in the token's audiences.
+        target: of the permissions.
         cache_ttl: seconds for which a result may be cached.
-        timeout: seconds that one request to the API server may take.
-
-    Raises:
-        SettingsError: tokens would be sent unencrypted.
     """
 
     name = "kubernetes"
@@ -44,22 +51,13 @@ class Kubernetes:
     max_concurrent = MAX_REQUESTS
 
     def __init__(
-        self,
-        *,
-        api: str,
-        credentials: Path,
-        audience: str,
-        namespace: str = "",
-        minicluster: str = "",
-        cache_ttl: float = 30.0,
-        timeout: float = 5.0,
+        self, server: ApiServer, *, audience: str, target: RbacTarget = _ANY_MINICLUSTER, cache_ttl: float = 30.0
     ) -> None:
         self.cache_ttl = cache_ttl
-        self._server = ApiServer(api, credentials, timeout=timeout)
-        self._reviews = Reviews(self._server)
+        self._server = server
+        self._reviews = Reviews(server)
         self._audience = audience
-        self._namespace = namespace
-        self._minicluster = minicluster
+        self._target = target
 
     async def identify(self, credential: Credential) -> Caller | None:
         """Return the caller of a token, with the scopes that RBAC gives; there may be none.
@@ -93,8 +91,8 @@ class Kubernetes:
 
     async def _allowed(self, user: User, verb: str) -> bool:
         try:
-            namespace = self._namespace or self._server.account.read("namespace")
-            action = Action(verb, namespace, "flux-framework.org", "miniclusters", "jobs", self._minicluster)
+            namespace = self._target.namespace or self._server.account.read("namespace")
+            action = Action(verb, namespace, "flux-framework.org", "miniclusters", "jobs", self._target.minicluster)
             return await self._reviews.allowed(user, action)
         except ApiError as exc:
             raise self._unavailable(exc, "subjectaccessreviews") from None

@@ -1,8 +1,8 @@
-"""The predecessor's login: one user, one password, and access tokens that expire.
+"""The login of flux-restful-api: one user, one password, and access tokens that expire.
 
-flux-restful-client shows a JWT of user and password, signed with a secret that it shares with the server; forms send
-both as they are. What either gets is an access token, signed with a key that takes the secret *and* the password:
-who knows the secret alone cannot make one.
+flux-restful-client sends a JWT of user and password, signed with a secret that it shares with the server; forms send
+both as plain fields. The response to either is an access token, signed with a key derived from the secret *and* the
+password: the secret alone is not enough to forge one.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Login:
     """The method ``login``.
 
     Args:
-        user: the one name.
-        password: its password.
-        secret: what is shared with flux-restful-client; empty: that one cannot log in.
+        user: name of the only user.
+        password: of the user.
+        secret: shared with flux-restful-client; empty: that client cannot log in.
         lifetime: of an access token, in seconds.
-        now: Unix time.
+        now: returns the Unix time.
     """
 
     name = "login"
@@ -53,11 +53,11 @@ class Login:
 
     @property
     def shares_a_secret(self) -> bool:
-        """Whether ``POST /v1/token`` can be used at all."""
+        """Whether ``POST /v1/token`` is available."""
         return self._shared is not None
 
     async def identify(self, credential: Credential) -> Caller | None:
-        """Return the one user, for an access token or for name and password."""
+        """Return the user as the caller, for a valid access token or for name and password."""
         if credential.kind == "password":
             return self._caller() if self.knows(credential.name, credential.secret) else None
         claims = _claims(credential.secret, self._own)
@@ -69,13 +69,13 @@ class Login:
         return self._caller(float(expires))
 
     def knows(self, user: object, password: object) -> bool:
-        """Whether both are right, in a time that tells nothing of what is wrong."""
+        """Whether name and password are right. The comparison takes constant time."""
         if not isinstance(user, str) or not isinstance(password, str):
             return False
         return _same(user, self._user) & _same(password, self._password)
 
     def password_of(self, token: str) -> Credential | None:
-        """Return what is in a JWT of ``user``, ``pass`` and ``scope``; None when it was not made with the secret."""
+        """Return name and password of a JWT with ``user``, ``pass`` and ``scope``; None if the JWT is not valid."""
         claims = _claims(token, self._shared) if self._shared else {}
         user, password = claims.get("user"), claims.get("pass")
         if claims.get("scope") != "token" or not isinstance(user, str) or not isinstance(password, str):
@@ -92,23 +92,23 @@ class Login:
         return str(jwt.encode({"alg": _ALGORITHM}, claims, self._own))
 
     def _caller(self, expires: float | None = None) -> Caller:
-        # The predecessor's one user is its superuser.
+        # The user of flux-restful-api is its superuser.
         return Caller(name=self._user, scopes=implied(["admin"]), method=self.name, expires=expires)
 
 
 def _key(secret: bytes) -> OctKey:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SecurityWarning)  # a short shared secret is warned of when the server starts
+        warnings.simplefilter("ignore", SecurityWarning)  # the server logs a warning about a short secret at startup
         return OctKey.import_key(secret)
 
 
 def _claims(token: str, key: OctKey) -> dict[str, Any]:
-    """Return the claims of a JWT; none when it was not signed with this key and algorithm."""
+    """Return the claims of a JWT; empty if it was not signed with this key and algorithm."""
     if len(token) > _LONGEST or not token.isascii():
         return {}
     try:
         claims = jwt.decode(token, key, algorithms=[_ALGORITHM]).claims
-    except (JoseError, ValueError, TypeError, RecursionError):  # the latter three for what is no JWT at all
+    except (JoseError, ValueError, TypeError, RecursionError):  # the latter three for text that is not a JWT
         return {}
     return claims if isinstance(claims, dict) else {}
 

@@ -1,8 +1,8 @@
-"""Bearer tokens of an OpenID Connect issuer, checked here by the issuer's public keys.
+"""Bearer tokens (JWTs) of an OpenID Connect issuer, verified locally with the issuer's public keys.
 
-A token is a JWT. What is in it decides nothing until its signature is right, and what it says about how to check it is
-not followed: algorithms are those below, keys are those that the issuer publishes (its JWKS) or that a file holds. The
-issuer is asked for its keys and for nothing else, so its absence is felt only by who comes with a key not seen before.
+No claim is trusted before the signature is verified, and the token does not choose how it is verified: the algorithms
+are those of :mod:`sidecar.auth.keys`, the keys those of the issuer's JWKS or of a file. The server requests only the
+keys from the issuer, so an outage of the issuer affects only tokens with a new key.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import structlog
 
 from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
-from sidecar.auth.jwks import FileKeys, Keys, WebKeys, safe_url, trust
+from sidecar.auth.jwks import IssuerSettings, open_keys
 from sidecar.auth.keys import ALGORITHMS, Header, decode
 
 log = structlog.get_logger("oidc")
 
-_LEEWAY = 30.0  # seconds that the issuer's clock and ours may differ
+_LEEWAY = 30.0  # seconds of allowed difference between the issuer's clock and this machine's
 _LONGEST_TOKEN = 16 * 1024
 _LONGEST_NAME = 256
 
@@ -32,7 +32,7 @@ _Time = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]  # Unix seconds
 
 
 class _Registered(msgspec.Struct):
-    """The claims that every token has, or may have, in the same sense (RFC 7519)."""
+    """The registered claims that are checked (RFC 7519)."""
 
     aud: str | list[str]
     exp: _Time
@@ -48,27 +48,48 @@ class _Token(NamedTuple):
 
 
 class _Refused(Exception):
-    """A token lets nobody in; the text says why, and nothing of what is in it."""
+    """A token is not valid. The message is the reason; it quotes nothing of the token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimMapping:
+    """How claims become a caller. In a claim's name a dot separates the names of nested claims."""
+
+    name_claim: str = "sub"
+    """Claim with the caller's name."""
+    scope_claim: str = "scope"
+    """Claim that grants scopes: words separated by spaces, or a list of strings."""
+    scopes: Mapping[str, Scope]
+    """Scopes by value of that claim."""
+
+    def caller(self, claims: dict[str, Any], expires: float) -> Caller:
+        """Return the caller of a token's claims.
+
+        Raises:
+            _Refused: there is no valid name.
+        """
+        name = _claim(claims, self.name_claim)
+        if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()):
+            raise _Refused(f"its claim {self.name_claim} is not a name")
+        granted = _claim(claims, self.scope_claim)
+        values = granted.split(" ") if isinstance(granted, str) else granted if isinstance(granted, list) else []
+        scopes = implied(self.scopes[each] for each in values if isinstance(each, str) and each in self.scopes)
+        return Caller(name=name, scopes=scopes, method=Oidc.name, expires=expires)
 
 
 class Oidc:
     """The method "oidc".
 
     Args:
-        issuer: what tokens have as ``iss``, exactly.
-        audience: what their ``aud`` has to contain: who this server is to the issuer.
-        jwks: URL or path of the issuer's keys; empty: what its ``/.well-known/openid-configuration`` names.
-        name_claim: the claim that is a caller's name. Dots lead into claims within claims, here and below.
-        scope_claim: the claim that grants scopes: words with spaces between them, or a list of strings.
-        scopes: which of its values grants which scope.
-        cache_ttl: for how many seconds an answer may be kept.
-        timeout: how many seconds the issuer has to hand out its keys.
-        ca: the certificates that sign the issuer's, when the system's do not.
-        now: the time that tokens are held against, in Unix seconds.
-        clock: the time that fetches are counted by, in seconds.
+        issuer: of the accepted tokens; its URL is the required value of ``iss``.
+        audience: required in ``aud``: the client ID of this server.
+        mapping: of claims to a caller.
+        cache_ttl: seconds for which a result may be cached.
+        now: returns the Unix time, for the expiry of tokens.
+        clock: returns the monotonic time in seconds, for fetches.
 
     Raises:
-        ValueError: this cannot work or is not safe; the text says what to change.
+        ValueError: a setting is invalid or unsafe; the message says what to change.
     """
 
     name = "oidc"
@@ -77,55 +98,44 @@ class Oidc:
 
     def __init__(
         self,
-        *,
-        issuer: str,
+        issuer: IssuerSettings,
         audience: str,
-        jwks: str = "",
-        name_claim: str = "sub",
-        scope_claim: str = "scope",
-        scopes: Mapping[str, Scope],
+        mapping: ClaimMapping,
+        *,
         cache_ttl: float = 60.0,
-        timeout: float = 5.0,
-        ca: Path | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not issuer or not audience:
+        if not issuer.url or not audience:
             raise ValueError("OIDC needs an issuer and an audience: without them any token of anybody would do.")
-        if unknown := sorted({str(scope) for scope in scopes.values() if scope not in SCOPES}):
+        if unknown := sorted({str(scope) for scope in mapping.scopes.values() if scope not in SCOPES}):
             raise ValueError(f"There is no scope {', '.join(unknown)}: use {', '.join(SCOPES)}.")
         self.cache_ttl = cache_ttl
-        self._issuer = issuer
+        self._issuer = issuer.url
         self._audience = audience
-        self._name_claim = name_claim
-        self._scope_claim = scope_claim
-        self._scopes = dict(scopes)
+        self._mapping = mapping
         self._now = now
-        self._keys: Keys
-        if jwks and "://" not in jwks:
-            self._keys = FileKeys(Path(jwks))
-        else:
-            self._keys = WebKeys(issuer, safe_url(jwks) if jwks else None, timeout, trust(ca), clock)
+        self._keys = open_keys(issuer, clock)
 
     async def identify(self, credential: Credential) -> Caller | None:
-        """Return whom a token names; None when it is not a good one of our issuer's.
+        """Return the caller of a token; None if it is not a valid token of the issuer.
 
         Raises:
-            Unavailable: there is no key to check it by.
+            AuthBackendUnavailable: no key is known.
         """
         if credential.kind not in self.kinds:
             return None
         try:
             token = _read(credential.secret)
-            expires = self._check(token.claims)  # first what needs no key: most of what is wrong ends here
+            expires = self._check(token.claims)  # first the checks without a key: they reject most invalid tokens
             await self._verify(token)
-            return self._caller(token.claims, expires)
+            return self._mapping.caller(token.claims, expires)
         except _Refused as exc:
             log.debug("token refused", reason=str(exc))
             return None
 
     def _check(self, claims: dict[str, Any]) -> float:
-        """Return when a token expires that is for us, and for now."""
+        """Check issuer, audience and times of a token; return its expiry (Unix seconds)."""
         if claims.get("iss") != self._issuer:
             raise _Refused("it is another issuer's")
         try:
@@ -143,7 +153,7 @@ class Oidc:
         return registered.exp
 
     async def _verify(self, token: _Token) -> None:
-        """Let a token through that the issuer has signed."""
+        """Verify the signature of a token."""
         if token.header.crit is not msgspec.UNSET:
             raise _Refused("its header has crit, and nothing critical is known here")
         algorithm = ALGORITHMS.get(token.header.alg)
@@ -155,22 +165,13 @@ class Oidc:
         if not algorithm.verify(token.signed, token.signature, keys[0].key):
             raise _Refused("its signature is wrong")
 
-    def _caller(self, claims: dict[str, Any], expires: float) -> Caller:
-        name = _claim(claims, self._name_claim)
-        if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()):
-            raise _Refused(f"its claim {self._name_claim} is not a name")
-        granted = _claim(claims, self._scope_claim)
-        values = granted.split(" ") if isinstance(granted, str) else granted if isinstance(granted, list) else []
-        scopes = implied(self._scopes[each] for each in values if isinstance(each, str) and each in self._scopes)
-        return Caller(name=name, scopes=scopes, method=self.name, expires=expires)
-
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel a fetch in progress."""
         await self._keys.close()
 
 
 def _read(text: str) -> _Token:
-    """Take a token apart. It is decoded once: what is checked is what is used."""
+    """Split and decode a token, once: the same values are checked and used."""
     if len(text) > _LONGEST_TOKEN or not _COMPACT.fullmatch(text):
         raise _Refused("it is no JWT")
     header, claims, signature = text.split(".")
@@ -186,8 +187,8 @@ def _read(text: str) -> _Token:
 
 
 def _claim(claims: dict[str, Any], path: str) -> Any:
-    """Return a claim, or one within others: ``realm_access.roles``; None when there is none."""
-    if path in claims:  # names of claims are often URLs, which have dots of their own
+    """Return a claim, or a nested one such as ``realm_access.roles``; None if it is missing."""
+    if path in claims:  # names of claims are often URLs, which contain dots
         return claims[path]
     found: Any = claims
     for name in path.split("."):

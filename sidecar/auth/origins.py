@@ -1,6 +1,6 @@
-"""Where a request says that it comes from, and where to: Host, Origin, X-Forwarded-For, and what follows from them.
+"""Check the Host and Origin headers, handle CORS, and read the client's address from X-Forwarded-For.
 
-Without any credential these are all that stands between a web page and a shell, on a server that listens on loopback.
+On a server without authentication that listens on loopback, these checks alone keep web pages from running commands.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from sidecar.runtime.rate_limiter import read_address
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
-#: No page from elsewhere can have a name that ends so: these are no domains of the public DNS.
+#: No foreign page can have a name with these suffixes: they are not domains of the public DNS.
 _CLUSTER = (
     ".svc",
     ".cluster.local",
-    ".kubernetes",  # by which clients of the API server call a pod through a port-forward, flux-operator's SDK too
+    ".kubernetes",  # used by clients of the API server for a port-forward to a pod, also by flux-operator's SDK
     ".localhost",
-    ".docker.internal",  # by which containers call their host, as the next ones
+    ".docker.internal",  # this and the next ones: the host's name in its containers
     ".containers.internal",
     ".minikube.internal",
     ".k3d.internal",
     ".lima.internal",
 )
 _LONGEST_NAME = 262  # characters: of a name in DNS, a colon and a port
-_HOPS = 16  # proxies in a row that are looked at
+_HOPS = 16  # proxies of a chain that are evaluated
 _LONGEST_ADDRESS = 45  # characters, of an IPv6 address
 _ELSEWHERE = "A page from elsewhere may not call here; see --allowed-origins."
 
 
 class Origins:
-    """Which hosts, pages and proxies are ours.
+    """The allowed hosts, origins and proxies.
 
     Args:
-        hosts: names that the server is called by, beside those that no page from elsewhere can take.
-        pages: origins of other web pages that may call.
-        proxies: networks of proxies that say truly who has called them.
-        strict: names without a dot are let in only where they are known to be this server's. Such a name can be
-            anything on a network that resolves it, and where no credential is asked for Host is all that tells a page
-            of this server from one whose name was made to point here.
+        hosts: names of the server, in addition to those that no foreign page can have.
+        pages: origins of other web pages that may send requests.
+        proxies: networks of reverse proxies with a trusted X-Forwarded-For.
+        strict: accept a name without a dot only if it is known to be this server's. A local network may resolve such
+            a name to anything, and without authentication only Host distinguishes a page of this server from one that
+            uses DNS rebinding.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class Origins:
         )
 
     def check_host(self, request: web.Request) -> None:
-        """Let a request through that is meant for this server.
+        """Require a Host of this server.
 
-        A page whose name was made to point here (DNS rebinding) still sends its own name as Host. Only HTTP/1.0, which
-        no browser sends, may leave it out (RFC 9112, 3.2), as a load balancer's checks do.
+        A page that uses DNS rebinding still sends its own name as Host. Only HTTP/1.0, which no browser sends, may omit
+        the header (RFC 9112, 3.2), as the health checks of load balancers do.
 
         Raises:
-            Misdirected: it names another host, or none.
+            Misdirected: the request names another host, or none.
         """
         host = request.headers.get(hdrs.HOST)
         if host is None and request.version == HttpVersion10:
-            host = request.host  # of a whole address in the request line, else the address that was connected to
+            host = request.host  # from an absolute URL in the request line, else the local address
         if not host:
             raise Misdirected("The request names no host: send the header Host, with a name of --allowed-hosts.")
-        # A whole address in the request line, as it is sent to a proxy, counts more than Host (RFC 9112, 3.2.2).
+        # An absolute URL in the request line, as sent to a proxy, takes precedence over Host (RFC 9112, 3.2.2).
         for name in (host, request.host):
             if len(name) > _LONGEST_NAME or not self._host_known(name):
                 raise Misdirected(
@@ -79,12 +79,12 @@ class Origins:
                 )
 
     def check_page(self, request: web.Request) -> None:
-        """Let a request through that no page from elsewhere has sent.
+        """Refuse a request that changes something and was sent by a foreign page.
 
-        A browser says from which page a request comes; what is no browser says nothing, and shows a credential.
+        A browser sends the origin of the page; other clients send none, and authenticate with a credential.
 
         Raises:
-            Forbidden: another page's script has sent it.
+            Forbidden: a page of another origin has sent the request.
         """
         if request.method in SAFE:
             return
@@ -92,22 +92,22 @@ class Origins:
             raise Forbidden(_ELSEWHERE)
 
     def is_elsewhere(self, request: web.Request) -> bool:
-        """Whether a request comes from another page, which may call, but not as whoever has logged in here.
+        """Whether a request comes from an allowed page of another origin, which must not use the session cookie.
 
-        To a browser a page of the same site is no stranger: it sends our cookies along.
+        Browsers attach the cookie to requests from pages of the same site, which may be of another origin.
         """
         return bool(self.pages) and not _is_ours(request)
 
     def address(self, request: web.Request) -> str:
-        """Return where a request comes from, as far as can be believed."""
+        """Return the client's address; X-Forwarded-For is used as far as trusted proxies have written it."""
         remote = request.remote or "socket"
         if not self._proxies:
             return remote
-        # Each proxy adds the address that has called it: the last one that is no proxy of ours is the caller's.
+        # Each proxy appends its client's address: the last one that is not a trusted proxy's is the caller's.
         lines = request.headers.getall("X-Forwarded-For", ())[-_HOPS:]
         hops = [*(hop.strip() for line in lines for hop in line.rsplit(",", _HOPS)[-_HOPS:]), remote][-_HOPS:]
         for hop in reversed(hops):
-            found = read_address(hop)  # some write the port too
+            found = read_address(hop)  # some proxies add the port
             if found is None:
                 return hop[:_LONGEST_ADDRESS]
             if not any(found in network for network in self._proxies):
@@ -117,7 +117,7 @@ class Origins:
     # --------------------------------------------------------------------------------------------------- CORS
 
     def shared_with(self, request: web.Request) -> dict[str, str]:
-        """Return the headers that let another page, which may call, read the answer."""
+        """Return the CORS headers that allow a page of an allowed origin to read the response."""
         origin = request.headers.get(hdrs.ORIGIN)
         if origin not in self.pages or origin is None:
             return {"Vary": "Origin"}
@@ -128,7 +128,11 @@ class Origins:
         }
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """Answer a browser that asks whether another page may call; None when it does not ask."""
+        """Return the response to a CORS preflight request; None for any other request.
+
+        Raises:
+            Forbidden: the origin is not allowed.
+        """
         if request.method != hdrs.METH_OPTIONS or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
             return None
         if request.headers.get(hdrs.ORIGIN) not in self.pages:
@@ -142,19 +146,19 @@ class Origins:
 
 
 def _is_ours(request: web.Request) -> bool:
-    """Whether a request comes from a page of this server, or from no page at all."""
+    """Whether a request comes from a page of this server, or from no page."""
     origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site")
-    if site is not None:  # not sent over plain HTTP, but to localhost
+    if site is not None:  # over plain HTTP, browsers send it to localhost only
         return site in ("same-origin", "none")
     return origin is None or origin.partition("://")[2] == request.headers.get(hdrs.HOST)
 
 
 class _Names:
-    """The names that are known to be this server's.
+    """The known names of this server.
 
     Args:
-        hosts: those that were configured; ``*.example.org`` is every name below.
-        strict: whether a name without a dot has to be one of them, of this machine, or of a Service of its namespace.
+        hosts: from the configuration; ``*.example.org`` matches every name below it.
+        strict: whether a name without a dot must be one of them, of this machine, or of a Service of the namespace.
     """
 
     def __init__(self, hosts: frozenset[str], strict: bool) -> None:
@@ -167,11 +171,11 @@ class _Names:
         self._suffixes = (*_CLUSTER, f".svc.{pod.domain}") if pod.domain else _CLUSTER
 
     def without_dot(self, name: str) -> bool:
-        """Whether a name without a dot is let in."""
+        """Whether a name without a dot is accepted."""
         return not self._strict or name == "localhost" or name in self.hosts or self._is_own(name)
 
     def with_dots(self, name: str) -> bool:
-        """Whether another name is let in; ``SERVICE.NAMESPACE`` is one where both are this pod's."""
+        """Whether a name with dots is accepted; ``SERVICE.NAMESPACE`` is if both are this pod's."""
         if name in self.hosts or name in self._machine or name.endswith(self._suffixes):
             return True
         first, _, rest = name.partition(".")
@@ -184,8 +188,8 @@ class _Names:
 
 
 def _host_known(names_: _Names, host: str) -> bool:
-    """Whether a Host is one that no page from elsewhere can have, or one of ours."""
-    if _is_address(host):  # of a whole address in the request line an IPv6 address comes without brackets
+    """Whether a Host is one that no foreign page can have, or one of this server."""
+    if _is_address(host):  # aiohttp strips the brackets of an IPv6 address in an absolute URL
         return True
     name, colon, port = host.rpartition(":")
     if not colon or (port and not port.isdecimal()):  # a port may be empty (RFC 3986, 3.2.3)

@@ -1,4 +1,4 @@
-"""Callers who are known by their connection: the user at the other end of a Unix socket, a client certificate."""
+"""Callers identified by their connection: the peer of a Unix socket, or a client certificate."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sidecar.auth.caller import Caller, Scope, implied
@@ -18,11 +19,11 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
 class SocketUsers:
-    """Who may call through the Unix socket.
+    """The users allowed on the Unix socket.
 
     Args:
-        owner: uid of the instance's owner, who may do everything.
-        users: user names or uids of others, and their scopes; "*" is everybody on this machine.
+        owner: uid of the instance's owner, with the scope admin.
+        users: scopes of other users by user name or uid; "*" matches every user of this machine.
     """
 
     def __init__(self, owner: int, users: Mapping[str, Scope]) -> None:
@@ -31,11 +32,11 @@ class SocketUsers:
 
     @property
     def others(self) -> bool:
-        """Whether anybody but the owner may call."""
+        """Whether users other than the owner are allowed."""
         return bool(self._users)
 
     def caller(self, transport: asyncio.BaseTransport) -> Caller | None:
-        """Return who is at the other end; None when they are nobody here."""
+        """Return the peer as a caller; None if the user is not allowed."""
         uid = _uid(transport)
         if uid is None:
             return None
@@ -46,16 +47,33 @@ class SocketUsers:
         return Caller(name=name, scopes=implied([scope]), method="socket") if scope else None
 
 
+@dataclass(frozen=True)
+class PeerCallers:
+    """The callers that a connection identifies without a credential."""
+
+    socket_users: SocketUsers
+    certificate_scope: Scope | None
+    """Scope of a caller with a client certificate; None: client certificates are not used."""
+
+    def socket_caller(self, transport: asyncio.BaseTransport) -> Caller | None:
+        """Return the peer of a Unix socket; None if the user is not allowed."""
+        return self.socket_users.caller(transport)
+
+    def certificate_caller(self, transport: asyncio.BaseTransport | None) -> Caller | None:
+        """Return the caller of a client certificate; None if there is none that is used."""
+        return certificate_caller(transport, self.certificate_scope) if self.certificate_scope else None
+
+
 def is_unix(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether a connection came through a Unix socket; not so when it is lost already, and nobody can tell."""
-    if transport is None or isinstance(transport.get_extra_info("peername"), tuple):  # quicker than the family
+    """Whether a connection is to a Unix socket; False if it is already lost."""
+    if transport is None or isinstance(transport.get_extra_info("peername"), tuple):  # faster than the socket's family
         return False
     sock = transport.get_extra_info("socket")
     return sock is not None and sock.family == socket.AF_UNIX
 
 
 def _uid(transport: asyncio.BaseTransport) -> int | None:
-    """Return the uid of the process at the other end; None when the connection is lost already."""
+    """Return the uid of the peer process; None if the connection is already lost."""
     sock = transport.get_extra_info("socket")
     try:
         data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size) if sock is not None else None
@@ -64,7 +82,7 @@ def _uid(transport: asyncio.BaseTransport) -> int | None:
     return int(_CREDENTIALS.unpack(data)[1]) if data else None
 
 
-@functools.lru_cache(maxsize=4096)  # the directory that knows names may be on the network
+@functools.lru_cache(maxsize=4096)  # the user database may be on the network
 def _name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
@@ -75,10 +93,10 @@ def _name(uid: int) -> str:
 def certificate_caller(
     transport: asyncio.BaseTransport | None, scope: Scope, now: Callable[[], float] = time.time
 ) -> Caller | None:
-    """Return who has shown a client certificate, by its common name; None without one, or when it has expired.
+    """Return the caller of a client certificate, by its common name; None without a certificate, or if it has expired.
 
-    The TLS handshake has checked it against the authority already, and its dates as they were then: a connection may go
-    on for days.
+    The TLS handshake verifies the certificate and its dates. The expiry is checked again, as a connection may last for
+    days.
     """
     certificate: Mapping[str, Any] | None = transport.get_extra_info("peercert") if transport else None
     if not certificate:
@@ -93,5 +111,5 @@ def certificate_caller(
 
 @functools.lru_cache(maxsize=4096)
 def _expires(text: str) -> float:
-    """Return the Unix time that a certificate's ``notAfter`` is."""
+    """Convert a certificate's ``notAfter`` to Unix time."""
     return float(ssl.cert_time_to_seconds(text))

@@ -26,14 +26,14 @@ _LONG_PERIOD = 60.0  # while a Role is missing
 
 
 class TokenSecret:
-    """Keeps a :class:`TokenFile` at the content of the Secret.
+    """Update a :class:`TokenFile` from the Secret.
 
     Args:
-        server: is requested for it.
+        server: the API server.
         namespace: of the Secret; empty: the server's own.
-        name: of the Secret, whose key ``tokens`` the file is mounted from.
+        name: of the Secret; the file is mounted from its key ``tokens``.
         file: receives the tokens.
-        changed: called when they have changed.
+        changed: called when the tokens have changed.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TokenSecret:
         self._last_error = ""
 
     async def run(self) -> None:
-        """Read the Secret again and again, until it is cancelled."""
+        """Poll the Secret until cancelled."""
         while True:
             period = await self.poll()
             await asyncio.sleep(period)
@@ -58,11 +58,11 @@ class TokenSecret:
         try:
             tokens = await self._read()
         except ApiError as exc:
-            if exc.status == 404:  # it is deleted, and with it all its tokens
+            if exc.status == 404:  # a deleted Secret revokes all tokens
                 return self._take("")
             advice = f" Bind a Role to its service account with the rule {SECRET}." if exc.status == 403 else ""
             return self._fail(f"{exc.detail}{advice}", forbidden=exc.status == 403)
-        except ValueError:  # neither base64 nor UTF-8; its text may quote a digest
+        except ValueError:  # neither base64 nor UTF-8; the error may quote a digest
             return self._fail(malformed(self._server.url, f"Secret with a text in {_KEY}"), forbidden=False)
         return self._take(tokens)
 

@@ -1,7 +1,7 @@
-"""Browser sessions: a random cookie that stands for the credential which its owner has logged in with.
+"""Browser sessions: a random cookie that maps to the credential of the login.
 
-The credential stays here and is asked about again on every request, like one in a header: a token that is revoked or
-has expired ends its sessions.
+The credential stays on the server and is checked on every request, like one in a header: a session ends when its token
+is revoked or expires.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from sidecar.auth.caller import Credential
 
 _MOST = 1000
-_MOST_EACH = 20  # of one credential: whoever logs in again and again ends none but their own
+_MOST_EACH = 20  # of one credential: repeated logins end only sessions of the same credential
 
 
 class _Session(NamedTuple):
@@ -28,9 +28,8 @@ class Sessions:
     """The sessions of one server; they end with it.
 
     Args:
-        lifetime: in seconds.
-        clock: the time that they are counted by, in seconds: not the wall clock, by which sessions would last longer
-            when it is set back.
+        lifetime: of a session, in seconds.
+        clock: returns the monotonic time in seconds: setting the wall clock back must not extend sessions.
     """
 
     def __init__(self, lifetime: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,7 +38,7 @@ class Sessions:
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
 
     def begin(self, credential: Credential) -> str:
-        """Begin a session; return what the cookie holds."""
+        """Start a session; return the value of its cookie."""
         own = [digest for digest, session in self._sessions.items() if session.credential == credential]
         for digest in own[: max(0, len(own) + 1 - _MOST_EACH)]:
             del self._sessions[digest]
@@ -50,7 +49,7 @@ class Sessions:
         return cookie
 
     def credential(self, cookie: str) -> Credential | None:
-        """Return what the owner of a cookie has logged in with; None when the session has ended."""
+        """Return the credential of a cookie's session; None if the session has ended."""
         session = self._sessions.get(_digest(cookie))
         if session is None or session.until <= self._clock():
             return None
@@ -62,10 +61,10 @@ class Sessions:
 
 
 def cookie_name(host: str) -> str:
-    """Return the cookie's name for a server that is called by this name.
+    """Return the cookie's name for a server with this Host.
 
-    Cookies know no ports: two servers behind two forwarded ports of localhost must not end each other's sessions.
-    ``__Host-`` has the browser see to it that nobody else has set it.
+    Cookies are not isolated by port: two servers behind two forwarded ports of localhost must not end each other's
+    sessions. With the prefix ``__Host-`` browsers accept the cookie from this host only.
     """
     return f"__Host-flux-sidecar-{hashlib.sha256(host.encode(errors='replace')).hexdigest()[:8]}"
 

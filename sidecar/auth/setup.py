@@ -1,4 +1,4 @@
-"""Builds what stands before the API, from the options: the methods, the guard, the door."""
+"""Create the authentication methods and the guard from the options."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import structlog
 
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import Method
-from sidecar.auth.guard import Guard
+from sidecar.auth.guard import CallerLimits, Guard
 from sidecar.auth.origins import Origins
-from sidecar.auth.peer import SocketUsers
+from sidecar.auth.peer import PeerCallers, SocketUsers
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.tokens import TokenFile
 from sidecar.config import addresses
@@ -26,11 +26,12 @@ from sidecar.runtime.filewatch import FileWatcher
 from sidecar.runtime.rate_limiter import RateLimiter
 from sidecar.runtime.tasks import Supervised, Supervisor
 
-if TYPE_CHECKING:  # what is not asked for is not loaded: JWTs alone are ten megabytes
+if TYPE_CHECKING:  # unused methods are not imported: the JWT library alone takes ten megabytes
     from sidecar.auth.kubernetes import Kubernetes
     from sidecar.auth.login import Login
     from sidecar.auth.oidc import Oidc
     from sidecar.auth.secret import TokenSecret
+    from sidecar.cluster.client import ApiServer
 
 log = structlog.get_logger("auth")
 
@@ -38,13 +39,13 @@ _GUESSES_A_SECOND = 1.0
 
 
 class AuthSetup:
-    """All of it, for one server.
+    """The authentication and authorization of one server.
 
     Args:
-        settings: checked.
+        settings: of the server, validated.
 
     Raises:
-        SettingsError: a file that they name cannot be used.
+        SettingsError: a file or URL of the settings cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -69,20 +70,21 @@ class AuthSetup:
                 proxies=parse_list(settings.listen.trusted_proxies),
                 strict=not settings.authenticates,
             ),
-            SocketUsers(os.getuid(), parse_scopes("--socket-users", settings.access.socket_users)),
-            certificate_scope=settings.tls.tls_client_scope if settings.tls.tls_client_ca else None,
-            rate=settings.limits.rate_limit,
-            max_streams=settings.limits.max_streams,
+            PeerCallers(
+                SocketUsers(os.getuid(), parse_scopes("--socket-users", settings.access.socket_users)),
+                certificate_scope=settings.tls.tls_client_scope if settings.tls.tls_client_ca else None,
+            ),
+            CallerLimits(rate=settings.limits.rate_limit, max_streams=settings.limits.max_streams),
         )
         for text in settings.warnings():
             log.warning(text)
 
     def _methods(self, settings: Settings) -> list[Method]:
-        """Make the methods, those first that ask nobody else."""
+        """Create the methods; those without a remote server come first."""
         methods: list[Method] = []
         if settings.access.tokens:
             path = Path(settings.access.tokens)
-            self.watch.add(lambda: self._read_tokens(file), path)  # first: what is swapped meanwhile counts
+            self.watch.add(lambda: self._read_tokens(file), path)  # before the first read: misses no change
             file = TokenFile(path)
             methods.append(file)
             if settings.kubernetes.tokens_secret:
@@ -108,14 +110,14 @@ class AuthSetup:
         self.guard.revalidate()
 
     def start(self, tasks: Supervisor) -> None:
-        """Begin to watch files, and to check again the callers of requests that go on."""
+        """Start to watch files and to revalidate the callers of requests in progress."""
         self.watch.start(tasks)
         self._watching = tasks.start(self.guard.revalidate_forever, "guard", vital=True)
         if self._secret:
             self._reading = tasks.start(self._secret.run, "token secret", vital=True)
 
     async def close(self) -> None:
-        """End what was begun."""
+        """Stop all tasks and close the connections of the methods."""
         await self.watch.close()
         for task in (self._watching, self._reading):
             if task:
@@ -126,12 +128,17 @@ class AuthSetup:
             await method.close()
 
 
-def _secret(options: KubernetesOptions, file: TokenFile, changed: Callable[[], None]) -> TokenSecret:
-    from sidecar.auth.secret import TokenSecret
+def _api_server(options: KubernetesOptions) -> ApiServer:
     from sidecar.cluster.client import ApiServer
 
+    return ApiServer(api_server(options.kubernetes_api), Path(options.kubernetes_credentials))
+
+
+def _secret(options: KubernetesOptions, file: TokenFile, changed: Callable[[], None]) -> TokenSecret:
+    from sidecar.auth.secret import TokenSecret
+
     return TokenSecret(
-        ApiServer(api_server(options.kubernetes_api), Path(options.kubernetes_credentials)),
+        _api_server(options),
         namespace=options.kubernetes_namespace,
         name=options.tokens_secret,
         file=file,
@@ -148,29 +155,25 @@ def _login(options: AccessOptions) -> Login | None:
 
 
 def _oidc(options: OidcOptions) -> Oidc:
-    from sidecar.auth.oidc import Oidc
+    from sidecar.auth.jwks import IssuerSettings
+    from sidecar.auth.oidc import ClaimMapping, Oidc
 
+    issuer = IssuerSettings(
+        url=options.oidc_issuer, jwks=options.oidc_jwks, ca=Path(options.oidc_ca) if options.oidc_ca else None
+    )
+    mapping = ClaimMapping(
+        name_claim=options.oidc_name_claim,
+        scope_claim=options.oidc_scope_claim,
+        scopes=parse_scopes("--oidc-scopes", options.oidc_scopes),
+    )
     try:
-        return Oidc(
-            issuer=options.oidc_issuer,
-            audience=options.oidc_audience,
-            jwks=options.oidc_jwks,
-            name_claim=options.oidc_name_claim,
-            scope_claim=options.oidc_scope_claim,
-            scopes=parse_scopes("--oidc-scopes", options.oidc_scopes),
-            ca=Path(options.oidc_ca) if options.oidc_ca else None,
-        )
+        return Oidc(issuer, options.oidc_audience, mapping)
     except ValueError as exc:
         raise SettingsError(f"--oidc-issuer: {exc}") from None
 
 
 def _kubernetes(options: KubernetesOptions) -> Kubernetes:
-    from sidecar.auth.kubernetes import Kubernetes
+    from sidecar.auth.kubernetes import Kubernetes, RbacTarget
 
-    return Kubernetes(
-        api=api_server(options.kubernetes_api),
-        credentials=Path(options.kubernetes_credentials),
-        audience=options.kubernetes_audience,
-        namespace=options.kubernetes_namespace,
-        minicluster=options.minicluster,
-    )
+    target = RbacTarget(namespace=options.kubernetes_namespace, minicluster=options.minicluster)
+    return Kubernetes(_api_server(options), audience=options.kubernetes_audience, target=target)

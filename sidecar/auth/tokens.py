@@ -1,6 +1,6 @@
-"""Bearer tokens from a file, which holds their digests only: ``name:scopes:sha256``, a line each.
+"""Bearer tokens from a file that contains their digests only, one ``name:scopes:sha256`` a line.
 
-A token is 256 random bits: nobody guesses one, and a plain SHA-256 is as good as a slow hash.
+A token has 256 random bits and cannot be guessed, so a plain SHA-256 is as safe as a slow hash.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from sidecar.runtime import files
 
 log = structlog.get_logger("auth")
 
-PREFIX = "fxs_"  # so that a token that got into a repository is recognized
+PREFIX = "fxs_"  # lets secret scanners recognize a token in a repository
 _MAKE = "flux-sidecar token new NAME --file FILE"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_SHOWN = 5  # lines that are wrong; of more the number alone is told
+_SHOWN = 5  # malformed lines that are reported one by one; of the rest only the number is
 
 
 class _Entry(NamedTuple):
@@ -40,12 +40,12 @@ class TokenFile:
         path: the file; it is read again by :meth:`read_again`.
 
     Raises:
-        SettingsError: the file cannot be read, or a line of it is wrong.
+        SettingsError: the file cannot be read, or a line of it is malformed.
     """
 
     name = "token"
     kinds = frozenset({"bearer"})
-    cache_ttl = 3600.0  # a change of the file ends it earlier
+    cache_ttl = 3600.0  # a change of the file clears the cache
     max_concurrent = 0
 
     def __init__(self, path: Path) -> None:
@@ -60,9 +60,9 @@ class TokenFile:
         self._warn_of_none()
 
     def read_again(self) -> Callable[[], None]:
-        """Read the file again, in any thread; return what lets it count, in the event loop.
+        """Read the file again, in any thread; return a function that applies it in the event loop.
 
-        Lines that are wrong, and a file that is gone or cannot be read, let no caller in.
+        Malformed lines are skipped. A missing or unreadable file has no tokens.
         """
         entries: Sequence[_Entry]
         try:
@@ -71,35 +71,35 @@ class TokenFile:
             entries, wrong = (), [f"{_unreadable(exc)}."]
 
         def take() -> None:
-            if self._taken is None:  # else the file comes later than what was taken
+            if self._taken is None:  # else the text passed to take() is newer than the file
                 self._entries = entries
-                self._tell(wrong, str(self.path))
+                self._log_lines(wrong, str(self.path))
 
         return take
 
     def take(self, text: str, *, source: str) -> bool:
-        """Let this text count, and the file no longer.
+        """Use the tokens of a text instead of the file's.
 
         Args:
-            text: what a file would hold.
-            source: where it is from, for the log.
+            text: in the format of the file.
+            source: of the text, for the log.
 
         Returns:
-            Whether the tokens are others than before.
+            Whether the tokens have changed.
         """
         if text == self._taken:
             return False
         self._taken, before = text, self._entries
         self._entries, wrong = _parse_lines(text)
         if wrong or self._entries != before:
-            self._tell(wrong, source)
+            self._log_lines(wrong, source)
         return self._entries != before
 
     def release(self) -> None:
-        """Let a change of the file count again, from now on; until then what was taken does."""
+        """Use the file again from its next change on; until then the text passed to :meth:`take` stays in use."""
         self._taken = None
 
-    def _tell(self, wrong: Sequence[str], source: str) -> None:
+    def _log_lines(self, wrong: Sequence[str], source: str) -> None:
         for text in wrong:
             log.error("a line of the token file is left out", file=source, reason=text)
         log.info("tokens read", file=source, tokens=len(self._entries))
@@ -111,17 +111,17 @@ class TokenFile:
             log.warning("the token file has no token: no caller can log in by it", file=str(self.path), hint=hint)
 
     async def identify(self, credential: Credential) -> Caller | None:
-        """Return whose token it is."""
+        """Return the caller of a token; None if the file does not have it."""
         digest = _digest(credential.secret)
         found = [entry.caller for entry in self._entries if hmac.compare_digest(entry.digest, digest)]
         return found[0] if found else None
 
 
 def make_token(name: str, scopes: Sequence[str]) -> tuple[str, str]:
-    """Make a token.
+    """Create a token.
 
     Returns:
-        The token, and its line for the file.
+        The token, and its line of the file.
 
     Raises:
         ValueError: the name or a scope is not valid.
@@ -143,26 +143,26 @@ def make_token(name: str, scopes: Sequence[str]) -> tuple[str, str]:
 
 
 def append_line(path: Path, line: str) -> int:
-    """Append a line to a token file, which only its owner may read when it is made here.
+    """Append a line to a token file; a new file is readable by its owner only.
 
     Returns:
-        How many tokens of the same name the file had before.
+        The number of tokens of the same name that the file had before.
 
     Raises:
-        OSError: it cannot be read, or written.
+        OSError: the file cannot be read or written.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "ab+") as file:
         file.seek(0)
         before = file.read()
-        begin = b"" if not before or before.endswith(b"\n") else b"\n"  # or it would be one with the last line
+        begin = b"" if not before or before.endswith(b"\n") else b"\n"  # end an unterminated line
         file.write(begin + f"{line}\n".encode())
     name = _parse(line).caller.name
     return sum(entry.caller.name == name for entry in _parse_lines(before.decode(errors="replace"))[0])
 
 
 def _unreadable(exc: OSError | UnicodeDecodeError) -> str:
-    """Say why a file cannot be read."""
+    """Return the reason why a file cannot be read."""
     return exc.strerror or str(exc) if isinstance(exc, OSError) else "the file is not UTF-8 text"
 
 
@@ -171,7 +171,7 @@ def _digest(token: str) -> str:
 
 
 def _read(path: Path) -> tuple[Sequence[_Entry], list[str]]:
-    """Return the entries, and what is wrong with the other lines."""
+    """Return the entries, and the errors of malformed lines."""
     return _parse_lines(files.read_small(path).decode())
 
 
@@ -195,10 +195,10 @@ def _parse_lines(text: str) -> tuple[Sequence[_Entry], list[str]]:
 
 
 def _parse(line: str) -> _Entry:
-    """Read a line.
+    """Parse a line.
 
     Raises:
-        ValueError: it is wrong. The text quotes nothing: where columns were mixed up, any of them is a token.
+        ValueError: it is malformed. The message quotes nothing: if the fields are swapped, any of them may be a token.
     """
     name, _, rest = line.rpartition(":")[0].rpartition(":")
     digest = line.rpartition(":")[2].lower()

@@ -108,7 +108,7 @@ class Pods(Object):
 
 
 class Job(Struct, kw_only=True):
-    """The Job whose pods are the brokers.
+    """The Job of the brokers' pods.
 
     Pods are not created again for completed indexes (an idset).
     """

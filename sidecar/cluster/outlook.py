@@ -1,7 +1,7 @@
 """Whether this pod can still do its part, by the Job's completed indexes.
 
 A pod is not created again for an index that has succeeded. So a lead that starts after followers have succeeded would
-wait for its quorum for ever, and so would a follower whose lead has succeeded. The first fails, with an Event; the
+wait for its quorum for ever, and so would a follower after its lead has succeeded. The first fails, with an Event; the
 second has nothing left to do. Both write the end file, which ends the broker beside them.
 
 In the lead's server :class:`Outlook` polls the Job. For :mod:`sidecar.follower`, which must stay small, this module is
@@ -45,7 +45,7 @@ class InstanceLost(Exception):
 
 
 def verdict(job: Job, index: int, quorum: int = 0) -> Verdict | None:
-    """Return what a Job's completed indexes mean for a pod whose broker does not run.
+    """Return what a Job's completed indexes mean for a pod while its broker does not run.
 
     Args:
         job: as the API server has it.

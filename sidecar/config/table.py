@@ -94,7 +94,7 @@ def clean_environment(arguments: Sequence[str]) -> list[str]:
     out.
 
     Args:
-        arguments: of the command line; a variable of an option whose flag is given is ignored without a warning.
+        arguments: of the command line; if an option's flag is given, its variable is ignored without a warning.
 
     Returns:
         Warnings about variables that are ignored or misspelled.

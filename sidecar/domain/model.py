@@ -1,6 +1,6 @@
 """Types that all packages share: jobs, events, nodes and queues.
 
-Times are Unix seconds, durations are seconds. A field whose type includes ``""`` has that value while it is unknown:
+Times are Unix seconds, durations are seconds. A field with a type that includes ``""`` has that value while unknown:
 the predecessor responded so, and its clients index these fields without a check.
 """
 

@@ -50,7 +50,7 @@ class Part:
         return b"".join(reversed(pieces))
 
     def digest(self, name: str) -> bytes:
-        """Return a digest of a name and all bytes; parts whose digest is known are not read again."""
+        """Return a digest of a name and all bytes; parts with a known digest are not read again."""
         if self._digest:
             return self._digest
         new, known = [], b""

@@ -21,7 +21,7 @@ _DEEPEST = 16
 _PER_RESOURCE = 'an object {"type": "node" or "core", "count": a whole number from 1 on}'
 _SUPPORTED = ("per-resource", "input")  # by the embedded engine
 _NAMED, _LONGEST_NAME = 5, 40
-#: Options whose value must be the path of a file.
+#: Options that require the path of a file as their value.
 _PATHS = ("input.stdin.path", "output.stdout.path", "output.stderr.path")
 
 

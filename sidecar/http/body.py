@@ -17,8 +17,8 @@ from sidecar.runtime.clock import LoopClock
 SMALL = 16 * 1024
 """Bytes of a body where no credential is required: enough for a token or a password.
 
-A request of that size is not counted: its connection takes as much memory. So a stop, a cancel and a login, whose
-bodies are no larger, are accepted even when others have used up the budget.
+A request of that size is not counted: its connection takes as much memory. So a stop, a cancel and a login are
+accepted even when others have used up the budget: their bodies are no larger.
 """
 BOM = b"\xef\xbb\xbf"
 

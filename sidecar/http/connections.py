@@ -34,7 +34,7 @@ class ConnectionLimiter:
         max_connections: limit of connections.
         timeouts: of the peers.
         max_unsent: bytes that may wait to be sent on all connections.
-        proxies: networks of proxies, each of whose addresses stands for many clients.
+        proxies: networks of proxies; each of their addresses stands for many clients.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class ConnectionLimiter:
 class _NewConnection(asyncio.Protocol):
     """The protocol of a connection until it is accepted, when its address is known.
 
-    TLS is added afterwards, not by asyncio's server, which does not report a connection whose handshake fails:
+    TLS is added afterwards, not by asyncio's server, which does not report a connection with a failed handshake:
     silent connections would not be counted.
     """
 

@@ -49,7 +49,7 @@ def decode(
     Args:
         cls: the struct; its fields are the known parameters.
         values: as received.
-        text: names whose values were sent as text (form or query), which is converted to the field's type.
+        text: names of values that were sent as text (form or query), which is converted to the field's type.
         message: what the predecessor's clients show for a fault.
         loose: ignore unknown names.
         form: an empty text is an absent field, as in a form.

@@ -24,7 +24,7 @@ def required(cls: type[msgspec.Struct]) -> list[str]:
 
 @functools.cache
 def member_limits(cls: type[msgspec.Struct]) -> dict[str, int]:
-    """Return the fields whose annotation (``extra: members``) sets another limit of members than the usual one."""
+    """Return the fields with a limit of members of their own, from their annotation (``extra: members``)."""
     limits = {}
     for name, type_ in fields(cls).items():
         for meta in getattr(type_, "__metadata__", ()):

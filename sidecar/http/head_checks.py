@@ -1,4 +1,4 @@
-"""Refuse requests whose head asks for something unsupported, before any route.
+"""Refuse requests with unsupported features in their head, before any route.
 
 Some of it aiohttp would refuse in its own words before any middleware; some it would ignore, and answer as if it were
 supported.
@@ -18,7 +18,7 @@ _CONTINUE = "100-continue"
 
 
 def reject_unsupported(handle: RequestHandler) -> RequestHandler:
-    """Wrap a server's request handler: refuse requests whose head asks for something unsupported.
+    """Wrap a server's request handler: refuse requests with unsupported features in their head.
 
     A check in the routes would not do: an unknown path has none, and its response would differ.
     """

@@ -1,4 +1,4 @@
-"""HTML responses, whose content security policies allow files of this server only."""
+"""HTML responses; their content security policies allow files of this server only."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def find_operation(request: web.Request) -> Operation:
 
 
 def is_api_path(path: str) -> bool:
-    """Whether a path belongs to the API, whose errors are never rendered as pages."""
+    """Whether a path belongs to the API; errors of the API are never rendered as pages."""
     return path.startswith(_API)
 
 
@@ -121,7 +121,7 @@ def operation(method: str, path: str, **details: Any) -> Callable[[Handler], Han
 
 
 class Resource(Protocol):
-    """A class whose marked methods are handlers; its tag groups them and prefixes their names."""
+    """A class with handlers as marked methods; its tag groups them and prefixes their names."""
 
     tag: str
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from aiohttp import ClientConnectionResetError, web
 
 STARTED = web.RequestKey("response", web.StreamResponse)
-"""The response whose headers are sent; an error afterwards aborts it."""
+"""The response, once its headers are sent; an error afterwards aborts it."""
 RESPONSE_HEADERS = web.RequestKey("headers", dict[str, str])
 """Headers of every response to this request, unless its handler sets others."""
 CLIENT_CLOSED_REQUEST = 499
-"""Status of a request whose client disconnected before the response, as nginx logs it."""
+"""Status of a request if its client disconnected before the response, as nginx logs it."""
 
 
 async def start_response(request: web.Request, response: web.StreamResponse) -> None:
-    """Send the headers of a response whose body is sent in parts."""
+    """Send the headers of a response with a body that is sent in chunks."""
     add_headers(request, response)
     request[STARTED] = response
     await response.prepare(request)

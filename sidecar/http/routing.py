@@ -16,7 +16,7 @@ from sidecar.http.body_decoding import read_body
 from sidecar.http.operations import OPERATIONS, Operation
 
 _JSON = {"Content-Type": "application/json"}
-_MAX_CACHED = 256  # characters of a query string whose struct is cached
+_MAX_CACHED = 256  # characters of a query string; the struct of a longer one is not cached
 _running: set[asyncio.Future[web.StreamResponse]] = set()  # the event loop references tasks only weakly
 
 COMMAND = web.RequestKey("command", asyncio.Future[web.StreamResponse])
@@ -78,7 +78,7 @@ def _reader(op: Operation) -> RequestHandler:
 
 
 def _command(handle: RequestHandler) -> RequestHandler:
-    """Return a handler whose commands run to their end, also if the caller disconnects."""
+    """Return a handler that runs commands to their end, also if the caller disconnects."""
 
     async def run(request: web.Request) -> web.StreamResponse:
         task = request[COMMAND] = asyncio.ensure_future(handle(request))

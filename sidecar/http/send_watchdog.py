@@ -1,4 +1,4 @@
-"""Watch the data that waits to be sent on a connection, and abort a connection whose peer does not read it."""
+"""Watch the data that waits to be sent on a connection, and abort the connection if the peer does not read it."""
 
 from __future__ import annotations
 

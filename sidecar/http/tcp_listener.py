@@ -13,7 +13,7 @@ from sidecar.http.tls import Tls
 
 
 class Listener(web.BaseSite):
-    """A listening address of an application, whose connections an :class:`~sidecar.http.acceptor.Acceptor` accepts."""
+    """A listening address of an application; an :class:`~sidecar.http.acceptor.Acceptor` accepts its connections."""
 
     _acceptor: Acceptor | None = None
 

@@ -16,7 +16,7 @@ from sidecar.http.tcp_listener import Listener
 
 log = structlog.get_logger("server")
 
-_PROBE_TIMEOUT = 1.0  # seconds; a server whose backlog is full is running
+_PROBE_TIMEOUT = 1.0  # seconds; a server with a full backlog is running
 _MAX_PATH = 107  # bytes of a Unix socket's path in Linux
 
 

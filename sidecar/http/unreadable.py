@@ -42,7 +42,7 @@ class BodyUnreadable(web.RequestPayloadError):
 
 
 def broken_body() -> InvalidRequest:
-    """Return the error of a body whose chunks are malformed."""
+    """Return the error of a body with malformed chunks."""
     return InvalidRequest("The body cannot be read: its transfer encoding is broken.")
 
 

@@ -1,4 +1,4 @@
-"""Commands that the instance has accepted and whose effects are not in the store yet."""
+"""Commands that the instance has accepted and that have no effect in the store yet."""
 
 from __future__ import annotations
 

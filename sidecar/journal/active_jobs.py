@@ -1,7 +1,7 @@
 """The jobs that have not ended, according to the journal, whether or not their events can be stored.
 
-Lists follow the store. ``--idle-stop`` must not: while the disk is full nothing is stored, and an instance whose jobs
-have all ended would never be stopped.
+Lists follow the store. ``--idle-stop`` must not: while the disk is full nothing is stored, and an instance without
+active jobs would never be stopped.
 """
 
 from __future__ import annotations

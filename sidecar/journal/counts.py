@@ -59,7 +59,7 @@ class JobCounts:
     def load(
         self, groups: Iterable[tuple[str, str, bool, int, int, int]], totals: Iterable[tuple[str, str, str]]
     ) -> None:
-        """Load the store's counts; totals of a metric whose buckets have changed restart from 0."""
+        """Load the store's counts; the totals of a metric with changed buckets restart from 0."""
         self.groups = Counter()
         for queue, state, held, nodes, cores, count in groups:
             group = JobGroup(str(queue or ANONYMOUS), str(state), bool(held), int(nodes or 0), int(cores or 0))

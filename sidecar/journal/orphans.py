@@ -1,4 +1,4 @@
-"""End jobs in the store whose real end cannot be observed: without this they would be shown as running for ever.
+"""End jobs in the store when their real end cannot be observed: without this they would be shown as running for ever.
 
 This concerns jobs that Flux has purged, and the active jobs of an instance that has ended. A server that stops with its
 instance ends these before it exits, within the time of a stop. Those that are left (no time, or the server was killed)
@@ -25,7 +25,7 @@ log = structlog.get_logger("store")
 
 _BATCH = 256
 UNREADABLE = {"state": "RUN"}
-"""Column values assumed for an active job whose row cannot be read."""
+"""Column values assumed for an active job with an unreadable row."""
 _STOPPED = "the instance was stopped before this job could start"
 _UNSEEN = "the instance ended before the end of this job was seen"
 _PURGED = "the instance no longer knows this job: how it ended was not seen"

@@ -11,7 +11,7 @@ from sidecar.domain.model import ACTIVE
 from sidecar.store.connections import Connections
 from sidecar.store.query import Search
 
-_MAX_TEXTS = 1000  # search texts whose counts are cached
+_MAX_TEXTS = 1000  # search texts with cached counts
 _GROUPS = """
 SELECT queue, state, 0, 0, 0, count(*) FROM jobs WHERE state != 'SCHED' GROUP BY queue, state
 UNION ALL

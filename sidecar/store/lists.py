@@ -34,7 +34,7 @@ _SHAPES = {
     "keyed": (f"printf('\"%d\":', id) || {_FULL_JSON}", _JOINED),
 }
 _COLUMNS = f"CAST({_FULL_JSON} AS BLOB), job"
-"""Columns of a search: the JSON of a job, whose first parameter is the current time, and its ID."""
+"""Columns of a search: the JSON of a job (its first parameter is the current time) and its ID."""
 
 
 class _PageQuery(NamedTuple):

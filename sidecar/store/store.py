@@ -209,7 +209,7 @@ class Store:
     # ---------------------------------------------------------------------------------------------- instance
 
     async def instance(self) -> str:
-        """Return the identity of the instance whose jobs these are; empty in a new file."""
+        """Return the identity of the instance that the jobs belong to; empty in a new file."""
         rows = await self.connections.fetch_in_thread("SELECT value FROM meta WHERE key = 'instance'")
         return str(rows[0][0]) if rows else ""
 

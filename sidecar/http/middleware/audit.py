@@ -44,7 +44,7 @@ def audit_requests(count_refusal: Callable[..., None]) -> Middleware:
         trail.write(_event(request, status, problem, refused=refused), limited=refused or caller is NO_CALLER)
 
     def record_when_done(request: web.Request) -> None:
-        """Record the outcome of a command whose caller disconnected: once started it is carried out all the same."""
+        """Record the outcome of a command after its caller disconnected: a started command runs to its end."""
         command = request.get(COMMAND)
         if command is None:
             record(request, CLIENT_CLOSED_REQUEST, None)

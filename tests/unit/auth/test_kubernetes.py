@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from sidecar.auth.caller import Caller, Credential, Scope
-from sidecar.auth.kubernetes import Kubernetes
+from sidecar.auth.kubernetes import Kubernetes, RbacTarget
 from sidecar.cluster.account import ServiceAccount
+from sidecar.cluster.client import ApiServer
 from sidecar.cluster.errors import ApiError
 from sidecar.config.values import SettingsError
 from sidecar.domain.errors import Unavailable
@@ -53,9 +54,9 @@ async def method(api: KubernetesAPI) -> AsyncIterator[Callable[..., Kubernetes]]
     """Make methods that ask the stand-in; each is closed with the test."""
     made: list[Kubernetes] = []
 
-    def make(**options: Any) -> Kubernetes:
-        defaults = {"api": api.url, "credentials": api.credentials_directory, "audience": "flux-sidecar"}
-        made.append(Kubernetes(**{**defaults, **options}))
+    def make(url: str = api.url, timeout: float = 5, audience: str = "flux-sidecar", **options: Any) -> Kubernetes:
+        server = ApiServer(url, api.credentials_directory, timeout=timeout)
+        made.append(Kubernetes(server, audience=audience, **options))
         return made[-1]
 
     yield make
@@ -116,7 +117,7 @@ async def test_the_api_server_gets_all_that_it_said_of_a_user(
     extra = {"authentication.kubernetes.io/pod-name": ["worker-0"], "example.org/projects": ["a", "b"]}
     token = api.issue("alice", groups=["flux-users"], uid="u-1", extra=extra)
     api.allow("create", group="flux-users", names=["science"])
-    caller = await method(minicluster="science").identify(bearer(token))
+    caller = await method(target=RbacTarget(minicluster="science")).identify(bearer(token))
     assert caller
     assert caller.scopes == {"read", "submit"}
     assert api.asked[0] == (TOKEN_REVIEWS, {"token": token, "audiences": ["flux-sidecar"]})
@@ -147,7 +148,9 @@ async def test_rules(
     api: KubernetesAPI, method: Callable[..., Kubernetes], grant: dict[str, Any], scopes: set[str]
 ) -> None:
     api.allow("update", **grant)
-    caller = await method(minicluster="science").identify(bearer(api.issue("alice", groups=["flux-users"])))
+    caller = await method(target=RbacTarget(minicluster="science")).identify(
+        bearer(api.issue("alice", groups=["flux-users"]))
+    )
     assert caller
     assert caller.scopes == scopes
 
@@ -155,7 +158,7 @@ async def test_rules(
 async def test_another_namespace_than_its_own(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     api.allow("get", user="alice", namespace="science")
     token = bearer(api.issue("alice"))
-    own, other = await method().identify(token), await method(namespace="science").identify(token)
+    own, other = await method().identify(token), await method(target=RbacTarget(namespace="science")).identify(token)
     assert own
     assert other
     assert (own.scopes, other.scopes) == (frozenset(), frozenset({"read"}))
@@ -254,7 +257,7 @@ async def test_the_longest_token(api: KubernetesAPI, method: Callable[..., Kuber
 
 async def test_tokens_are_not_sent_in_the_clear(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="https://"):
-        Kubernetes(api="http://127.0.0.1:8001", credentials=tmp_path, audience="flux-sidecar")
+        ApiServer("http://127.0.0.1:8001", tmp_path)
 
 
 # ------------------------------------------------------------------------------------- an API server in trouble
@@ -359,7 +362,7 @@ async def test_an_api_server_that_hangs(api: KubernetesAPI, method: Callable[...
 async def test_an_api_server_that_is_not_there(tmp_path: Path, method: Callable[..., Kubernetes]) -> None:
     with KubernetesAPI(tmp_path / "gone") as gone:
         token = gone.issue("alice")
-    error = await unavailable(gone, method(api=gone.url), token)
+    error = await unavailable(gone, method(url=gone.url), token)
     assert f"{gone.url} cannot be reached" in error.detail
 
 
@@ -369,7 +372,7 @@ async def test_somebody_else_in_the_api_servers_place(
     """Neither token goes to a server that the cluster's CA does not vouch for."""
     with KubernetesAPI(tmp_path / "other") as other:
         other.allow("update", user="alice")
-        error = await unavailable(other, method(api=other.url), other.issue("alice"))
+        error = await unavailable(other, method(url=other.url), other.issue("alice"))
         assert other.asked == []
     assert f"{api.credentials_directory / 'ca.crt'} does not vouch for" in error.detail
 
@@ -518,7 +521,7 @@ async def test_a_service_account_on_a_file_system_that_does_not_answer(
         assert answers.wait(60)
         return read_small(path)
 
-    mine = method(namespace="ns")
+    mine = method(target=RbacTarget(namespace="ns"))
     monkeypatch.setattr("sidecar.cluster.account.read_small", slow)
     for _ in range(2):
         assert "the file system does not answer" in (await unavailable(api, mine, "someones-token")).detail

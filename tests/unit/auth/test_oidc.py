@@ -23,8 +23,9 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from sidecar.auth import jwks
 from sidecar.auth.caller import Caller, Credential, Method, Scope
+from sidecar.auth.jwks import IssuerSettings
 from sidecar.auth.keys import read_keys
-from sidecar.auth.oidc import Oidc
+from sidecar.auth.oidc import ClaimMapping, Oidc
 from sidecar.domain.errors import Unavailable
 from sidecar.runtime.filewatch import Signature, signature
 from tests.support import odd_files
@@ -47,6 +48,22 @@ class Clock:
 Make = Callable[..., Oidc]
 
 
+def method(
+    *,
+    issuer: str,
+    audience: str,
+    jwks: str = "",
+    ca: Path | None = None,
+    timeout: float = 5,
+    scopes: Mapping[str, Scope] = SCOPES,
+    claims: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Oidc:
+    """Return the method for an issuer."""
+    settings_ = IssuerSettings(url=issuer, jwks=jwks, ca=ca, timeout=timeout)
+    return Oidc(settings_, audience, ClaimMapping(scopes=scopes, **(claims or {})), **options)
+
+
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
     with Issuer() as running:
@@ -63,8 +80,8 @@ async def make(issuer: Issuer, clock: Clock) -> AsyncIterator[Make]:
     made: list[Oidc] = []
 
     def oidc(**options: Any) -> Oidc:
-        known: dict[str, Any] = {"issuer": issuer.url, "audience": issuer.audience, "scopes": SCOPES}
-        made.append(Oidc(**{**known, "now": clock, "clock": clock, "timeout": 60, **options}))
+        known: dict[str, Any] = {"issuer": issuer.url, "audience": issuer.audience}
+        made.append(method(**{**known, "now": clock, "clock": clock, "timeout": 60, **options}))
         return made[-1]
 
     yield oidc
@@ -148,14 +165,14 @@ async def test_scopes(oidc: Oidc, issuer: Issuer, claims: dict[str, Any], scopes
 async def test_claims_within_claims(
     make: Make, issuer: Issuer, path: str, claims: dict[str, Any], scopes: frozenset[Scope]
 ) -> None:
-    caller = await identify(make(scope_claim=path), issuer.token(claims))
+    caller = await identify(make(claims={"scope_claim": path}), issuer.token(claims))
     assert caller is not None
     assert caller.scopes == scopes
 
 
 @pytest.mark.parametrize("name", ["a", "alice@example.org", "Åsa Öberg", "ƒ" * 256])
 async def test_names(make: Make, issuer: Issuer, name: str) -> None:
-    caller = await identify(make(name_claim="email"), issuer.token({"email": name}))
+    caller = await identify(make(claims={"name_claim": "email"}), issuer.token({"email": name}))
     assert caller is not None
     assert caller.name == name
 
@@ -634,8 +651,8 @@ async def test_an_issuer_that_comes_back(oidc: Oidc, issuer: Issuer, clock: Cloc
 async def test_an_issuer_that_has_gone(clock: Clock) -> None:
     with Issuer() as issuer:
         token = issuer.token()
-        oidc = Oidc(issuer=issuer.url, audience=issuer.audience, scopes=SCOPES, now=clock, clock=clock)
-        fresh = Oidc(issuer=issuer.url, audience=issuer.audience, scopes=SCOPES, now=clock, clock=clock)
+        oidc = method(issuer=issuer.url, audience=issuer.audience, now=clock, clock=clock)
+        fresh = method(issuer=issuer.url, audience=issuer.audience, now=clock, clock=clock)
         assert await identify(oidc, token) is not None
     clock.now += 3600
     assert await identify(oidc, token) is not None
@@ -671,8 +688,8 @@ async def test_moved_on_the_same_server(oidc: Oidc, issuer: Issuer) -> None:
 
 async def test_https(tmp_path: Path) -> None:
     with Issuer(tls=tmp_path) as issuer:
-        options: Mapping[str, Any] = {"issuer": issuer.url, "audience": issuer.audience, "scopes": SCOPES}
-        trusting, strict = Oidc(**options, ca=issuer.ca), Oidc(**options)
+        options: Mapping[str, Any] = {"issuer": issuer.url, "audience": issuer.audience}
+        trusting, strict = method(**options, ca=issuer.ca), method(**options)
         assert await identify(trusting, issuer.token()) is not None
         with pytest.raises(Unavailable):
             await identify(strict, issuer.token())
@@ -834,14 +851,14 @@ def test_a_number_of_a_million_bits(member: str, issuer: Issuer) -> None:
 )
 def test_what_is_not_safe(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        Oidc(**{"issuer": "https://issuer.example", "audience": "x", "scopes": SCOPES, **options})
+        method(**{"issuer": "https://issuer.example", "audience": "x", **options})
 
 
 @pytest.mark.parametrize(
     "issuer", ["https://issuer.example", "http://127.0.0.9:1", "http://[::1]:1", "http://localhost"]
 )
 def test_what_is_safe(issuer: str) -> None:
-    oidc: Method = Oidc(issuer=issuer, audience="x", scopes=SCOPES, cache_ttl=5)
+    oidc: Method = method(issuer=issuer, audience="x", cache_ttl=5)
     assert (oidc.name, oidc.kinds, oidc.cache_ttl) == ("oidc", frozenset({"bearer"}), 5)
 
 
@@ -907,7 +924,7 @@ def still() -> Issuer:
 @pytest.fixture(scope="module")
 def offline(still: Issuer, directory: Path) -> Oidc:
     (directory / "jwks.json").write_bytes(still.published())
-    return Oidc(issuer=still.url, audience=still.audience, scopes=SCOPES, jwks=str(directory / "jwks.json"))
+    return method(issuer=still.url, audience=still.audience, jwks=str(directory / "jwks.json"))
 
 
 @FUZZ
@@ -965,5 +982,5 @@ def test_a_good_token_spoilt(offline: Oidc, still: Issuer, data: st.DataObject) 
 def test_any_jwks(still: Issuer, directory: Path, keys: list[Any]) -> None:
     """Whatever is beside it, a good key is found."""
     (directory / "any.json").write_text(json.dumps({"keys": [*keys, still.key.jwk()]}))
-    oidc = Oidc(issuer=still.url, audience=still.audience, scopes=SCOPES, jwks=str(directory / "any.json"))
+    oidc = method(issuer=still.url, audience=still.audience, jwks=str(directory / "any.json"))
     assert asyncio.run(identify(oidc, still.token())) is not None
