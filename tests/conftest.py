@@ -23,15 +23,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from tests.support import harness
 from tests.support.cluster_api import ClusterAPI
-from tests.support.harness import API, Process, Server
-from tests.support.in_process import InProcess
+from tests.support.harness import Process, Server
 
 _KINDS = ("embedded", pytest.param("flux", marks=pytest.mark.flux))
 #: What a marker needs: whether it is there, and what to say of the tests that are left out where it is not.
@@ -116,34 +115,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture(scope="session", params=_KINDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[API]:
-    """A server that all contract tests of one instance share; none may stop it.
-
-    With the embedded engine it runs in the tests' process; what reads a server's log or counts its descriptors takes
-    ``process``.
-    """
-    if request.param == "flux":
-        yield request.getfixturevalue("_flux")
-        return
-    with contextlib.closing(InProcess(tmp_path_factory.mktemp("in-process"))) as shared:
-        yield shared.ready()
-
-
-@pytest.fixture(scope="session", params=_KINDS)
-def process(request: pytest.FixtureRequest) -> Server:
-    """As ``server``, and always a process of its own."""
-    return cast(Server, request.getfixturevalue(f"_{request.param}"))
-
-
-@pytest.fixture(scope="session")
-def _embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with contextlib.closing(harness.embedded(tmp_path_factory.mktemp("embedded"))) as shared:
-        yield shared.ready()
-
-
-@pytest.fixture(scope="session")
-def _flux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with contextlib.closing(harness.flux_start(tmp_path_factory.mktemp("flux"))) as shared:
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start the server that all contract tests of one instance share; no test may stop it."""
+    with contextlib.closing(_start(request.param, tmp_path_factory.mktemp(f"shared-{request.param}"))) as shared:
         yield shared.ready()
 
 

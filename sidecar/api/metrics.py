@@ -109,4 +109,4 @@ class MetricsResource:
 def _check(request: web.Request) -> None:
     """Refuse unknown parameters, as all other routes do; the only parameter may be repeated."""
     if unknown := request.query.keys() - {"name[]"}:
-        raise InvalidRequest(f"unknown parameter '{min(unknown)}'; use name[].")
+        raise InvalidRequest(f"'{min(unknown)}' is not a parameter here; use name[].")

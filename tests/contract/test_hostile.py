@@ -124,16 +124,16 @@ def test_any_line_of_a_bulk(server: Server, lines: list[Any]) -> None:
             server.http.post(f"/v1/jobs/{each['id']}/cancel")  # what it runs, or waits for, is anything
 
 
-def test_all_of_them_are_listed_and_shown(process: Server) -> None:
+def test_all_of_them_are_listed_and_shown(server: Server) -> None:
     """Behind whatever the tests before have made: every list and every page is whole."""
-    last = process.run("true")
+    last = server.run("true")
     for path in (
         "/v1/jobs?details=true&listing=true",
         "/v1/jobs?limit=100&details=true",
         "/v1/jobs/search?length=100",
         "/v1/queues",
     ):
-        answer = process.http.get(path)
+        answer = server.http.get(path)
         assert answer.status_code == 200
         assert answer.json()
     for path in (
@@ -146,8 +146,8 @@ def test_all_of_them_are_listed_and_shown(process: Server) -> None:
         f"/jobs/{last['id']}",
         f"/jobs/submit?like={last['id']}",
     ):
-        assert process.http.get(path).status_code == 200
-    for line in process.text().splitlines():
+        assert server.http.get(path).status_code == 200
+    for line in server.text().splitlines():
         assert "a request failed" not in line
         assert "cannot be folded" not in line
 

@@ -355,9 +355,9 @@ def check(server: Server, cases: dict[str, tuple[bytes, int, str, str]]) -> None
     assert server.http.get("/livez").status_code == 200
 
 
-def test_raw_requests(process: Server) -> None:
-    check(process, RAW)
-    assert "a request failed" not in process.text()
+def test_raw_requests(server: Server) -> None:
+    check(server, RAW)
+    assert "a request failed" not in server.text()
 
 
 @pytest.fixture(scope="module")

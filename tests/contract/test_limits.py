@@ -278,12 +278,12 @@ def _ended(connection: socket.socket) -> bool:
         b"\r\n\r\n\r\n\r\nnonsense\r\n\r\n",
     ],
 )
-def test_what_is_hardly_http(process: Server, head: bytes) -> None:
+def test_what_is_hardly_http(server: Server, head: bytes) -> None:
     """Refused, and the connection ended: nobody gets to smuggle a second request in."""
-    with connections(process, 1, head) as (connection,):
+    with connections(server, 1, head) as (connection,):
         answer = b""
         while chunk := connection.recv(4096):  # until it is closed, or the socket's own time-out
             answer += chunk
     assert answer.startswith(b"HTTP/1.0 505 " if b"HTTP/9.9" in head else b"HTTP/1.0 400 "), answer
-    assert "a request failed" not in process.text()
-    assert process.http.get("/livez").status_code == 200
+    assert "a request failed" not in server.text()
+    assert server.http.get("/livez").status_code == 200

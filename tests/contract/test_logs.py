@@ -124,13 +124,13 @@ def test_what_is_sent_begins_no_line(own_server: Callable[..., Server]) -> None:
         ("nonsense", None),
     ],
 )
-def test_the_trace_of_a_caller(process: Server, given: str, trace: str | None) -> None:
+def test_the_trace_of_a_caller(server: Server, given: str, trace: str | None) -> None:
     """Written in every line of the request; what is no traceparent is none."""
     name = f"trace-{abs(hash(given))}"
-    process.http.get("/v1/jobs", headers={"traceparent": given, "X-Request-Id": name})
+    server.http.get("/v1/jobs", headers={"traceparent": given, "X-Request-Id": name})
 
     def line() -> str:
-        return next((line for line in process.text().splitlines() if f"request_id={name}" in line), "")
+        return next((line for line in server.text().splitlines() if f"request_id={name}" in line), "")
 
     written = eventually(line, what="the line")
     assert ("trace_id=" in written) == (trace is not None)

@@ -68,13 +68,13 @@ def test_what_is_asked_for(server: Server, path: str, status: int) -> None:
         ("/stop", {"data": {"mode": "now", "force": "true"}}, 400),
     ],
 )
-def test_what_is_sent(process: Server, path: str, sent: dict[str, Any], status: int) -> None:
-    answer = process.http.post(path, **{**sent, "headers": {**PAGE, **sent.get("headers", {})}})
+def test_what_is_sent(server: Server, path: str, sent: dict[str, Any], status: int) -> None:
+    answer = server.http.post(path, **{**sent, "headers": {**PAGE, **sent.get("headers", {})}})
     assert answer.status_code == status, answer.text
     if status == 303:
         assert answer.headers["Location"].startswith("../jobs")
         assert "elsewhere" not in answer.headers["Location"]
-    assert "a request failed" not in process.text()
+    assert "a request failed" not in server.text()
 
 
 def test_a_job_with_many_events(server: Server) -> None:
