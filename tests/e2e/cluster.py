@@ -195,7 +195,18 @@ class Release:
         return self
 
     def submit(self, command: str | list[str], **parameters: Any) -> str:
-        answer = self.call("POST", "/v1/jobs/submit", json={"command": command, **parameters})
+        """Submit a job as a client should: under a key, and again where a broker that is busy has not answered yet."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+
+        def accepted() -> httpx.Response | None:
+            body = {"command": command, **parameters}
+            answer = self.call("POST", "/v1/jobs/submit", json=body, headers=headers)
+            if answer.status_code == 503:
+                assert answer.headers["Retry-After"], answer.text
+                return None
+            return answer
+
+        answer = eventually(accepted, what="an answer to a submit")
         assert answer.status_code == 200, answer.text
         return str(answer.json()["f58id"])
 
