@@ -262,7 +262,7 @@ def _safe_url(text: str) -> URL:
     url = URL(text)
     if url.host and (url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.host))):
         return url
-    raise ValueError(f"{text!r} is not HTTPS: whoever is between could hand out keys of their own.")
+    raise ValueError(f"{text!r} is not HTTPS: a man in the middle could replace the keys.")
 
 
 def _is_loopback(host: str) -> bool:

@@ -107,7 +107,9 @@ class Oidc:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not issuer.url or not audience:
-            raise ValueError("OIDC needs an issuer and an audience: without them any token of anybody would do.")
+            raise ValueError(
+                "OIDC needs an issuer and an audience: without them every token of any issuer would be accepted."
+            )
         if unknown := sorted({str(scope) for scope in mapping.scopes.values() if scope not in SCOPES}):
             raise ValueError(f"There is no scope {', '.join(unknown)}: use {', '.join(SCOPES)}.")
         self.cache_ttl = cache_ttl

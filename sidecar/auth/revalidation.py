@@ -103,5 +103,5 @@ class Revalidator(Generic[H]):
                 if not await self._is_authorized(admission):
                     admission.revoke()
             except Exception:  # one failed check must not prevent the others
-                log.exception("a caller could not be looked at again", path=admission.request.path)
+                log.exception("a caller could not be checked again", path=admission.request.path)
                 admission.revoke()

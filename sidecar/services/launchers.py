@@ -38,7 +38,7 @@ class Launcher(msgspec.Struct, omit_defaults=False):
     t_end: Annotated[float | None, msgspec.Meta(description="when it ended, in Unix seconds; null: it runs")] = None
     returncode: Annotated[int | None, msgspec.Meta(description="exit code, or minus the signal number")] = None
     pid: Annotated[int, msgspec.Meta(description="process ID")] = 0
-    submitter: Annotated[str, msgspec.Meta(description="the caller who started it")] = ""
+    submitter: Annotated[str, msgspec.Meta(description="name of the caller that started it")] = ""
 
 
 class Launchers:

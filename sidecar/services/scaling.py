@@ -50,7 +50,7 @@ class Scaling(Struct, kw_only=True):
     busy: Annotated[str, Meta(description="idset of those that still run jobs")] = ""
     since: Annotated[float, Meta(description="time of the request, in Unix seconds")]
     deadline: Annotated[float | None, Meta(description="until when jobs are waited for, in Unix seconds")] = None
-    by: Annotated[str, Meta(description="the caller who requested it")] = ""
+    by: Annotated[str, Meta(description="name of the caller that requested it")] = ""
     detail: Annotated[str, Meta(description="why it failed; empty otherwise")] = ""
 
 
