@@ -141,7 +141,7 @@ def test_every_byte_in_every_form(server: Server, name: str) -> None:
 
 def test_the_headers_of_a_tail_come_first(server: Server) -> None:
     """However far from the end the lines are that are asked for."""
-    script = "echo one >&2; sleep 0.3; seq -f %0100.0f 40000; sleep 0.3; echo two >&2"
+    script = "echo one >&2; sleep 0.3; seq -f %0100.0f 200000; sleep 0.3; echo two >&2"
     job = server.run(["sh", "-c", script], within=60)["id"]
     host, port = server.url.removeprefix("http://").split(":")
     seconds = []

@@ -101,14 +101,16 @@ def test_every_kind_of_result_equals_that_of_flux(tmp_path: Path, started: Start
     server = started(beside(broker, tmp_path)).ready()
     jobs = [
         server.submit("true"),
-        server.submit("false", name="named"),
+        server.submit("false", name="named", urgency=0),
         server.submit("no-such-program"),
         server.submit(["sh", "-c", "kill -9 $$"]),
         server.submit("sleep 60", runtime=0.3),
         server.submit("true", num_nodes=1, exclusive=True, num_tasks=2),
         server.submit("true", num_tasks=3, cores_per_task=1),
     ]
+    # Flux refuses a job that depends on the success of one that has failed: that one starts after it.
     dependent = server.submit("true", dependencies=[f"afterok:{fluid.f58(jobs[1])}"])
+    broker.run("job", "urgency", fluid.f58(jobs[1]), "16")
     waiting = server.submit("true", dependencies=f"afterany:{jobs[4]}")
     cancelled, held = server.submit("sleep 60"), server.submit("sleep 60", urgency=0)
     server.state(cancelled, "RUN")
