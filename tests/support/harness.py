@@ -145,17 +145,33 @@ def _marked(mark: str) -> list[tuple[int, str]]:
     return found
 
 
-class API:
-    """A running server's API, as tests call it."""
+class Server(Process):
+    """A running flux-sidecar, and a client for it."""
 
-    trusts: ssl.SSLContext | None = None
-    """Whose certificate the server has to show, if it shows one."""
-    _client: httpx.Client | None = None
+    def __init__(self, argv: Sequence[str], directory: Path, **variables: str) -> None:
+        super().__init__(argv, directory, **variables)
+        self._client: httpx.Client | None = None
+        self._listening = ""
+        self.trusts: ssl.SSLContext | None = None
+        """Whose certificate the server has to show, if it shows one."""
 
     @property
     def url(self) -> str:
-        """Return where the server listens."""
-        raise NotImplementedError
+        """Where it listens, once it says so."""
+
+        def announced() -> str:
+            if self.popen.poll() is not None:
+                raise AssertionError(f"ended with {self.popen.returncode}:\n{self.text()}")
+            return self.listening
+
+        return eventually(announced, what="announcement")
+
+    @property
+    def listening(self) -> str:
+        """Where it listens or has listened; empty before it says so."""
+        if not self._listening and (match := re.search(r"listens on (\S+) ", self.text())):
+            self._listening = match[1]
+        return self._listening
 
     @property
     def verify(self) -> ssl.SSLContext:
@@ -169,12 +185,28 @@ class API:
         return self._client
 
     def ready(self) -> Self:
-        eventually(lambda: self.http.get("/readyz").status_code == 200, what=f"readiness of {self.url}")
+        eventually(lambda: self.http.get("/readyz").status_code == 200, what=f"readiness of {self.log}")
         return self
 
-    def close_client(self) -> None:
+    def close(self) -> None:
         if self._client is not None:
             self._client.close()
+        super().close()
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it has in memory."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def descriptors(self) -> int:
+        """How many files and connections it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def seconds(self, answer: httpx.Response) -> float:
+        """Return how long the server took for an answer, by its log: what a busy machine takes on the way is not in it."""
+        line = rf"seconds=(\S+) .*request_id={answer.headers['X-Request-Id']}$"
+        return float(eventually(lambda: re.search(line, self.text(), re.MULTILINE), what="a line in the log")[1])
 
     def submit(self, command: str | list[str], **parameters: Any) -> int:
         """Submit a job and return its id."""
@@ -212,51 +244,6 @@ class API:
 
     def stop(self, **parameters: Any) -> httpx.Response:
         return self.http.post("/v1/service/stop", json=parameters)
-
-
-class Server(API, Process):
-    """A flux-sidecar in a process of its own."""
-
-    def __init__(self, argv: Sequence[str], directory: Path, **variables: str) -> None:
-        super().__init__(argv, directory, **variables)
-        self._listening = ""
-
-    @property
-    def url(self) -> str:
-        """Where it listens, once it says so."""
-
-        def announced() -> str:
-            if self.popen.poll() is not None:
-                raise AssertionError(f"ended with {self.popen.returncode}:\n{self.text()}")
-            return self.listening
-
-        return eventually(announced, what="announcement")
-
-    @property
-    def listening(self) -> str:
-        """Where it listens or has listened; empty before it says so."""
-        if not self._listening and (match := re.search(r"listens on (\S+) ", self.text())):
-            self._listening = match[1]
-        return self._listening
-
-    def close(self) -> None:
-        self.close_client()
-        super().close()
-
-    @property
-    def memory(self) -> int:
-        """Bytes that it has in memory."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    @property
-    def descriptors(self) -> int:
-        """How many files and connections it has open."""
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
-
-    def seconds(self, answer: httpx.Response) -> float:
-        """Return how long the server took for an answer, by its log: what a busy machine takes on the way is not in it."""
-        line = rf"seconds=(\S+) .*request_id={answer.headers['X-Request-Id']}$"
-        return float(eventually(lambda: re.search(line, self.text(), re.MULTILINE), what="a line in the log")[1])
 
 
 def embedded(directory: Path, *options: str, **variables: str) -> Server:

@@ -157,20 +157,18 @@ class KubernetesAPI:
         self,
         user: str,
         *,
-        groups: Iterable[str] = (),
-        uid: str = "",
-        extra: Mapping[str, list[str]] | None = None,
         audiences: Iterable[str] = ("flux-sidecar",),
         expires: float | None = None,
         opaque: bool = False,
+        **identity: Any,
     ) -> str:
-        """Return a new token: a JWT with ``exp`` (Unix seconds), or an opaque one."""
+        """Return a new token: a JWT with ``exp`` (Unix seconds), or an opaque one; ``identity`` as of :meth:`know`."""
         claims: dict[str, Any] = {"sub": user, "aud": list(audiences), "jti": secrets.token_hex(8)}
         if expires is not None:
             claims["exp"] = expires
         parts = (json.dumps({"alg": "ES256"}).encode(), json.dumps(claims).encode(), secrets.token_bytes(64))
         token = secrets.token_urlsafe(32) if opaque else ".".join(_base64url(part) for part in parts)
-        self.know(token, user, groups=groups, uid=uid, extra=extra, audiences=audiences, expires=expires)
+        self.know(token, user, audiences=audiences, expires=expires, **identity)
         return token
 
     def know(

@@ -564,7 +564,7 @@ async def test_guesses_of_others_lock_nobody_out_who_was_let_in() -> None:
     assert await both.authenticate(bearer("a"), "1.2.3.4") is None  # revoked: a guess like any other from now on
     with pytest.raises(TooManyRequests):
         await both.authenticate(bearer("a"), "1.2.3.4")
-    assert await both.reauthenticate(bearer("a"), "known") is None  # who was let in is looked at again, guesses or not
+    assert await both.reauthenticate(bearer("a"), "known") is None  # open requests are checked whatever the limit
 
 
 async def test_of_a_password_nothing_is_kept() -> None:
