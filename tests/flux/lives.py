@@ -29,7 +29,12 @@ import sys, json, flux
 handle = flux.Flux(sys.argv[1])
 ids = [int(text) for text in sys.stdin.read().split()]
 asked = [(i, handle.rpc("job-info.lookup", {"id": i, "keys": ["eventlog"], "flags": 0}, 0)) for i in ids]
-print(json.dumps({i: rpc.get()["eventlog"] for i, rpc in asked}))
+found = {}
+while asked:
+    # Each future is dropped with its response: the kernel limits the reactors that watch one handle (about 500).
+    jobid, rpc = asked.pop()
+    found[jobid] = rpc.get()["eventlog"]
+print(json.dumps(found))
 """
 _STATES = {1: "NEW", 2: "DEPEND", 4: "PRIORITY", 8: "SCHED", 16: "RUN", 32: "CLEANUP", 64: "INACTIVE"}
 _RESULTS = {1: "COMPLETED", 2: "FAILED", 4: "CANCELED", 8: "TIMEOUT"}
