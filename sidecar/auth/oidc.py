@@ -11,10 +11,12 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
+from joserfc.errors import JoseError
+from joserfc.jwt import JWTClaimsRegistry
 
 from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
 from sidecar.auth.jwks import IssuerSettings, open_keys
@@ -22,22 +24,12 @@ from sidecar.auth.keys import ALGORITHMS, Header, decode
 
 log = structlog.get_logger("oidc")
 
-_LEEWAY = 30.0  # seconds of allowed difference between the issuer's clock and this machine's
+_LEEWAY = 30  # seconds of allowed difference between the issuer's clock and this machine's
+_LATEST = 253_402_300_799.0  # Unix seconds: the end of the year 9999
 _LONGEST_TOKEN = 16 * 1024
 _LONGEST_NAME = 256
 
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-
-_Time = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]  # Unix seconds, to the end of the year 9999
-
-
-class _Registered(msgspec.Struct):
-    """The registered claims that are checked (RFC 7519)."""
-
-    aud: str | list[str]
-    exp: _Time
-    nbf: _Time = 0
-    iat: _Time = 0
 
 
 class _Token(NamedTuple):
@@ -113,10 +105,14 @@ class Oidc:
         if unknown := sorted({str(scope) for scope in mapping.scopes.values() if scope not in SCOPES}):
             raise ValueError(f"There is no scope {', '.join(unknown)}: use {', '.join(SCOPES)}.")
         self.cache_ttl = cache_ttl
-        self._issuer = issuer.url
-        self._audience = audience
         self._mapping = mapping
-        self._now = now
+        self._claims = JWTClaimsRegistry(
+            now=lambda: int(now()),
+            leeway=_LEEWAY,
+            iss={"essential": True, "value": issuer.url},
+            aud={"essential": True, "value": audience},
+            exp={"essential": True},
+        )
         self._keys = open_keys(issuer, clock)
 
     async def identify(self, credential: Credential) -> Caller | None:
@@ -138,21 +134,13 @@ class Oidc:
 
     def _check(self, claims: dict[str, Any]) -> float:
         """Check issuer, audience and times of a token; return its expiry (Unix seconds)."""
-        if claims.get("iss") != self._issuer:
-            raise _Refused("it is another issuer's")
         try:
-            registered = msgspec.convert(claims, _Registered)
-        except ValueError as exc:
+            self._claims.validate(claims)
+        except JoseError as exc:
             raise _Refused(str(exc)) from None
-        audience = registered.aud
-        if self._audience not in ([audience] if isinstance(audience, str) else audience):
-            raise _Refused("it is for another audience")
-        now = self._now()
-        if now >= registered.exp + _LEEWAY:
-            raise _Refused("it has expired")
-        if now < max(registered.nbf, registered.iat) - _LEEWAY:
-            raise _Refused("it is not valid yet")
-        return registered.exp
+        if claims["exp"] > _LATEST:
+            raise _Refused("its exp is after the year 9999")
+        return float(claims["exp"])
 
     async def _verify(self, token: _Token) -> None:
         """Verify the signature of a token."""

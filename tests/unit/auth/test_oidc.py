@@ -185,7 +185,7 @@ REFUSED: dict[str, list[Any]] = {
     "iss": [..., None, "", "https://issuer.example", 5, ["x"], {}],
     "aud": [..., None, "", "other", [], ["other"], 5, ["flux-sidecar", 5], {"flux-sidecar": 1}],
     "exp": [..., None, 0, 1, -1, "4000000000", True, [], {}, 10**30, 10**400, 1e300, NAN, INFINITY, -INFINITY],
-    "nbf": [None, "1", True, YEAR_2096, 10**400, NAN, -1],
+    "nbf": [None, "1", True, YEAR_2096, 10**400, NAN],
     "iat": [None, "1", True, YEAR_2096, 10**400, INFINITY, [1]],
     "sub": [..., None, "", 5, True, ["alice"], {}, "a\0b", "a\nb", "a\x7f", "a\u2028", "a\ud800", "x" * 257],
 }
@@ -214,7 +214,7 @@ async def test_clocks_may_differ_a_little(oidc: Oidc, issuer: Issuer, clock: Clo
     now = clock.now
     for claims in ({"exp": now - 29}, {"nbf": now + 29}, {"iat": now + 29}, {"exp": now + 0.5}):
         assert await identify(oidc, issuer.token(claims)) is not None
-    for claims in ({"exp": now - 30}, {"nbf": now + 31}, {"iat": now + 31}):
+    for claims in ({"exp": now - 31}, {"nbf": now + 31}, {"iat": now + 31}):
         assert await identify(oidc, issuer.token(claims)) is None
 
 
