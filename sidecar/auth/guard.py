@@ -1,4 +1,4 @@
-"""Check every request before its body is read: host, origin, caller, rate limit and stream quota."""
+"""Check every request before its body is read: host, origin, caller, rate limit, scope and stream quota."""
 
 from __future__ import annotations
 

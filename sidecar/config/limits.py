@@ -33,8 +33,13 @@ class LimitOptions:
         int,
         option("max_connections", "Maximum number of open connections. An address may have a quarter of them."),
     ] = 4096
-    max_streams: Annotated[int, option("max_streams", "Maximum number of open streams.")] = 2048
-    max_body: Annotated[int, option("max_body", "Maximum size of a request body.", unit="bytes")] = 1024 * 1024
+    max_streams: Annotated[
+        int,
+        option("max_streams", "Maximum number of open streams. A caller or an address may have a quarter of them."),
+    ] = 2048
+    max_body: Annotated[
+        int, option("max_body", "Maximum size of a request body; of a bulk submit, of each line.", unit="bytes")
+    ] = 1024 * 1024
     max_in_flight: Annotated[
         int,
         option(
@@ -56,7 +61,8 @@ class LimitOptions:
         float, option("header_timeout", "Timeout for the first request of a connection.", unit="seconds")
     ] = 10.0
     body_timeout: Annotated[
-        float, option("body_timeout", "Timeout for a request body, except that of a bulk submit.", unit="seconds")
+        float,
+        option("body_timeout", "Timeout for a request body; of a bulk submit, between two parts of it.", unit="seconds"),
     ] = 60.0
     send_timeout: Annotated[
         float,

@@ -1,6 +1,7 @@
-"""The life of a server: it runs, its instance is stopped on request, and it leaves.
+"""The lifecycle of a server: it runs, its instance is stopped on request, and it leaves.
 
-The server leaves after a stop, at a signal, when the instance has gone, or when it cannot go on.
+To leave is to end the process in order: after a stop, at a signal, when the instance has gone, or after a failure. The
+steps of a stop are in :mod:`sidecar.services.stop`, and signals in :mod:`sidecar.services.signals`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signals: SIGTERM and the like stop the instance or let the server leave; a second one ends the process."""
+"""Signals: SIGTERM and similar ones stop the instance, or only end the server; a second one ends the process."""
 
 from __future__ import annotations
 

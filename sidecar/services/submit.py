@@ -1,4 +1,4 @@
-"""Submit, check and launch for callers, while the service accepts jobs."""
+"""Submit, check and launch for callers, while the service accepts jobs; :mod:`sidecar.services.submissions` submits."""
 
 from __future__ import annotations
 

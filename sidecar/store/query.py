@@ -1,4 +1,4 @@
-"""Translate filters and searches to SQL. Values are always bound parameters."""
+"""Translate filters and searches to SQL, which :mod:`sidecar.store.lists` runs. Values are always bound parameters."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The table of all metrics: name, type, help, labels, buckets and stability.
 
-``/metrics``, ``docs/metrics.md``, the dashboard and the checks of the alert rules are generated from :data:`TABLE`.
+``docs/metrics.md`` is generated from :data:`TABLE`; the instruments, the dashboard and the checks of the alert rules
+use it.
 ``flux_*`` describes the instance, ``flux_sidecar_*`` this server. No label has jobids, users or raw paths, so the
 number of series depends only on queues and routes; metrics by user have their own endpoint.
 

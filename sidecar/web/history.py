@@ -1,4 +1,7 @@
-"""Sample the number of pending and running jobs every 10 seconds, for the plot of the last hour."""
+"""Sample the number of pending and running jobs every 10 seconds, for the plot of the last hour.
+
+This is not the history of the journal, see :mod:`sidecar.journal.feed`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notifications of the Flux thread."""
+"""The notifications of the Flux thread: how its events reach the event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands to the jobs of a Flux instance."""
+"""Submits to a Flux instance, and commands to its jobs."""
 
 from __future__ import annotations
 
