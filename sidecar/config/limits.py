@@ -61,7 +61,8 @@ class LimitOptions:
         float, option("header_timeout", "Timeout for the first request of a connection.", unit="seconds")
     ] = 10.0
     body_timeout: Annotated[
-        float, option("body_timeout", "Timeout for a request body; of a bulk submit, between two parts.", unit="seconds")
+        float,
+        option("body_timeout", "Timeout for a request body, or between two parts of a bulk submit.", unit="seconds"),
     ] = 60.0
     send_timeout: Annotated[
         float,
