@@ -61,7 +61,7 @@ class Components:
         self.listeners = Listeners(settings, self.auth.watch)
         in_flight = settings.limits.max_in_flight << 20
         self.bodies = Budget(in_flight, "request bodies", "--max-in-flight")
-        self.responses = Budget(in_flight, "answers", "--max-in-flight")
+        self.responses = Budget(in_flight, "responses", "--max-in-flight")
         self.store = Store(store_path(settings.jobs.store) if settings.jobs.store else directory / "jobs.sqlite")
         self.instruments = Instruments(_tracing())
         self.tasks = Supervisor(self.instruments.count_task_death, lambda cause: self.lifecycle.fail(cause))

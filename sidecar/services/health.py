@@ -67,7 +67,7 @@ class Health:
         """Return all checks: whether commands are accepted and lists are complete."""
         status, state = self._instance.status, self._lifecycle.state
         connected = status.connection == "ready"
-        disconnected = f"The instance is {status.connection}: {status.detail or 'no answer yet'}."
+        disconnected = f"The instance is {status.connection}: {status.detail or 'no response yet'}."
         lag = self._feed.lag
         complete = self._feed.caught_up or not connected  # without a connection, report only that
         *live, tasks = self.live()
