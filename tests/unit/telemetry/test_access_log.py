@@ -31,6 +31,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(logs, "STDERR", lines)
     monkeypatch.setattr(logs, "BUDGET", budget := logs.LogBudget())
     monkeypatch.setattr(access_log, "BUDGET", budget)
+    monkeypatch.setattr(access_log, "log", structlog.get_logger("access"))  # the other one keeps its first writer
     yield reader
     structlog.reset_defaults()
     os.close(reader)
