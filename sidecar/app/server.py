@@ -21,6 +21,7 @@ from sidecar.runtime.memory import trim_periodically
 from sidecar.runtime.parts import Parts
 from sidecar.services.watchdog import Watchdog
 from sidecar.store import StoreError
+from sidecar.telemetry.access_log import AccessLog
 from sidecar.web import render
 from sidecar.web.docs import static
 
@@ -68,9 +69,8 @@ class Server:
             use=components.idle,
             pages=ErrorPages(self._routes.login.page, self._routes.layout.error_page),
         )
-        middlewares = middleware.chain(
-            components.auth.guard, components.instruments, hooks, access_log=settings.telemetry.log_requests
-        )
+        access_log = AccessLog(settings.telemetry)
+        middlewares = middleware.chain(components.auth.guard, components.instruments, hooks, access_log)
         app = web.Application(middlewares=middlewares, client_max_size=settings.limits.max_body)
         app[OPERATIONS] = {}
         app[BODIES] = Bodies(

@@ -37,6 +37,7 @@ class LogWriter:
         self.fd = fd if fd is None else _nonblocking(fd)
         self._blocks = self.fd == fd
         self._lock = RLock()  # reentrant: a signal handler may log while this thread has the lock
+        self._buffer = bytearray()
         self._queue: deque[bytes] = deque()
         self._size = 0
         self._draining = False
@@ -46,18 +47,43 @@ class LogWriter:
         """Write a line, or queue it."""
         data = line.encode(errors="backslashreplace") + b"\n"
         with self._lock:
-            while data and not self._queue and self._write_now(data[:_CHUNK]):
-                data = data[_CHUNK:]
-            if not data or self.fd is None:
-                return
-            if self._size + len(data) > _LIMIT:
-                self._lost += 1
-                return
-            self._queue.append(data)
-            self._size += len(data)
-            if not self._draining:
-                self._draining = True
-                start_new_thread(self._drain, ())
+            self.write_buffer()
+            self._put(data, 1)
+
+    def buffer(self, line: str) -> bool:
+        """Buffer a line, to be written together with the next ones: a system call per line costs more than the line.
+
+        Returns:
+            Whether it is the first one in the buffer: then the caller has to call :meth:`write_buffer` soon.
+        """
+        data = line.encode(errors="backslashreplace") + b"\n"
+        with self._lock:
+            if len(self._buffer) + len(data) > _CHUNK:  # whole lines, so that other processes' lines do not split them
+                self.write_buffer()
+            self._buffer += data
+            return len(self._buffer) == len(data)
+
+    def write_buffer(self) -> None:
+        """Write the buffered lines."""
+        with self._lock:
+            data, self._buffer = bytes(self._buffer), bytearray()
+            if data:
+                self._put(data, data.count(b"\n"))
+
+    def _put(self, data: bytes, lines: int) -> None:
+        """Write lines, or queue them."""
+        while data and not self._queue and self._write_now(data[:_CHUNK], lines):
+            data = data[_CHUNK:]
+        if not data or self.fd is None:
+            return
+        if self._size + len(data) > _LIMIT:
+            self._lost += lines
+            return
+        self._queue.append(data)
+        self._size += len(data)
+        if not self._draining:
+            self._draining = True
+            start_new_thread(self._drain, ())
 
     #: The methods that :mod:`structlog` calls.
     msg = debug = info = warning = warn = error = critical = fatal = failure = exception = log = write
@@ -76,11 +102,12 @@ class LogWriter:
     def flush(self, within: float) -> None:
         """Wait until the queue is written, at most ``within`` seconds."""
         deadline = time.monotonic() + within
+        self.write_buffer()
         while self._queue and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    def _write_now(self, chunk: bytes) -> bool:
-        """Write up to PIPE_BUF bytes; return False if the write would block."""
+    def _write_now(self, chunk: bytes, lines: int = 1) -> bool:
+        """Write up to PIPE_BUF bytes of some lines; return False if the write would block."""
         if self.fd is None:
             return True
         try:
@@ -90,7 +117,7 @@ class LogWriter:
         except BlockingIOError:  # another process has filled the pipe in the meantime
             return False
         except OSError:  # the reader has exited, or the disk is full
-            self._lost += 1
+            self._lost += lines
         return True
 
     def _drain(self) -> None:

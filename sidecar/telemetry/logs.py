@@ -36,7 +36,8 @@ BUDGET = LogBudget()
 _DROPPED = "log lines were dropped: there were too many, or they could not be written"
 _KINDS = frozenset({"request", "audit", "job"})
 _HIDDEN = re.compile(r"[^ -~]")
-_REFUSED_STATUS = frozenset({401, 403, 421, 429})
+REFUSED_STATUS = frozenset({401, 403, 421, 429})
+"""Statuses of refused requests: their lines have limits of their own."""
 _PROBLEM_LEVELS = frozenset({"warning", "error", "critical", "exception"})
 _EVENT = 100  # characters of an event that identify a repeated warning
 _LONGEST_TEXT = 1000  # characters of a value
@@ -189,7 +190,7 @@ def _limit(_: Any, name: str, fields: Fields) -> Fields:
     limits: tuple[tuple[Rate, str], ...] = ((JOBS if event == "job" else ALL, ""),)
     request = ORIGIN.get()
     client = request.unauthenticated if request else ""
-    if client or fields.get("status") in _REFUSED_STATUS:
+    if client or fields.get("status") in REFUSED_STATUS:
         bucket = client_key(client or str(fields.get("address", "")))
         limits = (REFUSED_CLIENT, bucket), (REFUSED, ""), *limits
     if name in _PROBLEM_LEVELS:

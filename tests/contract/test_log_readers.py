@@ -70,7 +70,7 @@ def test_a_reader_that_reads_nothing(run: Callable[..., Server], tmp_path: Path,
     else:
         server.stop()
     assert server.wait(_WITHIN) == 0
-    assert 3000 < len(os.read(reader, 1 << 20)) <= 4096
+    assert 0 < len(os.read(reader, 1 << 20)) <= 4096
     os.close(reader)
 
 

@@ -26,6 +26,7 @@ from sidecar.http.middleware.audit import audit_requests
 from sidecar.http.middleware.problems import ErrorPages, answer_errors
 from sidecar.http.middleware.request_context import set_context
 from sidecar.http.middleware.tracing import trace_requests
+from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.instruments import Instruments
 
 
@@ -40,20 +41,20 @@ class Hooks(NamedTuple):
     """Render errors for people."""
 
 
-def chain(guard: Guard, instruments: Instruments, hooks: Hooks, *, access_log: bool) -> list[Middleware]:
+def chain(guard: Guard, instruments: Instruments, hooks: Hooks, access_log: AccessLog) -> list[Middleware]:
     """Return the middlewares of an application.
 
     Args:
         guard: admits requests.
         instruments: count requests and refusals.
         hooks: to other parts of the server.
-        access_log: write one log line per request.
+        access_log: write one line per request.
     """
     tracer = instruments.tracing
     return [
         *([trace_requests(tracer)] if tracer else []),
         set_context(guard.origins, hooks.connection),
-        log_requests(instruments, enabled=access_log),
+        log_requests(instruments, access_log),
         audit_requests(instruments.count_refusal),
         answer_errors(hooks.pages),
         admit_requests(guard, hooks.use),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -13,17 +11,16 @@ from sidecar.auth.guard import CALLER, NO_CALLER
 from sidecar.http.middleware.request_context import ADDRESS
 from sidecar.http.operations import OPERATION
 from sidecar.http.responses import CLIENT_CLOSED_REQUEST
+from sidecar.telemetry.access_log import AccessLog, RequestLine
 from sidecar.telemetry.instruments import Instruments
 
-log = structlog.get_logger("access")
 
-
-def log_requests(instruments: Instruments, *, enabled: bool) -> Middleware:
+def log_requests(instruments: Instruments, access_log: AccessLog) -> Middleware:
     """Return the middleware.
 
     Args:
         instruments: count requests and measure their duration.
-        enabled: write one log line per request; of quiet operations only failures are logged.
+        access_log: write one line per request; of quiet operations only failures are logged.
     """
 
     @web.middleware
@@ -38,24 +35,22 @@ def log_requests(instruments: Instruments, *, enabled: bool) -> Middleware:
         finally:
             seconds = time.perf_counter() - started
             instruments.end_request(request.method, op.path, status, seconds, stream=op.stream)
-            if enabled and (status >= 400 or not op.quiet):
-                _log(request, status, seconds, size)
+            if access_log.enabled and (status >= 400 or not op.quiet):
+                access_log.write(_line(request, status, seconds, size))
 
     return middleware
 
 
-def _log(request: web.Request, status: int, seconds: float, size: int) -> None:
-    log.log(
-        logging.ERROR if status >= 500 and status != 503 else logging.INFO,
-        "request",
-        method=request.method,
-        route=request[OPERATION].path,
-        path=request.rel_url.raw_path,
-        status=status,
-        seconds=round(seconds, 6),
-        bytes=size,
-        caller=request.get(CALLER, NO_CALLER).name,
-        address=request[ADDRESS],
+def _line(request: web.Request, status: int, seconds: float, size: int) -> RequestLine:
+    return RequestLine(
+        request.method,
+        request[OPERATION].path,
+        request.rel_url.raw_path,
+        status,
+        round(seconds, 6),
+        size,
+        request.get(CALLER, NO_CALLER).name,
+        request[ADDRESS],
     )
 
 
