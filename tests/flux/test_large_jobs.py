@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_budgets import ATTACKS, withstand
+from tests.contract.test_budgets import ATTACKS, check_attack
 from tests.support.flood import MIB
 from tests.support.harness import SIDECAR, Broker, Server, eventually
 
@@ -28,7 +28,7 @@ def test_sixty_connections(tmp_path: Path, started: Started) -> None:
     broker = started(Broker(tmp_path)).running()
     server = started(limited(broker, tmp_path)).ready()
     for attack in ("flags", "envars", "words", "lists and texts"):
-        withstand(server, ATTACKS[attack])
+        check_attack(server, ATTACKS[attack])
         assert server.http.get("/readyz").status_code == 200
     assert "has not answered" not in server.text()
     assert server.stop().status_code == 202
