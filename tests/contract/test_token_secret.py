@@ -26,9 +26,7 @@ def file(tmp_path: Path, api: ClusterAPI) -> TokenFile:
     return made
 
 
-embedded = pytest.mark.parametrize(
-    "own_server", ["embedded"], indirect=True
-)  # allocation is not under test
+embedded = pytest.mark.parametrize("own_server", ["embedded"], indirect=True)  # allocation is not under test
 
 
 def serve(own_server: Callable[..., Server], api: ClusterAPI, file: TokenFile) -> Server:

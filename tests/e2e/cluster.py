@@ -237,7 +237,7 @@ class Release:
         nodes = self.ask("/v1/nodes?details=true")["nodes"]
         return sum(node["state"] != "down" for node in nodes)
 
-    # ---------------------------------------------------------------------------------------------------- the end
+    # -------------------------------------------------------------------------------------------------------- end
 
     def final(self, within: float = END) -> str:
         """Wait until the Job has ended; return how: Complete or Failed."""

@@ -120,7 +120,7 @@ def test_a_stop_by_signal_that_fails(tmp_path: Path, started: Start) -> None:
     ends(server)
 
 
-# ---------------------------------------------------------------------------------------------------- what it runs
+# ---------------------------------------------------------------------------------------------- jobs and launchers
 
 
 @by_each_way

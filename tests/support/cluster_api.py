@@ -99,7 +99,7 @@ class ClusterAPI(KubernetesAPI):
     def _metadata(self, name: str) -> dict[str, Any]:
         return {"name": name, "namespace": self.namespace, "uid": str(uuid.uuid4()), "creationTimestamp": _now()}
 
-    # ------------------------------------------------------------------------------------------------------- answering
+    # ------------------------------------------------------------------------------------------------------- responses
 
     def _more(self, app: web.Application) -> None:
         batch, flux = (

@@ -82,7 +82,7 @@ class Issuer:
         self.ca = tls / "ca.pem" if tls else None
         self._tls = _certificate(tls) if tls else None
         self._ready = threading.Event()
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     @property
@@ -118,9 +118,9 @@ class Issuer:
         """Return the JWKS."""
         return json.dumps({"keys": [key.jwk() for key in self.keys] if self.jwks is None else self.jwks}).encode()
 
-    def asked(self) -> None:
+    def wait_for_request(self) -> None:
         """Wait until somebody asks anything, from the first time on."""
-        assert self._asked.wait(60), "nobody asks"
+        assert self._requested.wait(60), "no request"
 
     def __enter__(self) -> Issuer:
         self._thread.start()
@@ -131,7 +131,7 @@ class Issuer:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    # --------------------------------------------------------------------------------------------------- its thread
+    # ------------------------------------------------------------------------------------------------------- thread
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -149,7 +149,7 @@ class Issuer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request.path)
-        self._asked.set()
+        self._requested.set()
         match self.trouble:
             case "hangs":
                 await self._stop.wait()

@@ -151,7 +151,7 @@ class KubernetesAPI:
         self.rotate_ca()
         self.rotate_token()
 
-    # -------------------------------------------------------------------------------------------------- what it knows
+    # ---------------------------------------------------------------------------------------------------------- state
 
     def issue(
         self,
@@ -248,7 +248,7 @@ class KubernetesAPI:
         temporary.symlink_to(target)
         os.replace(temporary, self.credentials_directory / name)
 
-    # --------------------------------------------------------------------------------------------------------- running
+    # ---------------------------------------------------------------------------------------------------------- thread
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -284,7 +284,7 @@ class KubernetesAPI:
         await self._runner.cleanup()
         await cut()
 
-    # ------------------------------------------------------------------------------------------------------- answering
+    # ------------------------------------------------------------------------------------------------------- responses
 
     def _more(self, app: web.Application) -> None:
         """Add what a more capable stand-in answers."""
