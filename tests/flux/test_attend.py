@@ -122,7 +122,7 @@ def test_follower_with_an_unwritable_end_file(tmp_path: Path, api: ClusterAPI, s
 
 def test_a_check_that_hangs_does_not_delay_a_follower(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
     """Its broker starts and ends meanwhile, which the follower notices; the process of the check is ended."""
-    options = {**variables(api, tmp_path / "end"), **odd_files.hanging_looks(tmp_path / "hanging")}
+    options = {**variables(api, tmp_path / "end"), **odd_files.hanging_checks(tmp_path / "hanging")}
     waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, "serve", **options))
     eventually(waiting.leftovers, what="a check")
     lead, follower = started(Lead(tmp_path)), started(start_follower(tmp_path))

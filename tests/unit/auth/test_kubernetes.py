@@ -122,12 +122,12 @@ async def test_access_review_contains_all_attributes_of_the_user(
     caller = await method(target=RbacTarget(minicluster="science")).identify(bearer(token))
     assert caller
     assert caller.scopes == {"read", "submit"}
-    assert api.asked[0] == (TOKEN_REVIEWS, {"token": token, "audiences": ["flux-sidecar"]})
+    assert api.reviews[0] == (TOKEN_REVIEWS, {"token": token, "audiences": ["flux-sidecar"]})
     subject = {"user": "alice", "groups": ["flux-users", "system:authenticated"], "uid": "u-1", "extra": extra}
     attributes = {"namespace": "flux", "group": "flux-framework.org", "resource": "miniclusters",
                   "subresource": "jobs", "name": "science"}  # fmt: skip
-    questions = sorted(api.asked[1:], key=lambda asked: str(asked[1]["resourceAttributes"]["verb"]))
-    assert questions == [
+    access_reviews = sorted(api.reviews[1:], key=lambda review: str(review[1]["resourceAttributes"]["verb"]))
+    assert access_reviews == [
         (ACCESS_REVIEWS, {**subject, "resourceAttributes": {**attributes, "verb": verb}})
         for verb in ("create", "get", "update")
     ]
@@ -249,7 +249,7 @@ async def test_malformed_tokens_are_not_sent(
 ) -> None:
     assert await method().identify(bearer(secret)) is None
     assert await method().identify(Credential("password", "good", "alice")) is None
-    assert api.asked == []
+    assert api.reviews == []
 
 
 async def test_longest_token(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
@@ -377,7 +377,7 @@ async def test_impostor_of_the_api_server(
     with KubernetesAPI(tmp_path / "other") as other:
         other.allow("update", user="alice")
         error = await unavailable(other, method(url=other.url), other.issue("alice"))
-        assert other.asked == []
+        assert other.reviews == []
     assert f"{api.credentials_directory / 'ca.crt'} does not vouch for" in error.detail
 
 
@@ -457,7 +457,7 @@ async def test_close_before_the_first_request(api: KubernetesAPI, method: Callab
     kubernetes, before = method(), _descriptors()
     await kubernetes.close()
     await kubernetes.close()
-    assert api.asked == []
+    assert api.reviews == []
     assert _descriptors() == before
 
 

@@ -124,7 +124,7 @@ async def test_end_file_is_retried_at_close(tmp_path: Path) -> None:
 
 def test_hanging_check_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a timeout, and the next one starts."""
-    for name, value in odd_files.hanging_looks(tmp_path / "hanging").items():
+    for name, value in odd_files.hanging_checks(tmp_path / "hanging").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(follower, "_FIRST_CHECK", 0.0)
     monkeypatch.setattr(follower, "_CHECK_TIMEOUT", 0.5)
