@@ -33,7 +33,7 @@ from tests.support.cluster_api import ClusterAPI
 from tests.support.harness import Process, Server
 
 _KINDS = ("embedded", pytest.param("flux", marks=pytest.mark.flux))
-#: : What a marker requires: whether it is available, and the reason that is shown if it is not.
+#: What a marker requires: whether it is available, and the reason that is shown if it is not.
 _NEEDS = {
     "flux": (bool(harness.FLUX), "they need Flux, and `flux` is not on the PATH"),
     "e2e": (
@@ -56,7 +56,7 @@ _left_out: Counter[str] = Counter()
 # Without a deadline for single examples, which other processes on the machine may slow down.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
-#: : More examples than each run has time for, to be run occasionally.
+#: More examples than each run has time for, to be run occasionally.
 settings.register_profile("hostile", max_examples=20_000, deadline=None)
 #: Seconds that a test marked ``long`` may take; the number for the others is in pyproject.toml.
 _LONG = 900

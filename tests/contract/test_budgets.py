@@ -26,7 +26,7 @@ JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 SMALL_RESPONSE = 1500  # bytes
 
-#: : Every route that takes a body without a credential.
+#: Every route that takes a body without a credential.
 ANONYMOUS_ROUTES = ("/login", "/logout", "/v1/token", "/v1/login/access-token")
 
 
@@ -297,7 +297,7 @@ def impatient(request: pytest.FixtureRequest, tmp_path: Path, started: Callable[
     return server.ready()
 
 
-#: : Requests of each connection for a path: the kernel buffers some megabytes of responses.
+#: Requests of each connection for a path: the kernel buffers some megabytes of responses.
 UNREAD = {"/openapi.json": 100, "/static/swagger-ui/swagger-ui-bundle.js": 10, "/": 3000, "/nothing": 12_000}
 
 
@@ -517,7 +517,7 @@ def _submit(**parameters: Any) -> bytes:
 
 HELD = {"name": "large", "urgency": 0}
 _LARGE_JOBS = b'{"command":["true","%b"],"name":"large","urgency":0}\n' % (b"a" * 60_000) * 40
-#: : Requests of sixty connections, by the name of the attack, as bytes of whole requests. ``JOB`` is replaced by a job
+#: Requests of sixty connections, by the name of the attack, as bytes of whole requests. ``JOB`` is replaced by a job
 #: with 40 MB of output in short lines.
 ATTACKS: dict[str, list[bytes]] = {
     "names to the login": [request("POST", "/login", names(100_000), Content_Type=JSON)],

@@ -14,7 +14,7 @@ from sidecar.domain import fluid
 from tests.contract.test_errors import problem
 from tests.support.harness import Server, eventually
 
-#: : Prints the signals that it receives; ends at the first TERM.
+#: Prints the signals that it receives; ends at the first TERM.
 LISTENER = [
     "sh", "-c",
     "for s in HUP USR1 USR2; do trap \"echo $s\" $s; done; trap 'echo TERM; exit 7' TERM; echo ready;"

@@ -19,7 +19,7 @@ from tests.support.harness import SIDECAR, Server, embedded, eventually
 _SENT = 4000  # requests of each of four connections
 
 LONG = "a" * 7000
-#: : Requests that four connections send without a credential, repeatedly.
+#: Requests that four connections send without a credential, repeatedly.
 FLOODS = {
     "no credential": request("GET", f"/v1/jobs/{LONG}"),
     "a wrong credential": request("GET", f"/v1/jobs/{LONG}", Authorization="Bearer a"),

@@ -86,7 +86,7 @@ def two_keys(path: str, *keys: bytes) -> bytes:
     return post(path, JOB).replace(b"\r\n", b"\r\n" + lines, 1)
 
 
-#: : The headers that `curl --http2` adds to the first request of a connection.
+#: The headers that `curl --http2` adds to the first request of a connection.
 H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__")
 
 
@@ -94,7 +94,7 @@ def head(*lines: bytes) -> bytes:
     return b"POST /v1/jobs/submit HTTP/1.1\r\n" + HOST + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
 
-#: : The request, the status of the response, its content type, and a part of the problem's detail or of the body.
+#: The request, the status of the response, its content type, and a part of the problem's detail or of the body.
 RAW: dict[str, tuple[bytes, int, str, str]] = {
     # ------------------------------------------------------------------------------------------- the request line
     "raw UTF-8 in a path": (get("/v1/jobs/ƒ2A"), 400, PROBLEM, "percent-encode them as UTF-8"),
@@ -371,7 +371,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     server.close()
 
 
-#: : Invalid bodies: the beginning of the body, its headers, and the status if the request is authorized.
+#: Invalid bodies: the beginning of the body, its headers, and the status if the request is authorized.
 BROKEN: dict[str, tuple[bytes, dict[str, str], int]] = {
     "gzip": (b"{}", {"Content_Type": JSON, "Content_Encoding": "gzip"}, 415),
     "an unknown coding": (b"{}", {"Content_Type": JSON, "Content_Encoding": "nonsense"}, 415),

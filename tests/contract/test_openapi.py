@@ -15,7 +15,7 @@ from tests.support.access import TokenFile
 from tests.support.harness import BIN, SIDECAR, Server, embedded
 from tests.support.settings import make_settings
 
-#: : Served, but not in the document: files for the pages.
+#: Served, but not in the document: files for the pages.
 UNDOCUMENTED = {"/static/{path}"}
 
 

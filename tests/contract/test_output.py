@@ -98,7 +98,7 @@ def test_lines_of_many_tasks_stay_whole(server: Server) -> None:
     assert sorted(server.output(job)) == sorted(f"{rank}-end\n" for rank in (0, 1) for _ in range(5))
 
 
-#: : Output of jobs, by a name for it: a command, the bytes, and the number of tasks that write them.
+#: Output of jobs, by a name for it: a command, the bytes, and the number of tasks that write them.
 WRITTEN = {
     "nothing": ("true", b""),
     "one line": ("echo one", b"one\n"),

@@ -12,7 +12,7 @@ from tests.support import pages
 from tests.support.harness import ROOT
 
 README = ROOT / "README.md"
-#: : Pages with commands for a laptop.
+#: Pages with commands for a laptop.
 PAGES = [
     page
     for page in (README, *(ROOT / f"docs/{name}.md" for name in ("usage", "tutorial", "migrate", "faq")))

@@ -151,7 +151,7 @@ LASTING: dict[str, str] = {
     "waiting": f"submit -N4 -x -n4 {_LASTING}",
 }
 
-#: : Commands on these jobs, in this order.
+#: Commands on these jobs, in this order.
 DONE = (
     "job memo {with memos} a.b=1 b=2 c.d=text",
     "job memo {with memos} a.c=2 b=null",

@@ -15,7 +15,7 @@ from tests.support.harness import Process, Server, beside, eventually
 from tests.support.kubernetes_api import CLOSE
 
 Start = Callable[[Any], Any]
-#: : It reaches RUN only with both brokers.
+#: It reaches RUN only with both brokers.
 pytestmark = pytest.mark.timeout(180)
 
 

@@ -97,7 +97,7 @@ def _config(directory: Path, size: int) -> str:
     return f'{bootstrap}[resource]\npath = "/mnt/flux/R"\nnoverify = true\n'
 
 
-#: : It takes a second to end after SIGTERM, so that the instance is in CLEANUP for that long.
+#: It takes a second to end after SIGTERM, so that the instance is in CLEANUP for that long.
 SLOW = ["bash", "-c", "trap 'sleep 1; exit' TERM; touch /mnt/flux/began; while :; do sleep 0.1; done"]
 
 

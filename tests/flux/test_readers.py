@@ -19,7 +19,7 @@ from tests.support.sse import Reader, Stream, ask, connect
 Start = Callable[[Any], Any]
 
 MIB = 1024 * 1024
-#: : Some 9 MB, reached soon: more than the last lines that are kept for all readers.
+#: Some 9 MB, reached soon: more than the last lines that are kept for all readers.
 WRITE_MUCH = ["sh", "-c", "seq -f %0200.0f 45000"]
 
 

@@ -55,7 +55,7 @@ _ATTRIBUTES = (
     "nodelist", "expiration", "waitstatus", "success", "exception_occurred", "exception_severity", "exception_type",
     "exception_note", "result", "annotations", "dependencies",
 )  # fmt: skip
-#: : The same attributes as `flux jobs --json` shows them.
+#: The same attributes as `flux jobs --json` shows them.
 _COMPUTED = ("username", "returncode", "runtime", "exception")
 _INACTIVE = 64
 _LIMITS = """

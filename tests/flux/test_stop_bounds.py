@@ -21,9 +21,9 @@ from tests.support.kubernetes_api import HANG
 
 Start = Callable[[Any], Any]
 
-#: : Seconds for a stop on a busy machine; the limits themselves are below 20.
+#: Seconds for a stop on a busy machine; the limits themselves are below 20.
 _WITHIN = 45.0
-#: : Seconds that a busy machine may add to a limit that is measured separately.
+#: Seconds that a busy machine may add to a limit that is measured separately.
 _SLACK = 3.0
 
 _DEAF = ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from tests.support.harness import Server
 
 MIB = 1024 * 1024
-#: : Names of three letters, more than fit into a body of a megabyte.
+#: Names of three letters, more than fit into a body of a megabyte.
 NAMES = ["".join(letters) for letters in itertools.product(string.ascii_letters, repeat=3)][:110_000]
 
 
@@ -77,7 +77,7 @@ def answer(connection: socket.socket, most: int = 64 * 1024) -> bytes:
     return found
 
 
-#: : Probes the server continuously, and writes the duration of each probe. It is a separate process: threads that send
+#: Probes the server continuously, and writes the duration of each probe. It is a separate process: threads that send
 #: megabytes would be measured with it.
 _PROBE = """
 import http.client, sys, time

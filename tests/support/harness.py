@@ -34,26 +34,26 @@ TCSH = shutil.which("tcsh")
 CHROMIUM = shutil.which("chromium") or ""
 PROMTOOL = shutil.which("promtool") if shutil.which("prometheus") else None
 
-#: : Variables of the environment, perhaps of a pod, that a server under test must not see.
+#: Variables of the environment, perhaps of a pod, that a server under test must not see.
 _OURS = ("FLUX_", "PYTHON", "KUBERNETES_", "JOB_COMPLETION_INDEX")
-#: : A broker's `bash -c`, whose standard input is a socket, takes itself for a remote login and reads ~/.bashrc, unless
+#: A broker's `bash -c`, whose standard input is a socket, takes itself for a remote login and reads ~/.bashrc, unless
 #: it is nested: commands there (pyenv takes a lock, for one) would make brokers wait for each other.
 _NESTED = {"SHLVL": "2"}
 os.environ.update(_NESTED)  # also for Flux's own commands, whose batch jobs are brokers
 
-#: : The directory of brokers' directories, which killed brokers leave behind. The name is short, as sockets are in it.
+#: The directory of brokers' directories, which killed brokers leave behind. The name is short, as sockets are in it.
 TEMPORARY = tempfile.TemporaryDirectory(prefix="flux-tests-")
 
-#: : For clients of plain HTTP: without a context, httpx loads the machine's certificates for each client, which takes
+#: For clients of plain HTTP: without a context, httpx loads the machine's certificates for each client, which takes
 #: some 50 ms of CPU.
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-#: : In the environment of all processes that a test starts, also of jobs (which do not inherit the server's settings):
+#: In the environment of all processes that a test starts, also of jobs (which do not inherit the server's settings):
 #: a process that still has it after the test was left behind.
 MARK = "TEST_PROCESS_MARK"
 
 
-#: : Seconds to wait for events that must happen: enough while other programs use all cores.
+#: Seconds to wait for events that must happen: enough while other programs use all cores.
 PATIENCE = 60.0
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-#: : Values that Python's encoder cannot write, by their placeholders.
+#: Values that Python's encoder cannot write, by their placeholders.
 _WRITTEN = {
     "@deep70@": "[" * 70 + "]" * 70,
     "@deep500@": '{"a":' * 500 + "1" + "}" * 500,
@@ -177,7 +177,7 @@ def examples(strategy: st.SearchStrategy[Any], number: int) -> list[Any]:
     return found
 
 
-#: : Jobspecs many of which Flux accepts: it checks only some members, with its validators off.
+#: Jobspecs many of which Flux accepts: it checks only some members, with its validators off.
 ACCEPTABLE = st.builds(
     lambda spec, system, duration, usual: {
         **(spec if isinstance(spec, dict) else {}),

@@ -69,7 +69,7 @@ def status(code: int, message: str) -> Canned:
     return Canned(code, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
 
-#: : Kinds of failures, for KubernetesAPI.fail().
+#: Kinds of failures, for KubernetesAPI.fail().
 FAILING = status(500, "Internal error occurred: etcdserver: request timed out")
 BUSY = Canned(429, b"Too many requests, please try again later.\n", {"Retry-After": "3"})
 GARBAGE = Canned(201, b"<html>It works!</html>", {"Content-Type": "application/json"})

@@ -39,9 +39,9 @@ _VARIES = re.compile(r"ƒ\w+|[0-9a-f-]{6,}|\d[\d.]*")
 _MARK = "@@@"
 _SERVER = re.compile(r"\b(make run|flux-sidecar serve)\b")
 _STARTS = {"bash": ["--norc", "--noprofile", "--noediting", "-i"], "zsh": ["-f", "-i"], "tcsh": ["-f", "-i"]}
-#: : So that the output contains no prompts.
+#: So that the output contains no prompts.
 _QUIET = {"tcsh": "set prompt = ''", "zsh": "unsetopt prompt_cr prompt_sp"}
-#: : Differences from a terminal: the port, the directory of `make`, and an end of streams that have none.
+#: Differences from a terminal: the port, the directory of `make`, and an end of streams that have none.
 _CURL = """#!/bin/bash
 case "$*" in
   *v1/events*) timeout 3 {curl} --no-progress-meter "$@" || [ $? = 124 ] ;;

@@ -284,7 +284,7 @@ async def test_invalid_token_of_the_server(api: KubernetesAPI, method: Callable[
     assert "of-another-cluster" not in repr(vars(error))
 
 
-#: : A small compressed body that is large when decompressed; it is not decompressed.
+#: A small compressed body that is large when decompressed; it is not decompressed.
 _PACKED = gzip.compress(b" " * 10_000_000 + b'{"kind": "TokenReview", "status": {}}')
 _ODD = {
     "not JSON": b"<html>It works!</html>",

@@ -25,7 +25,7 @@ class Transport(asyncio.BaseTransport):
         return self._known.get(name, default)
 
 
-#: : What TLS reports for one iteration of the event loop after its connection was lost.
+#: What TLS reports for one iteration of the event loop after its connection was lost.
 LOST = Transport()
 
 
