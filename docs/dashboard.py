@@ -1,4 +1,4 @@
-"""The Grafana dashboard of the chart: made from the table of metrics, so that neither has what the other does not."""
+"""The Grafana dashboard of the chart: generated from the table of metrics, so that both have the same metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILE = Path(__file__).parents[1] / "helm/flux-sidecar/files/dashboard.json"
 
 _WIDTH = 24
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-#: What every expression is narrowed to; a label that a Prometheus does not give matches `.*` too.
+#: The labels that narrow every expression; a label that Prometheus does not have matches `.*` too.
 _WHERE = 'namespace=~"$namespace", job=~"$job"'
 _QUEUE = f'{_WHERE}, queue=~"$queue"'
 
@@ -24,7 +24,7 @@ class Panel(NamedTuple):
 
     title: str
     metric: Metric
-    """Whose help it shows."""
+    """The metric whose help is shown."""
     queries: tuple[tuple[str, str], ...]
     unit: str = "short"
     kind: Literal["timeseries", "stat", "bargauge"] = "timeseries"
@@ -128,7 +128,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Yield the title and expression of every query, its variables filled in as for everything of a minute's scrapes."""
+    """Yield the title and expression of every query, with its variables replaced for all data and scrapes every minute."""
     for _, panels in ROWS:
         for panel in panels:
             for expression, _ in panel.queries:
@@ -143,14 +143,14 @@ def document() -> dict[str, Any]:
     top = 0
     for title, row in ROWS:
         panels.append(
-            {"id": len(panels) + 1, "type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": _place(0, top, _WIDTH, 1)}
+            {"id": len(panels) + 1, "type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": _next_position(0, top, _WIDTH, 1)}
         )  # fmt: skip
         left, top, height = 0, top + 1, 0
         for panel in row:
             if left + panel.width > _WIDTH:
                 left, top = 0, top + height
             height = 4 if panel.kind == "stat" else 8
-            panels.append(_panel(panel, len(panels) + 1, _place(left, top, panel.width, height)))
+            panels.append(_panel(panel, len(panels) + 1, _next_position(left, top, panel.width, height)))
             left += panel.width
         top += height
     return {
@@ -176,7 +176,7 @@ def document() -> dict[str, Any]:
     }
 
 
-def _place(x: int, y: int, w: int, h: int) -> dict[str, int]:
+def _next_position(x: int, y: int, w: int, h: int) -> dict[str, int]:
     return {"x": x, "y": y, "w": w, "h": h}
 
 
