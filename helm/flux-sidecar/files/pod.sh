@@ -41,7 +41,7 @@ pod_end_broker() { # HEAD
     if [[ -n $server ]]; then
       # Once: a second signal would end it before the launchers that it has started.
       [[ -n $signalled ]] || kill -TERM "$server"
-signalled=yes
+      signalled=yes
     elif [[ $state = run && $JOB_COMPLETION_INDEX = 0 ]]; then
       ((SECONDS - begun < $1)) || FLUX_URI=local://$pod_socket timeout 5 flux shutdown --background --skip-gc
     elif [[ -n $state ]] && ! pod_leaves "$state"; then

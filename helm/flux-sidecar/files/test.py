@@ -18,7 +18,7 @@ _PAUSE, _PATIENCE = 1.0, 30.0
 def _trust() -> ssl.SSLContext | None:
     if not os.environ["URL"].startswith("https:"):
         return None
-# The server's own certificate is the trust anchor, whatever its issuer and its names.
+    # The server's own certificate is the trust anchor, whatever its issuer and its names.
     context = ssl.create_default_context(cafile="/tls/tls.crt")
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
