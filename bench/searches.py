@@ -1,7 +1,7 @@
 """Rows ``search`` and ``search-growth``: a text anywhere in a job, both rare texts and common ones.
 
-16 clients that never pause: each sends its next request when it has its response, a higher load than 16 people who
-type. The growth compares two servers, with all jobs and with a tenth of them, with the same queries in turns.
+16 clients that never pause: each sends its next request when it has its response, a higher load than 16
+people typing. The growth compares two servers, with all jobs and with a tenth of them, with the same queries in turns.
 """
 
 from __future__ import annotations

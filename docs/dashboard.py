@@ -84,7 +84,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Waiting for resources", metrics.SCHEDULING, _quantiles(metrics.SCHEDULING, _QUEUE, "queue"), "s", width=12),
             Panel("Pending, by state", metrics.JOBS, ((_value(metrics.JOBS, f'{_QUEUE}, state=~"depend|priority|sched"', "queue, state"), "{{queue}} {{state}}"),), width=6, stacked=True),
             Panel("Held", metrics.HELD, ((_value(metrics.HELD, _QUEUE, "queue"), "{{queue}}"),), width=6),
-            Panel("Nodes that the largest wants", metrics.PENDING_NODES, ((f"max by (queue) ({metrics.PENDING_NODES.name}{{{_QUEUE}}})", "{{queue}}"),), width=6),
+            Panel("Nodes of the largest pending job", metrics.PENDING_NODES, ((f"max by (queue) ({metrics.PENDING_NODES.name}{{{_QUEUE}}})", "{{queue}}"),), width=6),
             Panel(
                 "Queues", metrics.QUEUE_STARTED,
                 (
@@ -109,12 +109,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Requests", metrics.REQUESTS, ((_rate(metrics.REQUESTS, by="code"), "{{code}}"),), "reqps", stacked=True),
             Panel("Duration, p95 by route", metrics.DURATION, ((f"histogram_quantile(0.95, {_rate(metrics.DURATION, by='le, route').replace(metrics.DURATION.name, metrics.DURATION.name + '_bucket')})", "{{route}}"),), "s"),
             Panel("In flight, connections, streams", metrics.CONNECTIONS, ((_value(metrics.IN_FLIGHT), "requests"), (_value(metrics.CONNECTIONS), "connections"), (f"{_value(metrics.STREAMS)} or vector(0)", "streams")),),
-            Panel("Not let in", metrics.REFUSED, ((_rate(metrics.REFUSED, by="reason"), "{{reason}}"),), "ops"),
+            Panel("Refused requests", metrics.REFUSED, ((_rate(metrics.REFUSED, by="reason"), "{{reason}}"),), "ops"),
             Panel("Streams cut off", metrics.DROPPED, ((_rate(metrics.DROPPED, by="reason"), "{{reason}}"),), "ops"),
             Panel("Flux: duration, p95 by topic", metrics.RPC, ((f"histogram_quantile(0.95, sum by (le, topic) (rate({metrics.RPC.name}_bucket{{{_WHERE}}}[$__rate_interval])))", "{{topic}}"),), "s"),
             Panel("Flux: errors", metrics.RPC_ERRORS, ((f"{_rate(metrics.RPC_ERRORS, by='topic, errno')} or vector(0)", "{{topic}} {{errno}}"),), "ops"),
             Panel("Journal", metrics.LAG, ((f"max({metrics.LAG.name}{{{_WHERE}}})", "lag"), (f"max({metrics.LOOP_LAG.name}{{{_WHERE}}})", "event loop"), (f"max({metrics.RESOURCES_AGE.name}{{{_WHERE}}})", "age of nodes and queues")), "s"),
-            Panel("Events stored", metrics.EVENTS, ((_rate(metrics.EVENTS), "events"), (_value(metrics.BACKLOG), "backlog"), (_rate(metrics.RECONNECTS), "journal begun anew"), (f"min({metrics.CAUGHT_UP.name}{{{_WHERE}}})", "caught up"))),
+            Panel("Events stored", metrics.EVENTS, ((_rate(metrics.EVENTS), "events"), (_value(metrics.BACKLOG), "backlog"), (_rate(metrics.RECONNECTS), "journal reconnects"), (f"min({metrics.CAUGHT_UP.name}{{{_WHERE}}})", "caught up"))),
             Panel("Store: transactions", metrics.STORE_WRITE, ((f"histogram_quantile(0.95, sum by (le) (rate({metrics.STORE_WRITE.name}_bucket{{{_WHERE}}}[$__rate_interval])))", "p95"),), "s"),
             Panel("Store: size", metrics.STORE_SIZE, ((_value(metrics.STORE_SIZE), "file"),), "bytes"),
             Panel("Store: failed transactions", metrics.STORE_ERRORS, ((_rate(metrics.STORE_ERRORS), "failed"),), "ops"),

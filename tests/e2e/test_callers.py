@@ -55,9 +55,9 @@ def server(tmp_path: Path, started: Callable[[Process], Any]) -> Iterator[Server
 def test_callers_of_the_cluster(server: Server) -> None:
     expected = {"dashboard": ["read"], "ci": ["read", "submit"], "operator": ["read", "submit", "admin"]}
     for account, scopes in expected.items():
-        who = server.http.get("/v1/whoami", headers=bearer(account, *OURS)).json()
-        assert who["name"] == f"system:serviceaccount:flux:{account}"
-        assert (who["scopes"], who["method"]) == (scopes, "kubernetes")
+        whoami = server.http.get("/v1/whoami", headers=bearer(account, *OURS)).json()
+        assert whoami["name"] == f"system:serviceaccount:flux:{account}"
+        assert (whoami["scopes"], whoami["method"]) == (scopes, "kubernetes")
     refused = problem(server.http.get("/v1/jobs", headers=bearer("stranger", *OURS)), 403)
     assert "has none" in refused["detail"]
     problem(server.http.get("/v1/jobs", headers=bearer("ci")), 401)  # a token for the API server has another audience

@@ -329,10 +329,10 @@ class KubernetesAPI:
         authorization = request.headers.get("Authorization")
         if authorization not in (None, f"Bearer {self.reviewer_token}"):
             raise Refusal(401, "Unauthorized")
-        who = self.reviewer if authorization else "system:anonymous"
+        user = self.reviewer if authorization else "system:anonymous"
         if not authorization or resource not in self.reviewer_may:
             group = _GROUPS[resource]
-            _forbid(f'{resource}.{group} is forbidden: User "{who}" cannot create resource "{resource}" '
+            _forbid(f'{resource}.{group} is forbidden: User "{user}" cannot create resource "{resource}" '
                     f'in API group "{group}" at the cluster scope')  # fmt: skip
 
     def _token_status(self, spec: dict[str, Any]) -> dict[str, Any]:
