@@ -1,20 +1,20 @@
-# Two commands do everything on a fresh machine: `make run` and `make test`.
+# On a fresh machine, `make run` and `make test` are sufficient.
 .PHONY: help venv tools packages run test coverage lint format bench docs screenshots audit lock image e2e e2e-existing clean
 .DEFAULT_GOAL := help
 
-# Also where the environment is empty.
+# Also with an empty environment.
 export PATH ?= /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 PYTHON ?= python3
-# Processes that test; tests/conftest.py says what tests keep to for that.
+# Worker processes of the tests; tests/conftest.py has the rules for tests that run in parallel.
 WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 FLUX := $(shell command -v flux 2>/dev/null)
-# The bindings have to match the instance; without Flux there is nothing to match.
+# The bindings must match the instance.
 FLUX_VERSION := $(if $(FLUX),$(shell flux version 2>/dev/null | awk '/libflux-core/ {print $$2}' | sed 's/-.*//'))
 
-# helm and kind: those on the PATH, else of these versions into .tools, by Go; also where neither PATH nor HOME is set.
+# helm and kind: from the PATH, or else these versions in .tools, by Go; also if neither PATH nor HOME is set.
 HELM_VERSION := v3.19.2
 KIND_VERSION := v0.30.0
 TOOLS := $(CURDIR)/.tools
@@ -22,10 +22,10 @@ GO := $(firstword $(shell command -v go 2>/dev/null) $(wildcard /usr/local/go/bi
 GO_INSTALL = GOBIN=$(TOOLS)/bin $(if $(HOME),,GOPATH=$(TOOLS)/go GOCACHE=$(TOOLS)/cache) $(GO) install
 MISSING := $(foreach tool,helm kind,$(if $(shell command -v $(tool) 2>/dev/null),,$(tool)))
 
-# Debian's packages that tests need, where we may install them.
+# Debian packages that tests need, if they can be installed.
 PACKAGES := $(if $(shell [ "$$(id -u)" = 0 ] && command -v apt-get),$(strip $(foreach tool,prometheus chromium jq zsh tcsh,$(if $(shell command -v $(tool)),,$(tool)))))
 
-# Two recipes use it, side by side in `make test`, and apt-get gives up where another one runs.
+# Two recipes use it, in parallel in `make test`, and apt-get fails while another one runs.
 APT_GET := flock $(CURDIR)/Makefile apt-get
 
 BUILDER ?= $(firstword $(foreach tool,podman docker buildah,$(shell command -v $(tool) 2>/dev/null)))
@@ -36,7 +36,7 @@ BUILD_FLAGS ?=
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-venv: $(VENV)/.installed ## make .venv and install everything into it
+venv: $(VENV)/.installed ## create .venv and install everything into it
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 venv")'
@@ -49,7 +49,7 @@ $(VENV)/.installed: pyproject.toml
 	$(if $(FLUX_VERSION),$(BIN)/pip install --quiet --editable '.[flux]' 'flux-python==$(FLUX_VERSION)')
 	@touch $@
 
-tools: $(if $(GO),$(MISSING:%=$(TOOLS)/%.installed)) $(if $(PACKAGES),packages) ## have helm and kind by Go, the rest by apt-get
+tools: $(if $(GO),$(MISSING:%=$(TOOLS)/%.installed)) $(if $(PACKAGES),packages) ## install helm and kind by Go, the rest by apt-get
 
 packages:
 	$(APT_GET) update -qq
@@ -63,7 +63,7 @@ $(TOOLS)/kind.installed:
 	$(GO_INSTALL) sigs.k8s.io/kind@$(KIND_VERSION)
 	@touch $@
 
-# Beside the commands of a person at a terminal, a line for each request and job would be too much.
+# On a terminal in use, a line for each request and job would be too much.
 RUN_FLAGS ?= --log-level warning
 
 run: venv ## serve a new Flux instance, or this machine where there is no Flux
@@ -74,7 +74,7 @@ else
 endif
 
 test: ## run every test that this machine can run
-	$(MAKE) --no-print-directory --jobs 4 venv tools # side by side: one waits for the network, the other compiles
+	$(MAKE) --no-print-directory --jobs 4 venv tools # in parallel: one waits for the network, the other compiles
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
@@ -94,10 +94,10 @@ format: venv ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: venv ## write the documents that are made from code
+docs: venv ## generate documents from code
 	$(BIN)/python -m docs.generate
 
-screenshots: venv tools ## take pictures of the pages for the README
+screenshots: venv tools ## take screenshots of the pages for the README
 	$(BIN)/python -m docs.screenshots
 
 bench: venv ## measure against Flux's own rates (needs Flux)
@@ -116,16 +116,16 @@ image: ## build the container image: IMAGE=NAME:TAG, BUILDER=podman|docker|build
 	$(BUILDER) build --file Containerfile --tag $(IMAGE) --build-arg VERSION=$(VERSION) \
 	  --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null) $(BUILD_FLAGS) .
 
-e2e: venv tools ## test in a kind cluster that is made for it, with image, operator and chart
+e2e: venv tools ## test in a new kind cluster, with image, operator and chart
 	PATH="$(TOOLS)/bin:$$PATH" BUILDER=$(BUILDER) BUILD_FLAGS="$(BUILD_FLAGS)" tests/e2e/in-kind $(BIN)/pytest
 
 e2e-existing: venv tools ## test in a cluster that has the operator: KUBECONFIG=FILE IMAGE=NAME:TAG (APPLICATION_IMAGE=…, OLD_APPLICATION_IMAGE=…)
 	KUBECONFIG="$(KUBECONFIG)" E2E_IMAGE="$(IMAGE)" E2E_APPLICATION_IMAGE="$(APPLICATION_IMAGE)" \
 	  E2E_OLD_APPLICATION_IMAGE="$(OLD_APPLICATION_IMAGE)" $(BIN)/pytest tests/e2e
 
-audit: venv ## look for known vulnerabilities in what is installed (asks PyPI's database)
+audit: venv ## look for known vulnerabilities in the installed packages (queries PyPI's database)
 	$(BIN)/pip install --quiet pip-audit
 	$(BIN)/pip-audit --skip-editable
 
-clean: ## remove what the other targets made
+clean: ## remove files of the other targets
 	rm -rf $(VENV) .tools e2e-report .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* bench/results

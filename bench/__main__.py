@@ -1,8 +1,8 @@
-"""``make bench``: how close the server comes to what Flux and aiohttp can do, measured in the same run.
+"""``make bench``: compare the server with Flux and aiohttp, measured in the same run.
 
-A row stands beside its limit wherever there is one: absolute figures say more about the machine than about the
-server. Limit and server take turns, so that a machine whose speed drifts drifts for both. Each row's module says why
-its measurement is fair. Exits with 1 when a row misses what it has to reach.
+A row shows its limit if there is one, as absolute figures depend on the machine. Limit and server are measured in
+turns, so that both are affected by a changing speed of the machine. The module of each row explains why its
+measurement is fair. Exits with 1 if a row misses its target.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bench.site import Volume
 
 _RESULTS = Path(__file__).parent / "results"
 
-#: In the order in which they are measured: memory before the server was asked for much, and last what adds jobs.
+#: In the order of measurement: memory before the server gets many requests, and rows that add jobs last.
 ROWS: dict[str, Callable[[Volume, int], list[Row]]] = {
     "memory": whole.memory,
     "fill": whole.first_fill,
@@ -45,7 +45,7 @@ ROWS: dict[str, Callable[[Volume, int], list[Row]]] = {
     "bulk": submits.bulk,
     "slope": slope.slope,
 }
-#: Not measured unless asked for: it takes as long as all the others together.
+#: Only on request: it takes as long as all the others together.
 _ON_REQUEST = frozenset({"slope"})
 
 
@@ -66,8 +66,8 @@ def main() -> int:
         print("make bench needs Flux: `flux` is not on the PATH.", file=sys.stderr)
         return 2
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a thousand followers are as many files
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started is ended
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a thousand followers need as many descriptors
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all processes are ended
     rows: list[Row] = []
     try:
         with (
@@ -79,7 +79,7 @@ def main() -> int:
                 for key in (key for key in ROWS if key in chosen):
                     say(f"row {key}")
                     rows += _measure(key, volume, options.rounds)
-            finally:  # a second Ctrl-C must not leave half of it running
+            finally:  # a second Ctrl-C must not leave processes running
                 for number in (signal.SIGINT, signal.SIGTERM):
                     signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def _measure(key: str, volume: Volume, rounds: int) -> list[Row]:
-    """Return a row's figures, or why there are none: the other rows are still worth having."""
+    """Return a row's figures, or why there are none: the other rows are still useful."""
     try:
         return ROWS[key](volume, rounds)
     except Exception as exc:

@@ -1,9 +1,9 @@
 """Rows ``followers``, ``followers-memory`` and ``followers-lag``: one job's output to many at once.
 
 The job writes its clock in each line, so a delay is from the job's ``print`` to the follower's ``recv``, on one
-machine's clock. Flux's shell gathers output for up to half a second before anybody can see it: that is in the delay
-of the native watcher as well, and so the difference is what counts. The native watcher has a job of its own of the
-same kind, and nobody beside it: it must not suffer from the thousand that it is compared with.
+machine's clock. Flux's shell buffers output for up to half a second. This is part of the native watcher's delay too,
+so the difference counts. The native watcher has its own job of the same kind, and runs alone: the thousand followers
+must not slow it down.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def followers(volume: Volume, rounds: int) -> list[Row]:
 
 @contextlib.contextmanager
 def _job(volume: Volume) -> Iterator[tuple[int, Path]]:
-    """Start the job that writes once a file is there; yield it and the file. The job ends with the block."""
+    """Start the job that writes once a file exists; yield it and the file. The job ends with the context."""
     server, go = volume.full.server, volume.new_directory("go") / "go"
     command = [sys.executable, str(Path(writer.__file__)), str(go), str(_LINES), str(_RATE)]
     job = server.submit(command)
@@ -81,7 +81,7 @@ def _job(volume: Volume) -> Iterator[tuple[int, Path]]:
         eventually(lambda: server.output(job) or None, within=60, what="the job's first line")
         yield job, go
     finally:
-        go.touch()  # or it would wait for ever
+        go.touch()  # otherwise it would wait for ever
         server.ended(job, within=_LINES / _RATE + 60)
 
 

@@ -1,8 +1,8 @@
-"""Rows ``outputs-*``: long outputs, read by ten at once in every form, while another caller submits.
+"""Rows ``outputs-*``: long outputs, read by ten clients at once in every form, while another client submits.
 
-What a job writes becomes an eventlog in Flux of two to fifty times its size, so the length of the lines counts: 60 MB
-in lines of 40 bytes are 200 MB of it, 10 MB in lines of two bytes 500 MB. Each reader must get every byte. The submits
-go over a connection of their own, ten a second; the row ``latency`` tells what they take beside nothing.
+Output becomes an eventlog in Flux of two to fifty times its size, so the length of the lines matters: 60 MB in lines of
+40 bytes are 200 MB of it, 10 MB in lines of two bytes 500 MB. Each reader must get every byte. The submits use their
+own connection, ten a second; the row ``latency`` shows their latency without readers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LINES = {
 
 
 class Submits(Probe):
-    """A caller that submits held jobs, one after another, as long as the block runs."""
+    """A client that submits held jobs, one after another, while the context is active."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, "/livez")

@@ -1,4 +1,4 @@
-"""What a measurement starts and watches: programs, the server's memory, and how long it keeps a caller waiting."""
+"""Processes of a measurement: programs, the server's memory, and its latency."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ROOT = Path(__file__).parent.parent
 
 
 class MeasurementError(Exception):
-    """A figure cannot be had; the text says why."""
+    """A figure is not available; the text says why."""
 
 
 def say(text: str) -> None:
-    """Tell whoever waits how far it is."""
+    """Report the progress."""
     print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
 
 
@@ -86,7 +86,7 @@ def _status(pid: int, name: str) -> int:
 
 
 class _Watch:
-    """Something looked at again and again in a thread, while a block runs."""
+    """A value that is read repeatedly in a thread, while the context is active."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
@@ -115,7 +115,7 @@ class _Watch:
 
 
 class Memory(_Watch):
-    """The largest resident memory of a process while a block runs, and how much that is above its beginning."""
+    """The largest resident memory of a process during the context, and its growth."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(0.05)
@@ -128,15 +128,15 @@ class Memory(_Watch):
 
     @property
     def growth(self) -> float:
-        """MB above the beginning, at the most."""
+        """Largest growth in MB."""
         return self.most - self.begin
 
 
 class Probe(_Watch):
-    """How long one small request takes, every 20 ms over a kept-alive connection, while a block runs.
+    """Latency of one small request, every 20 ms over a kept-alive connection, during the context.
 
-    What holds up the server's event loop holds up this request: from outside, this is the loop's lag. The interval
-    is counted from one request to the next, so a wait of a second is one latency of a second.
+    A blocked event loop of the server delays this request, so the latency shows the loop's lag. The interval is counted
+    from one request to the next, so a delay of a second is one latency of a second.
     """
 
     def __init__(self, url: str, path: str) -> None:
@@ -148,10 +148,10 @@ class Probe(_Watch):
         self.latencies: list[float] = []
         self.status = 0
         self.since = 0.0
-        """When the present status was first answered, ``time.time()``."""
+        """Time of the first response with the present status, ``time.time()``."""
 
     def look(self) -> None:
-        """Ask once."""
+        """Send one request."""
         begin = time.perf_counter()
         self._connection.request("GET", self._path)
         answer = self._connection.getresponse()

@@ -1,8 +1,8 @@
-"""Rows ``get``, ``page`` and ``page-details``: reads of the store, beside aiohttp that sends the same bytes.
+"""Rows ``get``, ``page`` and ``page-details``: reads of the store, compared with aiohttp that sends the same bytes.
 
-The limit is a handler that has every answer in a dictionary, in a process of its own: the same framework, the same
-client, the same answers. What is missing to 1 is what routing, checking, SQLite and JSON cost here. The answers are
-taken from the server beforehand, and the sizes that both send are compared.
+The limit is a handler with every response in a dictionary, in a separate process: the same framework, the same client,
+the same responses. The difference to 1 is the cost of routing, validation, SQLite and JSON. The responses are read from
+the server beforehand, and the sizes that both send are compared.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tests.support.harness import Server
 
 _CLIENTS, _PATHS = 16, 400
 _HERE = {"PYTHONPATH": str(Path(__file__).parent.parent)}
-_TOLERANCE = 400  # bytes of headers (Link, chunks) in an answer
+_TOLERANCE = 400  # bytes of headers (Link, chunks) in a response
 
 
 def get(volume: Volume, rounds: int) -> list[Row]:
-    """One job by its id, any of all jobs."""
+    """One job by its ID, any of all jobs."""
     ids = volume.random.sample(volume.full.ids, min(_PATHS, volume.full.jobs))
     return [_row(volume, rounds, "get", "read one job", [f"/v1/jobs/{id_}" for id_ in ids], 6000)]
 
@@ -60,12 +60,12 @@ def _row(volume: Volume, rounds: int, key: str, work: str, paths: list[str], cou
     for number_ in range(rounds + 1):
         limit = load(bare.url, _CLIENTS, requests, directory)
         done = load(server.url, _CLIENTS, requests, directory)
-        after = load(bare.url, _CLIENTS, requests, directory)  # it is the shorter of the two: a drift shows more
+        after = load(bare.url, _CLIENTS, requests, directory)  # the shorter of the two: a drift is more visible
         size = sum(done["sizes"]) / count
         if abs(sum(limit["sizes"]) / count - size) > _TOLERANCE:
             raise MeasurementError(f"answers are of {size:.0f} bytes, the limit's of {sum(limit['sizes']) / count:.0f}")
         if number_ == 0:
-            continue  # to get warm
+            continue  # warm-up
         row.limits.append(2 * count / (limit["seconds"] + after["seconds"]))
         row.figures.append(count / done["seconds"])
         say(f"  {key}: limit {number(row.limits[-1])}/s, server {number(row.figures[-1])}/s")

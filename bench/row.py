@@ -1,4 +1,4 @@
-"""A row of the table: what was measured, and whether it reaches what it has to."""
+"""A row of the table: its figures, and whether it reaches its target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-#: How a round's figure stands beside its limit: ``ratio`` figure / limit, ``more`` figure - limit, ``alone`` no limit.
+#: How a round's figure is compared with its limit: ``ratio`` figure / limit, ``more`` figure - limit, ``alone`` no
+#: limit.
 Beside = Literal["ratio", "more", "alone"]
 
 
@@ -33,7 +34,7 @@ class Row:
 
     @property
     def values(self) -> list[float]:
-        """What is compared with ``to_reach``, for each round."""
+        """The values to compare with ``to_reach``, one for each round."""
         if self.beside == "alone":
             return self.figures
         pairs = zip(self.figures, self.limits, strict=True)
@@ -41,7 +42,7 @@ class Row:
 
     @property
     def reached(self) -> bool:
-        """Whether the row reaches what it has to."""
+        """Whether the row reaches its target."""
         if self.failed or not self.figures:
             return False
         sign, bound = self.to_reach
@@ -53,7 +54,7 @@ class Row:
         return "×" if self.beside == "ratio" else self.unit
 
     def cells(self) -> list[str]:
-        """Return the row as it is printed, see :data:`HEADINGS`."""
+        """Return the printed row, see :data:`HEADINGS`."""
         sign, bound = self.to_reach
         plus = "+" if self.beside == "more" else ""
         goal = f"{sign} {plus}{bound:g} {self.value_unit}"
@@ -74,7 +75,7 @@ class Row:
         ]
 
     def data(self) -> dict[str, Any]:
-        """Return the row for a machine, with every round."""
+        """Return the row as data, with every round."""
         return {
             "key": self.key,
             "work": self.work,
@@ -97,7 +98,7 @@ HEADINGS = ["row", "work", "limit", "server", "unit", "value", "min", "max", "to
 
 
 def number(value: float) -> str:
-    """Write a figure with three digits that mean something."""
+    """Format a figure with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""Row ``scrape``: what Prometheus asks for every few seconds, of a server without jobs and of one with all of them."""
+"""Row ``scrape``: a scrape by Prometheus, of a server without jobs and of one with all jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCRAPES = 40  # of each server in a round, in turns
 
 
 def scrape(volume: Volume, rounds: int) -> list[Row]:
-    """The limit is the same server without a job: a scrape must not cost more for what was ever submitted."""
+    """The limit is the same server without a job: the cost of a scrape must not depend on the number of jobs."""
     growth = Row(
         key="scrape",
         work="GET /metrics, all jobs in the store",
@@ -37,7 +37,7 @@ def scrape(volume: Volume, rounds: int) -> list[Row]:
 
 
 def _scrape(site: Site) -> float:
-    """Return how long one took (milliseconds)."""
+    """Return the duration of a scrape (milliseconds)."""
     begin = time.perf_counter()
     answer = site.server.http.get("/metrics")
     took = 1000 * (time.perf_counter() - begin)

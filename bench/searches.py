@@ -1,7 +1,7 @@
-"""Rows ``search`` and ``search-growth``: a text anywhere in a job, rare ones and such that every job has.
+"""Rows ``search`` and ``search-growth``: a text anywhere in a job, both rare texts and common ones.
 
-16 clients that never pause: each asks again as soon as it has its answer, which is harder than 16 people who type.
-The growth compares two servers, with all jobs and with a tenth of them, asked the same in turns.
+16 clients that never pause: each sends its next request when it has its response, a higher load than 16
+people typing. The growth compares two servers, with all jobs and with a tenth of them, with the same queries in turns.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ def search(volume: Volume, rounds: int) -> list[Row]:
         limit_is="the same with a tenth of the jobs, one client",
     )
     full, small = volume.full, volume.small
-    # What the small one has too, so that both are asked the same.
+    # Texts that the small server has too, so that both get the same queries.
     numbers = [volume.random.randrange(small.jobs) for _ in range(_QUERIES)]
     queries = [(_KINDS[index % len(_KINDS)], number_) for index, number_ in enumerate(numbers)]
     by_kind: dict[str, list[float]] = {kind: [] for kind in _KINDS}
     grown: dict[str, list[tuple[float, float]]] = {kind: [] for kind in _KINDS}
     for _ in range(rounds):
-        done = _ask(volume, full, _CLIENTS, queries)
+        done = _query(volume, full, _CLIENTS, queries)
         slow.figures.append(percentile([latency for _, latency in done], 0.99))
         for kind in _KINDS:
             by_kind[kind].append(percentile([latency for kind_, latency in done if kind_ == kind], 0.99))
         say(f"  search: p99 {number(slow.figures[-1])} ms")
         # One client: with 16 each kind would wait for the slowest one.
-        one, ten = _ask(volume, small, 1, queries[:_FEW]), _ask(volume, full, 1, queries[:_FEW])
+        one, ten = _query(volume, small, 1, queries[:_FEW]), _query(volume, full, 1, queries[:_FEW])
         for kind in _KINDS:
             grown[kind].append((_median(one, kind), _median(ten, kind)))
     slow.note = "p99 of " + _list({kind: statistics.median(by_kind[kind]) for kind in _KINDS}, "ms")
@@ -64,7 +64,7 @@ def search(volume: Volume, rounds: int) -> list[Row]:
     return [slow, growth]
 
 
-def _ask(volume: Volume, site: Site, clients: int, queries: list[tuple[str, int]]) -> list[tuple[str, float]]:
+def _query(volume: Volume, site: Site, clients: int, queries: list[tuple[str, int]]) -> list[tuple[str, float]]:
     """Return each query's kind and latency in ms."""
     requests: list[list[Any]] = [
         ["GET", f"/v1/jobs/search?query={quote(words(number_)[kind])}&length=10&start=0", {}, ""]

@@ -1,4 +1,4 @@
-"""The volume: brokers that hold many jobs, and the servers beside them, made when a row first asks for them."""
+"""The volume: brokers that hold many jobs, and their servers, started when a row first needs them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CORES = 16  # of mock execution; no process runs on them
 
 
 class Site:
-    """A broker with jobs, and a server beside it that has seen all of them."""
+    """A broker with jobs, and a server beside it that has read all of them."""
 
     def __init__(self, broker: Broker, server: Server, jobs: int) -> None:
         self.broker, self.server, self.jobs = broker, server, jobs
@@ -32,7 +32,7 @@ class Site:
 
     @cached_property
     def ids(self) -> list[str]:
-        """The jobs' ids as browsers spell them (f58, in ASCII), newest first."""
+        """The jobs' IDs as browsers write them (f58, in ASCII), newest first."""
         jobs = self.server.http.get("/v1/jobs").json()["jobs"]
         if len(jobs) < self.jobs:
             raise MeasurementError(f"the store has {len(jobs)} of {self.jobs} jobs")
@@ -40,7 +40,7 @@ class Site:
 
 
 class Volume:
-    """All that the rows measure on. Everything that it starts ends with ``stack``."""
+    """All brokers and servers that the rows measure. All its processes end with ``stack``."""
 
     def __init__(self, directory: Path, jobs: int, stack: ExitStack) -> None:
         self.directory, self.jobs, self._stack = directory, jobs, stack
@@ -48,7 +48,7 @@ class Volume:
         self._number = 0
 
     def new_directory(self, name: str) -> Path:
-        """Return a directory that nothing has used yet."""
+        """Return an unused directory."""
         self._number += 1
         path = self.directory / f"{self._number}-{name}"
         path.mkdir()
@@ -61,7 +61,7 @@ class Volume:
 
     @cached_property
     def small(self) -> Site:
-        """A tenth of the jobs, beside a broker of its own: it is measured in turns with the full one."""
+        """A tenth of the jobs, beside its own broker: it is measured in turns with the full one."""
         return self._site("small", max(10, self.jobs // 10))
 
     @cached_property
@@ -72,10 +72,10 @@ class Volume:
 
     @cached_property
     def bare(self) -> Broker:
-        """A broker with as many jobs of the same kinds that no server follows: the limit of submits.
+        """A broker with as many jobs of the same kinds and without a server: the limit of submits.
 
-        What a submit costs Flux grows with what its KVS holds: a broker whose jobs are all held, and were submitted in
-        half the time, answers in two thirds of it.
+        The duration of a submit grows with Flux's KVS: a broker whose jobs are all held, and were submitted in half the
+        time, responds in two thirds of the time.
         """
         broker = self._broker("bare")
         self._submit(broker, self.jobs)
@@ -86,12 +86,12 @@ class Volume:
         return broker
 
     def start(self, process: P) -> P:
-        """End a process with the volume, or before by ``close()``."""
+        """End a process with the volume, or earlier by ``close()``."""
         self._stack.callback(process.close)
         return process
 
     def server(self, broker: Broker, name: str) -> Server:
-        """Start a server with a store of its own, which leaves the broker alone when it ends."""
+        """Start a server with its own store, which does not stop the broker when it ends."""
         directory = self.new_directory(name)
         store = directory / "jobs.sqlite"
         return self.start(beside(broker, directory, "--store", str(store), "--no-stop-on-signal", "--rate-limit", "0"))
@@ -103,9 +103,9 @@ class Volume:
 
     def _broker(self, name: str) -> Broker:
         directory = self.new_directory(name)
-        (directory / "run").mkdir()  # or what a broker that is killed holds would stay behind
+        (directory / "run").mkdir()  # otherwise the files of a killed broker would remain
         broker = self.start(Broker(directory, f"-Srundir={directory}/run", cores=_CORES)).running()
-        eventually(lambda: " run " in broker.run("uptime").stdout, what="a broker that takes jobs")
+        eventually(lambda: " run " in broker.run("uptime").stdout, what="a broker that accepts jobs")
         return broker
 
     def _site(self, name: str, jobs: int) -> Site:

@@ -1,6 +1,6 @@
-"""Row ``slope``: what the server keeps for good of every job that was submitted through it.
+"""Row ``slope``: memory, descriptors and lag that the server keeps for each job submitted through it.
 
-Jobs are held and cancelled in batches, so that nothing is active in the end and Flux's own work stays the same. After a
+Jobs are held and canceled in batches, so that none is active in the end and Flux's own work stays the same. After a
 warm-up, in which caches and pools fill, memory, descriptors and lag are fitted with a straight line over the jobs: a
 server that keeps nothing has slope 0, however long it runs.
 """
@@ -16,7 +16,7 @@ from bench.site import Volume, load
 from tests.support.harness import Server, eventually
 from tests.support.metrics import scrape
 
-#: Fewer for a first look: SLOPE_JOBS, SLOPE_WARM_UP.
+#: Fewer for a quick test: SLOPE_JOBS, SLOPE_WARM_UP.
 _JOBS = int(os.environ.get("SLOPE_JOBS", "50000"))
 _WARM_UP = int(os.environ.get("SLOPE_WARM_UP", "5000"))
 _BATCH, _CLIENTS = 500, 32
@@ -26,7 +26,7 @@ _SUBMIT = ["POST", "/v1/jobs/submit", {"Content-Type": "application/json"}, '{"c
 
 
 def slope(volume: Volume, _: int) -> list[Row]:
-    """One run: its three slopes, for each thousand jobs."""
+    """One run: its three slopes, per thousand jobs."""
     memory = Row(
         key="slope",
         work=f"memory for each 1,000 of {_JOBS:,} jobs",

@@ -1,8 +1,8 @@
-"""Rows ``submit``, ``bulk`` and ``latency``: the way into Flux, beside Flux's own bindings.
+"""Rows ``submit``, ``bulk`` and ``latency``: submits, compared with Flux's own bindings.
 
-Jobs are held: what is measured is the way in, not Flux's scheduler. The limit has a broker of its own, which holds
-as many jobs and which no server follows; what following costs a broker is the server's to bear. Limit and server
-take turns, so that a machine whose speed drifts drifts for both.
+Jobs are held, so that the submit is measured and not Flux's scheduler. The limit has its own broker, which holds as
+many jobs and has no server; the load of the server on its broker counts for the server. Limit and server are measured
+in turns, so that both are affected by a changing speed of the machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _REQUEST = ["POST", "/v1/jobs/submit", {"Content-Type": "application/json"}, '{"
 
 
 def submit(volume: Volume, rounds: int) -> list[Row]:
-    """One job a request: a client has one request on its way, and 64 are what a service sees of many users."""
+    """One job per request, by 64 clients as of a service with many users; each has one request in flight."""
     row = Row(
         key="submit",
         work=f"submit, one job a request, {_CLIENTS} clients",
@@ -37,7 +37,7 @@ def submit(volume: Volume, rounds: int) -> list[Row]:
 
 
 def bulk(volume: Volume, rounds: int) -> list[Row]:
-    """Many jobs in one request, a line each: every one must be answered with an id of its own."""
+    """Many jobs in one request, one per line: each result must have its own ID."""
     row = Row(
         key="bulk",
         work=f"submit, {_BULK:,} jobs in one request",
@@ -59,7 +59,7 @@ def bulk(volume: Volume, rounds: int) -> list[Row]:
 
 
 def latency(volume: Volume, rounds: int) -> list[Row]:
-    """One submit alone: what the server adds to Flux's own answer when nobody else asks."""
+    """Single submits without other load: the difference is what the server adds to Flux's own response time."""
     row = Row(
         key="latency",
         work=f"one submit alone, median of {_SINGLE}",

@@ -1,12 +1,12 @@
 """Bulk submits of jobs that end at once, each followed by a cancel by filter, while the cores are kept busy.
 
-    python -m bench.sweep embedded|flux [ROUNDS [JOBS [HOGS]]]
+python -m bench.sweep embedded|flux [ROUNDS [JOBS [HOGS]]]
 
-HOGS processes keep the cores busy; one for each core unless given. Each accepted job has to be cancelled or to have
-ended before, and the last accepted ID has to be found at once. A line a round, and a failure at the first one that is
-not so. What is answered with 503 is asked for again, as clients do, and counted: a list, because the journal lags
-behind (``late``), and lines of the bulk, because Flux has not answered in time (``repeated``). Each line has an
-idempotency key: however often it is repeated, it is one job.
+HOGS processes keep the cores busy; one for each core unless given. Each accepted job must be canceled or have ended
+before, and the last accepted ID must be found at once. It prints a line per round, and fails at the first round in
+which this does not hold. Responses with 503 are retried, as by clients, and counted: of a list, because the journal
+lags behind (``late``), and of lines of the bulk, because Flux has not responded in time (``repeated``). Each line has
+an idempotency key: however often it is repeated, it is one job.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _keep_busy() -> None:
 
 
 def _listed(server: harness.Server, name: str) -> tuple[dict[str, Any], int]:
-    """Return the jobs of a name, and how many times the answer was that the journal lags behind."""
+    """Return the jobs of a name, and the number of responses that the journal lags behind."""
     for late in range(100):
         answer = server.http.get("/v1/jobs", params={"name": name, "details": "true"})
         if answer.status_code == 200:

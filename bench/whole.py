@@ -1,4 +1,4 @@
-"""Rows ``export``, ``fill`` and ``memory``: all jobs at once, out of the server, into it, and at rest."""
+"""Rows ``export``, ``fill`` and ``memory``: all jobs in one export, in one fill of the store, and at rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SETTLED = 5.0
 
 
 def export(volume: Volume, rounds: int) -> list[Row]:
-    """Every job in one answer. Memory is watched from before the first export to the end of the last."""
+    """Every job in one response. Memory is watched from before the first export to the end of the last."""
     speed = Row(key="export", work="export all jobs as NDJSON", unit="MB/s", to_reach=("≥", 50.0), beside="alone")
     growth = Row(
         key="export-memory",
@@ -48,10 +48,11 @@ def export(volume: Volume, rounds: int) -> list[Row]:
 
 
 def first_fill(volume: Volume, rounds: int) -> list[Row]:
-    """A server with a new store, beside a broker that has all jobs: from the connection to the whole list.
+    """A server with a new store, beside a broker that has all jobs: from the connection to the complete list.
 
-    The limit hands over one JSON array that is parsed and thrown away; the server's way has each job's events folded,
-    indexed for search and on disk.
+    The limit transfers one JSON array that is parsed and discarded; the server also folds each job's events, indexes
+    them
+    for search and writes them to disk.
     """
     row = Row(
         key="fill",
@@ -79,9 +80,9 @@ def first_fill(volume: Volume, rounds: int) -> list[Row]:
 
 
 def memory(volume: Volume, rounds: int) -> list[Row]:
-    """The server at rest with all jobs: one that has seen each of them live, and one that was just filled.
+    """The server at rest with all jobs: one that has read each of them live, and one that was just filled.
 
-    The one that has seen them comes first, before it is asked for anything large; both count.
+    The former is measured first, before it gets large requests; both count.
     """
     row = Row(
         key="memory",

@@ -45,7 +45,7 @@ def page() -> str:
 
 
 def values() -> str:
-    """Return values.yaml with a comment for each value; the values are those that it has."""
+    """Return values.yaml with a comment for each value; the values stay unchanged."""
     lines = [line for line in (CHART / "values.yaml").read_text().splitlines() if not line.lstrip().startswith("#")]
     properties = _schema()["properties"]
     rows, group = [_VALUES_HEAD], ""
@@ -69,7 +69,7 @@ def _schema() -> dict[str, Any]:
 
 def _comment(each: dict[str, Any], indent: str) -> str:
     start = f"{indent}# "
-    lines = textwrap.wrap(_words(each), _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False)
+    lines = textwrap.wrap(_text(each), _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -78,10 +78,10 @@ def _rows(schema: dict[str, Any], values: Any, path: tuple[str, ...]) -> Iterato
         if "properties" in each:
             yield from _rows(each, values[name], (*path, name))
         else:
-            yield (*path, name), values[name], _words(each)
+            yield (*path, name), values[name], _text(each)
 
 
-def _words(each: dict[str, Any]) -> str:
+def _text(each: dict[str, Any]) -> str:
     """Return the description, with the choices unless it names them."""
     kinds = [f"`{value}`" if value else "empty" for value in each.get("enum", ())]
     text = str(each["description"])

@@ -1,4 +1,4 @@
-"""The Grafana dashboard of the chart: made from the table of metrics, so that neither has what the other does not."""
+"""The Grafana dashboard of the chart: generated from the table of metrics, so that both have the same metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILE = Path(__file__).parents[1] / "helm/flux-sidecar/files/dashboard.json"
 
 _WIDTH = 24
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-#: What every expression is narrowed to; a label that a Prometheus does not give matches `.*` too.
+#: The labels that narrow every expression; a label that Prometheus does not have matches `.*` too.
 _WHERE = 'namespace=~"$namespace", job=~"$job"'
 _QUEUE = f'{_WHERE}, queue=~"$queue"'
 
@@ -24,7 +24,7 @@ class Panel(NamedTuple):
 
     title: str
     metric: Metric
-    """Whose help it shows."""
+    """The metric whose help is shown."""
     queries: tuple[tuple[str, str], ...]
     unit: str = "short"
     kind: Literal["timeseries", "stat", "bargauge"] = "timeseries"
@@ -84,7 +84,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Waiting for resources", metrics.SCHEDULING, _quantiles(metrics.SCHEDULING, _QUEUE, "queue"), "s", width=12),
             Panel("Pending, by state", metrics.JOBS, ((_value(metrics.JOBS, f'{_QUEUE}, state=~"depend|priority|sched"', "queue, state"), "{{queue}} {{state}}"),), width=6, stacked=True),
             Panel("Held", metrics.HELD, ((_value(metrics.HELD, _QUEUE, "queue"), "{{queue}}"),), width=6),
-            Panel("Nodes that the largest wants", metrics.PENDING_NODES, ((f"max by (queue) ({metrics.PENDING_NODES.name}{{{_QUEUE}}})", "{{queue}}"),), width=6),
+            Panel("Nodes of the largest pending job", metrics.PENDING_NODES, ((f"max by (queue) ({metrics.PENDING_NODES.name}{{{_QUEUE}}})", "{{queue}}"),), width=6),
             Panel(
                 "Queues", metrics.QUEUE_STARTED,
                 (
@@ -109,12 +109,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Requests", metrics.REQUESTS, ((_rate(metrics.REQUESTS, by="code"), "{{code}}"),), "reqps", stacked=True),
             Panel("Duration, p95 by route", metrics.DURATION, ((f"histogram_quantile(0.95, {_rate(metrics.DURATION, by='le, route').replace(metrics.DURATION.name, metrics.DURATION.name + '_bucket')})", "{{route}}"),), "s"),
             Panel("In flight, connections, streams", metrics.CONNECTIONS, ((_value(metrics.IN_FLIGHT), "requests"), (_value(metrics.CONNECTIONS), "connections"), (f"{_value(metrics.STREAMS)} or vector(0)", "streams")),),
-            Panel("Not let in", metrics.REFUSED, ((_rate(metrics.REFUSED, by="reason"), "{{reason}}"),), "ops"),
+            Panel("Refused requests", metrics.REFUSED, ((_rate(metrics.REFUSED, by="reason"), "{{reason}}"),), "ops"),
             Panel("Streams cut off", metrics.DROPPED, ((_rate(metrics.DROPPED, by="reason"), "{{reason}}"),), "ops"),
             Panel("Flux: duration, p95 by topic", metrics.RPC, ((f"histogram_quantile(0.95, sum by (le, topic) (rate({metrics.RPC.name}_bucket{{{_WHERE}}}[$__rate_interval])))", "{{topic}}"),), "s"),
             Panel("Flux: errors", metrics.RPC_ERRORS, ((f"{_rate(metrics.RPC_ERRORS, by='topic, errno')} or vector(0)", "{{topic}} {{errno}}"),), "ops"),
             Panel("Journal", metrics.LAG, ((f"max({metrics.LAG.name}{{{_WHERE}}})", "lag"), (f"max({metrics.LOOP_LAG.name}{{{_WHERE}}})", "event loop"), (f"max({metrics.RESOURCES_AGE.name}{{{_WHERE}}})", "age of nodes and queues")), "s"),
-            Panel("Events stored", metrics.EVENTS, ((_rate(metrics.EVENTS), "events"), (_value(metrics.BACKLOG), "backlog"), (_rate(metrics.RECONNECTS), "journal begun anew"), (f"min({metrics.CAUGHT_UP.name}{{{_WHERE}}})", "caught up"))),
+            Panel("Events stored", metrics.EVENTS, ((_rate(metrics.EVENTS), "events"), (_value(metrics.BACKLOG), "backlog"), (_rate(metrics.RECONNECTS), "journal reconnects"), (f"min({metrics.CAUGHT_UP.name}{{{_WHERE}}})", "caught up"))),
             Panel("Store: transactions", metrics.STORE_WRITE, ((f"histogram_quantile(0.95, sum by (le) (rate({metrics.STORE_WRITE.name}_bucket{{{_WHERE}}}[$__rate_interval])))", "p95"),), "s"),
             Panel("Store: size", metrics.STORE_SIZE, ((_value(metrics.STORE_SIZE), "file"),), "bytes"),
             Panel("Store: failed transactions", metrics.STORE_ERRORS, ((_rate(metrics.STORE_ERRORS), "failed"),), "ops"),
@@ -128,7 +128,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Yield the title and expression of every query, its variables filled in as for everything of a minute's scrapes."""
+    """Yield the title and expression of every query, with its variables replaced for all data and scrapes every minute."""
     for _, panels in ROWS:
         for panel in panels:
             for expression, _ in panel.queries:
@@ -143,14 +143,14 @@ def document() -> dict[str, Any]:
     top = 0
     for title, row in ROWS:
         panels.append(
-            {"id": len(panels) + 1, "type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": _place(0, top, _WIDTH, 1)}
+            {"id": len(panels) + 1, "type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": _next_position(0, top, _WIDTH, 1)}
         )  # fmt: skip
         left, top, height = 0, top + 1, 0
         for panel in row:
             if left + panel.width > _WIDTH:
                 left, top = 0, top + height
             height = 4 if panel.kind == "stat" else 8
-            panels.append(_panel(panel, len(panels) + 1, _place(left, top, panel.width, height)))
+            panels.append(_panel(panel, len(panels) + 1, _next_position(left, top, panel.width, height)))
             left += panel.width
         top += height
     return {
@@ -176,7 +176,7 @@ def document() -> dict[str, Any]:
     }
 
 
-def _place(x: int, y: int, w: int, h: int) -> dict[str, int]:
+def _next_position(x: int, y: int, w: int, h: int) -> dict[str, int]:
     return {"x": x, "y": y, "w": w, "h": h}
 
 

@@ -1,4 +1,4 @@
-"""Where the API says something else than Flux's own commands, and why: a part of docs/api.md, which a test holds to."""
+"""Differences between the API and Flux's own commands, with reasons: a part of docs/api.md, checked by a test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """What differs."""
+    """One difference."""
 
     what: str
     flux: str
@@ -14,69 +14,69 @@ class Difference(NamedTuple):
     why: str
 
 
-#: By the names under which tests/flux/test_same_answers.py knows them.
+#: By the names in tests/flux/test_same_answers.py.
 DIFFERENCES = {
     "absent": Difference(
         "An attribute without a value",
         "left out, or `0.0` (`flux jobs --json`)",
         '`""`, in `waitstatus`, `returncode`, `priority`, `result`, `ntasks`, `ncores`, `nnodes`, `exception.severity` '
         "and texts",
-        "flux-restful-api answered so, and its clients index these members without asking: a number may be text "
+        "flux-restful-api had them, and its clients read these members without a check: a number may be text "
         "without any",
     ),
     "names": Difference(
         "Names",
         "`jobid`, `uri`, `status`, `t_remaining` of `flux jobs --json`",
         "`f58id`, `annotations.user.uri`, `result` or else `state`, `expiration`",
-        "they are the same values a second time",
+        "they are the same values",
     ),
     "begin time": Difference(
         "A dependency on a time",
         "`begin@22:11:44` (`flux jobs --json`)",
         "`begin-time=1795731104.507`",
-        "it is what Flux's job list has, with the day",
+        "it is the value of Flux's job-list, and includes the day",
     ),
     "volatile": Difference(
         "Volatile memos",
         "no entry of the eventlog",
         "an event like any other",
-        "the journal tells of them, and a reader of events would miss the change",
+        "they are in the journal, and a reader of events would miss the change otherwise",
     ),
     "invalid jobspec": Difference(
         "A jobspec that is not valid, and was submitted past Flux's validators",
-        "nothing of it, from the first member on that is wrong",
+        "nothing of it, from the first invalid member on",
         "each member that can be read: a name, a time limit of 0 where there is none",
-        "one fault must not hide what else there is",
+        "one error must not hide the other members",
     ),
     "purged": Difference(
         "Jobs that Flux has purged",
-        "gone from lists",
+        "not in lists",
         "listed for as long as the store is kept; their output is 410, `gone`",
         "the store is the history",
     ),
     "environment": Difference(
         "The environment in a jobspec",
         "left out by `flux job info ID jobspec`",
-        "left out, and there with `environment=true`",
+        "left out, and included with `environment=true`",
         "it may hold secrets",
     ),
     "lines": Difference(
         "Parts of a line",
-        "`flux job attach` prints each as it comes",
-        "a line comes when it is complete; what has no newline comes last, when the job has ended, or is asked for",
-        "so that the lines of several tasks are not mixed, and a line's number is a place to come back to",
+        "`flux job attach` prints each at once",
+        "a line is sent when it is complete; one without newline is sent last, when the job has ended, or on request",
+        "so that the lines of several tasks are not mixed, and a stream can resume at a line's number",
     ),
     "shell": Difference(
-        "What the job's shell says",
+        "Messages of the job's shell",
         "`flux job attach` prints it among the lines of stderr",
         "`Log` and `Redirected` in JSON, events named `log` and `redirect`, `stream=log` as text",
-        "what the job itself wrote stays what it is, byte by byte",
+        "the job's own output stays unchanged, byte by byte",
     ),
     "bounds": Difference(
-        "What is very long",
-        "whole",
-        "names over 1,024 bytes, commands over 16 KiB and contexts of events over 16 KiB are cut; the jobspec is whole",
-        "one job must not take the memory of all others",
+        "Very long values",
+        "complete",
+        "names over 1,024 bytes, commands and contexts of events over 16 KiB are truncated; the jobspec is complete",
+        "one job must not use the memory of all others",
     ),
 }
 
@@ -84,8 +84,8 @@ DIFFERENCES = {
 _HEAD = """
 ## Differences from Flux
 
-The API shows what `flux jobs --json`, `flux job eventlog`, `flux job info` and `flux job attach` show, which a test
-compares for every kind of job that flux-core's tests know. These differ:
+The API shows the same values as `flux jobs --json`, `flux job eventlog`, `flux job info` and `flux job attach`. A test
+compares them for every kind of job in flux-core's tests. These differ:
 
 | | Flux | the API | why |
 |---|---|---|---|

@@ -1,4 +1,4 @@
-"""Writes the documents that are made from code; a test fails when one is stale."""
+"""Generate documents from code; a test fails if one is stale."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _contents() -> str:
 
 
 def _body(answer: Answer) -> str:
-    """Return the fields of a response, and of the structs in them; those of a job have a section of their own."""
+    """Return the fields of a response, and of the structs in them; the fields of a job have their own section."""
     rows: list[str] = []
     for kind in openapi.alternatives(answer):
         definitions = msgspec.json.schema(kind).get("$defs", {})
@@ -119,7 +119,7 @@ def _body(answer: Answer) -> str:
 
 
 def _job() -> str:
-    """Return what the fields of a job, its states and its results mean."""
+    """Return the meaning of a job's fields, states and results."""
     rows = [
         '\n## A job\n\nWhere a value is not known yet, a number is `""`, as flux-restful-api answered; times\n'
         "and texts that are not known are left out.\n",
@@ -149,7 +149,7 @@ def _fields(schema: dict[str, Any], where: str, required_text: str) -> str:
 
 
 def _description(field: dict[str, object]) -> str:
-    """Return a field's description; that of an optional one with bounds stands with its type."""
+    """Return a field's description; for an optional field with limits it is in the type."""
     kinds: list[dict[str, object]] = field.get("anyOf", [])  # type: ignore[assignment]
     return str(next((part["description"] for part in (field, *kinds) if "description" in part), ""))
 

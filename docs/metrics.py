@@ -1,4 +1,4 @@
-"""``docs/metrics.md``: every metric of the table, and what a person who scrapes them needs to know."""
+"""``docs/metrics.md``: every metric of the table, and an introduction."""
 
 from __future__ import annotations
 

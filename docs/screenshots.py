@@ -1,4 +1,4 @@
-"""``make screenshots``: the pages as a person sees them, in light and dark, for the README."""
+"""``make screenshots``: screenshots of the pages, in light and dark, for the README."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZE = {"width": 1280, "height": 800}
 
 
 def _fill(server: harness.Server) -> str:
-    """Submit jobs of every kind; return the id of one that writes."""
+    """Submit jobs of every kind; return the ID of one that writes."""
     for number in range(12):
         server.run(["sh", "-c", f"echo step {number}; sleep 0.{number % 5}"], name="equilibrate")
     server.run("false", name="analyse")

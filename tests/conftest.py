@@ -1,18 +1,18 @@
-"""Fixtures: every contract test runs on both instances; what needs Flux is counted where there is none.
+"""Fixtures. Every contract test runs with both engines; tests whose requirements are missing are counted.
 
-`make test` runs the suite in three worker processes (pytest-xdist): many tests wait. What a test has to keep to for that:
+`make test` runs the suite in three worker processes (pytest-xdist), as many tests wait. Rules for that:
 
 * A test gets its directories from ``tmp_path``, its ports from the system (``--port 0``) and its processes from
-  ``started``, ``own_server`` or ``server``: nothing of it has a name that another worker's tests could use too.
-* A fixture of a session or a module is made once in each worker.
-* All workers have to collect the same tests in the same order: parametrize with lists and tuples, never with a set.
-* A test asserts nothing that a busy machine makes false. A bound on a time is the bound that is promised to users, or
-  a ratio of two times measured in the same test. Where a time is only waited for, use ``eventually`` and its default.
+  ``started``, ``own_server`` or ``server``: it uses no name that tests of another worker could use too.
+* A fixture of a session or a module is created once in each worker.
+* All workers must collect the same tests in the same order: parametrize with lists and tuples, never with a set.
+* An assertion must hold on a busy machine. A limit of a time is the limit that users are promised, or a ratio of two
+  times measured in the same test. To wait, use ``eventually`` and its default.
 * ``@pytest.mark.alone``: no worker runs another test meanwhile. It is for tests that measure a latency or a rate,
-  and for those that load both cores so much that others would be measured wrongly. Each costs the time of one idle
-  core, so most tests do without: memory, descriptors and exactly-once do not depend on a neighbour.
-* The time-outs are for a machine whose cores are busy with something else. ``@pytest.mark.long`` gives a test that takes
-  minutes on an idle one a longer time-out: the number for all of them is here.
+  and for those that load both cores so much that the measurements of others would be wrong. Each leaves one core idle,
+  so most tests do without it: memory, descriptors and exactly-once do not depend on other tests.
+* The timeouts are for a machine whose cores are busy. ``@pytest.mark.long`` gives a longer timeout to a test that takes
+  minutes on an idle one; it is defined here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.support.cluster_api import ClusterAPI
 from tests.support.harness import Process, Server
 
 _KINDS = ("embedded", pytest.param("flux", marks=pytest.mark.flux))
-#: What a marker needs: whether it is there, and what to say of the tests that are left out where it is not.
+#: What a marker requires: whether it is available, and the reason that is shown if it is not.
 _NEEDS = {
     "flux": (bool(harness.FLUX), "they need Flux, and `flux` is not on the PATH"),
     "e2e": (
@@ -78,8 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand the numbers of a worker to the process that writes the summary; remove what killed brokers have left."""
-    harness.TEMPORARY.cleanup()  # a worker ends without what Python does at exit
+    """Send the counts of a worker to the process that writes the summary; remove what killed brokers have left."""
+    harness.TEMPORARY.cleanup()  # a worker does not run Python's atexit functions
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["left_out"] = dict(_left_out)
@@ -87,19 +87,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take a worker's numbers; each has collected all tests, so they are the same of each."""
+    """Take a worker's counts; all workers have collected the same tests, so they are equal."""
     _left_out.update(Counter(getattr(node, "workeroutput", {}).get("left_out", {})) - _left_out)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let a test that is marked ``alone`` wait for the other workers' tests, and hold back the next ones."""
+    """Let a test that is marked ``alone`` wait for the other workers' tests, and delay the next ones."""
     if not hasattr(item.config, "workerinput"):
         return (yield)
     alone = item.get_closest_marker("alone")
     turn, room = (os.open(path, os.O_RDONLY) for path in (Path(__file__), Path(harness.__file__)))
     try:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # so that one who waits to be alone is not overtaken for ever
+        fcntl.flock(turn, fcntl.LOCK_EX)  # so that a test that waits to be alone is not overtaken for ever
         fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         if not alone:
             fcntl.flock(turn, fcntl.LOCK_UN)
@@ -123,7 +123,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(params=_KINDS)
 def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers for one test alone, on either instance, with options of its own."""
+    """Start servers for one test alone, with either engine and with their own options."""
     started: list[Server] = []
 
     def start(*options: str, **variables: str) -> Server:
@@ -142,14 +142,14 @@ def _start(kind: str, directory: Path, *options: str, **variables: str) -> Serve
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ClusterAPI]:
-    """A stand-in for the Kubernetes API server, with a Job, its pods and a MiniCluster."""
+    """A fake Kubernetes API server, with a Job, its pods and a MiniCluster."""
     with ClusterAPI(tmp_path / "kubernetes") as running:
         yield running
 
 
 @pytest.fixture
 def started() -> Iterator[Callable[[Process], Any]]:
-    """Register a process: it is ended with the test, whatever happens."""
+    """Register a process: it is ended after the test."""
     processes: list[Process] = []
 
     def register(process: Process) -> Process:
@@ -163,7 +163,7 @@ def started() -> Iterator[Callable[[Process], Any]]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests do not see what the person who runs them has configured."""
+    """Hide the user's configuration from the tests."""
     for name in list(os.environ):
         if name.startswith("FLUX_"):
             monkeypatch.delenv(name)

@@ -1,7 +1,7 @@
-"""The limit of reads: aiohttp alone, which answers with bytes that it already has.
+"""The limit of reads: aiohttp alone, which responds with prepared bytes.
 
-The same aiohttp, the same way of running it (no access log, no signal handlers) and the same bytes as the server
-sends: what the server adds to this is its own work. Input is a JSON file of paths and their bodies.
+It uses the same aiohttp with the same options (no access log, no signal handlers) and the same bytes as the server, so
+the difference is the server's own work. Input is a JSON file of paths and their bodies.
 """
 
 from __future__ import annotations

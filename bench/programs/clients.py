@@ -1,8 +1,8 @@
-"""Load: some connections, each of which sends its next request when it has its answer.
+"""Load: some connections, each of which sends its next request when it has its response.
 
-The load shares the cores with what it measures, so it must cost little. There is no client library here and no
-asyncio, only sockets under one epoll: the requests are made beforehand, and of an answer nothing is read but its
-status and where it ends. The same program loads the server and the limit beside it.
+The load shares the cores with the measured server, so it must be cheap: no client library and no asyncio, only sockets
+under one epoll. The requests are encoded beforehand, and of a response only the status and the end are parsed. The same
+program loads the server and its limit.
 
 Input is a file: a JSON list of requests ``[method, path, headers, body]``. Output is JSON: ``seconds`` in all, and
 for each request in its order ``latencies`` in seconds and ``sizes`` in bytes as they were received.
@@ -23,7 +23,7 @@ _LARGE = 1 << 18
 
 
 def encode(host: str, method: str, path: str, headers: dict[str, str], body: str) -> bytes:
-    """Return a request as it goes over the wire."""
+    """Return the bytes of a request."""
     data = body.encode()
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
     if data:
@@ -32,7 +32,7 @@ def encode(host: str, method: str, path: str, headers: dict[str, str], body: str
 
 
 class Connection:
-    """One kept-alive connection, with at most one request on its way."""
+    """One kept-alive connection, with at most one request in flight."""
 
     def __init__(self, host: str, port: int) -> None:
         self.socket = socket.create_connection((host, port))
@@ -40,17 +40,17 @@ class Connection:
         self.number = -1
         self.begin = 0.0
         self._size = 0
-        self._end = 0  # 0: the head is not there yet; -1: chunked, of unknown length
+        self._end = 0  # 0: the head is incomplete; -1: chunked, of unknown length
         self._tail = b""
 
     def send(self, number: int, request: bytes) -> None:
-        """Send a request; small enough for the socket's buffer, or the answer only begins after it."""
+        """Send a request; it fits into the socket's buffer, or the response only begins after it."""
         self.number, self._size, self._end, self._tail = number, 0, 0, b""
         self.begin = time.perf_counter()
         self.socket.sendall(request)
 
     def receive(self) -> int:
-        """Take what has come; return the answer's size when it is whole, 0 before."""
+        """Process received data; return the response's size when it is complete, 0 before."""
         data = self.socket.recv(_LARGE)
         if not data:
             raise SystemExit("the server has closed a connection")

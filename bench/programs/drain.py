@@ -1,7 +1,7 @@
-"""A client that takes an answer as fast as it comes and keeps nothing of it. Prints seconds and bytes as JSON.
+"""A client that reads a response as fast as possible and discards it. Prints seconds and bytes as JSON.
 
-One buffer is received into again and again: beside the server's work this costs next to nothing. The answer's end
-is the server's: the request asks it to close the connection.
+It receives into one buffer, which costs little beside the server's work. The server closes the connection at the end of
+the response, as the request asks.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Many followers of one job's output, each with a connection of its own.
+"""Many followers of one job's output, each with its own connection.
 
 A hundred lines a second to a thousand followers are 100,000 lines a second, on the cores of the server that sends
-them: so this only receives, notes when, and looks through the same piece of text once for all followers that get it.
-Prints ``following`` when all are, and when everyone has every line a summary as JSON: delays in seconds, over every
-line of every follower.
+them: so this only receives, records the time, and parses the same data once for all followers that get it. Prints
+``following`` when all are, and when each has every line a summary as JSON: delays in seconds, over every line of every
+follower.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Follower:
         self.lines = 0
 
     def head(self) -> None:
-        """Read the answer's head."""
+        """Read the head of the response."""
         while b"\r\n\r\n" not in self.rest:
             data = self.socket.recv(4096)
             if not data:

@@ -1,6 +1,6 @@
-"""The limit of the first fill: one RPC that asks Flux's job-list module for every job. Prints seconds.
+"""The limit of the first fill: one RPC that requests all jobs from Flux's job-list module. Prints seconds.
 
-The time ends with the JSON parsed: whoever wants the jobs has them then.
+The time includes parsing the JSON, as a client needs the jobs.
 """
 
 from __future__ import annotations

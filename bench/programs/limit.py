@@ -1,7 +1,7 @@
-"""The limit of submits: Flux's own bindings, with a jobspec made once and nothing else to do.
+"""The limit of submits: Flux's own bindings, with one prepared jobspec and no other work.
 
-``rate``: all jobs are sent at once and the answers taken as they come, on the reactor; this is as fast as Python
-beside Flux gets. ``latency``: one job after the other, each waited for.
+``rate``: all jobs are sent at once and the responses processed as they arrive, on the reactor; Python with Flux cannot
+be faster. ``latency``: one job after the other, each waited for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def rate(handle: flux.Flux, jobspec: str, jobs: int) -> float:
 
 
 def latency(handle: flux.Flux, jobspec: str, jobs: int) -> float:
-    """Return the median time that one submit takes, in milliseconds."""
+    """Return the median duration of one submit, in milliseconds."""
     times = []
     for _ in range(jobs):
         begin = time.perf_counter()

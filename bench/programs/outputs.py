@@ -1,6 +1,6 @@
-"""Readers of one job's output, of every kind at once, each with a connection of its own.
+"""Readers of one job's output, of every kind at once, each with its own connection.
 
-Prints what each has received as JSON: its kind, the seconds, and a digest of the job's bytes as that kind shows them.
+Prints the result of each as JSON: its kind, the seconds, and a digest of the job's bytes in that form.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-#: Paths and what they are asked for; the page's download is what people are given.
+#: Paths and their headers; the page's download is the form for people.
 KINDS = {
     "json": ("/v1/jobs/{}/output", "application/json"),
     "text": ("/v1/jobs/{}/output", "text/plain"),
@@ -26,7 +26,7 @@ _shown = re.compile(rb'"data":"([^"\\]*)\\n"')
 
 
 def read(url: str, job: str, kind: str, found: list[dict[str, Any]]) -> None:
-    """Read all of it."""
+    """Read the whole response."""
     path, accept = KINDS[kind]
     address = urlsplit(url)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=600)
@@ -51,7 +51,7 @@ def read(url: str, job: str, kind: str, found: list[dict[str, Any]]) -> None:
 
 
 def main(url: str, job: str, number: int) -> None:
-    """Read with so many at once."""
+    """Read with a number of clients at once."""
     found: list[dict[str, Any]] = []
     kinds = [list(KINDS)[index % len(KINDS)] for index in range(number)]
     threads = [threading.Thread(target=read, args=(url, job, kind, found)) for kind in kinds]

@@ -1,4 +1,4 @@
-"""Send one large body, and take the answer while it is sent. Prints seconds and the answer's lines as JSON."""
+"""Send one large body, and read the response while it is sent. Prints seconds and the response's lines as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(url: str, path: str, file: str) -> None:
     )
     begin = time.perf_counter()
     with socket.create_connection((address.hostname, address.port)) as connection:
-        # A server that answers lines while it reads lines would wait for a client that only writes.
+        # A server that responds to lines while it reads lines would wait for a client that only writes.
         sender = threading.Thread(target=_send, args=(connection, head.encode() + body), daemon=True)
         sender.start()
         answer = http.client.HTTPResponse(connection)
@@ -39,7 +39,7 @@ def _send(connection: socket.socket, data: bytes) -> None:
     try:
         connection.sendall(data)
     except OSError:
-        return  # the server refuses: its answer says why
+        return  # the server refuses: its response says why
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Make the volume: jobs as an instance holds them after a while, through Flux's own bindings.
+"""Create jobs as in an instance that has run for a while, through Flux's own bindings.
 
 Every third job ends, the others are held. One in thirty runs to its end in mock execution (Flux schedules it and
-starts no process); the rest of those that end are cancelled, since Flux runs but some dozens of jobs a second when it
-holds very many. What a search can find is made here too, see :func:`words`. Arguments: URI, number of jobs.
+starts no process); the others that end are canceled, as Flux runs only some dozens of jobs a second when it holds very
+many. The searched texts are created here too, see :func:`words`. Arguments: URI, number of jobs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WINDOW = 1000
 _FIRST = ("bor", "cel", "dra", "fen", "gal", "hyd", "kel", "lum", "nov", "tar")
 _SECOND = ("anis", "beth", "dion", "ecta", "imos", "oran", "ulus", "ygra", "zeph", "wick")
 
-#: About what a job inherits in a pod.
+#: About as large as the environment in a pod.
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/home/researcher",
@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 
 def words(number: int) -> dict[str, str]:
-    """Return what a search finds of a job: ``rare`` names this one, the ``middling`` 1 % of all, ``common`` all.
+    """Return the searchable texts of a job: ``rare`` matches this one, ``middling`` 1 % of all, ``common`` all.
 
     ``rare`` is a hash that no other job has. ``middling`` is a word, ``numbered`` one that begins like all the
     others: an index of trigrams has to work for the latter.
@@ -49,12 +49,12 @@ def words(number: int) -> dict[str, str]:
 
 
 def ends(number: int) -> bool:
-    """Whether a job ends."""
+    """Return whether a job ends."""
     return number % 3 == 2
 
 
 def runs(number: int) -> bool:
-    """Whether a job that ends does so by itself."""
+    """Return whether an ending job runs to its end."""
     return number % 30 == 2
 
 

@@ -1,4 +1,4 @@
-"""The job that followers follow: waits for a file to appear, then writes lines of the time at a steady rate."""
+"""The job that followers read: waits for a file, then writes lines of the time at a steady rate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-#: What a line is read by, whatever frames it: Server-Sent Events, chunks, JSON.
+#: The marker of a line, whatever frames it: Server-Sent Events, chunks, JSON.
 STAMP = rb"@(\d+\.\d+)@"
 
 

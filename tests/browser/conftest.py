@@ -1,4 +1,4 @@
-"""A real Chromium: each page that it shows has to be without an error, a report or a request to anybody else."""
+"""A real Chromium: every page must load without errors, reports and requests to other hosts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Tab:
-    """A page, and what it has complained of."""
+    """A page, and its errors."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
@@ -51,8 +51,8 @@ class Tab:
         return self.page
 
     async def accessible(self) -> list[str]:
-        """Return what axe finds against WCAG 2.2 AA."""
-        # Evaluated, not added as an element: that the policy of the page would refuse.
+        """Return the violations of WCAG 2.2 AA that axe finds."""
+        # Evaluated, not added as an element, which the page's policy would refuse.
         await self.page.evaluate(_AXE)
         found = await self.page.evaluate("(tags) => axe.run(document, {runOnly: {type: 'tag', values: tags}})", _RULES)
         return [f"{each['id']}: {[node['html'][:160] for node in each['nodes']]}" for each in found["violations"]]

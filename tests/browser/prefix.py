@@ -1,4 +1,4 @@
-"""A reverse proxy that takes a prefix away, as an ingress does; in a thread, on a port of its own."""
+"""A reverse proxy that strips a prefix, as an ingress does; in a thread, on its own port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "cont
 
 
 class Prefix:
-    """Listens while it is entered; its value is the address with the prefix."""
+    """Listens while the context is active; its value is the URL with the prefix."""
 
     def __init__(self, target: str, prefix: str) -> None:
         self._target = target

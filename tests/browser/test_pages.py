@@ -1,4 +1,4 @@
-"""The pages in a real browser, against a real server: what they show, and what they do."""
+"""The pages in a real browser, with a real server: content and behaviour."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plain(f58: str) -> str:
 
 @pytest.fixture
 def filled(server: Server) -> str:
-    """A server with jobs of every kind; the id of one that has ended with output."""
+    """A server with jobs of every kind; the ID of one that has ended with output."""
     job = server.run(["sh", "-c", "echo out; echo err >&2"], name="talks")
     server.run("false", name="fails")
     return plain(job["f58id"])
@@ -67,7 +67,7 @@ async def test_pages_without_scripts(server: Server, filled: str, tab: Open) -> 
     assert server.ended(job)["result"] == "COMPLETED"
 
 
-async def test_what_was_typed_is_never_lost(server: Server, tab: Open) -> None:
+async def test_typed_text_is_never_lost(server: Server, tab: Open) -> None:
     opened = await tab(server.url, java_script_enabled=False)
     page = await opened.open("/jobs/submit")
     await page.get_by_label("Command").fill("echo 'open quote")
@@ -79,7 +79,7 @@ async def test_what_was_typed_is_never_lost(server: Server, tab: Open) -> None:
     opened.tolerated = ("400",)
 
 
-async def test_a_job_is_checked_as_it_is_typed(server: Server, tab: Open) -> None:
+async def test_job_is_checked_while_it_is_typed(server: Server, tab: Open) -> None:
     opened = await tab(server.url)
     page = await opened.open("/jobs/submit")
     await page.get_by_label("Command").fill("echo")
@@ -89,10 +89,10 @@ async def test_a_job_is_checked_as_it_is_typed(server: Server, tab: Open) -> Non
     await expect(page.get_by_label("Dependencies")).to_have_attribute("aria-invalid", "true")
     await page.get_by_label("Dependencies").fill("")
     await expect(page.locator("#e-dependencies")).to_be_empty()
-    opened.tolerated = ("400",)  # Chromium tells of each answer that is none of success
+    opened.tolerated = ("400",)  # Chromium logs each response that is not a success
 
 
-async def test_the_table_follows(server: Server, tab: Open) -> None:
+async def test_table_is_updated(server: Server, tab: Open) -> None:
     opened = await tab(server.url)
     page = await opened.open("/jobs?state=active&sort=t_submit")
     job = server.submit("sleep 60", name="appears")
@@ -109,7 +109,7 @@ async def test_the_table_follows(server: Server, tab: Open) -> None:
     await expect(row).to_have_count(0)
 
 
-async def test_the_address_holds_the_view(server: Server, filled: str, tab: Open) -> None:
+async def test_view_is_in_the_url(server: Server, filled: str, tab: Open) -> None:
     opened = await tab(server.url)
     page = await opened.open("/jobs")
     await page.get_by_label("Search").fill("talks")
@@ -144,7 +144,7 @@ async def test_live_output_and_cancel(server: Server, tab: Open) -> None:
 
 
 @pytest.mark.parametrize("server", [pytest.param("flux", marks=pytest.mark.flux)], indirect=True)
-async def test_what_the_shell_says_is_among_the_lines(server: Server, tab: Open) -> None:
+async def test_messages_of_the_shell_are_among_the_lines(server: Server, tab: Open) -> None:
     script = "echo out; head -c 3000 /dev/zero | tr '\\0' x"
     job = server.run(["sh", "-c", script], workdir="/no/such/directory", option_flags={"output.limit": "1K"})
     page = await (await tab(server.url)).open(f"/jobs/{plain(job['f58id'])}")
@@ -154,10 +154,8 @@ async def test_what_the_shell_says_is_among_the_lines(server: Server, tab: Open)
     await expect(page.locator("[data-lines] .line:not(.shell)")).to_have_text(re.compile("out$"))
 
 
-async def test_a_connection_that_breaks_in_the_middle_of_output(
-    own_server: Callable[..., Server], tab: Open, tmp_path: Path
-) -> None:
-    """The reader is cut off as too slow, or the network breaks: the browser comes back behind the last line."""
+async def test_interrupted_output_resumes(own_server: Callable[..., Server], tab: Open, tmp_path: Path) -> None:
+    """The reader is cut off as too slow, or the network breaks: the browser reconnects after the last line."""
     server = own_server()
     go = tmp_path / "go"
     script = f"for i in $(seq 500); do echo line $i; done; while [ ! -e {go} ]; do sleep 0.1; done; for i in $(seq 501 1000); do echo line $i; done"
@@ -176,10 +174,8 @@ async def test_a_connection_that_breaks_in_the_middle_of_output(
     opened.tolerated = ("ERR_INTERNET_DISCONNECTED", "ERR_NETWORK_CHANGED", "Failed to fetch")
 
 
-async def test_a_server_that_was_killed_and_comes_back_without_its_store(
-    started: Callable[[Any], Any], tab: Open, tmp_path: Path
-) -> None:
-    """The position that the page has followed from is unknown to the new server: it goes on from the new one's."""
+async def test_restarted_server_without_its_store(started: Callable[[Any], Any], tab: Open, tmp_path: Path) -> None:
+    """The position of the page is unknown to the new server, so the page continues from the new server's position."""
     first = started(harness.embedded(tmp_path / "1")).ready()
     first.run("true", name="before")
     url = first.url
@@ -195,14 +191,14 @@ async def test_a_server_that_was_killed_and_comes_back_without_its_store(
     second = started(Server(argv, tmp_path / "2")).ready()
     await expect(page.locator("tbody")).not_to_contain_text("before", timeout=30_000)
     deadline = time.monotonic() + 60
-    while 200 not in followed:  # the browser's events arrive while it is waited for
+    while 200 not in followed:  # the browser's events arrive during the wait
         assert time.monotonic() < deadline, followed
         await page.wait_for_timeout(100)
     second.run("true", name="after")
     await expect(page.locator("tbody")).to_contain_text("after")
 
 
-async def test_what_a_job_says_is_text(server: Server, tab: Open) -> None:
+async def test_output_of_jobs_is_escaped(server: Server, tab: Open) -> None:
     job = server.run(["sh", "-c", "printf '%s\\n' \"$0\"; exit 1", EVIL], name=EVIL)
     held = server.submit("true", name=EVIL, urgency=0)
     canceled = server.http.post(f"/v1/jobs/{held}/cancel", json={"reason": EVIL})
@@ -227,7 +223,7 @@ async def test_what_a_job_says_is_text(server: Server, tab: Open) -> None:
 
 
 async def test_directional_characters_are_shown(server: Server, tab: Open) -> None:
-    """They would turn the rest of a line round: a command that is shown would not be the one that runs."""
+    """They would reverse the rest of a line: the command shown would not be the one that runs."""
     reversing = "gpj.\u202egnp.exe\u2066"
     job = server.run(["printf", "%s\\n", reversing], name=reversing, urgency=10)
     opened = await tab(server.url)
@@ -239,7 +235,7 @@ async def test_directional_characters_are_shown(server: Server, tab: Open) -> No
     assert not set(text) & set("\u202e\u2066")
     curl = await page.locator("#curl").inner_text()
     body = json.loads(shlex.split(curl)[-1])
-    assert body["command"][-1] == reversing, "what is to be copied is the same command"
+    assert body["command"][-1] == reversing, "the copied text is the same command"
     assert body["urgency"] == 10
 
 
@@ -276,7 +272,7 @@ async def test_from_login_to_stop(own_server: Callable[..., Server], tab: Open, 
     await expect(page.locator("#connection")).to_contain_text("The instance has ended.")
 
 
-async def test_a_drain_shows_how_far_it_is(own_server: Callable[..., Server], tab: Open, tmp_path: Path) -> None:
+async def test_progress_of_a_drain(own_server: Callable[..., Server], tab: Open, tmp_path: Path) -> None:
     server = own_server()
     go = tmp_path / "go"
     job = server.submit(["sh", "-c", f"while [ ! -e {go} ]; do sleep 0.1; done"])
@@ -293,8 +289,8 @@ async def test_a_drain_shows_how_far_it_is(own_server: Callable[..., Server], ta
     await expect(page.locator("#connection")).to_contain_text("The instance has ended.")
 
 
-async def test_behind_a_prefix(own_server: Callable[..., Server], tab: Open, tmp_path: Path) -> None:
-    """A proxy takes a prefix away: from the login to a job's live output nothing leaves it."""
+async def test_pages_behind_a_prefix(own_server: Callable[..., Server], tab: Open, tmp_path: Path) -> None:
+    """A proxy strips a prefix: from the login to a job's live output, no request leaves it."""
     tokens = TokenFile(tmp_path, alice="admin")
     server = own_server(*tokens.options)
     with Prefix(server.url, "/clusters/mine") as url:
@@ -320,7 +316,7 @@ async def test_behind_a_prefix(own_server: Callable[..., Server], tab: Open, tmp
         assert page.url.startswith(url)
 
 
-async def test_by_keyboard_alone(server: Server, tab: Open) -> None:
+async def test_keyboard_navigation(server: Server, tab: Open) -> None:
     opened = await tab(server.url)
     page = await opened.open("/jobs/submit")
     await page.keyboard.press("Tab")
@@ -338,16 +334,16 @@ async def test_by_keyboard_alone(server: Server, tab: Open) -> None:
 
 
 @pytest.mark.long
-async def test_a_hundred_megabytes_of_output(started: Callable[[Any], Any], tab: Open, tmp_path: Path) -> None:
-    """The tab answers all the while; what is not kept in it can be downloaded.
+async def test_hundred_megabytes_of_output(started: Callable[[Any], Any], tab: Open, tmp_path: Path) -> None:
+    """The tab stays responsive; output that it does not keep can be downloaded.
 
-    What keeps an answer waiting is measured as CPU time of the tab's main thread: a busy machine does not lengthen it.
+    Delays are measured as CPU time of the tab's main thread, which does not depend on other processes of the machine.
     """
     server = started(harness.embedded(tmp_path)).ready()
     job = server.submit(["sh", "-c", "head -c 100000000 /dev/zero | tr '\\0' x | fold -w 199; echo; echo the end"])
     opened = await tab(server.url)
     page = await opened.open(f"/jobs/{plain(server.job(job)['f58id'])}")
-    page.set_default_timeout(300_000)  # milliseconds; what is asserted is computing time
+    page.set_default_timeout(300_000)  # milliseconds of CPU time
     worst = 0.0
     metrics = await page.context.new_cdp_session(page)
     await metrics.send("Performance.enable", {"timeDomain": "threadTicks"})
@@ -359,7 +355,7 @@ async def test_a_hundred_megabytes_of_output(started: Callable[[Any], Any], tab:
     async def at_the_end() -> bool:
         nonlocal worst
         begin = await computed()
-        # A little of it: to hand over all the lines takes longer than anything that the tab does.
+        # A part of it: to transfer all lines takes longer than the tab itself.
         text = await page.locator("[data-lines]").evaluate("(lines) => lines.textContent.slice(-1000)")
         worst = max(worst, await computed() - begin)
         return "the end" in text and "of its output" in await page.locator("[data-status]").inner_text()
@@ -375,8 +371,8 @@ async def test_a_hundred_megabytes_of_output(started: Callable[[Any], Any], tab:
     assert path.stat().st_size > 100_000_000
 
 
-async def test_of_a_long_output_the_end(server: Server, tab: Open) -> None:
-    """It is read without what is before it, and the page says that there is more."""
+async def test_end_of_a_long_output(server: Server, tab: Open) -> None:
+    """It is read without the beginning, and the page says that there is more."""
     job = server.run(["sh", "-c", "seq -f %0100.0f 60000"])
     opened = await tab(server.url)
     page = await opened.open(f"/jobs/{plain(job['f58id'])}")
@@ -387,9 +383,7 @@ async def test_of_a_long_output_the_end(server: Server, tab: Open) -> None:
     await expect(page.locator("[data-lines] .line")).to_have_count(1)
 
 
-async def test_who_may_only_read_sees_nothing_else(
-    own_server: Callable[..., Server], tab: Open, tmp_path: Path
-) -> None:
+async def test_read_scope_shows_no_controls(own_server: Callable[..., Server], tab: Open, tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, reader="read", admin="admin")
     server = own_server(*tokens.options)
     with tokens.client(server, "admin") as admin:
@@ -408,7 +402,7 @@ async def test_who_may_only_read_sees_nothing_else(
     await expect(page.locator("h1")).to_have_text("Not allowed")
 
 
-async def test_addresses_of_the_predecessors_pages(server: Server, filled: str, tab: Open) -> None:
+async def test_urls_of_the_predecessors_pages(server: Server, filled: str, tab: Open) -> None:
     opened = await tab(server.url)
     number = server.job(filled)["id"]
     for path in (f"/job/{number}", f"/job/{number}/cancel"):
@@ -420,7 +414,7 @@ async def test_addresses_of_the_predecessors_pages(server: Server, filled: str, 
 
 
 async def test_ten_thousand_jobs_in_the_table(started: Callable[[Any], Any], tab: Open, tmp_path: Path) -> None:
-    """A page of it takes as long as with few: only what is in sight is read."""
+    """A page takes as long as with few jobs: only the visible part is read."""
     server = started(harness.embedded(tmp_path)).ready()
     lines = "".join('{"command": "true", "urgency": 0, "name": "many"}\n' for _ in range(10000))
     assert server.http.post("/v1/jobs/bulk", content=lines, timeout=200).status_code == 200

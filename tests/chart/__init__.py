@@ -1,1 +1,1 @@
-"""The chart as helm renders it, without a cluster."""
+"""The chart as rendered by helm, without a cluster."""

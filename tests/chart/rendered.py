@@ -1,4 +1,4 @@
-"""What `helm template` makes of values."""
+"""Render the chart with `helm template`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 KUBERNETES = "1.33.0"
 
-#: What `job` and `launcher` refuse of the file in which everything is set, and what they alone take.
+#: Values of ci/everything.yaml that `job` and `launcher` refuse, and values that only they accept.
 FOR_JOB: dict[str, Any] = {
     "workload": "job",
     "maxSize": 0,
@@ -33,7 +33,7 @@ Objects = dict[tuple[str, str], dict[str, Any]]
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge as helm does: maps into each other, anything else is replaced."""
+    """Merge as helm does: maps are merged, anything else is replaced."""
     result = dict(base)
     for key, value in over.items():
         known = result.get(key)
@@ -42,7 +42,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def template(values: Mapping[str, Any], release: str = "flux", chart: Path = CHART) -> subprocess.CompletedProcess[str]:
-    """Run `helm template`; the values are a whole file of their own, over the chart's defaults."""
+    """Run `helm template`; the values are a separate file over the chart's defaults."""
     return _template(json.dumps(values), release, chart)
 
 
@@ -63,7 +63,7 @@ def render(values: Mapping[str, Any]) -> Objects:
 
 
 def refused(values: Mapping[str, Any], release: str = "flux") -> str:
-    """Return what helm says of values that cannot be."""
+    """Return helm's error for invalid values."""
     done = template(values, release)
     assert done.returncode != 0, done.stdout
     return done.stderr

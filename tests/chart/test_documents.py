@@ -1,4 +1,4 @@
-"""The commands of the documents that need a cluster: what helm makes of them, and that kubectl has their options."""
+"""Commands of the documents that need a cluster: helm renders them, and kubectl has their options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOT_OF_TEMPLATE = {"--install", "--reuse-values"}
 
 
 def _commands() -> list[tuple[str, str]]:
-    """Return page and text of each command of helm that takes the chart."""
+    """Return page and text of each helm command with the chart."""
     found = []
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = re.sub(r" *\\\n *", " ", path.read_text())
@@ -33,7 +33,7 @@ def _commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "command"), _commands())
-def test_helm_renders_it(page: str, command: str) -> None:
+def test_helm_renders_the_command(page: str, command: str) -> None:
     words = [
         word
         for word in shlex.split(command.replace("REGISTRY", "registry.example"))[2:]
@@ -50,14 +50,14 @@ def test_helm_renders_it(page: str, command: str) -> None:
             kubernetes_validate.validate(each, "1.33", strict=True)
 
 
-def test_the_tutorials_operator_is_that_of_the_tests() -> None:
+def test_operator_version_of_the_tutorial() -> None:
     pattern = r"flux-operator/([0-9a-f]{40})/"
     tutorial = re.findall(pattern, (ROOT / "docs/tutorial.md").read_text())
     assert tutorial == re.findall(pattern, (ROOT / "tests/e2e/in-kind").read_text())
 
 
-def test_what_the_tutorial_takes_for_granted() -> None:
-    """The cluster, the image and the release have the names by which later commands call them."""
+def test_names_in_the_tutorial_are_consistent() -> None:
+    """The cluster, the image and the release have the names that later commands use."""
     commands = [command for block in pages.blocks(ROOT / "docs/tutorial.md") for command in block.commands]
     text = "\n".join(commands)
     cluster = yaml.safe_load((ROOT / "kind-config.yaml").read_text())["name"]

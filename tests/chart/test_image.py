@@ -1,4 +1,4 @@
-"""What the image is built from; `make image` builds it."""
+"""The files from which `make image` builds the image."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def locked(name: str) -> dict[str, str]:
 
 
 def missing(requirements: list[str], versions: dict[str, str]) -> list[str]:
-    """Return the requirements that a lock file does not meet."""
+    """Return the requirements that a lock file does not satisfy."""
     wanted = [Requirement(each) for each in requirements]
     return [str(each) for each in wanted if not each.specifier.contains(versions.get(each.name, "0"))]
 
 
-def test_the_lock_files_are_up_to_date() -> None:
+def test_lock_files_are_up_to_date() -> None:
     """`make lock` writes them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     flux = [each for each in project["project"]["optional-dependencies"]["flux"] if "flux-python" not in each]
@@ -41,20 +41,20 @@ def test_the_lock_files_are_up_to_date() -> None:
     assert set(locked("flux.lock")) == {"flux-python"}
 
 
-def test_every_locked_version_has_its_hashes() -> None:
+def test_locked_versions_have_hashes() -> None:
     for file in ROOT.glob("image/*.lock"):
         for part in re.split(r"^(?=[a-z])", file.read_text(), flags=re.MULTILINE)[1:]:
             assert "--hash=sha256:" in part, part
 
 
-def test_base_and_bindings_are_of_one_version() -> None:
+def test_base_and_bindings_have_one_version() -> None:
     base = re.search(r"^ARG BASE_IMAGE=\S+-v([\d.]+)$", (ROOT / "Containerfile").read_text(), re.MULTILINE)
     assert base is not None
     assert base[1] == locked("flux.lock")["flux-python"]
 
 
-def test_the_build_sees_what_it_copies() -> None:
-    """Everything is hidden from the build but what .dockerignore names."""
+def test_build_context_contains_all_sources() -> None:
+    """.dockerignore hides everything else from the build."""
     seen = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copies = re.findall(r"^COPY (?!--from)(?:--\S+ )*(.+) \S+$", (ROOT / "Containerfile").read_text(), re.MULTILINE)
     sources = [source for line in copies for source in line.split()]
@@ -64,19 +64,19 @@ def test_the_build_sees_what_it_copies() -> None:
         assert list(ROOT.glob(source)), f"{source} is not there"
 
 
-def test_what_the_containerfile_promises() -> None:
+def test_containerfile() -> None:
     text = (ROOT / "Containerfile").read_text()
     last = text.rpartition("\nFROM ")[2]
     assert re.search(r"^USER \d+:\d+$", last, re.MULTILINE)
     assert text.count("--require-hashes") == 2
     assert "HEALTHCHECK" in last
-    # A variable of the image would be one of every job.
+    # A variable of the image would be in the environment of every job.
     assert not re.search(r"^ENV ", text, re.MULTILINE)
     assert "latest" not in text
     assert not re.search(r"(secret|token|password)", text, re.IGNORECASE)
 
 
-def test_ready_is_what_the_server_says(tmp_path: Path, started: Callable[[Process], Any]) -> None:
+def test_readiness_check(tmp_path: Path, started: Callable[[Process], Any]) -> None:
     """The health check of the image, and of the workload `job`."""
 
     def ready(**variables: str) -> int:
@@ -91,8 +91,8 @@ def test_ready_is_what_the_server_says(tmp_path: Path, started: Callable[[Proces
     assert ready(FLUX_SIDECAR_PORT=port, JOB_COMPLETION_INDEX="1") == 0  # a follower's server does not listen
 
 
-def test_alive_is_what_the_server_says(tmp_path: Path, started: Callable[[Process], Any]) -> None:
-    """The liveness probe of the workload `job`: also in the clear and behind TLS, and while the server is not ready."""
+def test_liveness_check(tmp_path: Path, started: Callable[[Process], Any]) -> None:
+    """The liveness probe of the workload `job`: without and with TLS, and while the server is not ready."""
     files = Authority(tmp_path).serve()
     for more, tls in (([], ""), (options(files), str(files[0]))):
         server = started(embedded(tmp_path, *more))
@@ -102,16 +102,16 @@ def test_alive_is_what_the_server_says(tmp_path: Path, started: Callable[[Proces
             variables = {"FLUX_SIDECAR_PORT": port, "FLUX_SIDECAR_TLS_CERT": tls, "PYTHON": sys.executable}
             return subprocess.run([ROOT / "image/ready", "/livez"], env=os.environ | variables, timeout=30).returncode
 
-        eventually(lambda a=alive: a() == 0, what="life")  # type: ignore[misc]
-        server.signal(signal.SIGSTOP)  # its port is open still
+        eventually(lambda a=alive: a() == 0, what="liveness")  # type: ignore[misc]
+        server.signal(signal.SIGSTOP)  # its port is still open
         assert alive() != 0
         server.signal(signal.SIGCONT)
-        eventually(lambda a=alive: a() == 0, what="life again")  # type: ignore[misc]
+        eventually(lambda a=alive: a() == 0, what="liveness again")  # type: ignore[misc]
 
 
 @pytest.mark.flux
-def test_every_pod_makes_one_certificate(tmp_path: Path) -> None:
-    """From the same seed, with libzmq, which is there where Flux is."""
+def test_pods_generate_the_same_certificate(tmp_path: Path) -> None:
+    """From the same seed, with libzmq, which Flux requires."""
     spec = importlib.util.spec_from_file_location("curve", ROOT / "helm/flux-sidecar/files/curve.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""kind itself reads the cluster's description."""
+"""kind itself validates the cluster configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIG = ROOT / "kind-config.yaml"
 
 
 def create(config: Path, tmp_path: Path) -> str:
-    """Return what `kind create cluster` says where there is no container engine: it reads the description first."""
+    """Return the output of `kind create cluster` without a container engine: it reads the configuration first."""
     for engine in ("docker", "podman", "nerdctl"):
         (tmp_path / engine).write_text("#!/bin/sh\necho no engine here >&2\nexit 1\n")
         (tmp_path / engine).chmod(0o755)
@@ -28,18 +28,18 @@ def create(config: Path, tmp_path: Path) -> str:
 
 
 @pytest.mark.kind
-def test_kind_takes_it(tmp_path: Path) -> None:
+def test_kind_accepts_the_configuration(tmp_path: Path) -> None:
     assert "no engine here" in create(CONFIG, tmp_path) or "failed to list" in create(CONFIG, tmp_path)
 
 
 @pytest.mark.kind
-def test_kind_would_say_so(tmp_path: Path) -> None:
+def test_kind_rejects_an_invalid_configuration(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(CONFIG.read_text().replace("role: worker", "rule: worker", 1))
     assert "rule" in create(wrong, tmp_path)
 
 
-def test_a_control_plane_and_two_workers() -> None:
+def test_control_plane_and_two_workers() -> None:
     config = yaml.safe_load(CONFIG.read_text())
     assert (config["kind"], config["apiVersion"]) == ("Cluster", "kind.x-k8s.io/v1alpha4")
     assert sorted(node["role"] for node in config["nodes"]) == ["control-plane", "worker", "worker"]

@@ -1,4 +1,4 @@
-"""What the chart makes for Prometheus and Grafana. Their own schemas are no part of Kubernetes; the fields are named here.
+"""The chart's objects for Prometheus and Grafana. Kubernetes does not know their schemas; this module lists the fields.
 
 Source: the API reference of the Prometheus operator, monitoring.coreos.com/v1.
 """
@@ -36,13 +36,13 @@ def monitor(kind: str, **metrics: Any) -> dict[str, Any]:
     return {"metrics": {"monitor": kind, **metrics}}
 
 
-def test_nothing_that_a_cluster_may_not_know_unless_it_is_asked_for() -> None:
+def test_custom_resources_are_optional() -> None:
     assert not {"PodMonitor", "ServiceMonitor", "PrometheusRule"} & kinds(render({}))
 
 
 @pytest.mark.parametrize("kind", _SPEC)
 @pytest.mark.parametrize("more", [{}, {"port": 9090, "from": PROMETHEUS}, {"open": True}])
-def test_a_monitor_of_pod_0_alone(kind: str, more: dict[str, Any]) -> None:
+def test_monitor_selects_pod_0(kind: str, more: dict[str, Any]) -> None:
     objects = render(monitor(kind, **more))
     spec = objects[kind, "flux"]["spec"]
     assert set(spec) == _SPEC[kind]
@@ -52,7 +52,7 @@ def test_a_monitor_of_pod_0_alone(kind: str, more: dict[str, Any]) -> None:
     service = objects["Service", "flux-api"]
     if kind == "PodMonitor":
         assert labels == service["spec"]["selector"]
-        # With a port the Prometheus operator keeps only pods that declare it, and those of a MiniCluster declare none.
+        # With a port, the Prometheus operator keeps only pods that declare it, and those of a MiniCluster declare none.
         assert "port" not in endpoint
     else:
         assert labels.items() <= service["metadata"]["labels"].items()
@@ -68,7 +68,8 @@ def test_a_monitor_of_pod_0_alone(kind: str, more: dict[str, Any]) -> None:
 
 
 def discovered(values: dict[str, Any], address: str) -> list[dict[str, Any]]:
-    """What Prometheus finds of pod 0: a target for each container, and of one that declares ports for each of these.
+    """Return Prometheus' targets of pod 0: one for each container, and one for each port of a container that declares
+    some.
 
     Source: prometheus/prometheus, discovery/kubernetes/pod.go.
     """
@@ -97,10 +98,10 @@ def discovered(values: dict[str, Any], address: str) -> list[dict[str, Any]]:
 @pytest.mark.prometheus
 @pytest.mark.parametrize("shape", [{}, {"mode": "launcher"}, {"workload": "job"}], ids=str)
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_a_prometheus_finds_the_server_of_pod_0(
+def test_prometheus_discovers_the_server_of_pod_0(
     tmp_path: Path, started: Callable[[Process], Any], shape: dict[str, Any], address: str
 ) -> None:
-    """By the relabelings as they are rendered, a real Prometheus makes one target of all that it discovers, and scrapes it."""
+    """With the rendered relabelings, a real Prometheus keeps one of all targets, and scrapes it."""
     server = started(embedded(tmp_path, "--host", address, "--metrics-open", "--no-auth")).ready()
     port = int(server.url.rpartition(":")[2])
     objects = render({**shape, **monitor("PodMonitor", open=True), "server": {"port": port}})
@@ -124,7 +125,7 @@ def test_a_prometheus_finds_the_server_of_pod_0(
     eventually(lambda: prometheus.query('flux_instance_up{job="flux"} == 1'), what="the server's metrics")
 
 
-def test_prometheus_has_a_token_that_may_only_read() -> None:
+def test_prometheus_has_a_read_only_token() -> None:
     objects = render(monitor("PodMonitor"))
     (endpoint,) = objects["PodMonitor", "flux"]["spec"]["podMetricsEndpoints"]
     named = endpoint["authorization"]["credentials"]
@@ -133,11 +134,11 @@ def test_prometheus_has_a_token_that_may_only_read() -> None:
     assert f"flux-scrape:read:{hashlib.sha256(token.encode()).hexdigest()}" in lines
     assert objects["Secret", named["name"]]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert "scrape" not in objects["Secret", "flux-token"]["data"] or len(lines) == 2
-    # Nobody asked for it: there is none.
+    # Without Prometheus there is none.
     assert "scrape" not in render({})["Secret", "flux-token"]["data"]
 
 
-def test_over_tls() -> None:
+def test_scrape_over_tls() -> None:
     (endpoint,) = render({**monitor("ServiceMonitor"), "tls": {"existingSecret": "certificate"}})[
         "ServiceMonitor", "flux"
     ]["spec"]["endpoints"]
@@ -149,7 +150,7 @@ def test_over_tls() -> None:
 @pytest.mark.parametrize(
     ("values", "spare"), [({}, 0), ({"maxSize": 8, "size": 3}, 5), ({"maxSize": 8, "minSize": 2, "size": 3}, 6)]
 )
-def test_rules_of_this_release_alone(tmp_path: Path, values: dict[str, Any], spare: int) -> None:
+def test_rules_select_this_release(tmp_path: Path, values: dict[str, Any], spare: int) -> None:
     rule = render({**values, "metrics": {"rules": True, "labels": {"release": "prometheus"}}})["PrometheusRule", "flux"]
     assert rule["metadata"]["labels"]["release"] == "prometheus"
     assert set(rule["spec"]) == {"groups"}
@@ -162,7 +163,7 @@ def test_rules_of_this_release_alone(tmp_path: Path, values: dict[str, Any], spa
 
 
 @pytest.mark.prometheus
-def test_promtool_takes_them(tmp_path: Path) -> None:
+def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
     rule = render(EVERYTHING)["PrometheusRule", "science"]
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump(rule["spec"]))
@@ -170,13 +171,13 @@ def test_promtool_takes_them(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_dashboard() -> None:
+def test_dashboard() -> None:
     found = render({"metrics": {"dashboard": True}})["ConfigMap", "flux-dashboard"]
     assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(found["data"]["flux-sidecar.json"])["uid"] == "flux-sidecar"
 
 
-def test_who_may_scrape() -> None:
+def test_access_to_the_metrics() -> None:
     policy = render(EVERYTHING)["NetworkPolicy", "science"]["spec"]
     assert policy["ingress"][-1]["ports"] == [{"port": 9090}]
     others = merged(EVERYTHING, {"metrics": {"port": 0}})
@@ -194,5 +195,5 @@ def test_who_may_scrape() -> None:
         (monitor("PodMonitor", port=9090), "allows no peer to reach metrics.port (9090): set metrics.from"),
     ],
 )
-def test_what_cannot_work_is_refused(values: dict[str, Any], text: str) -> None:
+def test_invalid_values_are_refused(values: dict[str, Any], text: str) -> None:
     assert text in refused(values)

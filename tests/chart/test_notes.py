@@ -1,4 +1,4 @@
-"""What helm prints after an installation."""
+"""The notes that helm prints after an installation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.helm
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the chart that has its notes in an object too: `helm template` shows none."""
+    """A copy of the chart with its notes in an object too: `helm template` prints none."""
     directory = tmp_path_factory.mktemp("chart") / "flux-sidecar"
     shutil.copytree(CHART, directory)
     notes = '{{ include (print .Template.BasePath "/NOTES.txt") . | quote }}'
@@ -30,19 +30,19 @@ def notes(chart: Path, values: dict[str, Any]) -> str:
     return next(str(each["notes"]) for each in yaml.safe_load_all(done.stdout) if each and each["kind"] == "Notes")
 
 
-def test_the_way_on(chart: Path) -> None:
+def test_next_steps(chart: Path) -> None:
     text = notes(chart, {"server": {"port": 5050}, "service": {"port": 80}})
     assert "port-forward service/flux-api 5000:80 &" in text
     assert "In a browser: http://localhost:5000/ (log in with the token" in text
     assert "TOKEN=$(kubectl -n lab get secret flux-token" in text
     assert text.count('-H "Authorization: Bearer $TOKEN"') == 5
     assert "kubectl -n lab describe minicluster flux" in text
-    assert "-c flux-sidecar --tail=-1\n" in text  # of a selector kubectl shows ten lines
+    assert "-c flux-sidecar --tail=-1\n" in text  # with a selector, kubectl shows ten lines
     assert "http://flux-api.lab.svc:80." in text
     assert "helm -n lab test flux\n" in f"{text}\n"
 
 
-def test_where_the_log_is(chart: Path) -> None:
+def test_location_of_the_log(chart: Path) -> None:
     assert "-c flux --tail=-1\n" in notes(chart, {"mode": "launcher", "nameOverride": "flux"})
     text = notes(chart, FOR_JOB)
     assert "describe job flux" in text
@@ -66,7 +66,7 @@ def test_addresses_and_credentials_follow_the_values(chart: Path) -> None:
     assert "helm -n lab test" not in text
 
 
-def test_a_password_is_no_token(chart: Path) -> None:
+def test_password_is_not_shown_as_a_token(chart: Path) -> None:
     secret = {"name": "login", "key": "password"}
     for given in ({"environment": {"FLUX_TOKEN": "x"}}, {"secretEnvironment": {"FLUX_TOKEN": secret}}):
         text = notes(chart, {"auth": {"token": False}, "server": given})
@@ -80,7 +80,7 @@ def test_a_password_is_no_token(chart: Path) -> None:
 OPEN_TO_ALL: dict[str, Any] = {"networkPolicy": {"from": [{"namespaceSelector": {}}]}}
 
 
-def test_the_way_from_outside(chart: Path) -> None:
+def test_access_from_outside(chart: Path) -> None:
     text = notes(chart, {"ingress": {"enabled": True, "hosts": ["flux.example.org", "*.example.com"]}})
     assert "From outside: http://flux.example.org/\n" in text
     assert "From outside: http, by any name below example.com\n" in text
@@ -104,7 +104,7 @@ def test_the_way_from_outside(chart: Path) -> None:
         ({"metrics": {"monitor": "PodMonitor"}}, "metrics.from"),
     ],
 )
-def test_the_policy_as_it_is_lets_nothing_in_from_outside(chart: Path, values: dict[str, Any], name: str) -> None:
+def test_default_network_policy_blocks_access_from_outside(chart: Path, values: dict[str, Any], name: str) -> None:
     setting = f"--set '{name}[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=NAMESPACE'"
     assert setting in notes(chart, values)
     assert "The NetworkPolicy" not in notes(chart, values | OPEN_TO_ALL)
@@ -114,8 +114,8 @@ def test_the_policy_as_it_is_lets_nothing_in_from_outside(chart: Path, values: d
         assert "The NetworkPolicy" not in notes(chart, mine)
 
 
-def test_what_has_ended_does_not_start(chart: Path) -> None:
-    """`helm template` looks nothing up: what is printed of a Job that has ended is rendered by itself."""
+def test_ended_job_does_not_restart(chart: Path) -> None:
+    """`helm template` does not look anything up: the text about an ended Job is rendered separately."""
     text = '{{ include "flux-sidecar.ended" (dict "root" . "ended" "Complete") | quote }}'
     extra = chart / "templates/ended.yaml"
     extra.write_text(f"kind: Ended\nnotes: {text}\n")

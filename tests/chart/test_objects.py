@@ -1,4 +1,4 @@
-"""What matters in the objects that the chart makes, and that Kubernetes knows all of it."""
+"""The objects of the chart: important fields, and validity for Kubernetes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def name(values: dict[str, Any]) -> str:
 
 
 def volumes(objects: Objects, container: str) -> dict[str, str]:
-    """Return what a container of a MiniCluster mounts, with what the operator makes of it: those before it too."""
+    """Return the mounts of a container of a MiniCluster, with those that the operator creates, also of earlier
+    containers.
+    """
     spec = next(each for (kind, _), each in objects.items() if kind == "MiniCluster")["spec"]
     found: dict[str, str] = {}
     for each in spec["containers"]:
@@ -82,8 +84,8 @@ def test_kubernetes_knows_every_field(values: dict[str, Any]) -> None:
 
 @pytest.mark.crd
 @variants
-def test_the_operator_knows_every_field(values: dict[str, Any]) -> None:
-    """Against the operator's own CRD, where there is one: of a cluster, or a file."""
+def test_operator_knows_every_field(values: dict[str, Any]) -> None:
+    """With the operator's own CRD, if there is one: of a cluster, or from a file."""
     crd = _crd()
     if crd is None:
         pytest.skip("the cluster has no operator")
@@ -105,7 +107,7 @@ def _crd() -> dict[str, Any] | None:
 
 
 def _closed(schema: Any) -> Any:
-    """The API server prunes what a schema does not know; here it is to be an error."""
+    """The API server prunes unknown fields; here they are errors."""
     if isinstance(schema, list):
         return [_closed(each) for each in schema]
     if not isinstance(schema, dict):
@@ -120,13 +122,13 @@ def _closed(schema: Any) -> Any:
 
 
 @variants
-def test_the_service_leads_to_pod_0_alone(values: dict[str, Any]) -> None:
+def test_service_selects_pod_0(values: dict[str, Any]) -> None:
     objects = render(values)
     service = objects["Service", f"{name(values)}-api"]["spec"]
     assert service["selector"] == {"job-name": name(values), "batch.kubernetes.io/job-completion-index": "0"}
     port = variables(containers(objects)["flux" if values.get("mode") == "launcher" else "flux-sidecar"])
     assert str(service["ports"][0]["targetPort"]) == port["FLUX_SIDECAR_PORT"]
-    # For ports of a container the operator would make a Service that leads to every pod.
+    # For ports of a container the operator would create a Service that selects every pod.
     for (kind, _), each in objects.items():
         if kind == "MiniCluster":
             assert not [c for c in each["spec"]["containers"] if "ports" in c]
@@ -158,14 +160,14 @@ def test_no_image_is_latest(values: dict[str, Any]) -> None:
         assert tag not in ("", "latest", container["image"])
 
 
-def test_a_digest_goes_before_the_tag() -> None:
+def test_digest_takes_precedence_over_the_tag() -> None:
     digest = "sha256:" + "a" * 64
     found = containers(render({"image": {"tag": "1.0", "digest": digest}}))
     assert {each["image"] for each in found.values()} == {f"flux-sidecar@{digest}"}
 
 
 @variants
-def test_the_token_stays_and_only_its_digest_is_mounted(values: dict[str, Any]) -> None:
+def test_token_is_kept_and_only_its_digest_is_mounted(values: dict[str, Any]) -> None:
     objects = render(values)
     secret = objects["Secret", f"{name(values)}-token"]
     assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
@@ -179,7 +181,7 @@ def test_the_token_stays_and_only_its_digest_is_mounted(values: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_minicluster_beside_the_broker(size: int) -> None:
+def test_minicluster_with_a_sidecar(size: int) -> None:
     spec = render({"size": size})["MiniCluster", "flux"]["spec"]
     broker, server = spec["containers"]
     assert (spec["interactive"], spec["size"]) == (True, size)
@@ -192,7 +194,7 @@ def test_a_minicluster_beside_the_broker(size: int) -> None:
     assert not [name for name in broker["environment"] if name.startswith("FLUX_")]
 
 
-def test_a_minicluster_around_the_server() -> None:
+def test_minicluster_with_a_launcher() -> None:
     spec = render({"mode": "launcher"})["MiniCluster", "flux"]["spec"]
     (broker,) = spec["containers"]
     assert spec["interactive"] is False
@@ -203,28 +205,28 @@ def test_a_minicluster_around_the_server() -> None:
 
 
 @pytest.mark.parametrize("mode", ["sidecar", "launcher"])
-def test_what_the_operator_would_otherwise_do(mode: str) -> None:
+def test_workarounds_for_the_operator(mode: str) -> None:
     spec = render({"mode": mode, "uid": 1234})["MiniCluster", "flux"]["spec"]
     broker = spec["containers"][0]
-    # The code that Flux has ended with is discarded, unless the script ends before its own end.
+    # The exit code of Flux is discarded, unless the script exits before its own end.
     assert broker["commands"]["post"].split("\n")[0] == "code=$?"
     assert broker["commands"]["post"].split("\n")[-2] == "exit $code"
-    # A follower that is deleted must not count as one that has succeeded.
+    # A follower that is deleted must not count as succeeded.
     assert """[ "$JOB_COMPLETION_INDEX" = 0 ] || trap 'exit 143' TERM""" in broker["commands"]["pre"]
-    # One word that can be executed, and no shell: the script is written before the broker starts.
+    # A single executable word, and no shell: the script is written before the broker starts.
     assert broker["lifeCycle"]["preStopExec"] == "/mnt/flux/pre-stop"
     lines = broker["commands"]["pre"].rstrip("\n").split("\n")
     assert "cat > /mnt/flux/pre-stop <<'END'" in lines
-    # With `quiet` the operator appends a redirection: the last line has to be a command, and not END.
+    # With `quiet` the operator appends a redirection: the last line must be a command, not END.
     assert lines[-1] == "true"
-    # It copies fsGroup alone.
+    # It copies only fsGroup.
     assert spec["pod"]["securityContext"] == {"fsGroup": 1234}
-    # The init container makes directories that the broker has to own.
+    # The init container creates directories that the broker must own.
     assert spec["flux"]["container"]["securityContext"]["runAsUser"] == 1234
     assert spec["flux"]["container"]["disable"] is True
 
 
-def test_flux_from_the_operators_view() -> None:
+def test_flux_view_of_the_operator() -> None:
     values = {"application": {"image": "example/app:1"}, "flux": {"view": "example/flux-view-ubuntu:tag-noble"}}
     spec = render(values)["MiniCluster", "flux"]["spec"]
     assert "disable" not in spec["flux"]["container"]
@@ -250,11 +252,11 @@ def test_volumes_of_the_server_are_not_those_of_jobs() -> None:
 READ_ONLY = {"application": {"securityContext": {"readOnlyRootFilesystem": True}}}
 
 
-def test_jobs_on_a_read_only_root_have_a_tmp() -> None:
+def test_jobs_with_a_read_only_root_have_a_tmp() -> None:
     """The operator's script and Flux itself write to /tmp."""
     for values in ({}, {"mode": "launcher"}):
         objects = render(merged(values, READ_ONLY))
-        # The name is that of the operator's own emptyDir; the ConfigMap, which nothing mounts, is in the release.
+        # The name is that of the operator's own emptyDir; the ConfigMap is in the release, but not mounted.
         (volume,) = [
             each
             for each in objects["MiniCluster", "flux"]["spec"]["containers"][0]["volumes"].items()
@@ -268,13 +270,13 @@ def test_jobs_on_a_read_only_root_have_a_tmp() -> None:
         c["name"]: {m["mountPath"]: m["name"] for m in c["volumeMounts"]}
         for c in [*pod["initContainers"], *pod["containers"]]
     }
-    assert mounts["flux"]["/tmp"] != mounts["flux-sidecar"]["/tmp"]  # jobs do not see what the server writes
-    assert mounts["flux"]["/var/tmp"] == mounts["flux"]["/tmp"]  # Flux's state directory is there
+    assert mounts["flux"]["/tmp"] != mounts["flux-sidecar"]["/tmp"]  # jobs do not see files of the server
+    assert mounts["flux"]["/var/tmp"] == mounts["flux"]["/tmp"]  # Flux's state directory
     assert {"name": mounts["flux"]["/tmp"], "emptyDir": {}} in pod["volumes"]
 
 
 @pytest.mark.parametrize("workload", ["minicluster", "job"])
-def test_a_volume_of_ones_own_at_tmp_counts(workload: str) -> None:
+def test_own_volume_at_tmp_is_used(workload: str) -> None:
     own = {"application": {"volumes": [{"name": "scratch", "path": "/tmp", "claimName": "scratch"}]}}
     objects = render(merged(merged({"workload": workload}, READ_ONLY), own))
     flux = containers(objects)["flux"]
@@ -284,16 +286,17 @@ def test_a_volume_of_ones_own_at_tmp_counts(workload: str) -> None:
         assert {name for name, each in flux["volumes"].items() if each["path"] == "/tmp"} == {"scratch"}
 
 
-def test_no_port_is_left_to_variables_of_services() -> None:
-    """In a pod of the operator a Service named flux-sidecar-metrics would set it: the field that prevents it is not the
-    chart's there."""
+def test_no_port_is_set_by_service_variables() -> None:
+    """In a pod of the operator, a Service named flux-sidecar-metrics would set it: the chart cannot set the field that
+    prevents it.
+    """
     for values in VARIANTS.values():
         server = containers(render(values))["flux" if values.get("mode") == "launcher" else "flux-sidecar"]
         assert {"FLUX_SIDECAR_PORT", "FLUX_SIDECAR_METRICS_PORT"} <= set(variables(server))
 
 
-def test_callers_can_be_removed_from_a_release_that_lives() -> None:
-    """What the pods are made from is the same with and without callers: an upgrade revokes what it removes."""
+def test_callers_can_be_removed_from_a_running_release() -> None:
+    """Pod templates are equal with and without callers, so an upgrade revokes removed ones."""
     line = "ci:submit:" + "a" * 64
     for values in ({}, {"workload": "job"}, {"mode": "launcher"}):
         records = set()
@@ -308,21 +311,21 @@ def test_callers_can_be_removed_from_a_release_that_lives() -> None:
     assert base64.b64decode(objects["Secret", "flux-callers"]["data"]["tokens"]) == b"# no callers"
 
 
-def test_a_job_that_boots_flux_by_itself() -> None:
+def test_job_that_boots_flux_by_itself() -> None:
     objects = render({"workload": "job", "size": 3})
     assert "MiniCluster" not in kinds(objects)
     spec = objects["Job", "flux"]["spec"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
-    assert spec["podReplacementPolicy"] == "Failed"  # a rank must not be there twice
+    assert spec["podReplacementPolicy"] == "Failed"  # a rank must not exist twice
     pod = spec["template"]["spec"]
     assert pod["subdomain"] == "flux"
-    # Jobs cannot read a token; the server's container has one of its own.
+    # Jobs cannot read a token; the server's container has its own.
     assert pod["automountServiceAccountToken"] is False
     mounts = {c["name"]: {m["name"] for m in c["volumeMounts"]} for c in [*pod["initContainers"], *pod["containers"]]}
     assert "account" in mounts["flux-sidecar"]
     assert "account" not in mounts["flux"]
     assert "callers" not in mounts["flux"]
-    # A variable FLUX_SIDECAR_PORT of somebody's Service would be an option.
+    # A variable FLUX_SIDECAR_PORT of an unrelated Service would be an option.
     assert pod["enableServiceLinks"] is False
     sidecar = pod["initContainers"][-1]
     assert (sidecar["name"], sidecar["restartPolicy"]) == ("flux-sidecar", "Always")
@@ -331,19 +334,19 @@ def test_a_job_that_boots_flux_by_itself() -> None:
     toml = objects["ConfigMap", "flux-flux"]["data"]["broker.toml"]
     assert 'hosts = [{ host = "flux-[0-2]" }]' in toml
     assert "tcp://%h.flux.lab.svc.cluster.local:%p" in toml
-    # Resources that Flux finds by itself never come back when they were lost.
+    # Resources that Flux discovers by itself would not return after they were lost.
     assert 'path = "/mnt/flux/R"' in toml
     assert objects["ConfigMap", "flux-flux"]["data"]["resources"] == "--hosts=flux-[0-2] --local"
 
 
-def test_a_jobs_template_names_no_version() -> None:
-    """It cannot be changed: `helm upgrade` to another version of the chart would fail."""
+def test_pod_template_of_a_job_contains_no_version() -> None:
+    """It is immutable: `helm upgrade` to another version of the chart would fail."""
     template = render({"workload": "job"})["Job", "flux"]["spec"]["template"]["metadata"]
     assert not [label for label in template["labels"] if "version" in label or "chart" in label]
 
 
 @pytest.mark.parametrize("workload", ["minicluster", "job"])
-def test_the_role_allows_what_the_server_asks_for(workload: str) -> None:
+def test_role_allows_the_servers_requests(workload: str) -> None:
     rules = render({"workload": workload})["Role", "flux"]["rules"]
     allowed = {
         (group, resource, verb)
@@ -355,16 +358,16 @@ def test_the_role_allows_what_the_server_asks_for(workload: str) -> None:
     only = {rule for rule in CLUSTER_RULES if rule.group == FLUX_GROUP} | {JOB_CHANGE}
     wanted = {tuple(rule) for rule in CLUSTER_RULES if workload == "minicluster" or rule not in only}
     assert allowed == {*wanted, tuple(SECRET)}
-    # Jobs of mode launcher can read the pod's token: it is about their own cluster alone.
+    # Jobs of mode launcher can read the pod's token: it only allows access to their own cluster.
     for rule in rules:
         if set(rule["resources"]) & {"miniclusters", "miniclusters/scale", "jobs"}:
             assert rule["resourceNames"] == ["flux"]
-        if rule["resources"] == ["secrets"]:  # that with the digests, and no token
+        if rule["resources"] == ["secrets"]:  # the Secret with the digests, without a token
             assert rule["resourceNames"] == ["flux-callers"]
 
 
-def test_a_role_of_ones_own_allows_as_much() -> None:
-    """That of the examples, which docs/security.md has too, in another form."""
+def test_manual_role_allows_the_same() -> None:
+    """That of the examples, which is also in docs/security.md, in another form."""
     role = next(yaml.safe_load_all((ROOT / "examples/rbac/cluster.yaml").read_text()))
     written = re.search(r"```yaml\nrules:\n(.*?)```", (ROOT / "docs/security.md").read_text(), re.DOTALL)
     assert written is not None
@@ -382,7 +385,7 @@ def test_a_role_of_ones_own_allows_as_much() -> None:
 
 @pytest.mark.parametrize("kubernetes", [False, True])
 def test_jobs_beside_a_server_cannot_read_its_token(kubernetes: bool) -> None:
-    """A pod's own token would be in every container; the server's is in a Secret, which its container alone mounts."""
+    """A pod's own token would be in every container; the server's is in a Secret that only its container mounts."""
     objects = render({"auth": {"kubernetes": kubernetes}})
     pod = objects["MiniCluster", "flux"]["spec"]["pod"]
     assert pod["automountServiceAccountToken"] is False
@@ -391,21 +394,21 @@ def test_jobs_beside_a_server_cannot_read_its_token(kubernetes: bool) -> None:
     assert secret["metadata"]["annotations"]["kubernetes.io/service-account.name"] == pod["serviceAccountName"]
     assert "account" not in volumes(objects, "flux")
     assert volumes(objects, "flux-sidecar")["account"] == "/var/run/secrets/kubernetes.io/serviceaccount"
-    # The volumes of a container are mounted into those after it.
+    # The volumes of a container are mounted into later containers.
     assert [c["name"] for c in objects["MiniCluster", "flux"]["spec"]["containers"]] == ["flux", "flux-sidecar"]
 
 
-def test_the_one_container_of_a_launcher_has_the_pods_token_and_never_a_delegators() -> None:
+def test_launcher_container_has_the_pods_token_but_never_a_delegators() -> None:
     objects = render({"mode": "launcher"})
     assert objects["MiniCluster", "flux"]["spec"]["pod"]["automountServiceAccountToken"] is True
     assert ("Secret", "flux-account") not in objects
     assert "jobs can read the token" in refused({"mode": "launcher", "auth": {"kubernetes": True}})
 
 
-def test_a_job_has_a_liveness_probe_that_cannot_stop_the_instance() -> None:
+def test_liveness_probe_of_a_job_leaves_time_for_a_stop() -> None:
     server = containers(render({"workload": "job"}))["flux-sidecar"]
     assert server["livenessProbe"]["exec"]["command"] == ["flux-sidecar-ready", "/livez"]
-    # Kubelet ends the container by a signal then.
+    # The kubelet then ends the container by a signal.
     assert variables(server)["FLUX_SIDECAR_STOP_ON_SIGNAL"] == "false"
     assert "FLUX_SIDECAR_STOP_ON_SIGNAL" not in variables(containers(render({}))["flux-sidecar"])
     # A MiniCluster has no probes.
@@ -413,18 +416,18 @@ def test_a_job_has_a_liveness_probe_that_cannot_stop_the_instance() -> None:
 
 
 @pytest.mark.parametrize(("values", "quorum"), [({"size": 3}, "3"), ({"size": 3, "minSize": 2, "maxSize": 5}, "2")])
-def test_the_server_knows_how_many_brokers_an_instance_needs(values: dict[str, Any], quorum: str) -> None:
+def test_server_knows_the_number_of_brokers(values: dict[str, Any], quorum: str) -> None:
     assert variables(containers(render(values))["flux-sidecar"])["FLUX_SIDECAR_QUORUM"] == quorum
 
 
-def test_without_rights_there_is_no_token() -> None:
+def test_no_token_without_permissions() -> None:
     objects = render({"rbac": {"create": False}})
     assert ("Secret", "flux-account") not in objects
     assert not kinds(objects) & {"Role", "RoleBinding", "ClusterRoleBinding"}
     assert objects["MiniCluster", "flux"]["spec"]["pod"]["automountServiceAccountToken"] is False
 
 
-def test_names_from_outside_are_let_in() -> None:
+def test_external_host_names_are_allowed() -> None:
     server = containers(render(EVERYTHING))["flux-sidecar"]
     assert variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"] == "flux.example.org,flux.example.net"
     more = {"server": {"environment": {"FLUX_SIDECAR_ALLOWED_HOSTS": "lb.example.org"}}}
@@ -432,15 +435,15 @@ def test_names_from_outside_are_let_in() -> None:
     assert variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"] == "flux.example.org,flux.example.net,lb.example.org"
 
 
-def test_names_below_a_domain_are_let_in() -> None:
-    """What the chart takes as a host name, the server takes too."""
+def test_host_names_below_a_domain_are_allowed() -> None:
+    """The server accepts every host name that the chart accepts."""
     given = {"enabled": True, "hosts": ["*.jobs.example.org", "a-1.example.org", "gateway"]}
     server = containers(render({"ingress": given}))["flux-sidecar"]
     hosts = variables(server)["FLUX_SIDECAR_ALLOWED_HOSTS"]
     assert read_list("--allowed-hosts", hosts, addresses.allowed_host) == given["hosts"]
 
 
-def test_who_may_reach_the_pods() -> None:
+def test_network_policy() -> None:
     policy = render({})["NetworkPolicy", "flux"]["spec"]
     assert policy["policyTypes"] == ["Ingress"]
     each_other, api = policy["ingress"]
@@ -454,7 +457,7 @@ def test_helm_test_runs_a_job(values: dict[str, Any]) -> None:
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert (
         "hook-succeeded" in pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
-    )  # or it outlives the release
+    )  # otherwise it would outlive the release
     assert pod["spec"]["activeDeadlineSeconds"] > values.get("test", {}).get("timeoutSeconds", 240)
     (container,) = pod["spec"]["containers"]
     assert "/v1/jobs/submit" in container["args"][0]

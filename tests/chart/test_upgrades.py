@@ -1,4 +1,4 @@
-"""What an upgrade may change of a release that lives, by what the ConfigMap of its record holds."""
+"""Changes that an upgrade of a running release may make, by the ConfigMap of its record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ pytestmark = pytest.mark.helm
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the chart that compares with the record in a file: `helm template` looks nothing up in a cluster."""
+    """A copy of the chart that compares with the record in a file: `helm template` does not look anything up in a
+    cluster.
+    """
     directory = tmp_path_factory.mktemp("chart") / "flux-sidecar"
     shutil.copytree(CHART, directory)
     (directory / "templates/compare.yaml").write_text(
@@ -32,7 +34,7 @@ def record(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def upgrade(to: Path, before: Mapping[str, Any], after: Mapping[str, Any], /, **recorded: str) -> str:
-    """Return what is said of an upgrade, empty where it is let through."""
+    """Return the error of an upgrade, empty if it is allowed."""
     done = template(merged(after, {"global": {"record": record(before) | recorded}}), chart=to)
     return done.stderr if done.returncode else ""
 
@@ -51,7 +53,7 @@ JOB: dict[str, Any] = {"workload": "job"}
         (JOB, JOB | {"job": {"backoffLimit": 3, "ttlSecondsAfterFinished": 30}}),
     ],
 )
-def test_what_a_living_release_takes(chart: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+def test_allowed_changes(chart: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
     assert upgrade(chart, before, after) == ""
 
 
@@ -73,13 +75,13 @@ def test_what_a_living_release_takes(chart: Path, before: dict[str, Any], after:
         ({}, {"server": {"port": 6000}}, "server.port"),
     ],
 )
-def test_what_it_cannot_take_is_named(chart: Path, before: dict[str, Any], after: dict[str, Any], name: str) -> None:
+def test_refused_changes_are_named(chart: Path, before: dict[str, Any], after: dict[str, Any], name: str) -> None:
     said = upgrade(chart, before, after)
     assert f"its pods cannot be changed: an upgrade cannot change {name}. Use its current values" in said
     assert "--reuse-values does so for values that you leave out" in said
 
 
-def test_what_makes_other_pods_is_blamed_on_the_chart_where_that_is_another(chart: Path) -> None:
+def test_changed_pods_are_attributed_to_another_chart_version(chart: Path) -> None:
     said = upgrade(chart, {}, {}, pods="another", chart="0.0.9")
     assert "chart 0.0.9 made them, and this chart (0.1.0) would make different ones" in said
     said = upgrade(chart, {}, {}, pods="another")
@@ -87,7 +89,7 @@ def test_what_makes_other_pods_is_blamed_on_the_chart_where_that_is_another(char
     assert "0.1.0" not in said
 
 
-def test_a_value_that_an_older_record_does_not_have_is_no_change(chart: Path) -> None:
+def test_value_missing_in_an_older_record_is_not_a_change(chart: Path) -> None:
     values = json.loads(record({})["values"])
     del values["serviceAccount.create"]
     assert upgrade(chart, {}, {"serviceAccount": {"annotations": {"a": "b"}}}, values=json.dumps(values)) == ""

@@ -1,4 +1,4 @@
-"""Each value is described, refused when it is wrong, and does something."""
+"""Each value is described, validated, and has an effect."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def paths(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*path, name)
 
 
-def test_schema_and_values_are_of_the_same() -> None:
+def test_schema_and_values_have_the_same_keys() -> None:
     assert set(paths(DEFAULTS)) == set(LEAVES)
 
 
-def test_every_value_is_looked_for() -> None:
+def test_every_value_is_validated() -> None:
     """By its name, so that a value that is null is named."""
     text = (CHART / "templates/_checks.tpl").read_text()
     found = re.search(r'define "flux-sidecar.names" -}}\n(.*?){{- end', text, re.DOTALL)
@@ -65,12 +65,12 @@ def test_every_value_is_described() -> None:
     assert not [path for path, each in LEAVES.items() if not each["description"].endswith(".")]
 
 
-def test_the_readme_is_that_of_the_schema() -> None:
+def test_readme_agrees_with_the_schema() -> None:
     assert (CHART / "README.md").read_text() == chart.page(), "run `make docs`"
     assert (CHART / "values.yaml").read_text() == chart.values(), "run `make docs`"
 
 
-#: What cannot be set beside the rest, and what it needs in the place of that.
+#: Values that cannot be combined with the others, and what they need instead.
 APART: dict[tuple[str, ...], dict[str, Any]] = {
     ("workload",): FOR_JOB,
     ("size",): {"size": 4},
@@ -90,7 +90,7 @@ _RANDOM = ("token:", "tokens:", "seed:", "scrape:")
 
 
 def lines(values: dict[str, Any]) -> list[str]:
-    """Return what is rendered, without what is new each time; or that it is refused, which is an effect too."""
+    """Return the rendered lines, without those that change each time; or that it is refused, which is an effect too."""
     done = template(values)
     if done.returncode != 0:
         return ["refused"]
@@ -107,9 +107,9 @@ _VAR_TMP = _volume("a", "/var/tmp")
 
 @helm
 @pytest.mark.parametrize("path", LEAVES, ids=".".join)
-def test_no_value_does_nothing(path: tuple[str, ...]) -> None:
+def test_every_value_has_an_effect(path: tuple[str, ...]) -> None:
     bases = [EVERYTHING, merged(EVERYTHING, FOR_JOB)]
-    if path == ("auth", "callers"):  # is in a digest alone, which is new each time
+    if path == ("auth", "callers"):  # only in a digest, which changes each time
         bases = [merged(EVERYTHING, {"auth": {"token": False}})]
     if path in APART:
         special = merged(EVERYTHING, APART[path])
@@ -171,8 +171,8 @@ def _route(**parent: Any) -> dict[str, Any]:
         (_route(namespace="infra"), "missing property 'name'"),
     ],
 )
-def test_a_name_that_kubernetes_would_drop_is_refused(values: dict[str, Any], text: str) -> None:
-    """The API server drops a field that it does not know: a misspelt selector would let everybody in."""
+def test_unknown_fields_of_objects_are_refused(values: dict[str, Any], text: str) -> None:
+    """The API server drops unknown fields: a misspelt selector would allow access for all pods."""
     assert text in refused(values)
 
 
@@ -192,7 +192,7 @@ def test_a_name_that_kubernetes_would_drop_is_refused(values: dict[str, Any], te
         _route(name="gateway", group="gateway.networking.k8s.io"),
     ],
 )
-def test_what_kubernetes_knows_is_let_through(values: dict[str, Any]) -> None:
+def test_known_fields_of_objects_are_accepted(values: dict[str, Any]) -> None:
     done = template(values)
     assert done.returncode == 0, done.stderr
 
@@ -406,7 +406,7 @@ def test_what_kubernetes_knows_is_let_through(values: dict[str, Any]) -> None:
         ({"workload": "job", "metrics": {"from": None}}, "metrics.from: must not be empty (null)"),
     ],
 )
-def test_what_cannot_work_is_refused(values: dict[str, Any], text: str) -> None:
+def test_invalid_values_are_refused(values: dict[str, Any], text: str) -> None:
     assert text in refused(values)
 
 
@@ -419,8 +419,8 @@ def test_what_cannot_work_is_refused(values: dict[str, Any], text: str) -> None:
         ("a" * 49, "has 49 characters; at most 48"),
     ],
 )
-def test_a_release_name_that_cannot_be_one_of_hosts_is_refused(release: str, text: str) -> None:
-    """Helm allows it; the API server would refuse a part of the objects, and leave a release that has failed."""
+def test_release_name_that_is_not_a_host_name_is_refused(release: str, text: str) -> None:
+    """Helm allows it; the API server would refuse some of the objects, and leave a failed release."""
     assert text in refused({}, release)
     assert template({"nameOverride": "science"}, release).returncode == 0
 
@@ -473,6 +473,6 @@ def test_a_release_name_that_cannot_be_one_of_hosts_is_refused(release: str, tex
         {"mode": "launcher", "auth": {"token": False}, "application": {"environment": {"FLUX_TOKEN": "secret"}}},
     ],
 )
-def test_what_can_work_is_not_refused(values: dict[str, Any]) -> None:
+def test_valid_values_are_accepted(values: dict[str, Any]) -> None:
     done = template(values)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The application in the tests' own event loop (pytest-aiohttp): what several requests at once see of each other."""
+"""The application in the tests' event loop (pytest-aiohttp): concurrent requests."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ async def job(client: Client, jobid: str, **query: str) -> dict[str, Any]:
         return dict(await response.json())
 
 
-async def test_a_job_from_submit_to_output(client: Client) -> None:
+async def test_job_from_submit_to_output(client: Client) -> None:
     jobid = await submit(client, ["echo", "hello"])
     assert (await job(client, jobid, wait="60"))["result"] == "COMPLETED"
     async with client.get(f"/v1/jobs/{jobid}/output") as response:
         assert (await response.json())["Output"] == ["hello\n"]
 
 
-async def test_submits_at_once_are_all_in_the_next_list(client: Client) -> None:
-    """Each submit is visible to a read that is sent after its response, whatever the journal has brought so far."""
+async def test_concurrent_submits_are_in_the_next_list(client: Client) -> None:
+    """Each submit is visible to a read that is sent after its response, however far the journal has been read."""
     jobids = await asyncio.gather(*(submit(client, ["true"]) for _ in range(40)))
     assert len(set(jobids)) == 40
     async with client.get("/v1/jobs", params={"limit": "100"}) as response:
@@ -55,16 +55,16 @@ async def test_submits_at_once_are_all_in_the_next_list(client: Client) -> None:
     assert listed >= set(jobids)
 
 
-async def test_one_key_is_one_job(client: Client) -> None:
-    async def once() -> str:
+async def test_concurrent_submits_with_one_key_create_one_job(client: Client) -> None:
+    async def submit_once() -> str:
         headers = {"Idempotency-Key": "the same"}
         async with client.post("/v1/jobs/submit", json={"command": ["true"]}, headers=headers) as response:
             return str((await response.json())["f58id"])
 
-    assert len(set(await asyncio.gather(*(once() for _ in range(20))))) == 1
+    assert len(set(await asyncio.gather(*(submit_once() for _ in range(20))))) == 1
 
 
-async def test_waiters_see_the_cancel(client: Client) -> None:
+async def test_waiters_are_notified_of_a_cancel(client: Client) -> None:
     jobid = await submit(client, ["true"], urgency=0)
     waiters = [asyncio.create_task(job(client, jobid, wait="60")) for _ in range(10)]
     async with client.post(f"/v1/jobs/{jobid}/cancel") as response:
@@ -83,7 +83,9 @@ async def test_errors_are_problems(client: Client, method: str, path: str, statu
         assert (await response.json())["status"] == status
 
 
-async def test_no_task_is_left(aiohttp_client: Callable[[web.Application], Awaitable[Client]], tmp_path: Path) -> None:
+async def test_close_leaves_no_task(
+    aiohttp_client: Callable[[web.Application], Awaitable[Client]], tmp_path: Path
+) -> None:
     before = asyncio.all_tasks()
     client = await aiohttp_client(Server(make_settings(embedded=True), tmp_path).application())
     await submit(client, ["sleep", "600"])

@@ -1,4 +1,4 @@
-"""Bodies that are held: silent ones, those for which there is no room, and those of which much would be made."""
+"""Limits of request bodies: idle bodies, memory for bodies, and bodies that expand to many objects."""
 
 from __future__ import annotations
 
@@ -16,56 +16,58 @@ from tests.support.access import TokenFile
 from tests.support.flood import MIB, NAMES, answer, connect, flood
 from tests.support.harness import Server, embedded, eventually
 
-# ------------------------------------------------------------------------------------------ bodies that are held
+# ------------------------------------------------------------------------------------------------- idle bodies
 
 CHUNKED = b"Host: localhost\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n"
-SILENT = b"POST /v1/jobs/bulk HTTP/1.1\r\n" + CHUNKED + b"\r\n"
+IDLE_BULK = b"POST /v1/jobs/bulk HTTP/1.1\r\n" + CHUNKED + b"\r\n"
 
 
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def controls(client: httpx.Client) -> list[int]:
-    """Return the statuses of a small submit, of its cancel and of a drain."""
+def control_statuses(client: httpx.Client) -> list[int]:
+    """Return the statuses of a small submit and of its cancel."""
     submitted = client.post("/v1/jobs/submit", json={"command": "sleep 600"})
     job = submitted.json().get("id", 0)
     return [submitted.status_code, client.post(f"/v1/jobs/{job}/cancel", json={"reason": "a"}).status_code]
 
 
-def stopped(server: Server, client: httpx.Client) -> None:
+def stop_now(server: Server, client: httpx.Client) -> None:
     assert client.post("/v1/service/stop", json={"mode": "now"}).status_code == 202
     assert server.wait() == 0
 
 
-def test_silent_bulks_leave_room_for_others(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+def test_idle_bulks_do_not_block_other_requests(tmp_path: Path, started: Callable[[Any], Server]) -> None:
     server = started(embedded(tmp_path)).ready()
-    with flood(server, [SILENT], 60) as connections:
+    with flood(server, [IDLE_BULK], 60) as connections:
         eventually(lambda: len(connections) == 60, what="all connected")
         assert all(b"HTTP/1.1 200 " in connection.recv(4096) for connection in connections)
-        assert controls(server.http) == [200, 200]
+        assert control_statuses(server.http) == [200, 200]
         assert server.http.post("/v1/jobs/submit", json={"command": "true", "stdin": "a" * 900_000}).status_code == 200
         assert server.http.post("/login", data={"token": "x"}).status_code == 401
-        stopped(server, server.http)
+        stop_now(server, server.http)
 
 
-def test_silent_bulks_of_some_callers(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+def test_idle_bulks_do_not_block_other_callers(tmp_path: Path, started: Callable[[Any], Server]) -> None:
     users = {f"user{number}": "submit" for number in range(4)}
     tokens = TokenFile(tmp_path, root="admin", **users)
     server = started(embedded(tmp_path, *tokens.options)).ready()
-    heads = [SILENT[:-2] + f"Authorization: {tokens.headers(user)['Authorization']}\r\n\r\n".encode() for user in users]
+    heads = [
+        IDLE_BULK[:-2] + f"Authorization: {tokens.headers(user)['Authorization']}\r\n\r\n".encode() for user in users
+    ]
     with flood(server, heads, 32) as connections, tokens.client(server, "root") as root:
         eventually(lambda: len(connections) == 32, what="all connected")
         assert all(b"HTTP/1.1 200 " in connection.recv(4096) for connection in connections)
-        assert controls(root) == [200, 200]
+        assert control_statuses(root) == [200, 200]
         assert server.http.post("/login", data={"token": "x"}).status_code == 401
-        stopped(server, root)
+        stop_now(server, root)
 
 
 def test_bulks_count_as_streams(tmp_path: Path, started: Callable[[Any], Server]) -> None:
     tokens = TokenFile(tmp_path, alice="submit", bob="submit")
     server = started(embedded(tmp_path, *tokens.options, "--max-streams", "8")).ready()
-    head = SILENT[:-2] + f"Authorization: {tokens.headers('alice')['Authorization']}\r\n\r\n".encode()
+    head = IDLE_BULK[:-2] + f"Authorization: {tokens.headers('alice')['Authorization']}\r\n\r\n".encode()
     with tokens.client(server, "alice") as alice, tokens.client(server, "bob") as bob:
         with flood(server, [head], 2) as connections:
             eventually(lambda: len(connections) == 2, what="both connected")
@@ -73,14 +75,16 @@ def test_bulks_count_as_streams(tmp_path: Path, started: Callable[[Any], Server]
             refused = problem(alice.post("/v1/jobs/bulk", json={"command": "true"}), 429)
             assert "a quarter of --max-streams" in refused["detail"]
             assert bob.post("/v1/jobs/bulk", json={"command": "true"}).status_code == 200
-        eventually(lambda: alice.post("/v1/jobs/bulk", json={"command": "true"}).status_code == 200, what="a place")
+        eventually(
+            lambda: alice.post("/v1/jobs/bulk", json={"command": "true"}).status_code == 200, what="a free stream"
+        )
 
 
-def test_a_bulk_that_says_nothing_more(tmp_path: Path, started: Callable[[Any], Server]) -> None:
-    """What came before counts, the line that did not come is told of, and the connection is closed."""
+def test_idle_bulk_times_out(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+    """Complete lines are accepted, the incomplete line gets a result with 408, and the connection closes."""
     server = started(embedded(tmp_path, "--body-timeout", "1")).ready()
     with connect(server) as connection:
-        connection.sendall(SILENT + chunk(b'{"command":"true"}\n{"comm'))
+        connection.sendall(IDLE_BULK + chunk(b'{"command":"true"}\n{"comm'))
         found = b""
         while data := connection.recv(4096):
             found += data
@@ -92,49 +96,53 @@ def test_a_bulk_that_says_nothing_more(tmp_path: Path, started: Callable[[Any], 
 
 
 @pytest.fixture
-def full(tmp_path: Path, started: Callable[[Any], Server]) -> Iterator[tuple[Server, socket.socket]]:
-    """A server that may hold a megabyte of bodies, and the connection that has sent nearly as much."""
+def full_server(tmp_path: Path, started: Callable[[Any], Server]) -> Iterator[tuple[Server, socket.socket]]:
+    """A server with a body limit of 1 MiB, and a connection whose request uses nearly all of it."""
     server = started(embedded(tmp_path, "--max-in-flight", "1", "--body-timeout", "3")).ready()
     with connect(server, buffer=MIB) as connection:
         head = b"POST /v1/jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(head + b"Content-Length: 1040000\r\n\r\n" + b'{"stdin":"' + b"a" * 1_020_000)
         large = {"command": "true", "stdin": "a" * 40_000}
-        eventually(lambda: server.http.post("/v1/jobs/submit", json=large).status_code == 503, what="that it is full")
+        eventually(
+            lambda: server.http.post("/v1/jobs/submit", json=large).status_code == 503, what="that the limit is reached"
+        )
         yield server, connection
 
 
-def test_what_is_small_needs_no_room(full: tuple[Server, socket.socket]) -> None:
-    server, _ = full
-    assert controls(server.http) == [200, 200]
+def test_small_bodies_bypass_the_memory_limit(full_server: tuple[Server, socket.socket]) -> None:
+    server, _ = full_server
+    assert control_statuses(server.http) == [200, 200]
     assert server.http.post("/login", data={"token": "x"}).status_code == 401
     results = server.http.post("/v1/jobs/bulk", content=b'{"command":"true"}\n' * 20).text
     assert results.count('"status":200') == 20
-    stopped(server, server.http)
+    stop_now(server, server.http)
 
 
-def test_a_bulk_waits_for_room(full: tuple[Server, socket.socket]) -> None:
-    """It is slowed down for as long as a body may take."""
-    server, _ = full
+def test_bulk_waits_for_memory(full_server: tuple[Server, socket.socket]) -> None:
+    """A bulk submit is slowed down for up to the body timeout."""
+    server, _ = full_server
     line = json.dumps({"command": "true", "stdin": "a" * 9000}).encode() + b"\n"
     results = server.http.post("/v1/jobs/bulk", content=line * 30).text
     assert results.count('"status":200') == 30
 
 
-def test_a_bulk_for_which_there_is_no_room(tmp_path: Path, started: Callable[[Any], Server]) -> None:
-    """Lines that there was no room for are refused, and may be sent again; the others count."""
+def test_bulk_lines_are_refused_without_memory(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+    """Lines that do not fit are refused, and can be sent again; the others are accepted."""
     server = started(embedded(tmp_path, "--max-in-flight", "1", "--body-timeout", "2", "--bulk-window", "1")).ready()
     head = b"POST /v1/jobs/bulk HTTP/1.1\r\n" + CHUNKED + b"\r\n"
     beginning = b'{"command":"true","stdin":"' + b"a" * 1_020_000
     with connect(server, buffer=MIB) as other:
         other.sendall(head + b"%x\r\n" % len(beginning) + beginning)
         large = {"command": "true", "stdin": "a" * 40_000}
-        eventually(lambda: server.http.post("/v1/jobs/submit", json=large).status_code == 503, what="that it is full")
+        eventually(
+            lambda: server.http.post("/v1/jobs/submit", json=large).status_code == 503, what="that the limit is reached"
+        )
         with connect(server, buffer=MIB) as connection:
-            connection.sendall(SILENT)
+            connection.sendall(IDLE_BULK)
             found = b""
             line = json.dumps({"command": "true", "stdin": "a" * 30_000}).encode() + b"\n"
             while b'"status":503' not in found:
-                other.sendall(b"\r\n1\r\na")  # which goes on, so it does not end
+                other.sendall(b"\r\n1\r\na")  # the full request continues, so this one does not end
                 connection.sendall(chunk(line))
                 found += answer(connection)
             assert b"--max-in-flight" in found
@@ -143,7 +151,7 @@ def test_a_bulk_for_which_there_is_no_room(tmp_path: Path, started: Callable[[An
             assert b'"status":200' in answer(connection)
 
 
-# ------------------------------------------------------------------------------------------------------- members
+# ---------------------------------------------------------------------------------- parameters with many members
 
 
 @pytest.mark.parametrize(
@@ -168,8 +176,8 @@ def test_a_bulk_for_which_there_is_no_room(tmp_path: Path, started: Callable[[An
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_parameters_with_many_members(server: Server, name: str, value: Any) -> None:
-    """However they are written, and before objects are made of them; in a bulk too."""
+def test_parameters_with_too_many_members_are_rejected(server: Server, name: str, value: Any) -> None:
+    """In every content type, and before objects are created; in a bulk too."""
     most = "100,000" if name == "command" else "10,000"
     body = {"command": "true", name: value}
     answers = [problem(server.http.post("/v1/jobs/submit", json=body), 400)]
@@ -190,7 +198,7 @@ def test_parameters_with_many_members(server: Server, name: str, value: Any) -> 
     ],
     ids=lambda value: str(value)[:14],
 )
-def test_parameters_with_as_many_members_as_they_may_have(server: Server, parameters: dict[str, Any]) -> None:
+def test_parameters_with_the_maximum_of_members(server: Server, parameters: dict[str, Any]) -> None:
     body = {"command": "true", "urgency": 0, **parameters}
     job = server.http.post("/v1/jobs/submit", json=body).json()["id"]
     spec = server.http.get(f"/v1/jobs/{job}/jobspec?environment=true").json()

@@ -1,4 +1,4 @@
-"""What callers make a server hold, read, write and do is bounded: for each request, each caller, each address, in all."""
+"""Budgets of bytes, reads, writes and work: for each request, each caller, each address, and in total."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.support.harness import SIDECAR, Server, embedded, eventually
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
-SMALL_ANSWER = 1500  # bytes
+SMALL_RESPONSE = 1500  # bytes
 
-#: Every route that takes a body from strangers.
-STRANGERS = ("/login", "/logout", "/v1/token", "/v1/login/access-token")
+#: Every route that takes a body without a credential.
+ANONYMOUS_ROUTES = ("/login", "/logout", "/v1/token", "/v1/login/access-token")
 
 
 def names(number: int) -> bytes:
@@ -56,7 +56,7 @@ BODIES: dict[str, tuple[str, Callable[[int], bytes]]] = {
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, TokenFile]]:
-    """A server that asks for credentials."""
+    """A server that requires credentials."""
     directory = tmp_path_factory.mktemp("guarded")
     tokens = TokenFile(directory, alice="submit", bob="submit")
     server = embedded(directory, *tokens.options, FLUX_TOKEN="a-password", FLUX_SECRET_KEY="a-secret-that-is-long")
@@ -68,30 +68,30 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
 
 
 @pytest.mark.parametrize("kind", BODIES)
-@pytest.mark.parametrize("path", STRANGERS)
-def test_strangers_send_little(guarded: tuple[Server, TokenFile], path: str, kind: str) -> None:
+@pytest.mark.parametrize("path", ANONYMOUS_ROUTES)
+def test_anonymous_bodies_are_small(guarded: tuple[Server, TokenFile], path: str, kind: str) -> None:
     server, _ = guarded
     media, body = BODIES[kind]
     refused = server.http.post(path, content=body(60_000), headers={"Content-Type": media})
     assert "16384 bytes" in problem(refused, 413)["detail"]
-    assert len(refused.content) < SMALL_ANSWER
+    assert len(refused.content) < SMALL_RESPONSE
 
 
 @pytest.mark.parametrize("kind", BODIES)
-@pytest.mark.parametrize("path", STRANGERS)
-def test_strangers_get_little(guarded: tuple[Server, TokenFile], path: str, kind: str) -> None:
-    """Of many wrong names a few are named, and none is compared with the right ones but where it is short."""
+@pytest.mark.parametrize("path", ANONYMOUS_ROUTES)
+def test_errors_for_anonymous_bodies_are_short(guarded: tuple[Server, TokenFile], path: str, kind: str) -> None:
+    """The error lists only the first unknown parameters, and suggests a name only where the comparison is cheap."""
     server, _ = guarded
     media, body = BODIES[kind]
     wrong = server.http.post(path, content=body(200), headers={"Content-Type": media})
     found = problem(wrong, 400)
-    assert 6 <= len(found["Errors"]) <= 8  # five of them, how many more, and what is missing
+    assert 6 <= len(found["Errors"]) <= 8  # five unknown ones, the number of the others, and missing ones
     assert "195 more" in found["Errors"][5]
-    assert len(wrong.content) < 2 * SMALL_ANSWER
+    assert len(wrong.content) < 2 * SMALL_RESPONSE
 
 
 @pytest.mark.parametrize("head", ["Content-Length: 999999999", "Transfer-Encoding: chunked"])
-def test_strangers_are_refused_before_they_have_sent_much(guarded: tuple[Server, TokenFile], head: str) -> None:
+def test_anonymous_bodies_are_refused_early(guarded: tuple[Server, TokenFile], head: str) -> None:
     server, _ = guarded
     with connect(server) as connection:
         connection.sendall(f"POST /login HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
@@ -101,7 +101,7 @@ def test_strangers_are_refused_before_they_have_sent_much(guarded: tuple[Server,
 
 
 @pytest.mark.parametrize("path", ["/login", "/v1/jobs/submit", "/", "/nothing", "/livez"])
-def test_long_names_are_not_sent_back(guarded: tuple[Server, TokenFile], path: str) -> None:
+def test_long_input_is_not_echoed(guarded: tuple[Server, TokenFile], path: str) -> None:
     server, _ = guarded
     answers = [
         server.http.post(path, content=json.dumps({"a" * 8000: 1}).encode(), headers={"Content-Type": JSON}),
@@ -112,7 +112,7 @@ def test_long_names_are_not_sent_back(guarded: tuple[Server, TokenFile], path: s
     assert all(len(each.content) < 3000 for each in answers if each.status_code >= 400), answers
 
 
-# --------------------------------------------------------------------------------------------- the work of a request
+# ------------------------------------------------------------------------------------------------ expensive requests
 
 
 BOMB = b"\n" * (8 * MIB)
@@ -130,15 +130,15 @@ ENCODED = {
 
 @pytest.mark.parametrize("coding", ENCODED)
 @pytest.mark.parametrize("path", ["/v1/jobs/bulk", "/v1/jobs/submit", "/login", "/v1/service/stop", "/v1/jobs/cancel"])
-def test_compressed_bodies(server: Server, path: str, coding: str) -> None:
-    """Refused before anything of them is unpacked, and whatever they are."""
+def test_compressed_bodies_are_refused(server: Server, path: str, coding: str) -> None:
+    """In every coding, and before anything is decompressed."""
     refused = server.http.post(
         path, content=ENCODED[coding], headers={"Content-Encoding": coding, "Content-Type": JSON}
     )
     assert "Content-Encoding" in problem(refused, 415)["detail"]
 
 
-def test_a_body_that_is_sent_as_it_is(server: Server) -> None:
+def test_identity_encoding_is_accepted(server: Server) -> None:
     for coding in ("identity", ""):
         answer_ = server.http.post("/v1/jobs/submit", json={"command": "true"}, headers={"Content-Encoding": coding})
         assert answer_.status_code == 200
@@ -162,7 +162,7 @@ def test_a_body_that_is_sent_as_it_is(server: Server) -> None:
     ],
     ids=lambda value: value[:24].decode(errors="replace") if isinstance(value, bytes) else value,
 )
-def test_bodies_that_are_much_work(server: Server, body: bytes, text: str) -> None:
+def test_bodies_that_are_expensive_to_parse(server: Server, body: bytes, text: str) -> None:
     before = time.monotonic()
     wrong = server.http.post("/v1/jobs/submit", content=body, headers={"Content-Type": JSON})
     assert text in problem(wrong, 400)["detail"]
@@ -218,8 +218,8 @@ def test_bodies_that_are_much_work(server: Server, body: bytes, text: str) -> No
     ],
     ids=lambda value: str(value[:32]) if isinstance(value, str | bytes) else str(value),
 )
-def test_forms(server: Server, media: str, body: bytes, status: int) -> None:
-    """Of one size of body, whatever its kind: one of six kilobytes is not too large."""
+def test_forms_that_are_expensive_to_parse(server: Server, media: str, body: bytes, status: int) -> None:
+    """The size limit is the same for every content type; six kilobytes are within it."""
     before = time.monotonic()
     got = server.http.post("/v1/jobs/submit", content=body, headers={"Content-Type": media})
     assert got.status_code == status, got.text[:500]
@@ -234,7 +234,7 @@ def test_forms(server: Server, media: str, body: bytes, status: int) -> None:
     ids=lambda value: value[:20],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/events"])
-def test_queries_that_are_much_work(server: Server, path: str, query: str) -> None:
+def test_queries_that_are_expensive_to_parse(server: Server, path: str, query: str) -> None:
     before = time.monotonic()
     wrong = server.http.get(f"{path}?{query}")
     problem(wrong, 400)
@@ -249,7 +249,7 @@ def test_queries_that_are_much_work(server: Server, path: str, query: str) -> No
      "/v1/jobs/search?start=9223372036854775807&length=9223372036854775807", "/v1/jobs?since=1e308&until=-1e308",
      "/v1/jobs/search?draw=9223372036854775807", "/v1/jobs/search?order[" + "9" * 5000 + "][column]=name", "/v1/jobs?user=9223372036854775808", "/v1/jobs?user=" + "9" * 5000],
 )  # fmt: skip
-def test_numbers_at_the_end_of_what_there_is(server: Server, path: str) -> None:
+def test_largest_numbers_in_queries(server: Server, path: str) -> None:
     assert server.http.get(path).status_code == 200
 
 
@@ -273,7 +273,7 @@ def test_numbers_at_the_end_of_what_there_is(server: Server, path: str) -> None:
         ("Expect", "a" * 8000),
     ],
 )
-def test_headers_that_are_much_work(guarded: tuple[Server, TokenFile], header: str, value: str) -> None:
+def test_headers_that_are_expensive_to_parse(guarded: tuple[Server, TokenFile], header: str, value: str) -> None:
     server, tokens = guarded
     own = {} if header in ("Authorization", "Cookie") else tokens.headers("alice")
     for path in ("/v1/jobs", "/login", "/static/pages.js", "/v1/jobs/submit"):
@@ -288,7 +288,7 @@ def test_headers_that_are_much_work(guarded: tuple[Server, TokenFile], header: s
 
 @pytest.fixture(params=["plain", "tls"])
 def impatient(request: pytest.FixtureRequest, tmp_path: Path, started: Callable[[Any], Server]) -> Server:
-    """A server that waits for its readers a second."""
+    """A server with a send timeout of one second."""
     if request.param == "plain":
         return started(embedded(tmp_path, "--send-timeout", "1")).ready()
     authority = Authority(tmp_path)
@@ -297,31 +297,31 @@ def impatient(request: pytest.FixtureRequest, tmp_path: Path, started: Callable[
     return server.ready()
 
 
-#: How often each is asked for by a connection: the kernel keeps some megabytes of what is not read.
+#: Requests of each connection for a path: the kernel buffers some megabytes of responses.
 UNREAD = {"/openapi.json": 100, "/static/swagger-ui/swagger-ui-bundle.js": 10, "/": 3000, "/nothing": 12_000}
 
 
 @pytest.mark.parametrize("path", UNREAD)
-def test_answers_that_are_not_read(impatient: Server, path: str) -> None:
-    """Whatever is answered: a reader that takes nothing of it is cut off."""
+def test_unread_responses_are_cut_off(impatient: Server, path: str) -> None:
+    """A client that reads nothing is disconnected, whatever it has requested."""
     before = impatient.descriptors
     number = 1 if UNREAD[path] > 1000 else 5
     with flood(impatient, [request("GET", path) * UNREAD[path]], number) as connections:
         eventually(lambda: len(connections) == number, what="all connected")
-        eventually(lambda: "a response was not read" in impatient.text(), within=60, what="a line")
-        eventually(lambda: impatient.descriptors <= before, within=20, what="all cut off")
+        eventually(lambda: "a response was not read" in impatient.text(), within=60, what="the log line")
+        eventually(lambda: impatient.descriptors <= before, within=20, what="the end of all connections")
     assert impatient.http.get("/livez").status_code == 200
 
 
-def test_a_slow_reader_gets_all_of_it(impatient: Server) -> None:
-    """It takes less than a tenth of the answer within the time in which it may take nothing."""
+def test_slow_reader_receives_the_whole_response(impatient: Server) -> None:
+    """Within each send timeout it reads less than a tenth of the response."""
     body = impatient.http.get("/static/swagger-ui/swagger-ui-bundle.js").content
     with connect(impatient) as connection:
         connection.sendall(request("GET", "/static/swagger-ui/swagger-ui-bundle.js", Connection="close"))
         found = b""
         for _ in range(8):
             found += connection.recv(20_000)
-            time.sleep(0.4)  # what is tested is that it takes its time
+            time.sleep(0.4)  # a slow reader is what is under test
         while data := connection.recv(MIB):
             found += data
     assert found.partition(b"\r\n\r\n")[2] == body
@@ -332,7 +332,7 @@ POST = b"POST /v1/jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: appli
 
 
 @pytest.mark.parametrize(
-    ("begins", "goes_on", "status"),
+    ("begins", "rest", "status"),
     [
         (HEAD, b"X-A: %b\r\n" % (b"a" * 8000), 431),
         (HEAD, b"X-A: 1\r\n" * 1000, 431),
@@ -344,20 +344,20 @@ POST = b"POST /v1/jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: appli
     ],
     ids=["head", "headers", "line", "nonsense", "header", "chunk", "body"],
 )
-def test_an_answer_that_comes_before_the_end_of_its_request(
-    impatient: Server, begins: bytes, goes_on: bytes, status: int
+def test_early_response_reaches_a_client_that_still_sends(
+    impatient: Server, begins: bytes, rest: bytes, status: int
 ) -> None:
-    """It reaches a client that goes on to send, and reads only then: the connection is not reset meanwhile."""
+    """The connection is not reset while the client sends, so that it can read the response afterwards."""
     with connect(impatient, buffer=MIB) as connection:
-        connection.sendall(begins + goes_on * 20)
-        eventually(lambda: select.select([connection], [], [], 0)[0], what="the answer")
-        connection.sendall(goes_on * 20)
+        connection.sendall(begins + rest * 20)
+        eventually(lambda: select.select([connection], [], [], 0)[0], what="the response")
+        connection.sendall(rest * 20)
         assert f" {status} ".encode() in answer(connection)
     assert impatient.http.get("/livez").status_code == 200
 
 
-def test_requests_ahead_of_their_answers(tmp_path: Path, started: Callable[[Any], Server]) -> None:
-    """Nothing more is read of a connection whose request is worked on, but its body."""
+def test_pipelined_requests_are_not_buffered(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+    """While a request is handled, nothing but its body is read from the connection."""
     server = started(embedded(tmp_path, "--send-timeout", "60")).ready()
     job = server.submit("sleep 600")
     headers: dict[str, Any] = {f"X_{n}": "a" * 8000 for n in range(100)}
@@ -366,11 +366,11 @@ def test_requests_ahead_of_their_answers(tmp_path: Path, started: Callable[[Any]
     with flood(server, [request("GET", f"/v1/jobs/{job}?wait=3600") + head * 32], 40) as connections:
         eventually(lambda: len(connections) == 40 and server.descriptors > 40, what="all connected")
         most = max(server.memory for _ in range(200) if server.http.get("/livez").status_code == 200)
-    assert most - before < 60 * MIB  # 1 GiB were sent
+    assert most - before < 60 * MIB  # of 1 GiB sent
 
 
-def test_requests_one_after_another_are_answered_all(server: Server) -> None:
-    """As many as one likes, sent at once, and each is answered."""
+def test_pipelined_requests_are_all_answered(server: Server) -> None:
+    """Any number of requests can be sent at once."""
     with connect(server, buffer=MIB) as connection:
         connection.sendall(request("GET", "/livez") * 3000)
         found = b""
@@ -380,7 +380,7 @@ def test_requests_one_after_another_are_answered_all(server: Server) -> None:
             found += data
 
 
-def test_a_body_after_many_small_chunks(server: Server) -> None:
+def test_body_in_many_small_chunks(server: Server) -> None:
     body = json.dumps({"command": ["true", "a" * 3000]}).encode()
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     with connect(server) as connection:
@@ -390,7 +390,7 @@ def test_a_body_after_many_small_chunks(server: Server) -> None:
 
 
 @pytest.mark.parametrize("broken", [b"zz\r\n", b"-1\r\n", b"5\r\nab", b"5;" + b"a" * 9000])
-def test_a_body_in_broken_chunks(server: Server, broken: bytes) -> None:
+def test_body_in_invalid_chunks(server: Server, broken: bytes) -> None:
     with connect(server) as connection:
         connection.sendall(b"POST /v1/jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         connection.sendall(b"Transfer-Encoding: chunked\r\n\r\n" + broken)
@@ -399,8 +399,8 @@ def test_a_body_in_broken_chunks(server: Server, broken: bytes) -> None:
     assert "a request failed" not in server.text()
 
 
-def test_who_is_served_is_not_said(server: Server) -> None:
-    """Neither by an answer, nor by an error of the parser, nor where there is no room."""
+def test_server_header_reveals_no_versions(server: Server) -> None:
+    """Neither in a response, nor in an error of the HTTP parser."""
     answers = [server.http.get(path) for path in ("/livez", "/nothing", "/v1/jobs", "/static/pages.js", "/login")]
     for each in answers:
         assert each.headers["Server"] == "flux-sidecar"
@@ -417,7 +417,7 @@ def test_who_is_served_is_not_said(server: Server) -> None:
 
 
 def fill(server: Server, number: int, size: int, client: httpx.Client | None = None, *, directory: int = 1) -> None:
-    """Submit jobs that are held, with commands, directories and names of so many bytes, and wait until all of them are listed."""
+    """Submit held jobs with texts of the given sizes, and wait until the list contains all of them."""
     client = client or server.http
     line = b'{"command":["true","%b"],"workdir":"/%b","name":"%b","urgency":0}\n' % (
         b"a" * size,
@@ -441,10 +441,10 @@ def test_exports_count_as_streams(tmp_path: Path, started: Callable[[Any], Serve
             refused = problem(alice.get("/v1/jobs", headers={"Accept": "application/x-ndjson"}), 429)
             assert "a quarter of --max-streams" in refused["detail"]
             assert bob.get("/v1/jobs?details=true").status_code == 200
-        eventually(lambda: alice.get("/v1/jobs?details=true").status_code == 200, what="a place")
+        eventually(lambda: alice.get("/v1/jobs?details=true").status_code == 200, what="a free stream")
 
 
-def test_three_hundred_exports_that_are_not_read(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+def test_unread_exports_use_little_memory(tmp_path: Path, started: Callable[[Any], Server]) -> None:
     server = started(embedded(tmp_path)).ready()
     fill(server, 2300, 2000)
     before, open_ = server.memory, server.descriptors
@@ -453,17 +453,15 @@ def test_three_hundred_exports_that_are_not_read(tmp_path: Path, started: Callab
         eventually(lambda: len(connections) == 300, what="all connected")
         firsts = [answer(connection, 12)[:12] for connection in connections[::10]]
     assert {b"HTTP/1.1 200"} <= set(firsts) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
-    assert watch.memory - before < 300 * MIB  # 10 GiB are asked for
-    eventually(lambda: server.descriptors <= open_, what="all gone")
-    eventually(lambda: server.memory - before < 40 * MIB, within=10, what="memory that is given back")
+    assert watch.memory - before < 300 * MIB  # of 10 GiB requested
+    eventually(lambda: server.descriptors <= open_, what="the end of all connections")
+    eventually(lambda: server.memory - before < 40 * MIB, within=10, what="the release of the memory")
     whole = server.http.get("/v1/jobs", headers={"Accept": "application/x-ndjson"})
     assert len(whole.text.splitlines()) == 2300
 
 
-def test_a_page_has_as_many_jobs_as_its_limit_whatever_their_size(
-    tmp_path: Path, started: Callable[[Any], Server]
-) -> None:
-    """Clients that know no Link header ask for a number of jobs and take the answer for all of them."""
+def test_pages_have_as_many_jobs_as_the_limit(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+    """Clients that ignore the Link header take a response with fewer jobs for the last one."""
     server = started(embedded(tmp_path)).ready()
     fill(server, 200, 60_000, directory=2000)
     for shape in ({"details": "true"}, {"details": "true", "listing": "true"}):
@@ -477,7 +475,7 @@ def test_a_page_has_as_many_jobs_as_its_limit_whatever_their_size(
 _CONTROL = "\x01"  # six bytes as JSON
 
 
-def test_fields_are_cut_by_the_bytes_that_they_take_as_json(server: Server) -> None:
+def test_fields_are_truncated_by_their_size_as_json(server: Server) -> None:
     job = server.submit(["true", *[_CONTROL * 16_000] * 2], name=_CONTROL * 1000, urgency=0)
     assert len(server.http.get(f"/v1/jobs/{job}").content) < 25_000
     spec = server.http.get(f"/v1/jobs/{job}/jobspec").json()
@@ -487,7 +485,7 @@ def test_fields_are_cut_by_the_bytes_that_they_take_as_json(server: Server) -> N
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with two hundred jobs that are as large as a job may be."""
+    """A server with two hundred jobs of the maximum size."""
     server = embedded(tmp_path_factory.mktemp("large"), "--send-timeout", "30").ready()
     line = json.dumps({"command": ["true", *[_CONTROL * 16_000] * 3], "name": _CONTROL * 1000, "urgency": 0})
     answers = server.http.post("/v1/jobs/bulk", content=f"{line}\n" * 200).text
@@ -497,8 +495,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/search?length=200", "/v1/jobs?details=true&limit=200", "/jobs"])
-def test_answers_of_large_jobs_that_are_not_read(large: Server, path: str) -> None:
-    """What is kept for sixty readers does not grow with the size of the jobs."""
+def test_unread_responses_of_large_jobs(large: Server, path: str) -> None:
+    """The memory for sixty readers does not depend on the size of the jobs."""
     assert len(large.http.get("/v1/jobs/search?length=200").json()["data"]) == 200
     before = large.memory
     with Watch(large) as watch, flood(large, [request("GET", path)], 60) as connections:
@@ -519,8 +517,8 @@ def _submit(**parameters: Any) -> bytes:
 
 HELD = {"name": "large", "urgency": 0}
 _LARGE_JOBS = b'{"command":["true","%b"],"name":"large","urgency":0}\n' % (b"a" * 60_000) * 40
-#: What sixty connections ask for at once, by the name of the fault; add more as bytes of whole requests. ``JOB`` stands
-#: for a job with 40 MB of output in short lines.
+#: Requests of sixty connections, by the name of the attack, as bytes of whole requests. ``JOB`` is replaced by a job
+#: with 40 MB of output in short lines.
 ATTACKS: dict[str, list[bytes]] = {
     "names to the login": [request("POST", "/login", names(100_000), Content_Type=JSON)],
     "names to the API": [request("POST", "/v1/jobs/submit", names(85_000), Content_Type=JSON)],
@@ -572,7 +570,7 @@ ATTACKS: dict[str, list[bytes]] = {
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    """A server that may have 600 MB of addresses, with some jobs, and the one that has written much."""
+    """A server with 600 MB of address space and some jobs, and a job with much output."""
     directory = tmp_path_factory.mktemp("small")
     argv = ["prlimit", f"--as={600 * MIB}", SIDECAR, "serve", "--embedded", "--port", "0", "--send-timeout", "3"]
     server = Server(argv, directory).ready()
@@ -582,36 +580,36 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     server.close()
 
 
-def withstand(server: Server, requests: list[bytes]) -> None:
-    """No crash, and others are served meanwhile; afterwards all is as it was."""
+def check_attack(server: Server, requests: list[bytes]) -> None:
+    """Send requests over sixty connections: the server must not crash, must serve others, and must free the memory."""
     before, open_ = server.memory, server.descriptors
     with Watch(server) as calm:
-        eventually(lambda: len(calm.took) >= 30, what="thirty probes of a server that does nothing else")
+        eventually(lambda: len(calm.took) >= 30, what="thirty probes of an otherwise idle server")
     with Watch(server) as watch, flood(server, requests, 60) as connections:
         eventually(lambda: len(connections) == 60, what="all connected")
         eventually(lambda: len(watch.took) >= 200, within=60, what="two hundred probes")
-    assert watch.p99 < 0.5 + 5 * calm.p99  # which is next to nothing, unless the machine is busy
-    eventually(lambda: server.descriptors <= open_, what="all gone")
+    assert watch.p99 < 0.5 + 5 * calm.p99  # of an idle server: small, unless the machine is busy
+    eventually(lambda: server.descriptors <= open_, what="the end of all connections")
 
     def nothing_left() -> bool:
-        cancelled = server.http.post("/v1/jobs/cancel", json={"name": "large"})  # some are submitted only now
+        cancelled = server.http.post("/v1/jobs/cancel", json={"name": "large"})  # late submits
         return cancelled.status_code == 200 and cancelled.json()["matched"] == 0
 
-    eventually(nothing_left, what="all of its jobs cancelled")
-    # Attacks take 150 MiB and more; of a heap that they have fragmented some pages stay.
-    eventually(lambda: server.memory - before < 40 * MIB, within=10, what="memory that is given back")
+    eventually(nothing_left, what="the cancel of all its jobs")
+    # Attacks use 150 MiB and more; some pages of the fragmented heap remain in use.
+    eventually(lambda: server.memory - before < 40 * MIB, within=10, what="the release of the memory")
     assert server.http.get("/v1/jobs?limit=1").status_code == 200
     assert "MemoryError" not in server.text()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_sixty_connections(limited: tuple[Server, str], attack: str) -> None:
+def test_attacks_with_little_memory(limited: tuple[Server, str], attack: str) -> None:
     small, long = limited
-    withstand(small, [each.replace(b"/JOB/", f"/{long}/".encode()) for each in ATTACKS[attack]])
+    check_attack(small, [each.replace(b"/JOB/", f"/{long}/".encode()) for each in ATTACKS[attack]])
 
 
-def test_a_request_for_which_there_is_no_memory(tmp_path: Path, started: Callable[[Any], Server]) -> None:
-    """It alone fails."""
+def test_request_that_exceeds_the_memory(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+    """Only this request fails."""
     server = started(embedded(tmp_path, "--max-body", "2000000000", "--max-in-flight", "4000")).ready()
     addresses = int(Path(f"/proc/{server.pid}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(server.pid, resource.RLIMIT_AS, (addresses + 64 * MIB, resource.RLIM_INFINITY))

@@ -1,4 +1,4 @@
-"""Many jobs at once, each exactly once."""
+"""Bulk submit: many jobs in one request, each exactly once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _bulk(server: Server, *lines: Any, **headers: str) -> list[dict[str, Any]]:
 
 
 class TestBulk:
-    def test_a_result_for_each_line_in_order(self, server: Server) -> None:
+    def test_results_are_in_the_order_of_lines(self, server: Server) -> None:
         results = _bulk(
             server,
             {"command": "true", "name": "first"},
@@ -48,12 +48,12 @@ class TestBulk:
         assert server.ended(results[-1]["f58id"])["result"] == "COMPLETED"
         assert server.output(results[-1]["id"]) == ["last\n"]
 
-    def test_a_thousand(self, server: Server) -> None:
+    def test_thousand_jobs(self, server: Server) -> None:
         results = _bulk(server, *({"command": "true", "urgency": 0, "name": f"k{number}"} for number in range(1000)))
         assert [each["line"] for each in results] == list(range(1, 1001))
         assert {each["status"] for each in results} == {200}
         assert len({each["id"] for each in results}) == 1000
-        # Whoever asks now finds them all, and can end them all.
+        # A list now contains all of them, and all can be cancelled.
         listed = {job["id"] for job in server.http.get("/v1/jobs", params={"limit": 1000}).json()["jobs"]}
         assert listed == {each["id"] for each in results}
         counted = server.http.post("/v1/jobs/cancel", json={"state": "active", "dry_run": True}).json()
@@ -66,12 +66,12 @@ class TestBulk:
         assert not done["failed"]
         eventually(lambda: server.http.get("/v1/service").json()["active_jobs"] == 0)
 
-    def test_no_line_at_all(self, server: Server) -> None:
+    def test_empty_body(self, server: Server) -> None:
         for content in (b"", b" \n\n"):
             assert "send one JSON object per line" in problem(server.http.post(BULK, content=content), 400)["detail"]
 
-    def test_no_line_in_chunks_that_come_later(self, server: Server) -> None:
-        """The answer has begun before the end of the body: what is wrong is told as a line's problem."""
+    def test_empty_body_in_chunks(self, server: Server) -> None:
+        """The response starts before the body ends, so the error is the result of a line."""
         with connect(server) as connection:
             connection.settimeout(PATIENCE)
             connection.sendall(b"POST /v1/jobs/bulk HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -83,25 +83,25 @@ class TestBulk:
         assert b'"line":2,"status":400' in found
         assert b"send one JSON object per line" in found
 
-    def test_a_line_without_its_newline_and_one_that_is_too_long(self, own_server: Callable[..., Server]) -> None:
+    def test_missing_final_newline_and_too_long_line(self, own_server: Callable[..., Server]) -> None:
         server = own_server("--max-body", "2000")
         results = _bulk(server, {"command": "x" * 5000}, {"command": "true"}, '{"command": "false"}')
         assert [each["status"] for each in results] == [413, 200, 200]
 
-    def test_another_kind_of_body(self, server: Server) -> None:
+    def test_wrong_content_type(self, server: Server) -> None:
         problem(server.http.post(BULK, content=b"<job/>", headers={"Content-Type": "text/xml"}), 415)
 
-    def test_a_caller_who_goes_away(self, server: Server) -> None:
-        """What was accepted stays accepted; with a key the rest follows when the request is repeated."""
+    def test_client_disconnects(self, server: Server) -> None:
+        """Accepted jobs stay; with a key, a repeated request submits the rest."""
         lines = [json.dumps({"command": "true", "urgency": 0, "name": "gone"}).encode() + b"\n" for _ in range(50)]
 
-        def half() -> Any:
+        def first_half() -> Any:
             yield from lines[:25]
             raise ConnectionAbortedError
 
         headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": uuid.uuid4().hex}
         try:
-            server.http.post(BULK, content=half(), headers=headers)
+            server.http.post(BULK, content=first_half(), headers=headers)
         except ConnectionAbortedError:
             pass
         else:
@@ -114,14 +114,14 @@ class TestBulk:
 
 
 def _settled(server: Server, lines: list[bytes], headers: dict[str, str]) -> list[dict[str, Any]] | None:
-    """Repeat a bulk submit; None while lines of the first one are still under way."""
+    """Repeat a bulk submit; return None while lines of the first request are in progress."""
     answer = server.http.post(BULK, content=b"".join(lines), headers=headers)
     results = [json.loads(line) for line in answer.text.splitlines()]
     return results if all(each["status"] == 200 for each in results) else None
 
 
 class TestOnce:
-    def test_the_same_key_and_body(self, server: Server) -> None:
+    def test_same_key_and_body(self, server: Server) -> None:
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         first = server.http.post(SUBMIT, json={"command": "true", "name": "once"}, headers=headers)
         again = server.http.post(SUBMIT, json={"name": "once", "command": "true"}, headers=headers)
@@ -136,23 +136,23 @@ class TestOnce:
         jobspec = server.http.get(f"/v1/jobs/{first.json()['id']}/jobspec").json()
         assert jobspec["attributes"]["user"]["flux-sidecar"]["key"] == headers["Idempotency-Key"]
 
-    def test_the_same_key_and_another_body(self, server: Server) -> None:
+    def test_same_key_and_other_body(self, server: Server) -> None:
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         assert server.http.post(SUBMIT, json={"command": "true"}, headers=headers).status_code == 200
         body = problem(server.http.post(SUBMIT, json={"command": "false"}, headers=headers), 422)
         assert headers["Idempotency-Key"] in body["detail"]
 
-    def test_a_job_that_was_refused_leaves_its_key_free(self, server: Server) -> None:
+    def test_refused_job_releases_its_key(self, server: Server) -> None:
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         problem(server.http.post(SUBMIT, json={"command": "true", "num_tasks": 100000}, headers=headers), 400)
         assert server.http.post(SUBMIT, json={"command": "true"}, headers=headers).status_code == 200
 
-    def test_keys_that_are_none(self, server: Server) -> None:
+    def test_invalid_keys(self, server: Server) -> None:
         for key in ("", "x" * 256, "a\tb"):
             answer = server.http.post(SUBMIT, json={"command": "true"}, headers={"Idempotency-Key": key})
             assert "Idempotency-Key" in problem(answer, 400)["detail"]
 
-    def test_many_at_once_with_one_key(self, server: Server) -> None:
+    def test_concurrent_requests_with_one_key(self, server: Server) -> None:
         headers = {"Idempotency-Key": uuid.uuid4().hex}
 
         def submit(_: int) -> httpx.Response:
@@ -169,13 +169,13 @@ class TestOnce:
         assert len({answer.json()["id"] for answer in answers if answer.status_code == 200}) == 1
         assert len(server.http.get("/v1/jobs", params={"name": "racing"}).json()["jobs"]) == 1
 
-    def test_a_key_a_line(self, server: Server) -> None:
+    def test_each_line_has_its_own_key(self, server: Server) -> None:
         key = uuid.uuid4().hex
         lines = [{"command": "true", "idempotency_key": f"{key}-{n}", "urgency": 0} for n in range(3)]
         first, again = _bulk(server, *lines), _bulk(server, *lines)
         assert [each["id"] for each in first] == [each["id"] for each in again]
         assert [each.get("replayed") for each in again] == [True] * 3
-        # The same key on a single submit is the same job; another body is an error of that line alone.
+        # The same key in a single submit returns the same job; for another body only that line fails.
         single = server.http.post(
             SUBMIT, json={"command": "true", "urgency": 0}, headers={"Idempotency-Key": f"{key}-1"}
         )
@@ -211,7 +211,7 @@ class TestMoreReads:
             assert text in detail
         assert len(server.http.get("/v1/jobs").json()["jobs"]) == before
 
-    def test_the_jobspec_and_its_environment(self, server: Server) -> None:
+    def test_jobspec_and_its_environment(self, server: Server) -> None:
         job = server.submit("true", urgency=0, envars={"SECRET": "s3"})
         path = f"/v1/jobs/{job}/jobspec"
         plain = server.http.get(path)
@@ -221,7 +221,7 @@ class TestMoreReads:
         assert full["attributes"]["system"]["environment"]["SECRET"] == "s3"
         server.http.post(f"/v1/jobs/{job}/cancel")
 
-    def test_cancel_needs_a_filter(self, server: Server) -> None:
+    def test_cancel_requires_a_filter(self, server: Server) -> None:
         for body in ({}, {"reason": "all of them"}):
             assert (
                 "state=active matches all jobs"

@@ -1,4 +1,4 @@
-"""The predecessor's client from PyPI, unchanged: its own test file, its library and its command line."""
+"""The predecessor's client from PyPI, unchanged: its test file, its library and its command line."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _run(server: Server, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env=environment, text=True, capture_output=True)
 
 
-def test_its_own_tests(own_server: Callable[..., Server], tmp_path: Path) -> None:
-    """Six tests; the first needs an instance that has never had a job."""
+def test_its_own_test_suite(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """Six tests; the first needs an instance without jobs."""
     tests = Path(flux_restful_client.__file__).parent / "tests" / "test_api.py"
     report = tmp_path / "report.xml"
     done = _run(own_server(), sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider", f"--junit-xml={report}",
@@ -32,7 +32,7 @@ def test_its_own_tests(own_server: Callable[..., Server], tmp_path: Path) -> Non
 
 
 def test_its_command_line(server: Server) -> None:
-    """It sends every parameter in the query string, an object as Python writes it."""
+    """It sends every parameter in the query string, and an object as its Python repr."""
     cli = str(BIN / "flux-restful-cli")
     done = _run(server, cli, "submit", "--num_tasks", "2", "--cores_per_task", "1", "--workdir", "/usr",
                 "--env", "WHO=me and you", "printenv", "WHO")  # fmt: skip
@@ -59,6 +59,6 @@ def test_its_library(own_server: Callable[..., Server]) -> None:
     assert client.search("printenv")["recordsFiltered"] == 1
     assert client.jobs(12345) is None
     assert "Message" in client.stop_service()
-    client.session.close()  # it never does so by itself
+    client.session.close()  # the client never closes it
     assert eventually(lambda: server.popen.poll() is not None)
     assert server.wait() == 0

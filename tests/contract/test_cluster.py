@@ -1,6 +1,6 @@
-"""The cluster around the instance, on both instances, against a stand-in of the API server that was started for it.
+"""The Kubernetes cluster of the instance, for both engines, with a fake API server.
 
-Scaling with brokers that come and go is in tests/flux.
+Scaling with real brokers is in tests/flux.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.kubernetes_api import BUSY, CLOSE, ENDLESS, FAILING, GARBAGE,
 
 @pytest.fixture
 def api(api: ClusterAPI) -> ClusterAPI:
-    """The API server of a cluster in which this machine is the lead's pod."""
+    """The API server of a cluster in which this machine is the lead pod."""
     api.pods[0] = api.pod(0, socket.gethostname())
     return api
 
@@ -39,15 +39,15 @@ def test_outside_kubernetes(own_server: Callable[..., Server], tmp_path: Path) -
     problem(server.http.post("/v1/cluster/scale", json={"size": 2}), 404)
 
 
-def test_a_pod_without_a_service_account(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_pod_without_a_service_account(own_server: Callable[..., Server], tmp_path: Path) -> None:
     server = own_server(
         "--kubernetes-credentials", str(tmp_path / "none"), KUBERNETES_SERVICE_HOST="10.96.0.1"
     )  # fmt: skip
     assert "automountServiceAccountToken" in problem(server.http.get("/v1/cluster"), 404)["detail"]
 
 
-def test_what_there_is(own_server: Callable[..., Server], api: ClusterAPI) -> None:
-    """The Job is found by the host name of the server's own pod."""
+def test_cluster_status(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+    """The Job is found by the host name of the server's pod."""
     server = own_server(*api.options)
     before = time.time()
     found = cluster(server)
@@ -73,21 +73,21 @@ def test_what_there_is(own_server: Callable[..., Server], api: ClusterAPI) -> No
     assert found["scaling"] is None
 
 
-def test_more_pods_than_there_can_be(own_server: Callable[..., Server], api: ClusterAPI) -> None:
-    """An answer is read up to a bound, which is above what the largest Jobs have."""
+def test_too_large_pod_list_is_rejected(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+    """A response is read up to a limit, which is above the size of the largest Jobs."""
     server = own_server(*api.options)
     api.pods[1]["metadata"]["annotations"]["large"] = " " * (10 << 20)
     assert len(cluster(server)["pods"]) == 2
     api.trouble["list pods"] = ENDLESS
 
-    def refused() -> bool:  # an answer is kept for a second
+    def refused() -> bool:  # a response is cached for a second
         answer = server.http.get("/v1/cluster")
         return answer.status_code == 503 and "with more than 33554432 bytes" in answer.text
 
-    eventually(refused, what="an answer that is too large")
+    eventually(refused, what="a response that is too large")
 
 
-def test_a_pod_that_has_ended_has_no_broker(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_ended_pod_has_no_broker(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     old = api.pod(0, socket.gethostname())
     old["status"] = {"phase": "Failed"}
     old["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
@@ -98,7 +98,7 @@ def test_a_pod_that_has_ended_has_no_broker(own_server: Callable[..., Server], a
     ]  # fmt: skip
 
 
-def test_a_plain_job(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_plain_job(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     api.plain()
     api.role -= {"get miniclusters.flux-framework.org", "patch miniclusters/scale.flux-framework.org"}
     server = own_server(*api.options, "--kubernetes-job", "mc")
@@ -107,7 +107,7 @@ def test_a_plain_job(own_server: Callable[..., Server], api: ClusterAPI) -> None
     assert "a plain Job cannot be scaled" in detail
 
 
-def test_a_pod_of_no_job(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_pod_without_a_job(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     del api.pods[0]
     detail = problem(own_server(*api.options).http.get("/v1/cluster"), 404)["detail"]
     assert "name the Job with --kubernetes-job" in detail
@@ -120,7 +120,7 @@ _RULES = {
 }
 
 
-def test_a_rule_that_is_missing_is_named(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_missing_rbac_rule_is_named(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     api.role.clear()
     server = own_server(*api.options)
     for what, rule in _RULES.items():
@@ -129,7 +129,7 @@ def test_a_rule_that_is_missing_is_named(own_server: Callable[..., Server], api:
     assert server.http.get("/v1/cluster").status_code == 200
 
 
-def test_to_scale_needs_a_rule_of_its_own(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_scaling_requires_its_own_rule(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     api.role.remove("patch miniclusters/scale.flux-framework.org")
     server = own_server(*api.options)
     assert server.http.post("/v1/cluster/scale", json={"size": 3}).status_code == 202
@@ -142,7 +142,7 @@ def test_to_scale_needs_a_rule_of_its_own(own_server: Callable[..., Server], api
     assert found["minicluster"]["size"] == 2
 
 
-def test_an_api_server_in_trouble(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_failing_api_server(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     server = own_server(*api.options)
     for trouble, wait in ((FAILING, 1), (BUSY, 3), (GARBAGE, 1), (CLOSE, 1)):
         api.trouble["get jobs.batch"] = trouble
@@ -153,7 +153,7 @@ def test_an_api_server_in_trouble(own_server: Callable[..., Server], api: Cluste
     assert server.http.get("/v1/cluster").status_code == 200
 
 
-def test_many_ask_the_api_server_once(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_concurrent_requests_share_one_api_request(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     server = own_server(*api.options, "--kubernetes-job", "mc")
     for _ in range(20):
         cluster(server)
@@ -170,14 +170,14 @@ _WRONG: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 
-def test_sizes_that_cannot_be(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_invalid_sizes(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     server = own_server(*api.options)
     for body, text in _WRONG:
         assert text in problem(server.http.post("/v1/cluster/scale", json=body), 400)["detail"]
     assert "patch miniclusters/scale.flux-framework.org" not in api.requests
 
 
-def test_growth(own_server: Callable[..., Server], api: ClusterAPI, tmp_path: Path) -> None:
+def test_scale_up(own_server: Callable[..., Server], api: ClusterAPI, tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, alice="admin", bob="submit")
     server = own_server(*api.options, *tokens.options, "--log-format", "json")
     problem(server.http.post("/v1/cluster/scale", json={"size": 3}, headers=tokens.headers("bob")), 403)
@@ -192,7 +192,7 @@ def test_growth(own_server: Callable[..., Server], api: ClusterAPI, tmp_path: Pa
     assert (event["caller"], event["details"]["size"]) == ("alice", 3)
 
 
-def test_the_size_that_it_has(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_scale_to_the_current_size(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     api.role.remove("patch miniclusters/scale.flux-framework.org")
     server = own_server(*api.options)
     assert server.http.post("/v1/cluster/scale", json={"size": 2}).status_code == 202
@@ -200,7 +200,7 @@ def test_the_size_that_it_has(own_server: Callable[..., Server], api: ClusterAPI
     assert "patch miniclusters/scale.flux-framework.org" not in api.requests
 
 
-def test_nothing_is_scaled_while_it_stops(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_no_scaling_during_a_stop(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     server = own_server(*api.options)
     held = server.submit("true", urgency=0)
     server.state(held, "SCHED")
@@ -211,7 +211,7 @@ def test_nothing_is_scaled_while_it_stops(own_server: Callable[..., Server], api
 # ------------------------------------------------------------------------------------------------------------- events
 
 
-def test_a_stop_leaves_an_event(own_server: Callable[..., Server], api: ClusterAPI, tmp_path: Path) -> None:
+def test_stop_creates_an_event(own_server: Callable[..., Server], api: ClusterAPI, tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, alice="admin")
     server = own_server(*api.options, *tokens.options)
     server.http.headers.update(tokens.headers("alice"))
@@ -225,7 +225,7 @@ def test_a_stop_leaves_an_event(own_server: Callable[..., Server], api: ClusterA
     assert (about["kind"], about["name"], about["uid"]) == ("MiniCluster", "mc", api.minicluster["metadata"]["uid"])
 
 
-def test_an_event_of_a_plain_job(own_server: Callable[..., Server], api: ClusterAPI) -> None:
+def test_stop_of_a_plain_job_creates_an_event(own_server: Callable[..., Server], api: ClusterAPI) -> None:
     api.plain()
     server = own_server(*api.options)
     server.stop()
@@ -238,7 +238,7 @@ def test_an_event_of_a_plain_job(own_server: Callable[..., Server], api: Cluster
 
 
 @pytest.mark.parametrize("trouble", [FAILING, HANG, None])
-def test_a_stop_does_not_wait_for_kubernetes(own_server: Callable[..., Server], api: ClusterAPI, trouble: Any) -> None:
+def test_stop_does_not_wait_for_kubernetes(own_server: Callable[..., Server], api: ClusterAPI, trouble: Any) -> None:
     if trouble is None:
         api.role.clear()
     else:

@@ -1,4 +1,4 @@
-"""Signals and urgencies, on both instances."""
+"""Signals and urgencies, with both engines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sidecar.domain import fluid
 from tests.contract.test_errors import problem
 from tests.support.harness import Server, eventually
 
-#: Says which signals it gets; ends with the first TERM.
+#: Prints the signals that it receives; ends at the first TERM.
 LISTENER = [
     "sh", "-c",
     "for s in HUP USR1 USR2; do trap \"echo $s\" $s; done; trap 'echo TERM; exit 7' TERM; echo ready;"
@@ -52,7 +52,7 @@ def test_signals_by_name_and_number(server: Server, value: str | int, name: str,
     assert server.ended(job)["returncode"] == 7
 
 
-def test_every_task_gets_the_signal(own_server: Callable[..., Server]) -> None:
+def test_signal_reaches_every_task(own_server: Callable[..., Server]) -> None:
     server = own_server()
     job = server.submit(LISTENER, num_tasks=2)
     eventually(lambda: server.output(job) == ["ready\n"] * 2)
@@ -63,10 +63,10 @@ def test_every_task_gets_the_signal(own_server: Callable[..., Server]) -> None:
     assert (ended["result"], ended["returncode"]) == ("FAILED", 128 + 9)
 
 
-def test_a_real_time_signal_has_a_name(server: Server) -> None:
+def test_real_time_signal_name(server: Server) -> None:
     job = server.submit("sleep 600")
     server.state(job, "RUN")
-    # Until its task is there, a signal may find nobody.
+    # A signal before the start of the task has no recipient.
     answers: list[httpx.Response] = []
 
     def ended() -> bool:
@@ -80,7 +80,7 @@ def test_a_real_time_signal_has_a_name(server: Server) -> None:
     assert server.job(job)["returncode"] == 128 + signal.SIGRTMIN + 2
 
 
-def test_who_does_not_run_cannot_be_signalled(server: Server) -> None:
+def test_only_running_jobs_can_be_signalled(server: Server) -> None:
     held = server.submit("true", urgency=0)
     server.state(held, "SCHED")
     assert problem(send(server, held, "TERM"), 409)["detail"] == "Job cannot be signalled: job is not running."
@@ -90,14 +90,14 @@ def test_who_does_not_run_cannot_be_signalled(server: Server) -> None:
 
 
 @pytest.mark.parametrize("value", ["SIGNOTHING", "", "65", "0", "-1", "RTMIN+99", "٣"])
-def test_an_unknown_signal(server: Server, value: str) -> None:
+def test_unknown_signal(server: Server, value: str) -> None:
     body = problem(send(server, 1, value), 400)
     assert "SIGUSR1" in body["detail"]
     assert "use 1 to 64" in body["detail"]
 
 
 @pytest.mark.parametrize("value", [0, 65, -1, 1.5, True, None, ["TERM"]])
-def test_what_is_no_signal(server: Server, value: Any) -> None:
+def test_invalid_signals(server: Server, value: Any) -> None:
     assert "signal: " in problem(send(server, 1, value), 400)["detail"]
 
 
@@ -121,11 +121,11 @@ def test_hold_release_and_expedite(server: Server) -> None:
     assert "has ended already" in problem(urgency(server, held, 16), 409)["detail"]
 
 
-def test_an_expedited_submit_has_the_highest_priority(server: Server) -> None:
+def test_expedited_submit_has_the_highest_priority(server: Server) -> None:
     assert server.run("true", urgency=31)["priority"] == HIGHEST
 
 
-def test_a_job_overtakes_others_and_falls_back(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_job_overtakes_others_and_falls_back(own_server: Callable[..., Server], tmp_path: Path) -> None:
     server = own_server()
     cores = server.http.get("/v1/nodes", params={"details": "true"}).json()["nodes"][0]["cores"]
     flag, log = tmp_path / "flag", tmp_path / "log"
@@ -148,7 +148,7 @@ def test_a_job_overtakes_others_and_falls_back(own_server: Callable[..., Server]
     assert log.read_text().split() == ["d", "c", "b", "a"]
 
 
-def test_a_running_job_keeps_its_urgency(server: Server) -> None:
+def test_urgency_of_a_running_job_is_unchanged(server: Server) -> None:
     job = server.submit("sleep 600")
     server.state(job, "RUN")
     detail = problem(urgency(server, job, 20), 409)["detail"]
@@ -166,11 +166,11 @@ def test_a_running_job_keeps_its_urgency(server: Server) -> None:
     (1.5, "urgency: expected"),
     (None, "urgency: this is required"),
 ])  # fmt: skip
-def test_what_is_no_urgency(server: Server, value: Any, text: str) -> None:
+def test_invalid_urgencies(server: Server, value: Any, text: str) -> None:
     assert text in problem(urgency(server, 1, value), 400)["detail"]
 
 
-def test_both_say_what_is_missing_and_what_is_too_much(server: Server) -> None:
+def test_errors_name_missing_and_unknown_parameters(server: Server) -> None:
     for verb in ("signal", "urgency"):
         body = problem(server.http.post(f"/v1/jobs/1/{verb}", json={"singal": 1}), 400)
         assert f"{verb}: this is required." in body["Errors"]

@@ -1,4 +1,4 @@
-"""A server that may open no more files goes on with what needs none, and says of the rest that it is at its limit."""
+"""A server without free file descriptors: it serves requests that need none, and reports its limit for the others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.contract.test_errors import problem
 from tests.support.harness import Server, embedded, eventually
 
 
-def test_no_more_files(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+def test_no_free_descriptors(tmp_path: Path, started: Callable[[Any], Server]) -> None:
     server = started(embedded(tmp_path)).ready()
     _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
-    # One connection, opened before: what a page needs the server has read when it is ready, or soon after.
+    # One connection that is opened before; the files for a page are read when the server is ready, or soon after.
     with httpx.Client(base_url=server.url) as client:
         assert client.get("/livez").status_code == 200
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (0, most))

@@ -1,4 +1,4 @@
-"""What only the embedded engine does: it ends its processes, and says what it cannot do."""
+"""The embedded engine: the end of processes, and unsupported options."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _busy(server: Server) -> None:
         server.submit("sleep 600", cores_per_task=2)
 
 
-def test_stop_ends_every_process(server: Server) -> None:
+def test_stop_ends_all_processes(server: Server) -> None:
     _busy(server)
     assert server.stop().status_code == 202
     assert server.wait(15) == 0
@@ -54,8 +54,8 @@ def test_drain(server: Server) -> None:
     assert server.wait(30) == 0
 
 
-def test_what_a_job_leaves_behind_ends_with_it(server: Server) -> None:
-    """A process that a task has put into the background holds the job, and is ended by its cancel."""
+def test_background_process_ends_with_its_job(server: Server) -> None:
+    """A background process of a task keeps the job running, and is ended by its cancel."""
     job = server.submit(["sh", "-c", "sleep 600 & echo started"])
     eventually(lambda: server.output(job) == ["started\n"])
     server.http.post(f"/v1/jobs/{job}/cancel")
@@ -66,8 +66,8 @@ def test_what_a_job_leaves_behind_ends_with_it(server: Server) -> None:
 _ELSEWHERE = ["sh", "-c", "setsid sleep 600 & echo started"]
 
 
-def test_what_a_job_leaves_in_another_session_ends_with_its_cancel(server: Server) -> None:
-    """No signal to the task's session reaches it, and it holds the task's output open."""
+def test_process_in_another_session_ends_with_its_cancel(server: Server) -> None:
+    """Signals to the task's session do not reach it, and it keeps the task's output open."""
     job = server.submit(_ELSEWHERE)
     eventually(lambda: server.output(job) == ["started\n"])
     server.http.post(f"/v1/jobs/{job}/cancel")
@@ -78,7 +78,7 @@ def test_what_a_job_leaves_in_another_session_ends_with_its_cancel(server: Serve
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_what_a_job_leaves_in_another_session_ends_with_the_server(server: Server, signals: int) -> None:
+def test_process_in_another_session_ends_with_the_server(server: Server, signals: int) -> None:
     holding, closed = server.submit(_ELSEWHERE), server.submit("setsid --fork sleep 600 >/dev/null 2>&1")
     eventually(lambda: server.output(holding) == ["started\n"])
     server.run(["sh", "-c", "setsid --fork sleep 600 >/dev/null 2>&1"])
@@ -86,12 +86,12 @@ def test_what_a_job_leaves_in_another_session_ends_with_the_server(server: Serve
     for _ in range(signals):
         server.signal(signal.SIGTERM)
     assert server.wait(15) == 0
-    eventually(lambda: not server.leftovers(), within=5, what="the end of what jobs have left")
+    eventually(lambda: not server.leftovers(), within=5, what="the end of the processes of all jobs")
 
 
 @pytest.fixture
-def powerless(tmp_path: Path) -> Iterator[Server]:
-    """A server that cannot signal a task that runs as another user."""
+def unprivileged(tmp_path: Path) -> Iterator[Server]:
+    """A server that cannot signal a task of another user."""
     if os.getuid() or not shutil.which("setpriv"):
         pytest.skip("it takes root to run a task as another user")
     argv = ["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill", harness.SIDECAR, "serve", "--embedded"]
@@ -103,27 +103,31 @@ def powerless(tmp_path: Path) -> Iterator[Server]:
 _ANOTHERS = ["setpriv", "--reuid", "65534", "--clear-groups", "sh", "-c", "echo started; exec sleep 600"]
 
 
-def test_a_task_of_another_user(powerless: Server) -> None:
-    """It is left behind, with an error in the log: it must neither hold up its job's end nor cost another job's."""
-    job = powerless.submit(_ANOTHERS)
-    eventually(lambda: powerless.output(job) == ["started\n"])
-    answer = powerless.http.post(f"/v1/jobs/{job}/signal", json={"signal": "SIGTERM"})
+def test_task_of_another_user_is_abandoned(unprivileged: Server) -> None:
+    """It remains, with an error in the log; neither the end of its job nor another job's processes depend on it."""
+    job = unprivileged.submit(_ANOTHERS)
+    eventually(lambda: unprivileged.output(job) == ["started\n"])
+    answer = unprivileged.http.post(f"/v1/jobs/{job}/signal", json={"signal": "SIGTERM"})
     assert answer.status_code == 409
     assert "another user" in answer.json()["detail"]
-    assert powerless.http.post(f"/v1/jobs/{job}/cancel").status_code == 200
-    assert powerless.ended(job)["result"] == "CANCELED"
-    assert "a job does not end" in powerless.text()
+    assert unprivileged.http.post(f"/v1/jobs/{job}/cancel").status_code == 200
+    assert unprivileged.ended(job)["result"] == "CANCELED"
+    assert "a job does not end" in unprivileged.text()
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_a_task_of_another_user_holds_up_no_stop(powerless: Server, signals: int) -> None:
-    job = powerless.submit(_ANOTHERS)
-    eventually(lambda: powerless.output(job) == ["started\n"])
-    powerless.state(powerless.submit("sleep 601"), "RUN")
+def test_task_of_another_user_does_not_delay_a_stop(unprivileged: Server, signals: int) -> None:
+    job = unprivileged.submit(_ANOTHERS)
+    eventually(lambda: unprivileged.output(job) == ["started\n"])
+    unprivileged.state(unprivileged.submit("sleep 601"), "RUN")
     for _ in range(signals):
-        powerless.signal(signal.SIGTERM)
-    assert powerless.wait(15) == 0
-    eventually(lambda: not [line for line in powerless.leftovers() if "601" in line], within=5, what="the other's end")
+        unprivileged.signal(signal.SIGTERM)
+    assert unprivileged.wait(15) == 0
+    eventually(
+        lambda: not [line for line in unprivileged.leftovers() if "601" in line],
+        within=5,
+        what="the end of the other job",
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,21 +140,21 @@ def test_a_task_of_another_user_holds_up_no_stop(powerless: Server, signals: int
         ({"workdir": "/no/such/place"}, "/no/such/place is not a directory"),
     ],
 )
-def test_what_it_cannot_do(server: Server, parameters: dict[str, object], text: str) -> None:
+def test_unsupported_options(server: Server, parameters: dict[str, object], text: str) -> None:
     answer = server.http.post("/v1/jobs/submit", json={"command": "true", **parameters})
     assert answer.status_code == 400
     assert text in answer.json()["detail"]
 
 
-def test_an_input_costs_no_variable(server: Server) -> None:
-    """No shell is between, which would drop those whose names it cannot have."""
+def test_stdin_keeps_all_variables(server: Server) -> None:
+    """No shell runs in between, which would drop variables with names that it cannot have."""
     odd = {"BASH_FUNC_module%%": "() { echo loaded\n}", "my.setting": "1", "a b": "2"}
     job = server.run(["env", "-0"], stdin="text", envars=odd)["id"]
     written = server.http.get(f"/v1/jobs/{job}/output", headers={"Accept": "text/plain"}).text.split("\0")
     assert {f"{name}={value}" for name, value in odd.items()} <= set(written)
 
 
-def test_exclusive_takes_the_node(server: Server) -> None:
+def test_exclusive_allocates_the_whole_node(server: Server) -> None:
     whole = server.submit("sleep 600", num_nodes=1, exclusive=True)
     server.state(whole, "RUN")
     waiting = server.submit("true")
@@ -160,11 +164,11 @@ def test_exclusive_takes_the_node(server: Server) -> None:
     assert server.ended(waiting)["result"] == "COMPLETED"
 
 
-def test_history_outlives_a_killed_server(tmp_path: Path) -> None:
+def test_history_survives_a_killed_server(tmp_path: Path) -> None:
     store = tmp_path / "kept" / "jobs.sqlite"
     first = harness.embedded(tmp_path, "--store", str(store)).ready()
     done, lost = first.run("echo kept")["id"], first.submit("sleep 600")
-    assert done < 2**40, "ids begin small: JavaScript and jq round what is larger than 2^53"
+    assert done < 2**40, "IDs start small: JavaScript and jq round integers above 2^53"
     first.state(lost, "RUN")
     first.signal(signal.SIGKILL)
     first.close()
@@ -177,7 +181,7 @@ def test_history_outlives_a_killed_server(tmp_path: Path) -> None:
     second.close()
 
 
-def test_the_temporary_store_is_removed(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_temporary_store_is_removed(own_server: Callable[..., Server], tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     server = own_server(TMPDIR=str(temporary))
@@ -187,8 +191,8 @@ def test_the_temporary_store_is_removed(own_server: Callable[..., Server], tmp_p
     assert not list(temporary.rglob("jobs.sqlite"))
 
 
-def test_what_a_killed_server_has_left_ends_with_the_next_one(tmp_path: Path) -> None:
-    """Nothing ends a process whose server was killed; the next server on the same store does."""
+def test_processes_of_a_killed_server_end_with_the_next_server(tmp_path: Path) -> None:
+    """Processes outlive a server that is killed; the next server on the same store ends them."""
     first = harness.embedded(tmp_path / "1", "--store", str(tmp_path / "kept" / "jobs.sqlite"))
     second = harness.embedded(tmp_path / "2")
     try:
@@ -203,7 +207,7 @@ def test_what_a_killed_server_has_left_ends_with_the_next_one(tmp_path: Path) ->
         try:
             assert third.ready().ended(job)["result"] == "FAILED"
             eventually(lambda: not first.leftovers(), what="their end")
-            assert second.job(other)["state"] == "RUN", "it is another server's"
+            assert second.job(other)["state"] == "RUN", "another server's process was ended"
         finally:
             third.close()
     finally:

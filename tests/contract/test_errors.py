@@ -1,4 +1,4 @@
-"""Every wrong input gets one shape of error, and a text that says what to change."""
+"""Invalid input: each error has the same form, and its text says what to change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUBMIT = "/v1/jobs/submit"
 
 
 def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """Check the shape that every error has, and return it."""
+    """Check the form of an error response, and return the problem."""
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     body = answer.json()
@@ -94,8 +94,8 @@ def test_submit(server: Server, parameters: dict[str, Any], text: str) -> None:
 
 
 @pytest.mark.parametrize("envars", ['{"A":"\\ud800"}', "{'A':'\\udc80'}", '{"A":"b\\u0000c"}'])
-def test_what_no_program_can_be_given_is_refused_on_every_way(server: Server, envars: str) -> None:
-    """As a form, as a dry run and as a line of many, like as a body."""
+def test_commands_that_no_program_can_receive_are_refused(server: Server, envars: str) -> None:
+    """In a JSON body, a form, a dry run and a line of a bulk submit."""
     for sent in (
         server.http.post(SUBMIT, data={"command": "true", "envars": envars}),
         server.http.post(SUBMIT, json={"command": "true", "envars": envars, "dry_run": True}),
@@ -105,7 +105,7 @@ def test_what_no_program_can_be_given_is_refused_on_every_way(server: Server, en
     assert [json.loads(line)["status"] for line in answer.text.splitlines()] == [400]
 
 
-def test_submit_names_every_fault_at_once(server: Server) -> None:
+def test_submit_reports_every_error_at_once(server: Server) -> None:
     body = problem(server.http.post(SUBMIT, json={"num_tasks": 0, "urgency": "high", "colour": "red"}), 400)
     assert len(body["Errors"]) == 4
     assert body["Message"] == "Invalid submit request"
@@ -147,13 +147,13 @@ def test_submit_by_query(server: Server, query: str, text: str) -> None:
     assert text in problem(server.http.post(f"{SUBMIT}?{query}"), 400)["detail"]
 
 
-def test_a_name_in_the_query_and_in_the_body(server: Server) -> None:
+def test_name_in_the_query_and_in_the_body(server: Server) -> None:
     answer = server.http.post(SUBMIT, params={"command": "true"}, json={"command": "false"})
     assert "command: given in the query and in the body" in problem(answer, 400)["detail"]
 
 
-def test_bytes_that_are_no_text_in_a_query(server: Server) -> None:
-    """A raw request, since no client library sends one: percent-encoded bytes that are not UTF-8."""
+def test_invalid_utf8_in_a_query(server: Server) -> None:
+    """A raw request, as no client library sends percent-encoded bytes that are not UTF-8."""
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     connection.request("POST", f"{SUBMIT}?command=true&name=%ED%A0%80")
     answer = connection.getresponse()
@@ -163,17 +163,17 @@ def test_bytes_that_are_no_text_in_a_query(server: Server) -> None:
     connection.close()
 
 
-def test_a_body_of_an_unknown_kind(server: Server) -> None:
+def test_body_of_an_unknown_type(server: Server) -> None:
     answer = server.http.post(SUBMIT, content=b"<command/>", headers={"Content-Type": "application/xml"})
     assert "send application/json or a form" in problem(answer, 415)["detail"]
 
 
-def test_a_file_in_a_form(server: Server) -> None:
+def test_file_in_a_form(server: Server) -> None:
     answer = server.http.post(SUBMIT, files={"command": ("run.sh", b"true")})
     assert "Files are not supported" in problem(answer, 400)["detail"]
 
 
-def test_a_body_over_the_limit(own_server: Callable[..., Server]) -> None:
+def test_body_over_the_limit(own_server: Callable[..., Server]) -> None:
     server = own_server("--max-body", "1000")
     bodies: list[dict[str, Any]] = [{"json": {"command": "x" * 2000}}, {"data": {"command": "x" * 2000}}]
     for sent in bodies:
@@ -251,8 +251,8 @@ def test_reads(server: Server, path: str, text: str) -> None:
     assert text in problem(server.http.get(path), 400)["detail"]
 
 
-def test_where_streams_begin(server: Server) -> None:
-    """A position that is none is told apart from one of another store, and both from where one may begin."""
+def test_start_positions_of_streams(server: Server) -> None:
+    """An invalid position, a position of another store and the valid range have different errors."""
     job = server.run("echo only")["id"]
     listed = server.http.get("/v1/jobs", params={"limit": 1}).json()["position"]
     name, _, number = listed.partition("-")
@@ -315,13 +315,13 @@ def test_unknown_launchers(server: Server) -> None:
 
 
 @pytest.mark.parametrize("stop", [{"mode": "later"}, {"timeout": -1}, {"timeout": "soon"}, {"grace": 5}])
-def test_stop_with_a_wrong_parameter_stops_nothing(server: Server, stop: dict[str, Any]) -> None:
+def test_stop_with_an_invalid_parameter_is_refused(server: Server, stop: dict[str, Any]) -> None:
     detail = problem(server.stop(**stop), 400)["detail"]
     assert "mode" not in stop or "mode: expected one of now, drain" in detail
     assert server.http.get("/v1/service").json()["state"] == "running"
 
 
-def test_every_route_refuses_other_methods_and_unknown_parameters(server: Server) -> None:
+def test_routes_refuse_other_methods_and_unknown_parameters(server: Server) -> None:
     document = server.http.get("/openapi.json").json()
     for template, operations in document["paths"].items():
         path = template.replace("{uid}", "1").replace("{number}", "1").replace("{name}", "default")
@@ -335,14 +335,14 @@ def test_every_route_refuses_other_methods_and_unknown_parameters(server: Server
                 assert "'no_such_parameter' is not a parameter here" in body["detail"]
 
 
-def test_nothing_there(server: Server) -> None:
+def test_unknown_paths(server: Server) -> None:
     for path in ("/v2/jobs", "/v1/jobs/1/nothing", "/static/nothing.js", "/static/../app.py"):
         problem(server.http.get(path), 404)
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/livez", "/static/docs.js", "/nothing"])
-def test_what_cannot_be_expected(server: Server, path: str) -> None:
-    """aiohttp would answer by itself, before the guard and without any header of ours, and quote what was sent."""
+def test_unknown_expectations(server: Server, path: str) -> None:
+    """aiohttp would respond before the guard, without the server's headers, and repeat the input."""
     for method in ("GET", "PUT"):
         answer = server.http.request(method, path, headers={"Expect": "<b>a miracle"})
         assert "miracle" not in problem(answer, 417)["detail"]
@@ -353,7 +353,7 @@ def test_what_cannot_be_expected(server: Server, path: str) -> None:
     assert known.status_code == 200
 
 
-def test_a_request_that_is_no_http(server: Server) -> None:
+def test_invalid_http(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(b"\x16\x03\x01 this is not HTTP\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Whatever is sent as a header, a token or a JWT: nobody is let in, nothing fails, nothing of it reaches the log."""
+"""Arbitrary headers, tokens and JWTs: none is accepted, none causes an internal error, none is logged."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.close()
 
 
-def ask(server: Server, *headers: bytes, path: bytes = b"/v1/jobs") -> int:
-    """Send a request byte by byte as it is given; return the status, 0 when the connection was closed."""
+def send(server: Server, *headers: bytes, path: bytes = b"/v1/jobs") -> int:
+    """Send a request with the given bytes; return the status, or 0 if the connection was closed."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
@@ -48,7 +48,7 @@ def ask(server: Server, *headers: bytes, path: bytes = b"/v1/jobs") -> int:
 
 
 def _refused(server: Server, *headers: bytes) -> None:
-    assert ask(server, *headers) in (400, 401)
+    assert send(server, *headers) in (400, 401)
     assert "a request failed" not in server.text()
 
 
@@ -57,27 +57,27 @@ _BYTES = st.binary(max_size=200).filter(lambda value: b"\n" not in value and b"\
 
 @FUZZ
 @given(_BYTES)
-def test_any_authorization(secured: Server, value: bytes) -> None:
+def test_authorization_headers(secured: Server, value: bytes) -> None:
     _refused(secured, b"Authorization: " + value)
 
 
 @FUZZ
 @given(st.sampled_from([b"Bearer", b"bearer", b"Basic", b"BEARER", b"Negotiate", b"Bearer Bearer"]), _BYTES)
-def test_any_credential(secured: Server, scheme: bytes, value: bytes) -> None:
+def test_credentials(secured: Server, scheme: bytes, value: bytes) -> None:
     _refused(secured, b"Authorization: " + scheme + b" " + value)
     _refused(secured, b"Authorization: " + scheme + b" " + base64.b64encode(value))
 
 
 @FUZZ
 @given(_BYTES)
-def test_any_cookie(secured: Server, value: bytes) -> None:
+def test_cookies(secured: Server, value: bytes) -> None:
     _refused(secured, b"Cookie: " + value)
     _refused(secured, b"Cookie: __Host-flux-sidecar-a3b5c7d9=" + value)
 
 
 @FUZZ
 @given(_BYTES)
-def test_any_host_origin_and_request_id(secured: Server, value: bytes) -> None:
+def test_hosts_origins_and_request_ids(secured: Server, value: bytes) -> None:
     for name in (b"X-Request-Id", b"Origin", b"Sec-Fetch-Site", b"Last-Event-ID", b"Accept", b"X-Forwarded-For"):
         _refused(secured, name + b": " + value)
 
@@ -110,7 +110,7 @@ def _part(value: object) -> bytes:
 
 @FUZZ
 @given(_HEADERS, _CLAIMS, st.binary(max_size=64))
-def test_any_jwt(secured: Server, header: object, claims: object, signature: bytes) -> None:
+def test_jwts(secured: Server, header: object, claims: object, signature: bytes) -> None:
     token = b".".join([_part(header), _part(claims), base64.urlsafe_b64encode(signature).rstrip(b"=")])
     _refused(secured, b"Authorization: Bearer " + token)
     answer = httpx.post(f"{secured.url}/v1/token", headers={"Authorization": f"Bearer {token.decode()}"}, verify=PLAIN)
@@ -119,12 +119,12 @@ def test_any_jwt(secured: Server, header: object, claims: object, signature: byt
 
 @FUZZ
 @given(_CLAIMS)
-def test_any_claims_with_the_shared_secret(secured: Server, claims: dict[str, object]) -> None:
-    """A client knows the secret: it makes no access token of it, and no claim of any kind breaks the login."""
+def test_claims_signed_with_the_shared_secret(secured: Server, claims: dict[str, object]) -> None:
+    """A client that knows the secret cannot create an access token, and no claims cause an internal error of the login."""
     try:
         token = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))
     except (TypeError, ValueError):
-        return  # what is no JSON is no JWT
+        return  # invalid JSON is not a JWT
     _refused(secured, b"Authorization: Bearer " + token.encode())
     answer = httpx.post(f"{secured.url}/v1/token", headers={"Authorization": f"Bearer {token}"}, verify=PLAIN)
     assert answer.status_code == 400
@@ -137,24 +137,24 @@ def test_any_claims_with_the_shared_secret(secured: Server, claims: dict[str, ob
      b"Basic " + base64.b64encode(b":"), b"Basic " + base64.b64encode(b"a" * 4000 + b":"), b"Bearer eyJhbGciOiJub25lIn0.e30.",
      b"Bearer " + _part({"alg": "HS256"}) + b"." + base64.urlsafe_b64encode(b"[" * 3000) + b".x"],
 )  # fmt: skip
-def test_odd_credentials(secured: Server, value: bytes) -> None:
+def test_malformed_credentials(secured: Server, value: bytes) -> None:
     _refused(secured, b"Authorization: " + value)
 
 
-def test_a_form_that_names_its_own_charset(secured: Server) -> None:
+def test_form_with_its_own_charset(secured: Server) -> None:
     form = {"username": "fluxuser", "password": PASSWORD, "_charset_": "utf-7"}
     answer = httpx.post(f"{secured.url}/v1/login/access-token", data=form, verify=PLAIN)
     assert answer.status_code == 400
     assert "_charset_" in answer.json()["detail"]
 
 
-def test_nothing_of_it_is_in_the_log(secured: Server) -> None:
+def test_input_is_not_logged(secured: Server) -> None:
     mark = "hunter2-hunter2"
-    ask(secured, b"Authorization: Bearer " + mark.encode())
-    ask(secured, b"Authorization: Basic " + base64.b64encode(f"fluxuser:{mark}".encode()))
-    ask(secured, b"Cookie: a=" + mark.encode())
-    assert ask(secured, b"Authorization: Bearer " + mark.encode() + b"\x01") == 400  # aiohttp would log the line
-    assert ask(secured, path=f"/v1/jobs?name={mark}".encode()) == 401
+    send(secured, b"Authorization: Bearer " + mark.encode())
+    send(secured, b"Authorization: Basic " + base64.b64encode(f"fluxuser:{mark}".encode()))
+    send(secured, b"Cookie: a=" + mark.encode())
+    assert send(secured, b"Authorization: Bearer " + mark.encode() + b"\x01") == 400  # aiohttp would log the line
+    assert send(secured, path=f"/v1/jobs?name={mark}".encode()) == 401
     httpx.post(f"{secured.url}/login", data={"token": mark}, verify=PLAIN)
     httpx.post(f"{secured.url}/v1/login/access-token", data={"username": mark, "password": mark}, verify=PLAIN)
     text = secured.text()

@@ -1,4 +1,4 @@
-"""A client that openapi-python-client generates from the document works as it is."""
+"""The client that openapi-python-client generates from the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generate the client; return the directory to import it from."""
+    """Generate the client; return the directory of its package."""
     directory = tmp_path_factory.mktemp("generated") / "client"
     command = [sys.executable, "-m", "openapi_python_client", "generate", "--path", str(_DOCUMENT)]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -31,7 +31,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_a_generated_client(own_server: Callable[..., Server], package: Path) -> None:
+def test_generated_client(own_server: Callable[..., Server], package: Path) -> None:
     server = own_server()
     done = subprocess.run(
         [sys.executable, str(_PROGRAM), server.url],

@@ -1,4 +1,4 @@
-"""The guides, pasted word for word into the shells that people use, and their Python."""
+"""The guides: their commands, pasted unchanged into common shells, and their Python."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 @pytest.mark.parametrize("page", ["tutorial", "migrate"])
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.jq
-def test_what_a_laptop_runs(tmp_path: Path, shell: str, page: str) -> None:
+def test_commands_for_a_laptop(tmp_path: Path, shell: str, page: str) -> None:
     run_page(DOCS / f"{page}.md", shell, "embedded", tmp_path)
 
 
@@ -34,12 +34,12 @@ def test_reference_pages(tmp_path: Path, shell: str, page: str) -> None:
 
 
 def snippet(page: str) -> str:
-    """Return the Python of a page."""
+    """Return the Python code of a page."""
     [found] = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
     return str(found)
 
 
-def test_the_python_client(own_server: Callable[..., Server]) -> None:
+def test_python_client(own_server: Callable[..., Server]) -> None:
     server = own_server()
     *lines, shown, stop = snippet("usage.md").strip().splitlines()
     names: dict[str, Any] = {}
@@ -48,11 +48,11 @@ def test_the_python_client(own_server: Callable[..., Server]) -> None:
     expected = eval(result.rpartition(" a moment")[0])  # noqa: S307
     harness.eventually(lambda: eval(expression, names) == expected)  # noqa: S307
     exec(stop, names)  # noqa: S102
-    names["client"].session.close()  # it never does so by itself
+    names["client"].session.close()  # the client never closes it
     assert server.wait() == 0
 
 
-def test_the_reader_of_events(own_server: Callable[..., Server]) -> None:
+def test_event_reader(own_server: Callable[..., Server]) -> None:
     server = own_server()
     names: dict[str, Any] = {}
     exec(snippet("faq.md"), names)  # noqa: S102
@@ -63,8 +63,8 @@ def test_the_reader_of_events(own_server: Callable[..., Server]) -> None:
 
 
 @pytest.mark.long
-def test_an_environment_of_its_own(tmp_path: Path) -> None:
-    """As the README installs it with pip alone."""
+def test_installation_in_a_virtual_environment(tmp_path: Path) -> None:
+    """As the README installs it, with pip."""
     row = next(line for line in README.read_text().splitlines() if "with pip alone" in line)
     make, install, command = re.findall(r"`([^`]+)`", row)[:3]
     environment = {

@@ -1,4 +1,4 @@
-"""What a job that runs as the server's user can see of the server, where both share files and processes."""
+"""What a job of the server's user can read of the server, when both share files and processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def start(started: Callable[[Any], Any], directory: Path, *options: str) -> Serv
 
 
 def test_secrets_are_not_in_the_environment(tmp_path: Path, started: Callable[[Any], Any]) -> None:
-    """Neither in the server's, as the kernel shows it, nor in a job's; the password works all the same."""
+    """Neither in the server's, as the kernel shows it, nor in a job's; the password still works."""
     server = start(started, tmp_path)
     shown = Path(f"/proc/{server.pid}/environ").read_bytes().decode()
     assert "FLUX_TOKEN=x" in shown
@@ -37,7 +37,7 @@ def test_secrets_are_not_in_the_environment(tmp_path: Path, started: Callable[[A
         assert not any(text in line for line in lines)
 
 
-def test_no_other_process_of_the_user_can_look_into_it() -> None:
+def test_processes_of_the_same_user_cannot_inspect_the_server() -> None:
     script = "; ".join(
         (
             "import ctypes",
@@ -52,9 +52,9 @@ def test_no_other_process_of_the_user_can_look_into_it() -> None:
     assert found.stdout.split() == ["1", "0"]
 
 
-def test_what_gives_submit_the_rights_of_admin_is_said(tmp_path: Path, started: Callable[[Any], Any]) -> None:
+def test_warning_if_submit_implies_admin(tmp_path: Path, started: Callable[[Any], Any]) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("")
     server = start(started, tmp_path, "--socket", str(tmp_path / "socket"), "--tokens", str(tokens))
-    eventually(lambda: "is admin through it" in server.text(), what="the warning of the socket")
+    eventually(lambda: "is admin through it" in server.text(), what="the warning about the socket")
     assert "can add a token to it" in server.text()

@@ -1,4 +1,4 @@
-"""What a caller may send with a job: refused with what to change, or accepted; it never costs another caller anything."""
+"""Arbitrary job parameters: refused with what to change, or accepted; other callers are not affected."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def send(server: Server, body: bytes, path: str = "/v1/jobs/submit") -> httpx.Re
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dry", [True, False])
-def test_shell_options_that_no_shell_takes(server: Server, flags: Any, words: str, dry: bool) -> None:
+def test_shell_options_that_flux_rejects(server: Server, flags: Any, words: str, dry: bool) -> None:
     answer = send(server, hostile.text({"command": ["true"], "option_flags": flags, "dry_run": dry}))
     assert answer.status_code == 400, answer.text
     assert words in answer.json()["detail"]
@@ -68,13 +68,13 @@ def test_shell_options_that_no_shell_takes(server: Server, flags: Any, words: st
 
 @pytest.mark.parametrize("name", ["command", "envars", "option_flags", "dependencies", "name", "urgency", "unknown"])
 @pytest.mark.parametrize("value", ["@deep70@", "@deep500@", "@deep1990@", "@longest@"])
-def test_json_that_is_too_deep_or_too_long_a_number(server: Server, name: str, value: str) -> None:
+def test_json_that_is_too_deep_and_numbers_that_are_too_long(server: Server, name: str, value: str) -> None:
     answer = send(server, hostile.text({"command": ["true"], "dry_run": True, name: value}))
     assert answer.status_code == 400, answer.text
     assert len(answer.content) < 3000
 
 
-def test_names_have_a_length(server: Server) -> None:
+def test_length_of_names(server: Server) -> None:
     for name in ("name", "queue", "workdir"):
         answer = send(server, hostile.text({"command": ["true"], name: "n" * 100_000}))
         assert answer.status_code == 400
@@ -113,7 +113,7 @@ def test_any_body_of_a_submit(server: Server, body: dict[str, Any]) -> None:
 @given(st.lists(st.one_of(_BODY, hostile.ANY), min_size=1, max_size=8))
 def test_any_line_of_a_bulk(server: Server, lines: list[Any]) -> None:
     body = b"\n".join([*map(hostile.text, lines), b'{"command":["true"],"name":"behind them"}'])
-    assume(not body.lstrip().startswith(b"["))  # that is refused as a whole: it looks like an array of jobs
+    assume(not body.lstrip().startswith(b"["))  # refused as a whole: it looks like an array of jobs
     answer = server.http.post("/v1/jobs/bulk", content=body, headers={"Content-Type": "application/x-ndjson"})
     results = [json.loads(line) for line in answer.text.splitlines()]
     assert [each["line"] for each in results] == list(range(1, len(lines) + 2))
@@ -121,11 +121,11 @@ def test_any_line_of_a_bulk(server: Server, lines: list[Any]) -> None:
     assert results[-1]["status"] == 200
     for each in results:
         if each["status"] == 200:
-            server.http.post(f"/v1/jobs/{each['id']}/cancel")  # what it runs, or waits for, is anything
+            server.http.post(f"/v1/jobs/{each['id']}/cancel")  # commands and dependencies are arbitrary
 
 
-def test_all_of_them_are_listed_and_shown(server: Server) -> None:
-    """Behind whatever the tests before have made: every list and every page is whole."""
+def test_all_jobs_are_listed_and_shown(server: Server) -> None:
+    """After the jobs of the tests above, every list and every page is complete."""
     last = server.run("true")
     for path in (
         "/v1/jobs?details=true&listing=true",
@@ -152,7 +152,7 @@ def test_all_of_them_are_listed_and_shown(server: Server) -> None:
         assert "cannot be folded" not in line
 
 
-def test_a_long_command_is_cut_in_lists_and_whole_in_its_jobspec(server: Server) -> None:
+def test_long_command_is_truncated_in_lists_and_complete_in_its_jobspec(server: Server) -> None:
     words = ["echo", "y" * 50_000, *("z" * 100 for _ in range(50)), "the end"]
     job = server.run(words, urgency=16)
     listed = server.job(job["id"])["command"]
@@ -160,11 +160,11 @@ def test_a_long_command_is_cut_in_lists_and_whole_in_its_jobspec(server: Server)
     assert len(json.dumps(listed)) < 20_000
     assert server.http.get(f"/v1/jobs/{job['id']}/jobspec").json()["tasks"][0]["command"] == words
     page = server.http.get(f"/jobs/submit?like={job['id']}")
-    assert "the end" in page.text, "to submit it again is to submit all of it"
+    assert "the end" in page.text, "a resubmit uses the whole command"
     assert "jobspec" in server.http.get(f"/jobs/{job['id']}").text
 
 
-def test_a_stop_ends_them_all(own_server: Callable[..., Server]) -> None:
+def test_stop_ends_all_jobs(own_server: Callable[..., Server]) -> None:
     server = own_server()
     for flags in (
         {"verbose": "x"},
@@ -178,8 +178,8 @@ def test_a_stop_ends_them_all(own_server: Callable[..., Server]) -> None:
     assert server.wait(60) == 0
 
 
-def test_the_embedded_engine_opens_no_file_for_a_task(tmp_path: Path, started: Callable[[Any], Any]) -> None:
-    """The path may be that of the server's own descriptors, or of a pipe that holds up whatever opens it."""
+def test_embedded_engine_opens_no_file_for_a_task(tmp_path: Path, started: Callable[[Any], Any]) -> None:
+    """The path may be one of the server's own descriptors, or a pipe whose open blocks."""
     server = started(embedded(tmp_path)).ready()
     fifo, text = tmp_path / "fifo", tmp_path / "text"
     os.mkfifo(fifo)

@@ -1,4 +1,4 @@
-"""HTTP by its RFCs (9110, 9112): raw requests as no client library sends them, and what they are answered."""
+"""HTTP as specified by RFC 9110 and 9112: raw requests as no client library sends them, and the responses."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Answer(NamedTuple):
 
 
 def ask(server: Server, data: bytes) -> Answer:
-    """Send bytes, and read the answer that is first."""
+    """Send bytes, and read the first response."""
     with connect(server, buffer=65536) as connection:
         connection.settimeout(PATIENCE)
-        with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # refused before all of it was sent
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # refused before everything was sent
             connection.sendall(data)
         found = b""
         with contextlib.suppress(ConnectionResetError):
@@ -86,7 +86,7 @@ def two_keys(path: str, *keys: bytes) -> bytes:
     return post(path, JOB).replace(b"\r\n", b"\r\n" + lines, 1)
 
 
-#: As `curl --http2` sends it with the first request of a connection.
+#: The headers that `curl --http2` adds to the first request of a connection.
 H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__")
 
 
@@ -94,7 +94,7 @@ def head(*lines: bytes) -> bytes:
     return b"POST /v1/jobs/submit HTTP/1.1\r\n" + HOST + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
 
-#: What is sent, the status of the answer, its type, and a part of the problem's detail or of the body.
+#: The request, the status of the response, its content type, and a part of the problem's detail or of the body.
 RAW: dict[str, tuple[bytes, int, str, str]] = {
     # ------------------------------------------------------------------------------------------- the request line
     "raw UTF-8 in a path": (get("/v1/jobs/ƒ2A"), 400, PROBLEM, "percent-encode them as UTF-8"),
@@ -229,7 +229,7 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     ),
     "a form without a boundary": (post(SUBMIT, b"--x--\r\n", "multipart/form-data"), 400, PROBLEM, "no boundary"),
     "XML": (post(SUBMIT, b"<command/>", "application/xml"), 415, PROBLEM, "send application/json or a form"),
-    # ---------------------------------------------------------------------------------------------------- the key
+    # ------------------------------------------------------------------------------------------- idempotency keys
     "two keys": (two_keys(SUBMIT, b"a", b"b"), 400, PROBLEM, "Idempotency-Key: sent 2 times with different"),
     "two keys of many": (two_keys(BULK, b"a", b"b"), 400, PROBLEM, "Idempotency-Key: sent 2 times"),
     "one key twice": (two_keys(SUBMIT, b"a", b"a"), 200, JSON, "would be accepted"),
@@ -271,7 +271,7 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
     "a mark within a line": (post(BULK, BOM + b"{}" + BOM + b"{}", NDJSON), 200, NDJSON, "several JSON objects"),
     "a comma behind a line": (post(BULK, b'{"command":"a"},\n', NDJSON), 200, NDJSON, "per line, without commas"),
     "a comma before a line": (post(BULK, b'{}\n ,{"command":"a"}', NDJSON), 200, NDJSON, "per line, without commas"),
-    # ---------------------------------------------------------------------------------------------- what was meant
+    # --------------------------------------------------------------------------------------------- ambiguous input
     "a slash too many": (get("/v1/jobs/"), 404, PROBLEM, "did you mean /v1/jobs?"),
     "two slashes": (get("//v1//jobs"), 404, PROBLEM, "did you mean /v1/jobs?"),
     "in capitals": (get("/V1/Jobs"), 404, PROBLEM, "did you mean /v1/jobs?"),
@@ -337,7 +337,7 @@ RAW: dict[str, tuple[bytes, int, str, str]] = {
 
 
 def check(server: Server, cases: dict[str, tuple[bytes, int, str, str]]) -> None:
-    """Send all of them, and name all that are answered otherwise."""
+    """Send all requests, and report every unexpected response."""
     wrong = {}
     for name, (data, status, kind, text) in cases.items():
         found = ask(server, data)
@@ -362,7 +362,7 @@ def test_raw_requests(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, TokenFile]]:
-    """A server with TLS that asks for credentials."""
+    """A server with TLS that requires credentials."""
     directory = tmp_path_factory.mktemp("guarded")
     authority, tokens = Authority(directory), TokenFile(directory, alice="admin")
     server = embedded(directory, *options(authority.serve()), *tokens.options, FLUX_TOKEN="a-password")
@@ -371,7 +371,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     server.close()
 
 
-#: Of broken bodies: the beginning of the body, its headers, and the status where its route is let in.
+#: Invalid bodies: the beginning of the body, its headers, and the status if the request is authorized.
 BROKEN: dict[str, tuple[bytes, dict[str, str], int]] = {
     "gzip": (b"{}", {"Content_Type": JSON, "Content_Encoding": "gzip"}, 415),
     "an unknown coding": (b"{}", {"Content_Type": JSON, "Content_Encoding": "nonsense"}, 415),
@@ -385,7 +385,7 @@ BROKEN: dict[str, tuple[bytes, dict[str, str], int]] = {
 
 
 def test_bodies_before_and_after_authentication(guarded: tuple[Server, TokenFile]) -> None:
-    """Every route that takes a body: a stranger learns of it only where none is asked for a credential."""
+    """On every route with a body, an anonymous client gets details of errors only if the route needs no credential."""
     server, tokens = guarded
     paths = server.http.get("/openapi.json", headers=tokens.headers("alice")).json()["paths"]
     wrong = {}
@@ -396,7 +396,7 @@ def test_bodies_before_and_after_authentication(guarded: tuple[Server, TokenFile
         public = methods["post"].get("security") == []
         for name, (body, headers, status) in BROKEN.items():
             if path == BULK and status == 400:
-                continue  # a matter of the line
+                continue  # the result of a line
             found = ask(server, request("POST", asked, body, **headers))
             expected = {status} if public else {401}
             if path in ("/v1/login/access-token", "/v1/token") and status == 400:
@@ -431,8 +431,8 @@ def test_plain_http_on_a_tls_port(guarded: tuple[Server, TokenFile]) -> None:
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_who_waits_for_the_root(guarded: tuple[Server, TokenFile]) -> None:
-    """The Flux Operator's SDK and flux-cloud wait for 200; a program that wants JSON, or shows a token, is told."""
+def test_root_for_anonymous_clients(guarded: tuple[Server, TokenFile]) -> None:
+    """The Flux Operator's SDK and flux-cloud wait for 200; a program that accepts JSON or sends a token gets 401."""
     server, tokens = guarded
     with httpx.Client(base_url=server.url, verify=server.verify, timeout=PATIENCE) as client:
         for accept in ("*/*", "text/html,application/xhtml+xml,*/*;q=0.8"):
@@ -448,7 +448,7 @@ def test_who_waits_for_the_root(guarded: tuple[Server, TokenFile]) -> None:
         assert client.get("/", headers=tokens.headers("alice")).status_code == 200
 
 
-def test_addresses_lead_on_behind_a_prefix(server: Server) -> None:
+def test_relative_addresses_work_behind_a_prefix(server: Server) -> None:
     behind = httpx.URL("https://portal.example/hpc/flux/")
     submitted = [server.http.post(SUBMIT, json={"command": "true", "name": "prefixed"}) for _ in range(2)]
     for answer in submitted:
@@ -463,7 +463,7 @@ def test_addresses_lead_on_behind_a_prefix(server: Server) -> None:
         assert server.http.get(page.url.join(link)).json()
 
 
-def test_a_version_that_is_known(server: Server) -> None:
+def test_conditional_requests(server: Server) -> None:
     for path in ("/openapi.json", "/static/docs.js"):
         first = server.http.get(path)
         tag = first.headers["ETag"]
@@ -484,8 +484,8 @@ def test_a_version_that_is_known(server: Server) -> None:
         assert server.http.head(path, headers={"Range": "bytes=2-5"}).status_code == 200
 
 
-def test_text_says_its_charset(server: Server) -> None:
-    """Without it a client that follows RFC 2616 reads ISO 8859-1; a list in Accept is read as one."""
+def test_text_has_a_charset(server: Server) -> None:
+    """Without it a client that follows RFC 2616 assumes ISO 8859-1. Accept can be a list."""
     job = server.run(["echo", "🥞 é"])["f58id"]
     for path in (f"/v1/jobs/{job}/output", f"/v1/jobs/{job}/output/stream"):
         for accept in (
@@ -496,7 +496,7 @@ def test_text_says_its_charset(server: Server) -> None:
             "*/*;q=0.1,text/plain",
         ):
             if "text/*" in accept and path.endswith("stream"):
-                continue  # which is of events first
+                continue  # the first stream, of events
             answer = server.http.get(path, headers={"Accept": accept})
             assert answer.headers["Content-Type"] == TEXT, accept
             assert answer.text == "🥞 é\n"
@@ -510,8 +510,8 @@ def test_text_says_its_charset(server: Server) -> None:
         assert server.http.head(path).headers["Content-Type"] == "text/event-stream; charset=utf-8"
 
 
-def test_a_progress_bar(server: Server, tmp_path: Path) -> None:
-    """Text is sent as it is written, and each byte once; what is read decides how the job goes on."""
+def test_progress_bar(server: Server, tmp_path: Path) -> None:
+    """Text is streamed as it is written, and each byte once; the job waits for what has been read."""
     script = f"""
 printf '10%%' ; while [ ! -e {tmp_path}/1 ]; do sleep 0.05; done
 printf '\\r50%% é' ; printf 'warn' >&2; while [ ! -e {tmp_path}/2 ]; do sleep 0.05; done
@@ -552,21 +552,21 @@ printf '\\r100%%\\nnext\\n' ; printf 'ing\\n' >&2; printf end
         "warn",
         "ing\n",
         "end",
-    ):  # which of two streams is first is open
+    ):  # whether the first of the two streams is open
         assert seen["both"].decode().count(part) == 1
     assert len(seen["both"]) == len(seen["stdout"]) + len("warning\n")
 
 
-# ------------------------------------------------------------------------------------- what comes behind a request
+# ------------------------------------------------------------------------------------------------- after a request
 
 
-def all_of(server: Server, *pieces: bytes) -> bytes:
-    """Send pieces, one after another, and read until the connection ends."""
+def send_all(server: Server, *chunks: bytes) -> bytes:
+    """Send chunks of data, one after another, and read until the connection ends."""
     with connect(server, buffer=65536) as connection:
         connection.settimeout(PATIENCE)
-        for piece in pieces:
-            connection.sendall(piece)
-            time.sleep(0.2)  # so that the next one is read by itself
+        for chunk in chunks:
+            connection.sendall(chunk)
+            time.sleep(0.2)  # so that the next one is read separately
         found = b""
         with contextlib.suppress(ConnectionResetError):
             while more := connection.recv(65536):
@@ -575,15 +575,15 @@ def all_of(server: Server, *pieces: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("upgrade", [H2C, (b"Connection: Upgrade", b"Upgrade: websocket")])
-def test_behind_an_upgrade(server: Server, upgrade: tuple[bytes, ...]) -> None:
-    """It is answered as if it were none (RFC 9110, 7.8), and says that what comes behind it is not answered."""
-    found = all_of(server, get("/livez", *upgrade) + get("/livez", b"Connection: close"))
+def test_upgrade_is_ignored(server: Server, upgrade: tuple[bytes, ...]) -> None:
+    """The upgrade is ignored (RFC 9110, 7.8), and the response says that the connection closes."""
+    found = send_all(server, get("/livez", *upgrade) + get("/livez", b"Connection: close"))
     assert found.count(b"HTTP/1.1 200 ") == 1
     assert b"\r\nConnection: close\r\n" in found
 
 
-def test_an_upgrade_behind_other_requests(server: Server) -> None:
-    found = all_of(server, get("/livez") * 3 + get("/livez", *H2C))
+def test_upgrade_after_other_requests(server: Server) -> None:
+    found = send_all(server, get("/livez") * 3 + get("/livez", *H2C))
     assert found.count(b"HTTP/1.1 200 ") == 4
     assert found.count(b"\r\nConnection: close\r\n") == 1
 
@@ -600,12 +600,12 @@ def test_an_upgrade_behind_other_requests(server: Server) -> None:
     ids=["a long trailer", "many trailers", "a wrong trailer", "no chunk", "a negative chunk"],
 )
 @pytest.mark.parametrize("path", [SUBMIT, BULK])
-def test_what_goes_wrong_behind_the_head(server: Server, path: str, rest: bytes, status: int) -> None:
-    """It is told at once, and not when the time for a body is over; the connection ends."""
+def test_errors_after_the_headers(server: Server, path: str, rest: bytes, status: int) -> None:
+    """The error is sent at once, not after the body timeout, and the connection closes."""
     kind = JSON if path == SUBMIT else NDJSON
     begin = b"POST %b HTTP/1.1\r\n%bContent-Type: %b\r\n" % (path.encode(), HOST, kind.encode())
     before = time.monotonic()
-    found = all_of(server, get("/livez") + begin + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\n", rest)
+    found = send_all(server, get("/livez") + begin + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\n", rest)
     assert time.monotonic() - before < 10
     assert found.startswith(b"HTTP/1.1 200 ")
     assert found.count(b"HTTP/1.") == 2
@@ -621,6 +621,6 @@ def test_what_goes_wrong_behind_the_head(server: Server, path: str, rest: bytes,
         "/v1/launchers", "/v1/service", "/v1/whoami", "/v1/jobs/12345", "/nowhere", "/livez", "/readyz?verbose", "/metrics",
     ],
 )  # fmt: skip
-def test_a_terminals_prompt_begins_on_a_line_of_its_own(server: Server, path: str) -> None:
+def test_responses_end_with_a_newline(server: Server, path: str) -> None:
     job = server.run(["echo", "hello"])["id"]
     assert server.http.get(path.format(id=job)).content.endswith(b"\n")

@@ -1,4 +1,4 @@
-"""Tokens that somebody else has made: a Kubernetes cluster's, an OpenID Connect issuer's; and all methods at once."""
+"""Tokens of a Kubernetes cluster and of an OpenID Connect issuer, and all authentication methods together."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def _options(cluster: KubernetesAPI) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_clusters_tokens_and_its_rbac(own_server: Callable[..., Server], cluster: KubernetesAPI) -> None:
+def test_cluster_tokens_and_rbac(own_server: Callable[..., Server], cluster: KubernetesAPI) -> None:
     server = own_server(*_options(cluster))
     expected = {"alice": ["read", "submit"], "ops": ["read", "submit", "admin"]}
     for user, scopes in expected.items():
-        who = server.http.get("/v1/whoami", headers=bearer(cluster.issue(user))).json()
-        assert (who["name"], who["scopes"], who["method"]) == (user, scopes, "kubernetes")
+        whoami = server.http.get("/v1/whoami", headers=bearer(cluster.issue(user))).json()
+        assert (whoami["name"], whoami["scopes"], whoami["method"]) == (user, scopes, "kubernetes")
     watcher = bearer(cluster.issue("dashboard", groups=["watchers"]))
     assert server.http.get("/v1/jobs", headers=watcher).status_code == 200
     problem(server.http.post("/v1/jobs/submit", headers=watcher, data={"command": "true"}), 403)
-    nobody = problem(server.http.get("/v1/jobs", headers=bearer(cluster.issue("stranger"))), 403)
-    assert "stranger has none" in nobody["detail"]
+    refused = problem(server.http.get("/v1/jobs", headers=bearer(cluster.issue("stranger"))), 403)
+    assert "stranger has none" in refused["detail"]
     problem(server.http.get("/v1/jobs", headers=bearer(cluster.issue("alice", audiences=["api"]))), 401)
     problem(server.http.get("/v1/jobs", headers=bearer(cluster.issue("alice", expires=time.time() - 1))), 401)
     job = server.http.post("/v1/jobs/submit", headers=bearer(cluster.issue("alice")), data={"command": "true"}).json()
     assert server.http.get(f"/v1/jobs/{job['f58id']}", headers=watcher).json()["submitter"] == "alice"
 
 
-def test_a_cluster_that_does_not_answer(own_server: Callable[..., Server], cluster: KubernetesAPI) -> None:
-    """503, and nobody is let in; who is known stays so for a while, and the server lives."""
+def test_cluster_that_does_not_answer(own_server: Callable[..., Server], cluster: KubernetesAPI) -> None:
+    """Unknown tokens get 503, cached ones stay valid for some time, and the server stays alive."""
     server = own_server(*_options(cluster))
     known = bearer(cluster.issue("alice"))
     assert server.http.get("/v1/jobs", headers=known).status_code == 200
@@ -77,15 +77,15 @@ def test_a_cluster_that_does_not_answer(own_server: Callable[..., Server], clust
     assert "system:auth-delegator" in refused["detail"]
 
 
-def test_an_issuers_tokens(own_server: Callable[..., Server]) -> None:
+def test_issuer_tokens(own_server: Callable[..., Server]) -> None:
     with Issuer() as issuer:
         server = own_server(
             "--oidc-issuer", issuer.url, "--oidc-scope-claim", "groups", "--oidc-name-claim", "email",
             "--oidc-scopes", "hpc-users=submit,hpc-ops=admin",
         )  # fmt: skip
         token = issuer.token({"groups": ["hpc-users", "others"], "email": "alice@example.org"})
-        who = server.http.get("/v1/whoami", headers=bearer(token)).json()
-        assert (who["name"], who["scopes"], who["method"]) == ("alice@example.org", ["read", "submit"], "oidc")
+        whoami = server.http.get("/v1/whoami", headers=bearer(token)).json()
+        assert (whoami["name"], whoami["scopes"], whoami["method"]) == ("alice@example.org", ["read", "submit"], "oidc")
         ops = issuer.token({"groups": ["hpc-ops"], "email": "ops@example.org"})
         issuer.trouble = "hangs"
         assert server.http.post("/v1/jobs/submit", headers=bearer(ops), data={"command": "true"}).status_code == 200
@@ -93,7 +93,7 @@ def test_an_issuers_tokens(own_server: Callable[..., Server]) -> None:
         problem(server.http.get("/v1/jobs", headers=bearer(issuer.token({"exp": 1}))), 401)
 
 
-def test_an_issuer_that_is_not_there(own_server: Callable[..., Server]) -> None:
+def test_unavailable_issuer(own_server: Callable[..., Server]) -> None:
     with Issuer() as issuer:
         issuer.trouble = "500"
         server = own_server("--oidc-issuer", issuer.url)
@@ -104,7 +104,7 @@ def test_an_issuer_that_is_not_there(own_server: Callable[..., Server]) -> None:
         eventually(lambda: server.http.get("/v1/jobs", headers=bearer(token)).status_code == 200, what="the issuer")
 
 
-def test_all_methods_at_once(own_server: Callable[..., Server], cluster: KubernetesAPI, tmp_path: Path) -> None:
+def test_all_methods_together(own_server: Callable[..., Server], cluster: KubernetesAPI, tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, bot="submit")
     with Issuer() as issuer:
         server = own_server(*_options(cluster), *tokens.options, "--oidc-issuer", issuer.url, FLUX_TOKEN=PASSWORD)
@@ -117,16 +117,16 @@ def test_all_methods_at_once(own_server: Callable[..., Server], cluster: Kuberne
         for method, how in ways:
             assert server.http.get("/v1/whoami", **how).json()["method"] == method
         cluster.fail(FAILING)
-        for _, how in ways[:3]:  # who asks nobody else does not notice
+        for _, how in ways[:3]:  # methods that do not need the cluster still work
             assert server.http.post("/v1/jobs/submit", data={"command": "true"}, **how).status_code == 200
         problem(server.http.get("/v1/jobs"), 401)
     assert {event["method"] for event in audit(server) if event["outcome"] == "done"} == {"token", "login", "oidc"}
 
 
-def test_a_revoked_token_while_the_cluster_does_not_answer(
+def test_revoked_token_while_the_cluster_does_not_answer(
     own_server: Callable[..., Server], cluster: KubernetesAPI, tmp_path: Path
 ) -> None:
-    """The file alone decides: neither the cluster nor other streams are asked for first."""
+    """The tokens file alone decides, without a request to the cluster and without waiting for other streams."""
     tokens = TokenFile(tmp_path, bob="read", carol="admin", dave="read")
     server = own_server(*_options(cluster), *tokens.options)
     others = [bearer(cluster.issue("alice")) for _ in range(12)]
@@ -142,10 +142,10 @@ def test_a_revoked_token_while_the_cluster_does_not_answer(
         lines = tokens.path.read_text().splitlines(True)
         tokens.path.write_text("".join(lines[1:]).replace(":admin:", ":read:"))
         began = time.monotonic()
-        for name in ("bob", "carol"):  # without a credential, and with a scope less
+        for name in ("bob", "carol"):  # without a credential, and with too little scope
             *_, last = streams[name]
             assert (last.event, last.data["reason"]) == ("end", "unauthenticated")
         assert time.monotonic() - began < 10
         tokens.path.write_text("")
-        *_, last = streams["dave"]  # it was let in until now
+        *_, last = streams["dave"]  # it was accepted until now
         assert (last.event, last.data["reason"]) == ("end", "unauthenticated")

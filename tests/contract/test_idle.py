@@ -1,4 +1,4 @@
-"""``--idle-stop``: an instance that nobody uses ends by itself, and one that is used does not."""
+"""``--idle-stop``: an idle instance is stopped, and one in use is not."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tests.support.sse import ask
 
 
 def service(server: Server) -> dict[str, Any]:
-    """Ask the one thing that is no use of the instance."""
+    """Read the service's status, which does not count as use."""
     return dict(server.http.get("/v1/service").json())
 
 
 def idle(server: Server) -> float:
-    """Return how long is left once the instance is idle."""
+    """Wait until the instance is idle; return the seconds until it is stopped."""
     return float(eventually(lambda: service(server)["idle_left"], what="idleness"))
 
 
-def test_an_unused_instance_ends_with_0(own_server: Callable[..., Server]) -> None:
+def test_idle_instance_is_stopped_with_exit_code_0(own_server: Callable[..., Server]) -> None:
     server = own_server("--idle-stop", "3")
     assert server.wait() == 0
     assert "idle for 3s" in server.text()
     assert not server.leftovers()
 
 
-def test_a_used_instance_ends_when_its_job_has_ended(own_server: Callable[..., Server]) -> None:
-    """The job takes twice as long as an idle instance may last."""
+def test_instance_stops_after_its_job_has_ended(own_server: Callable[..., Server]) -> None:
+    """The job takes twice as long as the idle time."""
     server = own_server("--idle-stop", "2.5s")
     server.submit("sleep 5")
 
@@ -49,27 +49,27 @@ def test_a_used_instance_ends_when_its_job_has_ended(own_server: Callable[..., S
     assert "idle for 2.5s" in server.text()
 
 
-def test_off_by_default(server: Server) -> None:
+def test_disabled_by_default(server: Server) -> None:
     found = service(server)
     assert (found["idle_stop"], found["idle_left"]) == (None, None)
 
 
-def test_what_is_left_is_shown_and_every_call_begins_anew(own_server: Callable[..., Server]) -> None:
+def test_idle_time_is_shown_and_restarts_with_each_request(own_server: Callable[..., Server]) -> None:
     server = own_server("--idle-stop", "1.5h")
     assert service(server)["idle_stop"] == 5400
     first = idle(server)
     assert 0 < first <= 5400
     for path in ("/livez", "/readyz", "/v1/service"):
-        # No calls, in the sense of a use: what is left becomes less, although somebody asks all the time.
-        _less(server, 0.5, path)
+        # These requests are not a use: the remaining time decreases although they are sent all the time.
+        _wait_for_less(server, 0.5, path)
     for use in ("/v1/jobs", "/no/such/path"):
-        later = _less(server, 2, "/livez")
+        later = _wait_for_less(server, 2, "/livez")
         server.http.get(use)
         assert idle(server) > later
 
 
-def _less(server: Server, seconds: float, path: str) -> float:
-    """Ask for a path until so many seconds less are left, and return how many are."""
+def _wait_for_less(server: Server, seconds: float, path: str) -> float:
+    """Request a path until the remaining time has decreased by the given seconds, and return it."""
     before = idle(server)
 
     def less() -> float | None:
@@ -80,7 +80,7 @@ def _less(server: Server, seconds: float, path: str) -> float:
     return float(eventually(less, what=f"less than {before - seconds} s left"))
 
 
-def test_a_call_under_way_is_a_use(own_server: Callable[..., Server]) -> None:
+def test_request_in_progress_is_a_use(own_server: Callable[..., Server]) -> None:
     server = own_server("--idle-stop", "30m")
     idle(server)
     host, port = server.url.removeprefix("http://").split(":")
@@ -94,11 +94,11 @@ def test_a_call_under_way_is_a_use(own_server: Callable[..., Server]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/{job}/output/stream", "/v1/jobs/{job}/events"])
-def test_a_stream_that_is_left_open_is_no_use(own_server: Callable[..., Server], path: str) -> None:
-    """A browser's tab follows events for as long as it is open, and refreshes its page by itself."""
+def test_open_stream_is_not_a_use(own_server: Callable[..., Server], path: str) -> None:
+    """A browser tab follows events while it is open, and refreshes its page."""
     server = own_server("--idle-stop", "3s")
     job = server.run("true")["id"]
-    held = server.submit("true", urgency=0)  # a stream of its own does not end by itself
+    held = server.submit("true", urgency=0)  # its stream does not end while the instance runs
     with ask(server.url, path.format(job=held if "job" in path else job)) as stream:
         assert b" 200 OK" in stream.recv(200)
         server.http.post(f"/v1/jobs/{held}/cancel")
@@ -109,21 +109,21 @@ def test_a_stream_that_is_left_open_is_no_use(own_server: Callable[..., Server],
             except httpx.TransportError:
                 return True
 
-        eventually(refresh, what="the end of an instance that is only watched")
+        eventually(refresh, what="the end of an instance with an open page")
         assert server.wait() == 0
 
 
-def test_a_call_of_a_page_is_a_use(own_server: Callable[..., Server]) -> None:
-    """Unlike its refresh."""
+def test_page_request_is_a_use(own_server: Callable[..., Server]) -> None:
+    """Unlike a refresh of the page."""
     server = own_server("--idle-stop", "30m")
-    before = _less(server, 1, "/livez")
+    before = _wait_for_less(server, 1, "/livez")
     assert server.http.get("/jobs", headers={"Flux-Refresh": "1"}).status_code == 200
     assert idle(server) < before
     assert server.http.get("/jobs").status_code == 200
     assert idle(server) > before
 
 
-def test_who_is_not_let_in_does_not_use_it(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_rejected_requests_are_not_a_use(own_server: Callable[..., Server], tmp_path: Path) -> None:
     """A scanner that tries the port all day must not keep a forgotten cluster alive."""
     server = own_server("--idle-stop", "2s", *TokenFile(tmp_path, someone="read").options)
 
@@ -132,14 +132,14 @@ def test_who_is_not_let_in_does_not_use_it(own_server: Callable[..., Server], tm
             assert server.http.get("/v1/jobs").status_code == 401
             assert server.http.get("/login").status_code == 200
         except httpx.TransportError:
-            return True  # it has gone
+            return True  # the server has exited
         return False
 
-    eventually(knock, what="the end of an instance that nobody uses")
+    eventually(knock, what="the end of an instance that gets only rejected requests")
     assert server.wait() == 0
 
 
-def test_a_job_is_a_use(own_server: Callable[..., Server]) -> None:
+def test_job_is_a_use(own_server: Callable[..., Server]) -> None:
     server = own_server("--idle-stop", "30m")
     held = server.submit("true", urgency=0)
     server.state(held, "SCHED")
@@ -149,7 +149,7 @@ def test_a_job_is_a_use(own_server: Callable[..., Server]) -> None:
     assert idle(server) <= 1800
 
 
-def test_a_launcher_is_a_use(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_launcher_is_a_use(own_server: Callable[..., Server], tmp_path: Path) -> None:
     program, flag = tmp_path / "bin" / "snakemake", tmp_path / "flag"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\nwhile ! test -e {flag}; do sleep 0.05; done\n")
@@ -164,7 +164,7 @@ def test_a_launcher_is_a_use(own_server: Callable[..., Server], tmp_path: Path) 
     assert server.text().index("launcher ended") < server.text().index("idle for 3s")
 
 
-def test_a_stop_goes_its_own_way(own_server: Callable[..., Server]) -> None:
+def test_stop_is_independent_of_the_idle_time(own_server: Callable[..., Server]) -> None:
     server = own_server("--idle-stop", "30m")
     idle(server)
     held = server.submit("true", urgency=0)
@@ -176,5 +176,5 @@ def test_a_stop_goes_its_own_way(own_server: Callable[..., Server]) -> None:
     assert server.wait() == 0
 
 
-def test_by_variable(own_server: Callable[..., Server]) -> None:
+def test_environment_variable(own_server: Callable[..., Server]) -> None:
     assert service(own_server(FLUX_SIDECAR_IDLE_STOP="2d"))["idle_stop"] == 2 * 86400

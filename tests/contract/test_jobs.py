@@ -1,4 +1,4 @@
-"""The main job: submit, list, read, cancel, on both instances."""
+"""Jobs: submit, list, read and cancel, with both engines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREDECESSOR_FIELDS = {
 }  # fmt: skip
 
 
-def test_a_job_from_submit_to_result(server: Server) -> None:
+def test_job_from_submit_to_result(server: Server) -> None:
     answer = server.http.post("/v1/jobs/submit", json={"command": "echo hello", "name": "greeting"})
     assert answer.status_code == 200
     body = answer.json()
@@ -41,7 +41,7 @@ def test_a_job_from_submit_to_result(server: Server) -> None:
 
 
 @pytest.mark.parametrize("how", ["json", "data", "params"])
-def test_the_same_names_in_json_form_and_query(server: Server, how: str) -> None:
+def test_same_parameters_in_json_form_and_query(server: Server, how: str) -> None:
     sent: dict[str, Any] = {how: {"command": "printenv FLUX_TASK_RANK", "num_tasks": 2}}
     answer = server.http.post("/v1/jobs/submit", **sent)
     assert answer.status_code == 200, answer.text
@@ -50,25 +50,25 @@ def test_the_same_names_in_json_form_and_query(server: Server, how: str) -> None
     assert sorted(server.output(job["id"])) == ["0\n", "1\n"]
 
 
-def test_json_that_curl_calls_a_form(server: Server) -> None:
+def test_json_with_the_content_type_of_a_form(server: Server) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = server.http.post("/v1/jobs/submit", content='{"command": ["true"]}', headers=headers)
     assert answer.status_code == 200
 
 
-def test_a_multipart_form(server: Server) -> None:
+def test_multipart_form(server: Server) -> None:
     answer = server.http.post("/v1/jobs/submit", files={"command": (None, "true"), "num_nodes": (None, "")})
     assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("envars", ['{"GREETING": "hi ƒ"}', "{'GREETING': 'hi ƒ'}"])
-def test_envars_in_a_query_as_json_and_as_the_pypi_client_sends_them(server: Server, envars: str) -> None:
+def test_envars_in_a_query(server: Server, envars: str) -> None:
     answer = server.http.post("/v1/jobs/submit", params={"command": "printenv GREETING", "envars": envars})
     job = server.ended(answer.json()["id"])
     assert server.output(job["id"]) == ["hi ƒ\n"]
 
 
-def test_workdir_stdin_and_an_exit_code(server: Server) -> None:
+def test_workdir_stdin_and_exit_code(server: Server) -> None:
     job = server.run(["sh", "-c", "pwd; cat; exit 3"], workdir="/usr", stdin="one\ntwo\n")
     assert (job["result"], job["returncode"], job["waitstatus"]) == ("FAILED", 3, 3 << 8)
     assert job["command"] == ["sh", "-c", "pwd; cat; exit 3"]
@@ -76,7 +76,7 @@ def test_workdir_stdin_and_an_exit_code(server: Server) -> None:
     assert server.output(job["id"]) == ["/usr\n", "one\n", "two\n"]
 
 
-def test_without_stdin_a_reader_sees_the_end_at_once(server: Server) -> None:
+def test_without_stdin_a_job_reads_end_of_file(server: Server) -> None:
     assert server.run("cat")["result"] == "COMPLETED"
 
 
@@ -89,19 +89,19 @@ def test_jobs_do_not_inherit_the_servers_settings(own_server: Callable[..., Serv
     assert not any(name == "FLUX_TOKEN" or name.startswith("FLUX_SIDECAR_MAX") for name in names)
 
 
-def test_a_command_that_does_not_exist(server: Server) -> None:
+def test_command_that_does_not_exist(server: Server) -> None:
     job = server.run("no-such-program --flag")
     assert (job["result"], job["returncode"]) == ("FAILED", 127)
     assert (job["exception"]["type"], job["exception"]["severity"]) == ("exec", 0)
     assert "no-such-program: No such file or directory" in job["exception"]["note"]
 
 
-def test_a_task_killed_by_a_signal(server: Server) -> None:
+def test_task_killed_by_a_signal(server: Server) -> None:
     job = server.run(["sh", "-c", "kill -9 $$"])
     assert (job["result"], job["returncode"]) == ("FAILED", 128 + 9)
 
 
-def test_the_time_limit(server: Server) -> None:
+def test_time_limit(server: Server) -> None:
     job = server.run("sleep 60", runtime=0.5)
     assert job["result"] == "TIMEOUT"
     assert job["exception"]["type"] == "timeout"
@@ -110,7 +110,7 @@ def test_the_time_limit(server: Server) -> None:
     assert job["returncode"] == 142
 
 
-def test_a_running_job_has_a_growing_runtime(server: Server) -> None:
+def test_runtime_of_a_running_job_grows(server: Server) -> None:
     job = server.submit("sleep 60")
     first = server.state(job, "RUN")["runtime"]
     eventually(lambda: server.job(job)["runtime"] > first)
@@ -143,7 +143,7 @@ def test_cancel_of_a_held_job(server: Server) -> None:
     assert "t_run" not in ended
 
 
-def test_urgency_comes_first_then_age(own_server: Callable[..., Server]) -> None:
+def test_order_by_urgency_and_age(own_server: Callable[..., Server]) -> None:
     server = own_server()
     cores = server.http.get("/v1/nodes", params={"details": "true"}).json()["nodes"][0]["cores"]
     blocker = server.submit("sleep 60", cores_per_task=cores)
@@ -155,7 +155,7 @@ def test_urgency_comes_first_then_age(own_server: Callable[..., Server]) -> None
     assert sorted(started, key=started.__getitem__) == [high, first, second, low]
 
 
-def test_every_spelling_of_an_id(server: Server) -> None:
+def test_all_job_id_encodings(server: Server) -> None:
     job = server.run("true")["id"]
     kvs = fluid.kvs(job)
     spellings = [str(job), fluid.f58(job), fluid.f58_ascii(job), hex(job), kvs, kvs[4:], words(job)]
@@ -171,10 +171,10 @@ def test_option_flags_reach_the_job(server: Server) -> None:
 class TestLists:
     @pytest.fixture
     def five(self, server: Server) -> list[int]:
-        """Five ended jobs of a name of their own, oldest first."""
+        """Five ended jobs with a name of their own, oldest first."""
         return [server.run("true" if i % 2 else "false", name="five")["id"] for i in range(5)]
 
-    def test_shapes(self, server: Server, five: list[int]) -> None:
+    def test_forms_of_a_list(self, server: Server, five: list[int]) -> None:
         plain = server.http.get("/v1/jobs", params={"name": "five", "limit": 5}).json()["jobs"]
         assert [job["id"] for job in plain] == five[::-1]
         assert plain[0].keys() == {"id", "f58id", "state", "result", "name"}
@@ -194,7 +194,7 @@ class TestLists:
         assert get("/v1/jobs", params={"limit": 0, "details": True, "listing": True}).json() == []
 
     @pytest.mark.parametrize("shape", [{}, {"details": "true", "listing": "true"}])
-    def test_pages_follow_each_other_without_gap(self, server: Server, five: list[int], shape: dict[str, str]) -> None:
+    def test_pages_are_consecutive(self, server: Server, five: list[int], shape: dict[str, str]) -> None:
         seen: list[int] = []
         answer = server.http.get("/v1/jobs", params={"name": "five", "limit": 2, **shape})
         while True:
@@ -227,7 +227,7 @@ class TestLists:
         assert ids(since=middle) == five[:1:-1]
         assert five[2] not in ids(until=middle)
 
-    def test_a_submitted_job_is_in_every_list_at_once(self, server: Server) -> None:
+    def test_submitted_job_is_in_the_next_list(self, server: Server) -> None:
         for _ in range(20):
             job = server.submit("true", name="at-once")
             assert server.http.get("/v1/jobs", params={"limit": 1}).json()["jobs"][0]["id"] == job
@@ -235,7 +235,7 @@ class TestLists:
 
 
 class TestSearch:
-    def test_counts_of_the_window(self, server: Server) -> None:
+    def test_counts_and_pages(self, server: Server) -> None:
         jobs = [server.run(["echo", "needle-ƒ-42"])["id"] for _ in range(4)]
 
         def search(**query: Any) -> dict[str, Any]:
@@ -257,18 +257,18 @@ class TestSearch:
         assert search(query="no such text")["data"] == []
 
     @pytest.mark.parametrize("text", ['"', "%", "_", "a%", "'", "; DROP TABLE jobs", "NEAR(", "*", "a AND", "\\"])
-    def test_any_text_is_only_text(self, server: Server, text: str) -> None:
+    def test_any_text_can_be_searched(self, server: Server, text: str) -> None:
         server.submit(["echo", f"x{text}y"])
         answer = server.http.get("/v1/jobs/search", params={"query": text, "length": 1})
         assert answer.status_code == 200
         assert text in " ".join(answer.json()["data"][0]["command"])
 
-    def test_state_and_result_are_found_as_words(self, server: Server) -> None:
+    def test_search_by_state_and_result(self, server: Server) -> None:
         job = server.run("false")["id"]
         found = server.http.get("/v1/jobs/search", params={"query": "failed", "length": 100}).json()["data"]
         assert job in [each["id"] for each in found]
 
-    def test_as_datatables_asks(self, server: Server) -> None:
+    def test_parameters_of_datatables(self, server: Server) -> None:
         for name in ("dt-b", "dt-c", "dt-a"):
             server.run("true", name=name)
         query = {
@@ -320,7 +320,7 @@ def test_head_is_get_without_a_body(server: Server) -> None:
             assert client.get("/livez").text == "ok\n", "the connection is in step: no body followed"
 
 
-def test_the_docs_page_needs_no_other_host(server: Server) -> None:
+def test_docs_page_uses_no_other_host(server: Server) -> None:
     page = server.http.get("/docs")
     assert page.headers["Content-Type"].startswith("text/html")
     assert "http://" not in page.text
@@ -330,15 +330,15 @@ def test_the_docs_page_needs_no_other_host(server: Server) -> None:
         assert server.http.get(path).status_code == 200
 
 
-def test_many_readers_during_a_flood_of_submits(server: Server) -> None:
-    """Nobody waits for anybody: a read takes no longer because others submit."""
+def test_reads_are_not_delayed_by_submits(server: Server) -> None:
+    """A list is read after each of many submits."""
     with httpx.Client(base_url=server.url) as other:
         for _ in range(50):
             server.submit("true")
             assert other.get("/v1/jobs", params={"limit": 1}).status_code == 200
 
 
-def test_a_reader_that_goes_away_disturbs_nobody(own_server: Callable[..., Server]) -> None:
+def test_disconnecting_readers_do_not_affect_others(own_server: Callable[..., Server]) -> None:
     server = own_server()
     for _ in range(60):
         server.submit(["echo", "x" * 8000], urgency=0)
@@ -350,8 +350,8 @@ def test_a_reader_that_goes_away_disturbs_nobody(own_server: Callable[..., Serve
     assert "a request failed" not in server.text()
 
 
-def test_every_spelling_is_found(server: Server) -> None:
-    """An id in each of Flux's spellings, and in part; text whatever its case, and however its accents are typed."""
+def test_search_finds_every_job_id_encoding(server: Server) -> None:
+    """An ID in each of Flux's encodings, and in part; text in any case, and with any Unicode form of its accents."""
     job = server.run(["true"], name="caf\u00e9 \u00c4")["id"]
     spelled = fluid.f58(job)
     kvs = fluid.kvs(job)
@@ -363,11 +363,11 @@ def test_every_spelling_is_found(server: Server) -> None:
         assert job in [each["id"] for each in found["data"]], text
         assert found["recordsMatched"] == len(found["data"])
         assert spelled.replace("ƒ", "f") in server.http.get("/jobs", params={"q": text}).text, text
-    for text in ("\u00e4", "\u00c4"):  # shorter than the index helps with
+    for text in ("\u00e4", "\u00c4"):  # shorter than the index supports
         assert job in [each["id"] for each in server.http.get("/v1/jobs/search", params={"query": text}).json()["data"]]
 
 
-def test_a_pipe_without_a_shell_is_warned_of(server: Server) -> None:
+def test_pipe_without_a_shell_is_warned_of(server: Server) -> None:
     form = {"command": "echo hi | wc"}
     answer = server.http.post("/v1/jobs/submit", data=form)
     [warning] = answer.json()["warnings"]
@@ -378,8 +378,8 @@ def test_a_pipe_without_a_shell_is_warned_of(server: Server) -> None:
     assert "warnings" not in server.http.post("/v1/jobs/submit", data={"command": "echo hi"}).json()
 
 
-def test_shell_options_that_do_nothing_are_warned_of(server: Server, tmp_path: Path) -> None:
-    """The embedded engine has no shell of Flux; on Flux the option has its effect."""
+def test_ignored_shell_options_are_warned_of(server: Server, tmp_path: Path) -> None:
+    """The embedded engine has no Flux shell; on Flux the option has its effect."""
     path = tmp_path / "out"
     options = {"output.stdout.type": "file", "output.stdout.path": str(path), "per-resource": {"type": "node"}}
     answer = server.http.post("/v1/jobs/submit", json={"command": "echo hi", "option_flags": options})
@@ -393,8 +393,8 @@ def test_shell_options_that_do_nothing_are_warned_of(server: Server, tmp_path: P
         assert (server.output(job), path.read_text()) == ([], "hi\n")
 
 
-def test_empty_fields_of_a_form_are_left_out(server: Server) -> None:
-    """As a page sends every field, filled in or not; in JSON an empty name is a fault."""
+def test_empty_form_fields_are_ignored(server: Server) -> None:
+    """A page sends every field, filled in or not; in JSON an empty name is an error."""
     form = dict.fromkeys(("workdir", "envars", "name", "queue", "dependencies", "urgency", "num_tasks", "runtime"), "")
     answer = server.http.post("/v1/jobs/submit", data={**form, "command": "true"})
     assert server.ended(answer.json()["id"])["name"] == "true"
@@ -402,8 +402,8 @@ def test_empty_fields_of_a_form_are_left_out(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["user", "submitter", "queue", "name"])
-def test_an_empty_filter_cancels_nothing(server: Server, name: str) -> None:
-    """As ``-d queue=$QUEUE`` sends it where the variable is not set: it would match nearly every job."""
+def test_empty_filter_cancels_nothing(server: Server, name: str) -> None:
+    """``-d queue=$QUEUE`` sends an empty value if the variable is not set; it would match nearly every job."""
     job = server.submit("true", urgency=0)
     bodies: list[dict[str, Any]] = [{"data": {name: ""}}, {"json": {name: ""}}, {"data": {name: "", "state": "active"}}]
     for body in bodies:
@@ -413,8 +413,8 @@ def test_an_empty_filter_cancels_nothing(server: Server, name: str) -> None:
     server.http.post(f"/v1/jobs/{job}/cancel")
 
 
-def test_a_table_is_sorted_by_any_column(server: Server) -> None:
-    """By each member of a job; what has no value comes first, and running jobs by how long they have run."""
+def test_table_is_sorted_by_any_column(server: Server) -> None:
+    """By each member of a job; jobs without a value come last, and running jobs are sorted by their current runtime."""
     running = server.submit("sleep 60", runtime=1000)
     server.submit("true", urgency=0, name="held")
     server.run("sleep 0.3")
@@ -426,7 +426,7 @@ def test_a_table_is_sorted_by_any_column(server: Server) -> None:
             answer = server.http.get("/v1/jobs/search", params=query)
             assert answer.status_code == 200, answer.text
             values = [_at(job, "id" if name == "f58id" else name) for job in answer.json()["data"]]
-            if name == "runtime":  # of one that runs, it grows while the answer is made
+            if name == "runtime":  # the runtime of a running job grows meanwhile
                 values = [round(value, 1) for value in values]
             assert values == sorted(values, key=_rank, reverse=direction == "desc"), (name, direction)
     unknown = server.http.get("/v1/jobs/search", params={"order[0][column]": "nonsense"})

@@ -1,4 +1,4 @@
-"""Workflow launchers run beside the server, are followed to their end, and end with it."""
+"""Workflow launchers: they run beside the server, can be followed, and end with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.harness import Server, eventually
 
 @pytest.fixture
 def workflow(tmp_path: Path) -> Path:
-    """A program called snakemake, which says what it was given and waits for a file."""
+    """A program called snakemake, which prints its arguments and waits for a file."""
     program = tmp_path / "bin" / "snakemake"
     program.parent.mkdir()
     program.write_text(
@@ -68,7 +68,7 @@ def test_followed_and_listed(server: Server, tmp_path: Path) -> None:
     assert "has ended with code 7" in again.json()["detail"]
 
 
-def test_an_output_that_was_removed(own_server: Callable[..., Server], workflow: Path, tmp_path: Path) -> None:
+def test_removed_output(own_server: Callable[..., Server], workflow: Path, tmp_path: Path) -> None:
     server = own_server(PATH=f"{workflow}:{os.environ['PATH']}", TMPDIR=str(tmp_path))
     number = launch(server, "snakemake run")
     eventually(lambda: server.http.get(f"/v1/launchers/{number}").json()["state"] == "ended")
@@ -85,7 +85,7 @@ def test_cancelled(server: Server) -> None:
     eventually(lambda: server.http.get(f"/v1/launchers/{number}").json()["returncode"] == -15)
 
 
-def test_a_drain_waits_for_it_and_now_ends_it(server: Server) -> None:
+def test_drain_waits_for_a_launcher_and_stop_now_ends_it(server: Server) -> None:
     launch(server, "snakemake wait /nowhere")
     assert server.stop(mode="drain").json()["state"] == "draining"
     assert server.http.get("/v1/service").json()["running_launchers"] == 1
@@ -94,8 +94,8 @@ def test_a_drain_waits_for_it_and_now_ends_it(server: Server) -> None:
     assert not server.leftovers()
 
 
-def test_a_known_name_is_a_known_program(server: Server, workflow: Path, tmp_path: Path) -> None:
-    """Whichever program the caller's own PATH has under that name."""
+def test_known_name_runs_the_configured_program(server: Server, workflow: Path, tmp_path: Path) -> None:
+    """Whatever program with that name is on the caller's PATH."""
     mine = tmp_path / "mine" / "snakemake"
     mine.parent.mkdir()
     mine.write_text("#!/bin/sh\necho mine\n")
@@ -105,7 +105,7 @@ def test_a_known_name_is_a_known_program(server: Server, workflow: Path, tmp_pat
     assert "workflow run" in server.http.get(f"/v1/launchers/{number}/output").text
 
 
-def test_one_that_cannot_start(own_server: Callable[..., Server]) -> None:
+def test_launcher_that_cannot_start(own_server: Callable[..., Server]) -> None:
     server = own_server("--launchers", "no-such-launcher")
     answer = server.http.post("/v1/jobs/submit", json={"command": "no-such-launcher", "is_launcher": True})
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""Who asks too much, too slowly or too often is cut short, and is in nobody's way."""
+"""Limits: callers that send too much, too slowly or too often are refused, and others are not affected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Limited = Callable[..., Server]
 
 @pytest.fixture(params=["plain", "tls"])
 def limited(request: pytest.FixtureRequest, tmp_path: Path, started: Callable[[Any], Server]) -> Limited:
-    """Start a server with limits of its own, with TLS and without: what a limit is good for must not depend on it."""
+    """Start a server with its own limits, with TLS and without: limits must not depend on it."""
 
     def start(*limits: str) -> Server:
         if request.param == "plain":
@@ -43,7 +43,7 @@ def limited(request: pytest.FixtureRequest, tmp_path: Path, started: Callable[[A
 
 
 def _connect(server: Server) -> socket.socket:
-    """Connect, and say nothing, not even a handshake."""
+    """Connect, and send nothing, not even a handshake."""
     host, port = server.url.partition("://")[2].split(":")
     return socket.create_connection((host, int(port)), timeout=60)
 
@@ -75,8 +75,8 @@ def _closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_two_hundred_who_send_their_heads_slowly(limited: Limited) -> None:
-    """Slow loris: each sends a byte now and then, and is cut off; normal calls go on meanwhile."""
+def test_slow_headers_are_cut_off(limited: Limited) -> None:
+    """Slow loris: two hundred connections send single bytes and are closed; other requests succeed meanwhile."""
     server = limited("--header-timeout", "2")
     with connections(server, _SLOW, b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nX-A: ") as slow:
         begun, worst, open_ = time.monotonic(), 0.0, set(slow)
@@ -95,21 +95,21 @@ def test_two_hundred_who_send_their_heads_slowly(limited: Limited) -> None:
     assert server.run("true")["returncode"] == 0
 
 
-def test_a_body_that_comes_slowly(tmp_path: Any, started: Callable[[Any], Server]) -> None:
+def test_slow_body_is_cut_off(tmp_path: Any, started: Callable[[Any], Server]) -> None:
     server = started(embedded(tmp_path, "--body-timeout", "0.5")).ready()
     head = b"POST /v1/jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     with connections(server, 1, head) as (slow,):
         assert b"HTTP/1.1 408 " in slow.recv(4096)
 
 
-def test_heads_that_are_too_large(server: Server) -> None:
+def test_too_large_headers(server: Server) -> None:
     assert server.http.get("/v1/jobs", headers={"X-A": "a" * 200_000}).status_code == 431
     assert server.http.get("/v1/jobs", headers={f"X-{n}": "a" for n in range(500)}).status_code == 431
     assert server.http.get("/v1/jobs").status_code == 200
 
 
-def test_a_flood_is_answered_with_429(own_server: Callable[..., Server], tmp_path: Any) -> None:
-    """One caller's flood is theirs alone: another one's calls and the probes go on, and quickly."""
+def test_flood_is_refused_with_429(own_server: Callable[..., Server], tmp_path: Any) -> None:
+    """The rate limit is for each caller: requests of another caller and probes succeed, and quickly."""
     tokens = TokenFile(tmp_path, flood="submit", other="read")
     server = own_server(*tokens.options, "--rate-limit", "20")
     statuses: Counter[int] = Counter()
@@ -145,15 +145,15 @@ def test_a_flood_is_answered_with_429(own_server: Callable[..., Server], tmp_pat
     assert set(waits) == {"1"}
 
 
-def test_who_shows_nothing_is_limited_too(own_server: Callable[..., Server], tmp_path: Any) -> None:
+def test_anonymous_requests_are_limited(own_server: Callable[..., Server], tmp_path: Any) -> None:
     server = own_server(*TokenFile(tmp_path, someone="read").options, "--rate-limit", "5")
     statuses = Counter(server.http.get("/v1/jobs").status_code for _ in range(60))
     assert statuses.keys() == {401, 429}
     assert server.http.get("/livez").status_code == 200
 
 
-def test_results_that_nobody_reads(tmp_path: Any, started: Callable[[Any], Server]) -> None:
-    """Who sends line after line of a bulk submit and takes no result is cut off, before much is kept for them."""
+def test_unread_bulk_results(tmp_path: Any, started: Callable[[Any], Server]) -> None:
+    """A client that sends a bulk submit and reads no results is disconnected before many of them are buffered."""
     server = started(embedded(tmp_path, "--send-timeout", "1")).ready()
     lines = b"{}\n" * 21_000
     head = b"POST /v1/jobs/bulk HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -167,7 +167,7 @@ def test_results_that_nobody_reads(tmp_path: Any, started: Callable[[Any], Serve
     assert server.http.get("/livez").status_code == 200
 
 
-def test_an_export_that_nobody_reads(tmp_path: Any, started: Callable[[Any], Server]) -> None:
+def test_unread_exports(tmp_path: Any, started: Callable[[Any], Server]) -> None:
     server = started(embedded(tmp_path, "--send-timeout", "1")).ready()
     line = b'{"command":["true","%b"],"urgency":0}\n' % (b"a" * 20_000)
     assert server.http.post("/v1/jobs/bulk", content=line * 1000).text.count('"status":200') == 1000
@@ -176,11 +176,11 @@ def test_an_export_that_nobody_reads(tmp_path: Any, started: Callable[[Any], Ser
         for _ in range(5):
             stack.enter_context(ask(server.url, "/v1/jobs", buffer=4096, Accept="application/x-ndjson"))
         eventually(lambda: server.descriptors >= before + 5, what="all connected")
-        eventually(lambda: server.descriptors <= before, within=10, what="all cut off")
+        eventually(lambda: server.descriptors <= before, within=10, what="the end of all connections")
     assert len(server.http.get("/v1/jobs", headers={"Accept": "application/x-ndjson"}).text.splitlines()) == 1000
 
 
-def test_one_caller_does_not_get_all_streams(own_server: Callable[..., Server], tmp_path: Any) -> None:
+def test_streams_of_one_caller_are_limited(own_server: Callable[..., Server], tmp_path: Any) -> None:
     tokens = TokenFile(tmp_path, many="read", other="read")
     server = own_server(*tokens.options, "--max-streams", "8")
     with contextlib.ExitStack() as stack:
@@ -193,7 +193,7 @@ def test_one_caller_does_not_get_all_streams(own_server: Callable[..., Server], 
         assert b" 200 OK" in stream.recv(200)
 
 
-def test_so_many_streams(own_server: Callable[..., Server]) -> None:
+def test_max_streams(own_server: Callable[..., Server]) -> None:
     server = own_server("--max-streams", "3")
     first = [ask(server.url, "/v1/events") for _ in range(3)]
     try:
@@ -209,21 +209,21 @@ def test_so_many_streams(own_server: Callable[..., Server]) -> None:
         with server.http.stream("GET", "/v1/events") as answer:
             return answer.status_code == 200
 
-    eventually(again, what="a place among the streams")
+    eventually(again, what="a free stream")
 
 
-def test_so_many_connections(limited: Limited) -> None:
-    """Those count too that say nothing, over TLS not even a handshake; and they are ended."""
+def test_max_connections(limited: Limited) -> None:
+    """Connections that send nothing, over TLS not even a handshake, count too; they are closed."""
     server = limited("--max-connections", "10", "--header-timeout", "2")
-    with connections(server, 60, b"") as silent:
-        assert server.http.get("/livez").status_code == 200  # a connection of the ten, which is kept
-        assert sum(not _closed(connection) for connection in silent) <= 9
+    with connections(server, 60, b"") as idle:
+        assert server.http.get("/livez").status_code == 200  # uses one of the ten connections, and keeps it
+        assert sum(not _closed(connection) for connection in idle) <= 9
         with httpx.Client(base_url=server.url, verify=server.verify) as another:
-            eventually(lambda: _status(another) == 200, within=10, what="an end of the silent ones")
-        assert all(_closed(connection) for connection in silent)
+            eventually(lambda: _status(another) == 200, within=10, what="the end of the idle ones")
+        assert all(_closed(connection) for connection in idle)
 
 
-def test_one_too_many_is_told_so(tmp_path: Any, started: Callable[[Any], Server]) -> None:
+def test_connection_over_the_limit_gets_503(tmp_path: Any, started: Callable[[Any], Server]) -> None:
     server = started(embedded(tmp_path, "--max-connections", "10")).ready()
     with connections(server, 9, b""), httpx.Client(base_url=server.url) as another:
         assert server.http.get("/livez").status_code == 200  # the tenth, which is kept
@@ -232,14 +232,14 @@ def test_one_too_many_is_told_so(tmp_path: Any, started: Callable[[Any], Server]
         assert "--max-connections" in refused.text
 
 
-def test_handshakes_that_fail_are_forgotten(tmp_path: Path, started: Callable[[Any], Server]) -> None:
-    """Nobody is told of the end of a connection whose handshake has failed; it must not count for ever."""
+def test_failed_handshakes_do_not_count(tmp_path: Path, started: Callable[[Any], Server]) -> None:
+    """asyncio does not report the end of a connection whose handshake has failed; it must not count forever."""
     authority = Authority(tmp_path)
     options_ = ("--max-connections", "10", "--header-timeout", "600", *options(authority.serve()))
     server = started(embedded(tmp_path, *options_))
     server.trusts = authority.context()
     server.ready()
-    for first in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"):  # no handshake at all; one that is given up
+    for first in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"):  # no handshake; an incomplete one
         for _ in range(20):
             with _connect(server) as connection:
                 connection.sendall(first)
@@ -250,7 +250,7 @@ def test_handshakes_that_fail_are_forgotten(tmp_path: Path, started: Callable[[A
 
 
 def _status(client: httpx.Client) -> int:
-    """Return the status of a probe; 0 when it was turned away."""
+    """Return the status of a probe; 0 if the connection was refused."""
     try:
         return client.get("/livez").status_code
     except httpx.TransportError:
@@ -258,7 +258,7 @@ def _status(client: httpx.Client) -> int:
 
 
 def _ended(connection: socket.socket) -> bool:
-    """Wait for the end of a connection; fails when there is none in time."""
+    """Wait for the end of a connection; fail if it does not end in time."""
     with contextlib.suppress(ConnectionResetError):
         while connection.recv(4096):
             pass
@@ -278,11 +278,11 @@ def _ended(connection: socket.socket) -> bool:
         b"\r\n\r\n\r\n\r\nnonsense\r\n\r\n",
     ],
 )
-def test_what_is_hardly_http(server: Server, head: bytes) -> None:
-    """Refused, and the connection ended: nobody gets to smuggle a second request in."""
+def test_ambiguous_requests_are_refused(server: Server, head: bytes) -> None:
+    """The connection ends too, so that no second request can be smuggled in."""
     with connections(server, 1, head) as (connection,):
         answer = b""
-        while chunk := connection.recv(4096):  # until it is closed, or the socket's own time-out
+        while chunk := connection.recv(4096):  # until the end of the connection, or the time-out of the socket
             answer += chunk
     assert answer.startswith(b"HTTP/1.0 505 " if b"HTTP/9.9" in head else b"HTTP/1.0 400 "), answer
     assert "a request failed" not in server.text()

@@ -13,7 +13,7 @@ from tests.support.harness import Server, eventually
 from tests.support.settings import make_settings
 
 
-def test_a_server_lingers_after_a_stop_until_a_signal(own_server: Callable[..., Server]) -> None:
+def test_server_lingers_after_a_stop_until_a_signal(own_server: Callable[..., Server]) -> None:
     server = own_server("--linger", "600", "--log-format", "json")
     own = _process(server)
     assert server.stop().status_code == 202
@@ -23,8 +23,8 @@ def test_a_server_lingers_after_a_stop_until_a_signal(own_server: Callable[..., 
     assert server.wait() == 0
 
 
-async def test_a_signal_that_arrives_as_the_linger_starts(tmp_path: Path) -> None:
-    """The handler has run before, and the event loop processes the signal only now: it counts."""
+async def test_signal_that_arrives_as_the_linger_starts(tmp_path: Path) -> None:
+    """The signal handler has already run, and the event loop processes the signal only now: it counts."""
     components = Components(make_settings(embedded=True), tmp_path)
     components.lifecycle.stop("now", by="test")
     components.lifecycle.instance_ended = True
@@ -37,14 +37,14 @@ async def test_a_signal_that_arrives_as_the_linger_starts(tmp_path: Path) -> Non
         await components.tasks.close()
 
 
-def test_a_signalled_server_does_not_linger(own_server: Callable[..., Server]) -> None:
+def test_signalled_server_does_not_linger(own_server: Callable[..., Server]) -> None:
     server = own_server("--linger", "600")
     own = _process(server)
     os.kill(own, signal.SIGTERM)
     assert server.wait() == 0
 
 
-def test_it_leaves_without_a_signal(own_server: Callable[..., Server]) -> None:
+def test_linger_ends_without_a_signal(own_server: Callable[..., Server]) -> None:
     server = own_server("--linger", "0.2")
     assert server.stop().status_code == 202
     assert server.wait() == 0

@@ -1,4 +1,4 @@
-"""The log is a peer like any other: a reader that has gone, one that reads nothing, or a full disk costs lines alone."""
+"""Readers of the log that have exited or read nothing, and a full disk: only log lines are lost."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.support.harness import SIDECAR, Server, eventually
 Start = Callable[[Server], Server]
 
 KINDS = ("embedded", pytest.param("flux", marks=pytest.mark.flux))
-_WITHIN = 30.0  # seconds; a stop's bound is longer
+_WITHIN = 30.0  # seconds; longer than the limit of a stop
 
 
 @pytest.fixture(params=KINDS)
 def run(request: pytest.FixtureRequest, tmp_path: Path, started: Start) -> Callable[..., Server]:
-    """Start a server whose standard error, or output, is a file of the test's."""
+    """Start a server whose standard error, or output, is a file of the test."""
 
     def start(path: str | Path, *options: str, stream: int = 2) -> Server:
         redirected = ["sh", "-c", f'exec "$@" {stream}>"$0"', str(path), SIDECAR, "serve", *options]
@@ -33,7 +33,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, started: Start) -> Calla
 
 
 def pipe(path: Path) -> int:
-    """Make a pipe that holds little, and return its end for reading."""
+    """Make a pipe with a small buffer, and return its end for reading."""
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
@@ -43,12 +43,12 @@ def pipe(path: Path) -> int:
 def serves(server: Server) -> None:
     job = server.submit("sleep 600")
     assert server.state(job, "RUN")["id"] == job
-    for _ in range(100):  # more lines than a pipe holds
+    for _ in range(100):  # more lines than fit into a pipe
         assert server.http.get("/v1/nothing").status_code == 404
     assert server.http.get("/livez").status_code == 200
 
 
-def test_a_reader_that_has_gone(run: Callable[..., Server], tmp_path: Path) -> None:
+def test_reader_that_has_exited(run: Callable[..., Server], tmp_path: Path) -> None:
     reader = pipe(tmp_path / "log")
     server = run(tmp_path / "log", "--port", "0").ready()
     os.close(reader)
@@ -58,8 +58,8 @@ def test_a_reader_that_has_gone(run: Callable[..., Server], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("signals", [0, 1, 2])
-def test_a_reader_that_reads_nothing(run: Callable[..., Server], tmp_path: Path, signals: int) -> None:
-    """Neither a stop, nor a signal, nor a second one waits for it; what it reads later is in order."""
+def test_reader_that_reads_nothing(run: Callable[..., Server], tmp_path: Path, signals: int) -> None:
+    """Neither a stop, nor a signal, nor a second signal waits for it; what it reads later is in order."""
     reader = pipe(tmp_path / "log")
     server = run(tmp_path / "log", "--port", "0").ready()
     serves(server)
@@ -74,7 +74,7 @@ def test_a_reader_that_reads_nothing(run: Callable[..., Server], tmp_path: Path,
     os.close(reader)
 
 
-def test_a_reader_that_reads_late(run: Callable[..., Server], tmp_path: Path) -> None:
+def test_reader_that_reads_late(run: Callable[..., Server], tmp_path: Path) -> None:
     reader = pipe(tmp_path / "log")
     server = run(tmp_path / "log", "--port", "0").ready()
     for number in range(100):
@@ -96,17 +96,17 @@ def test_a_reader_that_reads_late(run: Callable[..., Server], tmp_path: Path) ->
     os.close(reader)
 
 
-def test_a_full_disk(run: Callable[..., Server]) -> None:
+def test_full_disk(run: Callable[..., Server]) -> None:
     server = run("/dev/full", "--port", "0").ready()
     serves(server)
     server.stop()
     assert server.wait(_WITHIN) == 0
 
 
-def test_an_announcement_that_cannot_be_written(run: Callable[..., Server], tmp_path: Path) -> None:
+def test_readiness_message_that_cannot_be_written(run: Callable[..., Server], tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
     server = run("/dev/full", "--socket", str(path), "--no-tcp", stream=1)
-    eventually(path.exists, what="a socket that is listened on")  # it appears under its name when it is
+    eventually(path.exists, what="a socket that is listened on")  # the file appears when the socket listens
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
         eventually(lambda: client.get("/readyz").status_code == 200, what="readiness")
         assert client.post("/v1/service/stop").status_code == 202

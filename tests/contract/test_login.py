@@ -1,4 +1,4 @@
-"""The predecessor's login, by its client from PyPI and by hand; and a browser's."""
+"""Login: as the predecessor's client from PyPI does it, by hand, and in a browser."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def signed(claims: dict[str, object], secret: str = SECRET, **header: str) -> di
     return {"Authorization": f"Bearer {token}"}
 
 
-def test_its_library_logs_in(secured: Server) -> None:
-    """All of its calls, and the first is met with 401: it logs in and repeats it."""
+def test_library_logs_in(secured: Server) -> None:
+    """The first of its requests gets 401; the client logs in and repeats it."""
     client = get_client(host=secured.url, user=USER, token=PASSWORD, secret_key=SECRET)
     job = client.submit("printenv A", envars={"A": "b c"}, num_tasks=1)["id"]
     assert secured_job(secured, client.headers, job)["submitter"] == USER
@@ -67,7 +67,7 @@ def secured_job(server: Server, headers: dict[str, str], job: int) -> dict[str, 
     return eventually(ended)
 
 
-def test_its_command_line_logs_in(secured: Server) -> None:
+def test_command_line_logs_in(secured: Server) -> None:
     environment = {**os.environ, **LOGIN, "FLUX_RESTFUL_HOST": secured.url}
     done = subprocess.run(
         [str(BIN / "flux-restful-cli"), "list-nodes"], env=environment, text=True, capture_output=True
@@ -76,15 +76,15 @@ def test_its_command_line_logs_in(secured: Server) -> None:
     assert len(json.loads(done.stdout)["nodes"]) == 1
 
 
-def test_a_signed_login(http: httpx.Client) -> None:
+def test_signed_login(http: httpx.Client) -> None:
     claims: dict[str, object] = {"user": USER, "pass": PASSWORD, "scope": "token"}
     answer = http.post("/v1/token", headers=signed(claims))
     assert answer.status_code == 200
     assert (answer.json()["token_type"], answer.json()["expires_in"]) == ("Bearer", 36000)
     bearer = {"Authorization": f"Bearer {answer.json()['access_token']}"}
-    who = http.get("/v1/whoami", headers=bearer).json()
-    assert (who["name"], who["scopes"], who["method"]) == (USER, ["read", "submit", "admin"], "login")
-    assert 0 < who["expires"] - time.time() <= 36000
+    whoami = http.get("/v1/whoami", headers=bearer).json()
+    assert (whoami["name"], whoami["scopes"], whoami["method"]) == (USER, ["read", "submit", "admin"], "login")
+    assert 0 < whoami["expires"] - time.time() <= 36000
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_a_signed_login(http: httpx.Client) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_login_that_fails(http: httpx.Client, headers: dict[str, str], why: str) -> None:
-    """400 as from the predecessor: a 401 here would have its client ask for ever."""
+def test_failing_login(http: httpx.Client, headers: dict[str, str], why: str) -> None:
+    """400 as from the predecessor: after 401 its client would retry forever."""
     body = problem(http.post("/v1/token", headers=headers), 400)
     assert body["Message"] == "Denied", why
     assert PASSWORD not in json.dumps(body)
 
 
-def test_a_login_that_fails_is_a_refusal_in_the_audit(secured: Server, http: httpx.Client) -> None:
+def test_failing_login_is_audited_as_refused(secured: Server, http: httpx.Client) -> None:
     http.post("/v1/token", headers=signed({"user": USER, "pass": "wrong", "scope": "token"}))
     http.post("/v1/login/access-token", data={"username": USER, "password": "wrong"})
     found = eventually(lambda: found if len(found := audit(secured)) == 2 else None)
@@ -119,14 +119,14 @@ def test_a_login_that_fails_is_a_refusal_in_the_audit(secured: Server, http: htt
 
 
 @pytest.mark.parametrize("path", ["/v1/login/access-token", "/login"])
-def test_a_password_in_an_address_is_refused(http: httpx.Client, path: str) -> None:
+def test_password_in_a_url_is_refused(http: httpx.Client, path: str) -> None:
     names = {"username": USER, "user": USER, "password": PASSWORD}
     wanted = ("username", "password") if path != "/login" else ("user", "password")
     answer = http.post(path, params={name: names[name] for name in wanted})
     assert "addresses are logged" in problem(answer, 400)["detail"]
 
 
-def test_an_oauth_form(http: httpx.Client) -> None:
+def test_oauth_form(http: httpx.Client) -> None:
     form = {"username": USER, "password": PASSWORD, "grant_type": "password"}
     token = http.post("/v1/login/access-token", data=form).json()["access_token"]
     assert http.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).status_code == 200
@@ -134,7 +134,7 @@ def test_an_oauth_form(http: httpx.Client) -> None:
     assert refused["Message"] == "Denied"
 
 
-def test_a_password_in_a_header(http: httpx.Client) -> None:
+def test_password_in_a_header(http: httpx.Client) -> None:
     assert http.get("/v1/jobs", auth=(USER, PASSWORD)).status_code == 200
     problem(http.get("/v1/jobs", auth=(USER, "x")), 401)
     problem(http.get("/v1/jobs", headers={"Authorization": "Basic ???"}), 401)
@@ -150,7 +150,7 @@ def test_a_password_in_a_header(http: httpx.Client) -> None:
         {"sub": "1", "exp": 2**40},
     ],
 )
-def test_the_secret_alone_makes_no_access_token(http: httpx.Client, claims: dict[str, object]) -> None:
+def test_secret_does_not_sign_access_tokens(http: httpx.Client, claims: dict[str, object]) -> None:
     problem(http.get("/v1/jobs", headers=signed(claims)), 401)
 
 
@@ -161,7 +161,7 @@ def test_access_tokens_expire(own_server: Callable[..., Server]) -> None:
     assert server.http.get("/v1/jobs", headers=headers).status_code == 200
     eventually(lambda: server.http.get("/v1/jobs", headers=headers).status_code == 401, what="end of the token")
     client = get_client(host=server.url, user=USER, token=PASSWORD, secret_key=SECRET)
-    client.set_bearer_auth(token["access_token"])  # an old one: it logs in anew
+    client.set_bearer_auth(token["access_token"])  # an old one: the client logs in again
     assert client.list_nodes()["nodes"]
     client.session.close()
 
@@ -173,23 +173,23 @@ def test_without_a_shared_secret(own_server: Callable[..., Server]) -> None:
     assert server.http.get("/v1/jobs", auth=("fluxuser", PASSWORD)).status_code == 200
 
 
-def test_guessing_is_slow(secured: Server, http: httpx.Client) -> None:
-    """An address has twenty guesses, then one a second: the right password is refused like a wrong one."""
+def test_failed_logins_are_limited(secured: Server, http: httpx.Client) -> None:
+    """An address has twenty attempts, then one a second; beyond that the right password is refused too."""
     statuses = [http.get("/v1/jobs", auth=(USER, f"guess {n}")).status_code for n in range(30)]
     assert statuses[:20] == [401] * 20
     assert statuses.count(429) >= 8
     refused = http.get("/v1/jobs", auth=(USER, PASSWORD))
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) >= 1
-    eventually(lambda: http.get("/v1/jobs", auth=(USER, PASSWORD)).status_code == 200, what="another guess")
+    eventually(lambda: http.get("/v1/jobs", auth=(USER, PASSWORD)).status_code == 200, what="another attempt")
     assert [http.get("/v1/jobs", auth=(USER, PASSWORD)).status_code for _ in range(30)] == [200] * 30
     refusals = [event for event in audit(secured) if event["outcome"] == "refused"]
     assert 20 <= len(refusals) <= 40
     assert not any("guess" in json.dumps(event) for event in refusals)
 
 
-def test_behind_a_proxy(own_server: Callable[..., Server]) -> None:
-    """Who guesses is in the way of nobody else who comes by the same proxy; and nobody hides behind a made-up hop."""
+def test_failed_logins_behind_a_proxy(own_server: Callable[..., Server]) -> None:
+    """Clients behind one proxy are limited separately, and a forged forwarded address does not bypass the limit."""
     server = own_server("--trusted-proxies", "127.0.0.0/8,10.0.0.0/8", "--log-format", "json", **LOGIN)
 
     def status(password: str, *hops: str) -> int:
@@ -197,8 +197,8 @@ def test_behind_a_proxy(own_server: Callable[..., Server]) -> None:
         return server.http.get("/v1/jobs", auth=(USER, password), headers=headers).status_code
 
     assert [status("x", f"8.8.8.{n}", "203.0.113.7", "10.1.1.1") for n in range(21)] == [401] * 20 + [429]
-    assert status("x", "203.0.113.7:4711") == 429  # another port is nobody else
-    assert [status("x", f"2001:db8::{n}") for n in range(1, 22)] == [401] * 20 + [429]  # nor another address of a /64
+    assert status("x", "203.0.113.7:4711") == 429  # another port is the same client
+    assert [status("x", f"2001:db8::{n}") for n in range(1, 22)] == [401] * 20 + [429]  # as is another address of a /64
     assert status(PASSWORD, "203.0.113.8") == 200
     assert status("x", "203.0.113.8") == 401
     assert status("x", "10.2.2.2", "10.1.1.1") == status("x") == status("x", "not an address") == 401
@@ -206,7 +206,7 @@ def test_behind_a_proxy(own_server: Callable[..., Server]) -> None:
     assert addresses == {"203.0.113.7", "203.0.113.8", "10.2.2.2", "127.0.0.1", "not an address"}
 
 
-def test_without_a_trusted_proxy_its_header_means_nothing(secured: Server, http: httpx.Client) -> None:
+def test_forwarded_header_of_an_untrusted_proxy_is_ignored(secured: Server, http: httpx.Client) -> None:
     http.get("/v1/jobs", headers={"X-Forwarded-For": "203.0.113.7"})
     assert {event["address"] for event in audit(secured)} == {"127.0.0.1"}
 
@@ -216,7 +216,7 @@ def test_without_a_trusted_proxy_its_header_means_nothing(secured: Server, http:
 PAGE = {"Accept": "text/html,application/xhtml+xml", "Sec-Fetch-Site": "none"}
 
 
-def test_a_browser_logs_in_and_out(secured: Server, http: httpx.Client) -> None:
+def test_browser_logs_in_and_out(secured: Server, http: httpx.Client) -> None:
     first = http.get("/docs", headers=PAGE)
     assert first.status_code == 401
     assert first.headers["Content-Type"].startswith("text/html")
@@ -249,12 +249,12 @@ def test_a_browser_logs_in_and_out(secured: Server, http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", ["//evil.example", "/\\evil.example", "https://evil.example", "", "/a\nb"])
-def test_a_login_leads_nowhere_else(http: httpx.Client, elsewhere: str) -> None:
+def test_login_redirects_only_to_local_pages(http: httpx.Client, elsewhere: str) -> None:
     done = http.post("/login", data={"user": USER, "password": PASSWORD, "next": elsewhere})
     assert (done.status_code, done.headers["Location"]) == (303, "./")
 
 
-def test_a_revoked_token_ends_its_sessions(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_revoked_token_ends_its_sessions(own_server: Callable[..., Server], tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, someone="read")
     server = own_server(*tokens.options)
     done = server.http.post("/login", data={"token": tokens.tokens["someone"]})
@@ -264,7 +264,7 @@ def test_a_revoked_token_ends_its_sessions(own_server: Callable[..., Server], tm
     eventually(lambda: server.http.get("/v1/jobs", headers=session).status_code == 401, what="end of the session")
 
 
-# ---------------------------------------------------------------------------------------- pages from elsewhere
+# ----------------------------------------------------------------------------------------------- other origins
 
 
 @pytest.mark.parametrize(
@@ -278,8 +278,8 @@ def test_a_revoked_token_ends_its_sessions(own_server: Callable[..., Server], tm
         {"Origin": "null", "Sec-Fetch-Site": "cross-site"},
     ],
 )
-def test_a_page_from_elsewhere_changes_nothing(server: Server, headers: dict[str, str]) -> None:
-    """On loopback, where nobody is asked who they are, this is all that stands between a web page and a shell."""
+def test_cross_origin_requests_change_nothing(server: Server, headers: dict[str, str]) -> None:
+    """On loopback no credential is required, so only this check protects the shell from web pages."""
     refused = problem(server.http.post("/v1/jobs/submit", data={"command": "true"}, headers=headers), 403)
     assert "--allowed-origins" in refused["detail"]
     assert server.http.get("/v1/service", headers=headers).status_code == 200
@@ -289,8 +289,8 @@ def test_a_page_from_elsewhere_changes_nothing(server: Server, headers: dict[str
     "host",
     ["evil.example", "evil.example:5000", "127.0.0.1.evil.example", "a..b", "x y", "", "evil", "evil:5000", "evil."],
 )
-def test_a_name_that_is_not_ours(server: Server, host: str) -> None:
-    """DNS rebinding: a page's own name is made to point here, and the browser takes both for the same origin."""
+def test_unknown_host_is_refused(server: Server, host: str) -> None:
+    """DNS rebinding: a page's own name resolves to this address, and the browser takes both for the same origin."""
     for path in ("/v1/jobs", "/livez", "/nothing"):
         refused = problem(server.http.get(path, headers={"Host": host}), 421)
         assert "--allowed-hosts" in refused["detail"]
@@ -300,12 +300,12 @@ def test_a_name_that_is_not_ours(server: Server, host: str) -> None:
     "host", ["localhost", "LOCALHOST:5000", "10.1.2.3:5000", "[::1]:5000", "[fd00::1]", "mc.ns.svc:5000", HOST_NAME,
              f"{HOST_NAME}:5000", "mc.ns.svc.cluster.local", "mc.ns.svc.cluster.local.", "a.localhost"]
 )  # fmt: skip
-def test_names_of_the_cluster(server: Server, host: str) -> None:
+def test_host_names_of_the_cluster(server: Server, host: str) -> None:
     assert server.http.get("/livez", headers={"Host": host}).status_code == 200
 
 
-def test_names_without_a_dot(own_server: Callable[..., Server]) -> None:
-    """A Service's is known by the variables that Kubernetes sets; another one has to be named."""
+def test_host_names_without_a_dot(own_server: Callable[..., Server]) -> None:
+    """A Service's name is known from the variables that Kubernetes sets; others must be configured."""
     service = {"FLUX_SIDECAR_SERVICE_HOST": "10.0.0.1", "MY_FLUX_SERVICE_HOST": "10.0.0.2"}
     server = own_server("--allowed-hosts", "gateway", **service)
     for host in ("flux-sidecar:5000", "my-flux", "gateway:80"):
@@ -314,32 +314,32 @@ def test_names_without_a_dot(own_server: Callable[..., Server]) -> None:
         problem(server.http.get("/v1/jobs", headers={"Host": host}), 421)
 
 
-def test_names_without_a_dot_where_a_credential_is_asked_for(own_server: Callable[..., Server]) -> None:
+def test_host_names_without_a_dot_with_credentials(own_server: Callable[..., Server]) -> None:
     server = own_server(FLUX_TOKEN=PASSWORD)
     assert server.http.get("/livez", headers={"Host": "mc-0:5000"}).status_code == 200
     problem(server.http.get("/v1/jobs", headers={"Host": "mc-0:5000"}), 401)
     problem(server.http.get("/livez", headers={"Host": "evil.example"}), 421)
 
 
-def test_a_page_that_may_call_is_not_who_has_logged_in(own_server: Callable[..., Server], tmp_path: Path) -> None:
-    """To a browser a page of the same site is no stranger, and it sends the session's cookie along."""
+def test_allowed_origins_cannot_use_the_session(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """For a browser such a page is of the same site, so it sends the session's cookie."""
     tokens = TokenFile(tmp_path, admin="admin")
     portal = "https://portal.example.org"
     server = own_server(*tokens.options, "--allowed-origins", portal, "--allowed-hosts", "flux.example.org")
-    ours = {"Host": "flux.example.org"}
-    begun = server.http.post("/login", data={"token": tokens.tokens["admin"]}, headers=ours)
-    cookie = {"Cookie": begun.headers["Set-Cookie"].partition(";")[0], **ours}
+    own_host = {"Host": "flux.example.org"}
+    begun = server.http.post("/login", data={"token": tokens.tokens["admin"]}, headers=own_host)
+    cookie = {"Cookie": begun.headers["Set-Cookie"].partition(";")[0], **own_host}
     job = {"command": "true"}
     own = {**cookie, "Origin": "https://flux.example.org", "Sec-Fetch-Site": "same-origin"}
     assert server.http.post("/v1/jobs/submit", json=job, headers=own).status_code == 200
-    theirs = {**cookie, "Origin": portal, "Sec-Fetch-Site": "same-site"}
-    assert server.http.post("/v1/jobs/submit", json=job, headers=theirs).status_code == 401
-    assert server.http.get("/v1/jobs", headers=theirs).status_code == 401
-    shown = {**theirs, **tokens.headers("admin")}
-    assert server.http.post("/v1/jobs/submit", json=job, headers=shown).status_code == 200
+    same_site = {**cookie, "Origin": portal, "Sec-Fetch-Site": "same-site"}
+    assert server.http.post("/v1/jobs/submit", json=job, headers=same_site).status_code == 401
+    assert server.http.get("/v1/jobs", headers=same_site).status_code == 401
+    with_token = {**same_site, **tokens.headers("admin")}
+    assert server.http.post("/v1/jobs/submit", json=job, headers=with_token).status_code == 200
 
 
-def test_names_and_pages_that_are_let_in(own_server: Callable[..., Server]) -> None:
+def test_allowed_hosts_and_origins(own_server: Callable[..., Server]) -> None:
     portal = "https://portal.example.org"
     server = own_server(
         "--allowed-hosts", "flux.example.org, *.jobs.example.org", "--allowed-origins", portal, FLUX_TOKEN=PASSWORD

@@ -1,4 +1,4 @@
-"""One line a request, one a change of a job; ids that lead from one to the other; traces where they are asked for."""
+"""The log: one line for each request and each change of a job, IDs that connect them, and tracing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TRACEPARENT = f"00-{TRACE}-{SPAN}-01"
 
 
 def lines(server: Server, event: str) -> list[dict[str, Any]]:
-    """Return the lines of one kind, of a server that logs JSON."""
+    """Return the lines with one event, of a server that logs JSON."""
     found = [json.loads(line) for line in server.text().splitlines() if line.startswith("{")]
     return [line for line in found if line["event"] == event]
 
 
-def one(server: Server, event: str, **fields: Any) -> dict[str, Any]:
-    """Return the one line that has some fields, once it is there."""
+def line_with(server: Server, event: str, **fields: Any) -> dict[str, Any]:
+    """Wait for the line that has the given fields, and return it."""
 
     def written() -> list[dict[str, Any]]:
         return [line for line in lines(server, event) if fields.items() <= line.items()]
@@ -36,12 +36,12 @@ def one(server: Server, event: str, **fields: Any) -> dict[str, Any]:
     return found
 
 
-def test_a_line_for_each_request(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_line_for_each_request(own_server: Callable[..., Server], tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, alice="submit")
     server = own_server(*tokens.options, "--log-format", "json")
     with tokens.client(server, "alice") as alice:
         answer = alice.get("/v1/jobs?limit=7", headers={"X-Request-Id": "mine-1"})
-        line = one(server, "request", request_id="mine-1")
+        line = line_with(server, "request", request_id="mine-1")
         assert line["level"] == "info"
         assert (line["method"], line["route"], line["path"], line["status"]) == ("GET", "/v1/jobs", "/v1/jobs", 200)
         assert line["bytes"] == len(answer.content)
@@ -50,48 +50,48 @@ def test_a_line_for_each_request(own_server: Callable[..., Server], tmp_path: Pa
         assert 0 < line["seconds"] < 30
         job = alice.post("/v1/jobs/submit", json={"command": "true"}, headers={"X-Request-Id": "mine-2"}).json()["id"]
         alice.get(f"/v1/jobs/{job}/output", headers={"X-Request-Id": "mine-3"})
-        line = one(server, "request", request_id="mine-3")
+        line = line_with(server, "request", request_id="mine-3")
         assert (line["route"], line["path"]) == ("/v1/jobs/{uid}/output", f"/v1/jobs/{job}/output")
-        # The audit of the same request can be found by its id.
-        assert one(server, "audit", request_id="mine-2")["action"] == "jobs_submit"
-    with httpx.Client(base_url=server.url) as nobody:
-        nobody.get("/v1/jobs?token=a-secret", headers={"X-Request-Id": "mine-4"})
-        nobody.get("/no/such", headers={"X-Request-Id": "mine-5"})
-    assert one(server, "request", request_id="mine-4")["status"] == 401
-    assert one(server, "request", request_id="mine-5")["route"] == ""
+        # The audit event of the same request has the same ID.
+        assert line_with(server, "audit", request_id="mine-2")["action"] == "jobs_submit"
+    with httpx.Client(base_url=server.url) as anonymous:
+        anonymous.get("/v1/jobs?token=a-secret", headers={"X-Request-Id": "mine-4"})
+        anonymous.get("/no/such", headers={"X-Request-Id": "mine-5"})
+    assert line_with(server, "request", request_id="mine-4")["status"] == 401
+    assert line_with(server, "request", request_id="mine-5")["route"] == ""
     assert "a-secret" not in server.text()
 
 
-def test_probes_and_scrapes_are_not_worth_a_line(own_server: Callable[..., Server]) -> None:
+def test_successful_probes_and_scrapes_are_not_logged(own_server: Callable[..., Server]) -> None:
     server = own_server("--log-format", "json")
     for path in ("/livez", "/readyz", "/readyz?verbose", "/metrics"):
         assert server.http.get(path).status_code == 200
     assert server.http.get("/readyz?nonsense=1", headers={"X-Request-Id": "wrong"}).status_code == 400
-    one(server, "request", request_id="wrong")
-    # Those that came before readiness have failed, and are there.
+    line_with(server, "request", request_id="wrong")
+    # Probes before readiness have failed, so they are logged.
     assert all(line["status"] >= 400 for line in lines(server, "request"))
 
 
-def test_a_stream_has_its_line_at_its_end(own_server: Callable[..., Server]) -> None:
+def test_stream_is_logged_at_its_end(own_server: Callable[..., Server]) -> None:
     server = own_server("--log-format", "json")
     with Stream(ask(server.url, "/v1/events", X_Request_Id="stream-1")):
         assert server.http.get("/v1/jobs").status_code == 200
         assert not [line for line in lines(server, "request") if line["request_id"] == "stream-1"]
-    assert one(server, "request", request_id="stream-1")["route"] == "/v1/events"
+    assert line_with(server, "request", request_id="stream-1")["route"] == "/v1/events"
 
 
-def test_a_line_for_each_change_of_a_job(own_server: Callable[..., Server]) -> None:
+def test_line_for_each_change_of_a_job(own_server: Callable[..., Server]) -> None:
     server = own_server("--log-format", "json")
     good, bad = server.run("true"), server.run("false")
     for job, result, code in ((good, "COMPLETED", 0), (bad, "FAILED", 1)):
-        line = one(server, "job", job=job["f58id"], state="INACTIVE")
+        line = line_with(server, "job", job=job["f58id"], state="INACTIVE")
         assert (line["result"], line["returncode"], line["queue"]) == (result, code, "default")
         of_job = [line for line in lines(server, "job") if line["job"] == job["f58id"]]
         assert of_job[0]["was"] == ""
         assert [line["was"] for line in of_job[1:]] == [line["state"] for line in of_job[:-1]]
 
 
-def test_lines_that_nobody_wants(own_server: Callable[..., Server]) -> None:
+def test_log_level_suppresses_lines(own_server: Callable[..., Server]) -> None:
     server = own_server("--log-format", "json", "--no-log-requests", "--no-log-jobs")
     server.run("true")
     assert not lines(server, "request")
@@ -99,8 +99,8 @@ def test_lines_that_nobody_wants(own_server: Callable[..., Server]) -> None:
     assert lines(server, "audit")
 
 
-def test_what_is_sent_begins_no_line(own_server: Callable[..., Server]) -> None:
-    """Also where lines are for people, who would take it for one of ours."""
+def test_input_cannot_start_a_line(own_server: Callable[..., Server]) -> None:
+    """Also in the text format, where it would look like a line of the server."""
     server = own_server("--log-format", "console")
     forged = "2026-01-01T00:00:00Z [info     ] stop"
     server.http.get(f"/v1/jobs/%0A{forged}%0A")
@@ -124,8 +124,8 @@ def test_what_is_sent_begins_no_line(own_server: Callable[..., Server]) -> None:
         ("nonsense", None),
     ],
 )
-def test_the_trace_of_a_caller(server: Server, given: str, trace: str | None) -> None:
-    """Written in every line of the request; what is no traceparent is none."""
+def test_trace_of_a_caller(server: Server, given: str, trace: str | None) -> None:
+    """It is in every line of the request; an invalid traceparent is ignored."""
     name = f"trace-{abs(hash(given))}"
     server.http.get("/v1/jobs", headers={"traceparent": given, "X-Request-Id": name})
 
@@ -160,12 +160,12 @@ def test_spans(own_server: Callable[..., Server]) -> None:
         (missing,) = eventually(lambda: collector.named("GET /v1/jobs/{uid}"), what="the other span")
         assert not missing.failed
         assert missing.attributes["url.path"] == "/v1/jobs/f1"
-        # The lines of the log are in the server's own span.
-        line = one(server, "request", request_id="traced")
+        # Log lines are in the server's span.
+        line = line_with(server, "request", request_id="traced")
         assert (line["trace_id"], line["span_id"]) == (TRACE, span.span_id)
 
 
-def test_no_spans_where_they_are_switched_off(own_server: Callable[..., Server]) -> None:
+def test_no_spans_without_tracing(own_server: Callable[..., Server]) -> None:
     with Collector() as collector:
         server = own_server(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_SDK_DISABLED="true")
         server.run("true")
@@ -174,7 +174,7 @@ def test_no_spans_where_they_are_switched_off(own_server: Callable[..., Server])
         assert not collector.spans
 
 
-def test_the_last_spans_are_sent_at_the_end(own_server: Callable[..., Server]) -> None:
+def test_last_spans_are_exported_at_exit(own_server: Callable[..., Server]) -> None:
     with Collector() as collector:
         server = own_server(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_SERVICE_NAME="mine")
         server.stop()

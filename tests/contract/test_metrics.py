@@ -1,4 +1,4 @@
-"""Metrics are right, complete from the start, for who may read them, and cost nothing that grows."""
+"""Metrics: correct, complete from the start, protected, cheap, and bounded in number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NONE = dict.fromkeys(metrics.JOB_RESULTS, 0.0)
 
 
 def quiet(server: Server) -> Metrics:
-    """Return the metrics once no job is active, and the nodes are told as they are since then."""
+    """Return the metrics once no job is active, and the nodes have been polled since."""
 
     def settled() -> Metrics | None:
         found = scrape(server.http)
@@ -34,10 +34,10 @@ def quiet(server: Server) -> Metrics:
     return eventually(settled, what="no job active")
 
 
-def test_every_value_of_an_enumeration_is_there_from_the_start(own_server: Callable[..., Server]) -> None:
+def test_enumerations_are_complete_from_the_start(own_server: Callable[..., Server]) -> None:
     server = own_server()
     found = scrape(server.http)
-    # One queue, one series for each value.
+    # With one queue, each value has one series.
     assert set(found.by("state", "flux_jobs")) == set(metrics.JOB_STATES)
     assert found.by("result", "flux_job_results_total") == NONE
     assert found.by("result", "flux_job_run_seconds_count") == NONE
@@ -53,7 +53,7 @@ def test_every_value_of_an_enumeration_is_there_from_the_start(own_server: Calla
     assert quiet(server).series("flux_job") == before
 
 
-def test_what_is_exposed_is_what_the_table_says(server: Server) -> None:
+def test_exposition_matches_the_table(server: Server) -> None:
     server.run("true")
     found = scrape(server.http, openmetrics=True)
     exposed = {family.name: family for family in found.families if family.name.startswith("flux_")}
@@ -93,7 +93,7 @@ def test_counts_of_jobs(own_server: Callable[..., Server]) -> None:
     assert found("flux_job_submits_total", queue="default") == 6
     assert found("flux_job_exceptions_total", type="cancel", severity="fatal") == 1
     assert found("flux_job_exceptions_total", type="timeout", severity="fatal") == 1
-    # Nobody waits for what is held: it is not what an autoscaler has to find nodes for.
+    # A held job waits for no nodes: an autoscaler must not count it.
     assert found("flux_pending_nodes_max", queue="default") == 0
     assert found("flux_job_wait_seconds_count", queue="default") == 5
     assert found("flux_job_scheduling_seconds_count", queue="default") == 5
@@ -105,7 +105,7 @@ def test_counts_of_jobs(own_server: Callable[..., Server]) -> None:
     assert found("flux_job_wait_seconds_sum", queue="default") == pytest.approx(waited)
 
 
-def test_a_pending_job_and_a_busy_node(own_server: Callable[..., Server]) -> None:
+def test_pending_job_and_allocated_node(own_server: Callable[..., Server]) -> None:
     server = own_server()
     cores = server.http.get("/v1/nodes", params={"details": "true"}).json()["nodes"][0]["cores"]
     first = server.submit("sleep 60", cores_per_task=cores)
@@ -113,11 +113,11 @@ def test_a_pending_job_and_a_busy_node(own_server: Callable[..., Server]) -> Non
     second = server.submit("sleep 60", cores_per_task=cores)
     server.state(second, "SCHED")
 
-    def seen() -> Metrics | None:
+    def allocated() -> Metrics | None:
         found = scrape(server.http)
         return found if found("flux_cores", state="allocated") == cores else None
 
-    found = eventually(seen, what="the cores in use")
+    found = eventually(allocated, what="the cores in use")
     assert found("flux_pending_nodes_max", queue="default") == 1
     assert found("flux_allocated_rank_max") == 0
     assert found.by("state", "flux_nodes") == {"allocated": 1, "free": 0, "drained": 0, "down": 0}
@@ -128,7 +128,7 @@ def test_a_pending_job_and_a_busy_node(own_server: Callable[..., Server]) -> Non
     assert found.by("state", "flux_nodes") == {"allocated": 0, "free": 1, "drained": 0, "down": 0}
 
 
-def test_no_series_is_named_by_what_a_caller_sends(own_server: Callable[..., Server]) -> None:
+def test_labels_do_not_contain_input(own_server: Callable[..., Server]) -> None:
     server = own_server()
     job = server.submit("true", name="a-name-of-mine")
     server.ended(job)
@@ -147,28 +147,30 @@ def test_no_series_is_named_by_what_a_caller_sends(own_server: Callable[..., Ser
         found("flux_sidecar_http_request_duration_seconds_count", method="GET", route="/v1/jobs/{uid}")
         == (by_route["/v1/jobs/{uid}"])
     )
-    # This scrape itself is worked on, and nothing else.
+    # Only the scrape itself is in progress.
     assert found("flux_sidecar_http_requests_in_flight") == 1
 
 
-def test_streams_are_counted_while_they_are_followed(own_server: Callable[..., Server]) -> None:
+def test_open_streams_are_counted(own_server: Callable[..., Server]) -> None:
     server = own_server()
     with Stream(ask(server.url, "/v1/events")):
-        eventually(lambda: scrape(server.http).by("route", "flux_sidecar_streams") == {"/v1/events": 1}, what="one")
-    eventually(lambda: scrape(server.http).by("route", "flux_sidecar_streams") == {"/v1/events": 0}, what="none")
+        eventually(
+            lambda: scrape(server.http).by("route", "flux_sidecar_streams") == {"/v1/events": 1}, what="one stream"
+        )
+    eventually(lambda: scrape(server.http).by("route", "flux_sidecar_streams") == {"/v1/events": 0}, what="no stream")
     found = scrape(server.http)
     assert "/v1/events" in found.by("route", "flux_sidecar_http_requests_total")
     assert "/v1/events" not in found.by("route", "flux_sidecar_http_request_duration_seconds_count")
 
 
-def test_one_family_alone(server: Server) -> None:
+def test_single_family(server: Server) -> None:
     parameters: dict[str, Any] = {"name[]": "flux_jobs"}
     found = scrape(server.http, **parameters)
     assert {family.name for family in found.families} == {"flux_jobs"}
 
 
 @pytest.mark.prometheus
-def test_promtool_has_nothing_to_say(own_server: Callable[..., Server]) -> None:
+def test_promtool_accepts_the_exposition(own_server: Callable[..., Server]) -> None:
     server = own_server("--metrics-users")
     server.run("true")
     for path in ("/metrics", "/metrics/users"):
@@ -177,46 +179,46 @@ def test_promtool_has_nothing_to_say(own_server: Callable[..., Server]) -> None:
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
-def test_who_may_read_them(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_credentials_for_metrics(own_server: Callable[..., Server], tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, scraper="read")
     server = own_server(*tokens.options)
-    with httpx.Client(base_url=server.url) as nobody, tokens.client(server, "scraper") as scraper:
+    with httpx.Client(base_url=server.url) as anonymous, tokens.client(server, "scraper") as scraper:
         for path in ("/metrics", "/metrics/users"):
-            problem(nobody.get(path), 401)
+            problem(anonymous.get(path), 401)
         found = scrape(scraper)
         assert found("flux_sidecar_auth_failures_total", reason="unauthenticated") == 2
         problem(scraper.get("/metrics/users"), 404)
 
 
-def test_open_to_all(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_metrics_without_auth(own_server: Callable[..., Server], tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, scraper="read")
     server = own_server(*tokens.options, "--metrics-open")
-    with httpx.Client(base_url=server.url) as nobody:
-        assert scrape(nobody)("flux_instance_up") == 1
-        problem(nobody.get("/v1/jobs"), 401)
+    with httpx.Client(base_url=server.url) as anonymous:
+        assert scrape(anonymous)("flux_instance_up") == 1
+        problem(anonymous.get("/v1/jobs"), 401)
 
 
-def test_a_port_of_their_own(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_metrics_port(own_server: Callable[..., Server], tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, scraper="read")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = own_server(*tokens.options, "--metrics-port", str(port))
     with (
-        httpx.Client(base_url=f"http://127.0.0.1:{port}") as nobody,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}") as anonymous,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=tokens.headers("scraper")) as scraper,
         tokens.client(server, "scraper") as api,
     ):
         assert scrape(scraper)("flux_instance_up") == 1
-        assert nobody.get("/readyz").status_code == 200
-        assert nobody.get("/livez").status_code == 200
-        problem(nobody.get("/metrics"), 401)
+        assert anonymous.get("/readyz").status_code == 200
+        assert anonymous.get("/livez").status_code == 200
+        problem(anonymous.get("/metrics"), 401)
         problem(scraper.get("/v1/jobs"), 404)
         problem(api.get("/metrics"), 404)
         assert api.get("/v1/jobs").status_code == 200
 
 
-def test_figures_of_users_are_a_page_of_their_own(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_user_metrics_are_separate(own_server: Callable[..., Server], tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, alice="submit", bob="submit", admin="admin")
     server = own_server(*tokens.options, "--metrics-users")
     with tokens.client(server, "alice") as alice, tokens.client(server, "bob") as bob:
@@ -224,18 +226,18 @@ def test_figures_of_users_are_a_page_of_their_own(own_server: Callable[..., Serv
             for _ in range(number):
                 assert client.post("/v1/jobs/submit", json={"command": "true"}).status_code == 200
 
-        def told() -> bool:
+        def reported() -> bool:
             found = scrape(alice, "/metrics/users")
             return found.by("user", "flux_user_jobs", state="inactive") == {"alice": 2, "bob": 1}
 
-        eventually(told, what="all jobs told")
+        eventually(reported, what="the jobs of each user")
         assert set(scrape(alice, "/metrics/users").by("state", "flux_user_jobs")) == set(metrics.JOB_STATES)
         assert "alice" not in scrape(alice).text
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_counters_survive_the_server(tmp_path: Path, started: Callable[[Any], Any], number: int) -> None:
-    """Of the embedded engine's jobs those that ran end with it; what was counted is not counted again."""
+    """Running jobs of the embedded engine end with it; jobs counted before are not counted again."""
     options = ("--store", str(tmp_path / "jobs.sqlite"))
     server = started(harness.embedded(tmp_path / "first", *options)).ready()
     server.run("true")
@@ -250,17 +252,17 @@ def test_counters_survive_the_server(tmp_path: Path, started: Callable[[Any], An
     assert after("flux_job_submits_total", queue="default") == 2
 
 
-def test_a_scrape_asks_flux_nothing(own_server: Callable[..., Server]) -> None:
+def test_scrape_sends_no_rpc(own_server: Callable[..., Server]) -> None:
     server = own_server()
     server.run("true")
     quiet(server)
 
-    def asked() -> float:
+    def rpcs() -> float:
         return sum(scrape(server.http).by("topic", "flux_sidecar_rpc_duration_seconds_count").values())
 
-    # The survey asks now and then by itself: far more scrapes than it has occasions.
+    # Periodic polls send some RPCs: far fewer than there are scrapes.
     parameters: dict[str, Any] = {"name[]": "flux_nodes"}
-    before = asked()
+    before = rpcs()
     for _ in range(200):
         scrape(server.http, **parameters)
-    assert asked() - before < 30
+    assert rpcs() - before < 30

@@ -1,4 +1,4 @@
-"""A server that asks nobody beyond loopback was told to; and says so wherever anybody may look."""
+"""``--no-auth``: warnings in the log and on the pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Start = Callable[[Server], Server]
 NOTICE = "Every client that reaches this server has full access"
 
 
-def test_to_everybody(tmp_path: Path, started: Start) -> None:
+def test_warnings_with_no_auth(tmp_path: Path, started: Start) -> None:
     server = started(embedded(tmp_path, "--host", "0.0.0.0", "--no-auth"))
     assert server.url.startswith("http://0.0.0.0:")
     service = server.ready().http.get("/v1/service").json()
@@ -22,7 +22,7 @@ def test_to_everybody(tmp_path: Path, started: Start) -> None:
         assert NOTICE in server.http.get(page).text
 
 
-def test_to_this_machine(tmp_path: Path, started: Start) -> None:
+def test_no_warnings_on_loopback(tmp_path: Path, started: Start) -> None:
     server = started(embedded(tmp_path)).ready()
     service = server.http.get("/v1/service").json()
     assert (service["auth"], service["no_auth"]) == (False, False)

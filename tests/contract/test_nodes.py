@@ -1,4 +1,4 @@
-"""Nodes are drained and undrained, on both instances. Several nodes are in tests/flux."""
+"""Drain and undrain of nodes, with both engines. Several nodes are tested in tests/flux."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def node(server: Server) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("by", ["name", "rank"])
-def test_a_drained_node_gets_no_jobs(own_server: Callable[..., Server], by: str) -> None:
+def test_drained_node_gets_no_jobs(own_server: Callable[..., Server], by: str) -> None:
     server = own_server()
     name = node(server)[by]
     running = server.submit("sleep 600")
@@ -45,7 +45,7 @@ def test_a_drained_node_gets_no_jobs(own_server: Callable[..., Server], by: str)
     eventually(lambda: node(server)["state"] == "free")
 
 
-def test_without_a_reason_one_can_be_given_later(own_server: Callable[..., Server]) -> None:
+def test_reason_can_be_added_later(own_server: Callable[..., Server]) -> None:
     server = own_server()
     assert server.http.post("/v1/nodes/0/drain").json()["nodes"][0]["reason"] == ""
     answer = server.http.post("/v1/nodes/0/drain", data={"reason": "now known"})
@@ -60,7 +60,7 @@ def test_unknown_nodes(server: Server, verb: str, name: str) -> None:
     assert f"the nodes are: {node(server)['name']}." in detail
 
 
-def test_who_is_not_drained_cannot_be_undrained(server: Server) -> None:
+def test_undrain_requires_a_drained_node(server: Server) -> None:
     detail = problem(server.http.post("/v1/nodes/0/undrain"), 409)["detail"]
     assert detail == "The node cannot be undrained: rank 0 not drained."
 
@@ -71,6 +71,6 @@ def test_who_is_not_drained_cannot_be_undrained(server: Server) -> None:
     ("drain", {"message": "x"}, "'message' is not a parameter here"),
     ("undrain", {"reason": "x"}, "'reason' is not a parameter here"),
 ])  # fmt: skip
-def test_wrong_parameters_change_nothing(server: Server, verb: str, body: dict[str, Any], text: str) -> None:
+def test_invalid_parameters_change_nothing(server: Server, verb: str, body: dict[str, Any], text: str) -> None:
     assert text in problem(server.http.post(f"/v1/nodes/0/{verb}", json=body), 400)["detail"]
     assert node(server)["state"] != "drained"

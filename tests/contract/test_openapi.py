@@ -1,4 +1,4 @@
-"""The document and the server are the same thing: valid, complete, and held against each other by schemathesis."""
+"""The OpenAPI document matches the server: it is valid and complete, and schemathesis compares it with responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.access import TokenFile
 from tests.support.harness import BIN, SIDECAR, Server, embedded
 from tests.support.settings import make_settings
 
-#: Served, and not part of the contract: the files that the pages need.
+#: Served, but not in the document: files for the pages.
 UNDOCUMENTED = {"/static/{path}"}
 
 
@@ -24,11 +24,11 @@ def test_valid_openapi(server: Server) -> None:
     assert document["openapi"].startswith("3.1")
     OpenAPIV31SpecValidator(document).validate()
     printed = subprocess.run([SIDECAR, "openapi"], check=True, text=True, capture_output=True)
-    assert document["security"].pop(0) == {}  # here nobody is asked who they are
+    assert document["security"].pop(0) == {}  # no credential is required here
     assert json.loads(printed.stdout) == document
 
 
-def test_every_route_is_documented_and_every_documented_route_is_there(server: Server) -> None:
+def test_documented_routes_are_the_served_routes(server: Server) -> None:
     document = server.http.get("/openapi.json").json()
     documented = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     server_ = Application(make_settings(embedded=True), Path("/nonexistent"))
@@ -45,10 +45,10 @@ def test_every_route_is_documented_and_every_documented_route_is_there(server: S
             assert operation["summary"]
 
 
-def test_what_generated_clients_can_send(server: Server) -> None:
-    """Of two media types with one schema openapi-python-client sends both bodies at once.
+def test_request_bodies_suit_generated_clients(server: Server) -> None:
+    """Of two media types with one schema, openapi-python-client sends both bodies at once.
 
-    What has json in its name both it and openapi-generator encode, an NDJSON body too.
+    If its name contains json, it and openapi-generator encode the body, an NDJSON body too.
     """
     for path, methods in server.http.get("/openapi.json").json()["paths"].items():
         for operation in methods.values():
@@ -58,14 +58,14 @@ def test_what_generated_clients_can_send(server: Server) -> None:
 
 
 @pytest.mark.long
-def test_schemathesis_finds_nothing(tmp_path: Path, started: Callable[[Server], Server]) -> None:
-    """Generated requests, right and wrong, to every operation that answers by itself and does not end the server."""
+def test_schemathesis(tmp_path: Path, started: Callable[[Server], Server]) -> None:
+    """Valid and invalid requests, generated for every operation that responds by itself and does not end the server."""
     tokens = TokenFile(tmp_path, someone="admin")
     server = started(
         embedded(tmp_path, *tokens.options, "--rate-limit", "0", "--guess-limit", "0", FLUX_TOKEN="a password")
     ).ready()
-    # It has no words for NDJSON bodies, and would wait for the end of /v1/events; both have tests of their own.
-    # Who asks to wait or to follow is made to wait: here for a moment, and not for the end of a held job.
+    # It does not support NDJSON bodies, and would wait for the end of /v1/events; other tests cover both. Waits and
+    # streams get a short timeout, so that they do not wait for the end of a held job.
     (tmp_path / "schemathesis.toml").write_text("[parameters]\nwait = 0.01\nfollow = false\n")
     done = subprocess.run(
         [

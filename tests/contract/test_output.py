@@ -1,4 +1,4 @@
-"""What a job writes is what a reader gets: all of it, in order, at once."""
+"""Output of jobs: complete, in order and without delay."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.harness import Server, eventually
 from tests.support.sse import connect, messages
 
 
-def test_a_megabyte_of_lines(server: Server) -> None:
+def test_megabyte_of_lines(server: Server) -> None:
     job = server.run(["seq", "1", "170000"])
     lines = server.output(job["id"])
     assert sum(map(len, lines)) > 1_000_000
     assert lines == [f"{number}\n" for number in range(1, 170001)]
 
 
-def test_binary_bytes_are_kept(server: Server) -> None:
+def test_binary_bytes_are_preserved(server: Server) -> None:
     script = "printf 'a\\377\\376\\000b\\nlast'"
     job = server.run(["sh", "-c", script])["id"]
     raw = server.http.get(f"/v1/jobs/{job}/output", headers={"Accept": "text/plain"})
@@ -33,19 +33,19 @@ def test_binary_bytes_are_kept(server: Server) -> None:
     assert server.output(job) == ["a\ufffd\ufffd\0b\n", "last"]
 
 
-def test_text_that_looks_like_line_ends_is_kept(server: Server) -> None:
+def test_unusual_line_separators_are_preserved(server: Server) -> None:
     text = "a\u2028b\x85c\x0bd\re\n"
     job = server.run(["printf", "%s", text])["id"]
     assert server.output(job) == [text]
 
 
-def test_no_newline_at_the_end(server: Server) -> None:
+def test_missing_final_newline(server: Server) -> None:
     job = server.run(["printf", "one\\ntwo"])["id"]
     assert server.output(job) == ["one\n", "two"]
 
 
 def test_stdout_and_stderr_in_order(server: Server) -> None:
-    """The streams are two pipes: only what is apart in time has an order."""
+    """The streams are two pipes, so only writes at different times have an order."""
     script = "for i in 1 2 3; do echo out$i; sleep 0.3; echo err$i >&2; sleep 0.3; done"
     job = server.run(["sh", "-c", script])["id"]
     assert server.output(job) == ["out1\n", "err1\n", "out2\n", "err2\n", "out3\n", "err3\n"]
@@ -53,7 +53,7 @@ def test_stdout_and_stderr_in_order(server: Server) -> None:
     assert server.output(job, stream="stderr") == ["err1\n", "err2\n", "err3\n"]
 
 
-def test_a_job_that_still_runs(server: Server) -> None:
+def test_output_of_a_running_job(server: Server) -> None:
     job = server.submit(["sh", "-c", "echo first; sleep 60; echo never"])
     eventually(lambda: server.output(job) == ["first\n"], what="first line")
     before = time.monotonic()
@@ -63,8 +63,8 @@ def test_a_job_that_still_runs(server: Server) -> None:
     server.http.post(f"/v1/jobs/{job}/cancel")
 
 
-def test_what_comes_later_is_read_too(server: Server, tmp_path: Path) -> None:
-    """Each read gives what there is then, also of a line that is not complete."""
+def test_later_reads_include_new_output(server: Server, tmp_path: Path) -> None:
+    """Each read returns all output so far, also of an incomplete line."""
     steps = [tmp_path / str(number) for number in range(3)]
     waits = [f"while [ ! -e {step} ]; do sleep 0.02; done" for step in steps]
     script = f"printf 'one\\ntw'; {waits[0]}; printf o; {waits[1]}; printf '\\nthree\\n'; {waits[2]}"
@@ -98,7 +98,7 @@ def test_lines_of_many_tasks_stay_whole(server: Server) -> None:
     assert sorted(server.output(job)) == sorted(f"{rank}-end\n" for rank in (0, 1) for _ in range(5))
 
 
-#: What jobs write, by a name for it: a command, the bytes, and how many tasks write them.
+#: Output of jobs, by a name for it: a command, the bytes, and the number of tasks that write them.
 WRITTEN = {
     "nothing": ("true", b""),
     "one line": ("echo one", b"one\n"),
@@ -118,7 +118,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_every_byte_in_every_form(server: Server, name: str) -> None:
+def test_every_byte_in_every_format(server: Server, name: str) -> None:
     command, written = WRITTEN[name]
     job = server.run(["sh", "-c", command], within=60)["id"]
     path = f"/v1/jobs/{job}/output"
@@ -139,8 +139,8 @@ def test_every_byte_in_every_form(server: Server, name: str) -> None:
     assert tail == lines[-3:] or name.startswith("a long line")
 
 
-def test_the_headers_of_a_tail_come_first(server: Server) -> None:
-    """However far from the end the lines are that are asked for."""
+def test_headers_of_a_tail_are_sent_first(server: Server) -> None:
+    """However far the requested lines are from the end."""
     script = "echo one >&2; sleep 0.3; seq -f %0100.0f 200000; sleep 0.3; echo two >&2"
     job = server.run(["sh", "-c", script], within=60)["id"]
     host, port = server.url.removeprefix("http://").split(":")
@@ -158,8 +158,8 @@ def test_the_headers_of_a_tail_come_first(server: Server) -> None:
     assert max(seconds) > 2
 
 
-def test_a_store_that_cannot_be_read_for_a_moment(own_server: Callable[..., Server], tmp_path: Path) -> None:
-    """A stream of output waits until it can; one that needs the store now ends, and says why."""
+def test_store_that_cannot_be_read_temporarily(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """A stream of output waits for the store if it can; one that needs the store now ends with the reason."""
     store, go = tmp_path / "jobs.sqlite", tmp_path / "go"
     server = own_server("--store", str(store), "--log-format", "json")
     script = f"echo one; while [ ! -e {go}1 ]; do sleep 0.02; done; echo two; while [ ! -e {go}2 ]; do sleep 0.02; done"
@@ -180,8 +180,8 @@ def test_a_store_that_cannot_be_read_for_a_moment(own_server: Callable[..., Serv
         assert not list(lines)
 
 
-def test_of_several_tasks(server: Server) -> None:
-    """Each task's bytes are whole, whatever it writes beside the others."""
+def test_output_of_several_tasks(server: Server) -> None:
+    """The bytes of each task are complete and in order."""
     script = 'i=0; while [ $i -lt 300 ]; do echo "$FLUX_TASK_RANK $i"; echo err >&2; i=$((i+1)); done; printf end'
     job = server.run(["sh", "-c", script], num_tasks=2)["id"]
     for stream, each in (("stdout", [f"{number}" for number in range(300)]), ("stderr", ["err"] * 300)):
@@ -195,7 +195,7 @@ def test_of_several_tasks(server: Server) -> None:
             assert lines == wanted
 
 
-def test_head_tells_the_kind_alone(server: Server) -> None:
+def test_head_returns_the_content_type(server: Server) -> None:
     job = server.run(["seq", "50000"])["id"]
     for path in (f"/v1/jobs/{job}/output", f"/jobs/{job}/output", f"/v1/jobs/{job}/output/stream"):
         answer = server.http.head(path, headers={"Accept": "text/plain"})
@@ -205,8 +205,8 @@ def test_head_tells_the_kind_alone(server: Server) -> None:
     assert server.http.get(f"/v1/jobs/{short}/output").headers["Content-Length"] == "19"
 
 
-def test_an_old_client_of_http_1_0(server: Server) -> None:
-    """It knows no chunks: the end of the connection is the end of a long answer."""
+def test_http_1_0_client(server: Server) -> None:
+    """Without chunks, the end of the connection ends a long response."""
     job = server.run(["seq", "50000"])["id"]
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 30) as connection:
@@ -219,8 +219,8 @@ def test_an_old_client_of_http_1_0(server: Server) -> None:
     assert msgspec.json.decode(body)["Output"] == [f"{number}\n" for number in range(1, 50001)]
 
 
-def test_why_there_is_no_output(server: Server, tmp_path: Path) -> None:
-    """What has not begun, has ended without a word, or never ran is told apart; also for one stream of two."""
+def test_reason_for_missing_output(server: Server, tmp_path: Path) -> None:
+    """A job that has not started, has written nothing or never ran; also for one of the two streams."""
 
     def why(job: int, **query: str) -> str:
         body = server.http.get(f"/v1/jobs/{job}/output", params=query).json()
@@ -243,8 +243,8 @@ def test_why_there_is_no_output(server: Server, tmp_path: Path) -> None:
     assert why(server.run("true")["id"]) == "There is no output: the job has written nothing."
 
 
-def test_each_task_has_its_input_and_environment(server: Server) -> None:
-    """Each task reads all of an input, and the command is shown as it was given."""
+def test_stdin_and_environment_of_each_task(server: Server) -> None:
+    """Each task reads the whole input, and the command is shown as it was submitted."""
     script = 'read line; echo "$FLUX_TASK_RANK $line $COLOUR"'
     job = server.run(["sh", "-c", script], stdin="a line\n", num_tasks=2, envars={"COLOUR": "blue"})
     assert sorted(server.output(job["id"])) == ["0 a line blue\n", "1 a line blue\n"]

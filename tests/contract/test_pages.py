@@ -1,4 +1,4 @@
-"""Pages and their forms as programs see them: their errors, and what is sent to them by nobody's browser."""
+"""Pages and forms as programs see them: errors, and requests that no browser sends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PAGE = {"Accept": "text/html"}
         ("/nothing", 404),
     ],
 )
-def test_what_is_asked_for(server: Server, path: str, status: int) -> None:
+def test_get_requests(server: Server, path: str, status: int) -> None:
     answer = server.http.get(path, headers=PAGE)
     assert answer.status_code == status, answer.text
     if status != 303:
@@ -68,7 +68,7 @@ def test_what_is_asked_for(server: Server, path: str, status: int) -> None:
         ("/stop", {"data": {"mode": "now", "force": "true"}}, 400),
     ],
 )
-def test_what_is_sent(server: Server, path: str, sent: dict[str, Any], status: int) -> None:
+def test_post_requests(server: Server, path: str, sent: dict[str, Any], status: int) -> None:
     answer = server.http.post(path, **{**sent, "headers": {**PAGE, **sent.get("headers", {})}})
     assert answer.status_code == status, answer.text
     if status == 303:
@@ -77,8 +77,8 @@ def test_what_is_sent(server: Server, path: str, sent: dict[str, Any], status: i
     assert "a request failed" not in server.text()
 
 
-def test_a_job_with_many_events(server: Server) -> None:
-    """Its page shows the first and the last of them, and leads to all."""
+def test_job_with_many_events(server: Server) -> None:
+    """The page shows the first and the last events, and links to all."""
     job = server.submit("true", urgency=0)
     for _ in range(150):
         server.http.post(f"/v1/jobs/{job}/urgency", json={"urgency": 0}).raise_for_status()
@@ -96,7 +96,7 @@ def test_a_job_with_many_events(server: Server) -> None:
     assert "<strong>clean</strong>" in behind
 
 
-def test_a_page_of_another_site_can_do_nothing(server: Server) -> None:
+def test_cross_site_forms_are_refused(server: Server) -> None:
     for path in ("/jobs/submit", "/jobs/cancel", "/stop"):
         answer = server.http.post(
             path,
@@ -106,7 +106,7 @@ def test_a_page_of_another_site_can_do_nothing(server: Server) -> None:
         assert answer.status_code == 403
 
 
-def test_a_job_is_submitted_once_by_a_form(own_server: Callable[..., Server]) -> None:
+def test_form_submits_a_job_once(own_server: Callable[..., Server]) -> None:
     server = own_server()
     answer = server.http.post("/jobs/submit", data={"command": "echo hi", "name": "n", "num_tasks": ""}, headers=PAGE)
     assert answer.status_code == 303
@@ -115,8 +115,8 @@ def test_a_job_is_submitted_once_by_a_form(own_server: Callable[..., Server]) ->
     assert server.http.get(f"/jobs/{job}/output").text == "hi\n"
 
 
-def test_a_launcher_is_started_once_by_a_form(own_server: Callable[..., Server], tmp_path: Path) -> None:
-    """It is no job: the next page is the table, in which its jobs will be."""
+def test_form_starts_a_launcher_once(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """A launcher is not a job: the next page is the list, which will contain its jobs."""
     program = tmp_path / "bin" / "snakemake"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\nexit 7\n")
@@ -136,8 +136,8 @@ def test_a_launcher_is_started_once_by_a_form(own_server: Callable[..., Server],
     assert "leave out num_tasks" in refused.text
 
 
-def test_the_audit_of_chosen_jobs_names_them(own_server: Callable[..., Server]) -> None:
-    """Those that are asked to end, and not those that have ended before."""
+def test_audit_of_chosen_jobs_contains_their_ids(own_server: Callable[..., Server]) -> None:
+    """Of the jobs that are cancelled, not of those that ended before."""
     server = own_server("--log-format", "json")
     held = [server.submit("true", urgency=0) for _ in range(3)]
     ended = server.run("true")
@@ -148,7 +148,7 @@ def test_the_audit_of_chosen_jobs_names_them(own_server: Callable[..., Server]) 
     assert event["details"]["jobs"] == [server.job(job)["f58id"] for job in held[:2]]
 
 
-def test_the_audit_of_chosen_jobs_of_which_one_is_anothers(own_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_audit_of_chosen_jobs_with_another_callers_job(own_server: Callable[..., Server], tmp_path: Path) -> None:
     tokens = TokenFile(tmp_path, alice="submit", bob="submit")
     server = own_server(*tokens.options, "--log-format", "json")
     with tokens.client(server, "alice") as alice, tokens.client(server, "bob") as bob:

@@ -1,4 +1,4 @@
-"""Probes say what is wrong, at once, also when what they look after hangs."""
+"""Probes report failures at once, even if the checked component hangs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.metrics import scrape
 CHECKS = ["events", "flux", "tasks", "instance", "journal", "stored", "lag", "service", "store", "disk"]
 
 
-def test_each_check_with_its_age(server: Server) -> None:
+def test_checks_with_their_age(server: Server) -> None:
     answer = server.http.get("/readyz?verbose")
     *lines, last = answer.text.splitlines()
     assert last == "readyz check passed"
@@ -30,7 +30,7 @@ def test_each_check_with_its_age(server: Server) -> None:
     assert server.http.get("/readyz").text == "ok\n"
 
 
-def test_a_disk_that_is_full(tmp_path: Path, started: Callable[[Any], Any]) -> None:
+def test_full_disk(tmp_path: Path, started: Callable[[Any], Any]) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize >> 20
     server = started(harness.embedded(tmp_path, "--min-free-disk", str(2 * free)))
 
@@ -49,33 +49,35 @@ def test_a_disk_that_is_full(tmp_path: Path, started: Callable[[Any], Any]) -> N
     assert scrape(server.http)("flux_sidecar_ready") == 0
 
 
-def test_a_store_that_hangs(own_server: Callable[..., Server], tmp_path: Path) -> None:
-    """Somebody holds the file for longer than a write may wait: it is noticed, and no probe waits with it."""
+def test_store_that_hangs(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """Another process locks the file for longer than the write timeout: the check fails, and probes do not wait."""
     path = tmp_path / "store" / "jobs.sqlite"
     server = own_server("--store", str(path))
 
-    def said() -> httpx.Response:
+    def failed_check() -> httpx.Response:
         return server.http.get("/readyz?verbose")
 
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        answer = eventually(lambda: (found := said()).status_code == 503 and found, what="the store noticed")
+        answer = eventually(
+            lambda: (found := failed_check()).status_code == 503 and found, what="the failed check of the store"
+        )
         failed = [line for line in problem(answer, 503)["Errors"] if line.startswith("[-]")]
         assert any(line.startswith("[-]store failed") and "locked" in line for line in failed), failed
         times = []
         for _ in range(100):
             begin = time.perf_counter()
-            assert said().status_code == 503
+            assert failed_check().status_code == 503
             assert server.http.get("/livez").status_code == 200
             times.append((time.perf_counter() - begin) / 2)
-        assert min(times) < 0.005  # that of a moment in which nothing else on the machine was in the way
-        # What needs no write goes on, and what waits for one is told why.
+        assert min(times) < 0.005  # the time of an undisturbed probe
+        # Reads continue, and a request that waits for a write gets the reason.
         assert server.http.get("/v1/jobs").status_code == 200
-    eventually(lambda: said().status_code == 200, what="the store again")
+    eventually(lambda: failed_check().status_code == 200, what="the recovered store")
     assert server.run("true")["result"] == "COMPLETED"
 
 
-def test_a_stop_ends_readiness_and_not_life(own_server: Callable[..., Server]) -> None:
+def test_stop_ends_readiness_but_not_liveness(own_server: Callable[..., Server]) -> None:
     server = own_server()
     job = server.submit("sleep 60")
     server.state(job, "RUN")

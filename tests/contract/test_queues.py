@@ -1,4 +1,4 @@
-"""Queues: their status, their counts, start and stop, on both instances. Named queues are in tests/flux."""
+"""Queues: status, counts, start and stop, with both engines. Named queues are tested in tests/flux."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def counts(server: Server) -> dict[str, int]:
     return {state: count for state, count in queue(server)["counts"].items() if count}
 
 
-def test_the_one_queue_is_called_default(own_server: Callable[..., Server]) -> None:
+def test_anonymous_queue_is_called_default(own_server: Callable[..., Server]) -> None:
     server = own_server()
     body = server.http.get("/v1/queues").json()
     assert body["updated"] == pytest.approx(time.time(), abs=10)
@@ -41,8 +41,8 @@ def test_the_one_queue_is_called_default(own_server: Callable[..., Server]) -> N
     }
 
 
-def test_the_name_of_the_one_queue_is_taken_everywhere(server: Server) -> None:
-    """What a list shows can be submitted to, checked, and filtered by; a job has no queue all the same, as in Flux."""
+def test_name_of_the_default_queue_is_accepted(server: Server) -> None:
+    """In submits, checks and filters; as in Flux, the job itself has no queue."""
     position = server.position()
     held: dict[str, Any] = {"command": "true", "queue": "default", "urgency": 0, "name": "by-its-name"}
     assert server.http.post("/v1/jobs/submit", json={**held, "dry_run": True}).status_code == 200
@@ -68,7 +68,7 @@ def test_the_name_of_the_one_queue_is_taken_everywhere(server: Server) -> None:
     assert "queue" in detail
 
 
-def test_a_stopped_queue_starts_nothing(own_server: Callable[..., Server]) -> None:
+def test_stopped_queue_starts_no_jobs(own_server: Callable[..., Server]) -> None:
     server = own_server()
     running = server.submit("sleep 600")
     server.state(running, "RUN")
@@ -84,7 +84,7 @@ def test_a_stopped_queue_starts_nothing(own_server: Callable[..., Server]) -> No
     assert server.ended(running)["result"] == "CANCELED"
     assert server.job(waiting)["state"] == "SCHED"
     assert (queue(server)["started"], queue(server)["started_reason"]) == (False, "power cut at noon")
-    # Stopped without a reason, it has none.
+    # Stopped without a reason.
     assert server.http.post("/v1/queues/default/stop").json()["started_reason"] == ""
     answer = server.http.post("/v1/queues/default/start")
     assert (answer.status_code, answer.json()["started"]) == (200, True)
@@ -92,7 +92,7 @@ def test_a_stopped_queue_starts_nothing(own_server: Callable[..., Server]) -> No
     eventually(lambda: queue(server)["counts"] == NONE, what="no active job")
 
 
-def test_a_drain_disables_the_queue(own_server: Callable[..., Server]) -> None:
+def test_drain_disables_the_queue(own_server: Callable[..., Server]) -> None:
     server = own_server()
     held = server.submit("true", urgency=0)
     server.state(held, "SCHED")
@@ -117,6 +117,6 @@ def test_unknown_queues(server: Server, verb: str, name: str) -> None:
     ("stop", {"cause": "x"}, "'cause' is not a parameter here"),
     ("start", {"reason": "x"}, "'reason' is not a parameter here"),
 ])  # fmt: skip
-def test_wrong_parameters_change_nothing(server: Server, verb: str, body: dict[str, Any], text: str) -> None:
+def test_invalid_parameters_change_nothing(server: Server, verb: str, body: dict[str, Any], text: str) -> None:
     assert text in problem(server.http.post(f"/v1/queues/default/{verb}", json=body), 400)["detail"]
     assert queue(server)["started"]

@@ -1,4 +1,4 @@
-"""The README's session, pasted word for word into the shells that people use."""
+"""The commands of the README, pasted unchanged into common shells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import pages
 from tests.support.harness import ROOT
 
 README = ROOT / "README.md"
-#: Those whose commands are pasted on a laptop.
+#: Pages with commands for a laptop.
 PAGES = [
     page
     for page in (README, *(ROOT / f"docs/{name}.md" for name in ("usage", "tutorial", "migrate", "faq")))
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def run_page(page: Path, shell: str, kind: str, directory: Path) -> str:
-    """Run all commands of a page that are for this machine; return what the server's terminal has shown."""
+    """Run all commands of a page that are for this machine; return the output of the server's terminal."""
     port = free_port()
     with pages.session(shell, kind, directory, port) as session:
         for block in pages.blocks(page):
@@ -42,15 +42,15 @@ def run_page(page: Path, shell: str, kind: str, directory: Path) -> str:
         return session.server.output
 
 
-def test_the_two_commands() -> None:
+def test_two_commands() -> None:
     text = README.read_text()
     assert re.search(r"^make run ", text, re.MULTILINE)
     assert re.search(r"^make test ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_comments(page: Path) -> None:
-    """An interactive zsh takes them for arguments."""
+def test_commands_have_no_comments(page: Path) -> None:
+    """An interactive zsh takes a comment for arguments."""
     for block in pages.blocks(page):
         assert [
             command for command in block.commands if block.where != "cluster" and re.search(r"\s#\s", command)
@@ -58,7 +58,7 @@ def test_no_comments(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_is_for_bash_is_there_for_tcsh_too(page: Path) -> None:
+def test_bash_commands_have_a_tcsh_variant(page: Path) -> None:
     found = [block.where.rpartition("-")[2] for block in pages.blocks(page)]
     pairs = [where for where in found if where in ("bash", "tcsh")]
     assert pairs == ["bash", "tcsh"] * (len(pairs) // 2)
@@ -74,6 +74,6 @@ def test_what_is_for_bash_is_there_for_tcsh_too(page: Path) -> None:
     ],
 )
 @pytest.mark.jq
-def test_the_session(tmp_path: Path, shell: str, kind: str) -> None:
+def test_session(tmp_path: Path, shell: str, kind: str) -> None:
     server = run_page(README, shell, kind, tmp_path)
     assert "listens on http://127.0.0.1:" in server

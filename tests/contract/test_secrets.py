@@ -1,4 +1,4 @@
-"""Mounted Secrets, swapped as kubelet swaps them: files are links through ..data, which comes to lead elsewhere."""
+"""Mounted Secrets, updated as by the kubelet: the files are links through ..data, which is replaced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Start = Callable[[Server], Server]
 
 
 def mount(directory: Path, version: str, files: Mapping[str, Path]) -> None:
-    """Write a version of a Secret and swap it in, as AtomicWriter does it: one rename for all files."""
+    """Write a version of a Secret, and replace the previous one as AtomicWriter does: one rename for all files."""
     (directory / version).mkdir(parents=True)
     for name, file in files.items():
         (directory / version / name).write_bytes(file.read_bytes())
@@ -44,7 +44,7 @@ def test_tokens(tmp_path: Path, started: Start) -> None:
         assert after.get("/v1/whoami").json()["name"] == "new"
 
 
-def test_a_certificate(tmp_path: Path, started: Start) -> None:
+def test_certificate(tmp_path: Path, started: Start) -> None:
     authority = Authority(tmp_path)
     secret = tmp_path / "secret"
     names = ("tls.crt", "tls.key")
@@ -59,8 +59,8 @@ def test_a_certificate(tmp_path: Path, started: Start) -> None:
 
 
 @pytest.mark.parametrize("how", odd_files.ODD)
-def test_what_is_no_file(tmp_path: Path, started: Start, how: str) -> None:
-    """Tokens and certificate become a FIFO, a device, a file without end: the server goes on, and ends in order."""
+def test_irregular_files(tmp_path: Path, started: Start, how: str) -> None:
+    """The files become a FIFO, a device or an endless file: the server continues, and stops cleanly."""
     authority, tokens = Authority(tmp_path), TokenFile(tmp_path, alice="admin")
     pair = authority.serve()
     server = started(embedded(tmp_path, *tokens.options, *options(pair)))
@@ -69,10 +69,10 @@ def test_what_is_no_file(tmp_path: Path, started: Start, how: str) -> None:
     with httpx.Client(base_url=server.url, verify=authority.context(), headers=tokens.headers("alice")) as client:
         assert client.get("/v1/jobs").status_code == 200
         why = odd_files.put(pair[1], how)
-        eventually(lambda: f"server.key {why}" in server.text(), what="a word on the key")
+        eventually(lambda: f"server.key {why}" in server.text(), what="the log line about the key")
         assert client.get("/v1/jobs").status_code == 200
         why = odd_files.put(tokens.path, how)
-        eventually(lambda: client.get("/v1/jobs").status_code == 401, what="end of the tokens")
+        eventually(lambda: client.get("/v1/jobs").status_code == 401, what="the end of the tokens")
         assert f"{tokens.path} {why}" in server.text()
         assert serial(server, authority) == first
     assert server.memory - memory < 16 << 20

@@ -1,4 +1,4 @@
-"""The Unix socket: whoever calls is known by their uid."""
+"""The Unix socket: callers are identified by their uid."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def through(path: Path) -> httpx.Client:
 
 
 def as_user(uid: int, path: Path, method: str, url: str, body: str | None = None) -> str:
-    """Ask as another user; return the status, or the name of the error."""
+    """Send a request as another user; return the status, or the name of the error."""
     script = _ASK.format(uid=uid, path=str(path), method=method, url=url, body=body)
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, timeout=60)
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1].partition(":")[0]
@@ -47,13 +47,13 @@ def as_user(uid: int, path: Path, method: str, url: str, body: str | None = None
 
 @pytest.fixture
 def reachable() -> Iterator[Path]:
-    """A directory that other users reach, as they do not what pytest makes: its next session takes that back."""
+    """A directory that other users can reach; pytest resets the permissions of its own."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
 
 
-def test_instead_of_the_port(tmp_path: Path, started: Start) -> None:
+def test_socket_without_the_port(tmp_path: Path, started: Start) -> None:
     path = tmp_path / "run" / "socket"
     server = started(embedded(tmp_path, "--socket", str(path), "--no-tcp"))
     eventually(path.exists, what="the socket")
@@ -72,8 +72,8 @@ def test_instead_of_the_port(tmp_path: Path, started: Start) -> None:
     assert "every user of this machine" not in server.text()
 
 
-def test_beside_the_port(tmp_path: Path, reachable: Path, started: Start) -> None:
-    """Each way in has its own way of telling who calls."""
+def test_socket_beside_the_port(tmp_path: Path, reachable: Path, started: Start) -> None:
+    """Each listener has its own authentication."""
     path = reachable / "socket"
     server = started(embedded(tmp_path, "--socket", str(path), FLUX_TOKEN="a password")).ready()
     problem(server.http.get("/v1/jobs"), 401)
@@ -89,9 +89,11 @@ def test_beside_the_port(tmp_path: Path, reachable: Path, started: Start) -> Non
     [("nobody=read", "200", "403", "403"), (f"{_NOBODY}=submit", "200", "200", "403"), ("*=read", "200", "403", "403"),
      ("daemon=admin", "403", "403", "403")],
 )  # fmt: skip
-def test_others(tmp_path: Path, reachable: Path, started: Start, users: str, read: str, submit: str, stop: str) -> None:
+def test_other_users(
+    tmp_path: Path, reachable: Path, started: Start, users: str, read: str, submit: str, stop: str
+) -> None:
     if os.getuid() != 0:
-        pytest.fail("run the tests as root: only root can call as somebody else")
+        pytest.fail("run the tests as root: only root can call as another user")
     path = reachable / "socket"
     server = started(embedded(tmp_path, "--socket", str(path), "--socket-users", users)).ready()
     assert "every user of this machine that reaches the port" in server.text()
@@ -100,7 +102,7 @@ def test_others(tmp_path: Path, reachable: Path, started: Start, users: str, rea
     assert as_user(_NOBODY, path, "POST", "/v1/service/stop", "{}") == stop
 
 
-def test_a_socket_that_was_left_behind(tmp_path: Path, started: Start) -> None:
+def test_stale_socket_is_replaced(tmp_path: Path, started: Start) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
@@ -113,22 +115,22 @@ def test_a_socket_that_was_left_behind(tmp_path: Path, started: Start) -> None:
     assert first.popen.poll() is None
 
 
-def test_a_socket_that_is_removed(tmp_path: Path, started: Start) -> None:
-    """Where it is the only way in, the server would be lost to all callers."""
+def test_removed_socket_is_recreated(tmp_path: Path, started: Start) -> None:
+    """If it is the only listener, no client could reach the server otherwise."""
     path = tmp_path / "socket"
     server = started(embedded(tmp_path, "--socket", str(path), "--no-tcp"))
     eventually(path.exists, what="the socket")
     path.unlink()
-    eventually(path.exists, what="a new one")
+    eventually(path.exists, what="the new socket")
     with through(path) as client:
         eventually(lambda: client.get("/readyz").status_code == 200)
         path.unlink()
         path.touch()
         note = "[+]service ok"
         eventually(
-            lambda: "another file has taken its place" in client.get("/readyz?verbose").text, what="a word on it"
+            lambda: "another file has taken its place" in client.get("/readyz?verbose").text, what="the log line"
         )
-        assert note in client.get("/readyz?verbose").text  # this connection goes on
+        assert note in client.get("/readyz?verbose").text  # this connection stays open
         assert client.post("/v1/service/stop").status_code == 202
     assert server.wait() == 0
     assert path.exists()

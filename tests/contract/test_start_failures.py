@@ -1,4 +1,4 @@
-"""What is told of a start that fails or does not come to an end: in the log, by an Event, by ``/v1/service``."""
+"""Starts that fail or do not complete: the reports in the log, as an Event, and by ``/v1/service``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.harness import SIDECAR, Server, embedded
 
 @pytest.fixture
 def api(api: ClusterAPI) -> ClusterAPI:
-    """The API server of a cluster in which this machine is the lead's pod."""
+    """The API server of a cluster in which this machine is the lead pod."""
     api.pods[0] = api.pod(0, socket.gethostname())
     return api
 
@@ -49,7 +49,7 @@ FAILURES: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize(("options", "text"), FAILURES.values(), ids=FAILURES)
-def test_every_line_is_json_where_lines_are_to_be_json(options: tuple[str, ...], text: str) -> None:
+def test_json_log_has_only_json_lines(options: tuple[str, ...], text: str) -> None:
     done = serve(*options, FLUX_SIDECAR_LOG_FORMAT="json")
     assert (done.returncode, done.stdout) == (2, "")
     lines = [json.loads(line) for line in done.stderr.splitlines()]
@@ -60,8 +60,8 @@ def test_every_line_is_json_where_lines_are_to_be_json(options: tuple[str, ...],
 
 @pytest.mark.parametrize("how", odd_files.ODD)
 @pytest.mark.parametrize("option", ["--tokens", "--tls-cert", "--tls-key", "--tls-client-ca", "--oidc-ca"])
-def test_what_is_no_file_of_settings(tmp_path: Path, option: str, how: str) -> None:
-    """A FIFO keeps no start waiting, and a file without end takes no memory."""
+def test_irregular_files_of_settings(tmp_path: Path, option: str, how: str) -> None:
+    """A FIFO does not block the start, and an endless file uses no memory."""
     authority = Authority(tmp_path)
     certificate, key = authority.serve()
     files = {
@@ -76,8 +76,8 @@ def test_what_is_no_file_of_settings(tmp_path: Path, option: str, how: str) -> N
     assert f"odd {why}" in " ".join(done.stderr.replace("│", "").split())
 
 
-def test_a_key_with_a_password(tmp_path: Path) -> None:
-    """OpenSSL would ask for it at the terminal, and wait."""
+def test_key_with_a_password(tmp_path: Path) -> None:
+    """OpenSSL would prompt for it on the terminal, and wait."""
     certificate, key = Authority(tmp_path).serve()
     argv = ["openssl", "pkey", "-in", str(key), "-aes256", "-passout", "pass:secret", "-out", str(tmp_path / "locked")]
     subprocess.run(argv, check=True, capture_output=True)
@@ -87,23 +87,23 @@ def test_a_key_with_a_password(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "text"), FAILURES.values(), ids=FAILURES)
-def test_the_last_words_on_a_terminal(options: tuple[str, ...], text: str) -> None:
+def test_last_lines_on_a_terminal(options: tuple[str, ...], text: str) -> None:
     done = serve(*options)
     assert (done.returncode, done.stdout) == (2, "")
     assert text in " ".join(done.stderr.replace("│", "").split())
 
 
-def test_the_address_is_json_where_lines_are_to_be_json(started: Callable[[Server], Server], tmp_path: Path) -> None:
+def test_listening_line_is_json(started: Callable[[Server], Server], tmp_path: Path) -> None:
     server = started(embedded(tmp_path, "--log-format", "json")).ready()
     server.stop()
     server.wait()
     lines = [json.loads(line) for line in server.text().splitlines()]
-    (told,) = [line for line in lines if "listens on" in line["event"]]
-    assert told["urls"] == [server.listening]
-    assert told["docs"] == f"{server.listening}/docs"
+    (listening,) = [line for line in lines if "listens on" in line["event"]]
+    assert listening["urls"] == [server.listening]
+    assert listening["docs"] == f"{server.listening}/docs"
 
 
-def test_an_event_tells_why_a_server_has_not_started(api: ClusterAPI) -> None:
+def test_failed_start_creates_an_event(api: ClusterAPI) -> None:
     done = serve("--tokens", "/nonexistent/tokens", *api.options, KUBERNETES_SERVICE_HOST="192.0.2.1")
     assert done.returncode == 2
     (event,) = api.events
@@ -115,7 +115,7 @@ def test_an_event_tells_why_a_server_has_not_started(api: ClusterAPI) -> None:
     assert "/nonexistent/tokens" in event["message"]
 
 
-def test_an_event_that_cannot_be_left_changes_nothing(api: ClusterAPI) -> None:
+def test_failing_event_changes_nothing(api: ClusterAPI) -> None:
     api.role.clear()
     done = serve("--tokens", "/nonexistent/tokens", *api.options)
     assert done.returncode == 2
@@ -162,42 +162,42 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
         ({"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff")]}, "CrashLoopBackOff"),
     ],
 )
-def test_what_a_pod_waits_for(api: ClusterAPI, status: dict[str, Any], text: str) -> None:
+def test_reason_for_waiting_pods(api: ClusterAPI, status: dict[str, Any], text: str) -> None:
     api.pods[1]["status"] = status
-    found = told(api)
+    found = outlook(api)
     assert text in found
     assert bool(found) == bool(text)
 
 
-def told(api: ClusterAPI) -> str:
+def outlook(api: ClusterAPI) -> str:
     job = V1Job.from_dict(api.job)
     assert job
     pods = [msgspec.convert(pod, Pod) for pod in api.pods]
     return obstacles(job_view(job), pods)
 
 
-def test_pods_that_are_not_there(api: ClusterAPI) -> None:
+def test_missing_pods(api: ClusterAPI) -> None:
     api.remove(1)
-    assert told(api).startswith("1 of 2 pods do not exist: see `kubectl describe job mc`")
+    assert outlook(api).startswith("1 of 2 pods do not exist: see `kubectl describe job mc`")
     api.pods[0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert told(api).startswith("2 of 2 pods do not exist")
+    assert outlook(api).startswith("2 of 2 pods do not exist")
 
 
-def test_many_pods_that_wait_are_counted(api: ClusterAPI) -> None:
+def test_waiting_pods_are_counted(api: ClusterAPI) -> None:
     api.job["spec"]["completions"] = 100
     api.pods = [api.pod(index) for index in range(100)]
     for pod in api.pods:
         pod["status"] = {"phase": "Pending"}
-    found = told(api)
+    found = outlook(api)
     assert found.endswith("; and 97 more")
     assert len(found) < 1000
 
 
-def test_the_service_says_that_nothing_is_waited_for(server: Server) -> None:
+def test_service_without_waiting_pods(server: Server) -> None:
     assert server.http.get("/v1/service").json()["waits_for"] == ""
 
 
-def test_a_follower_writes_json_too(tmp_path: Path) -> None:
+def test_follower_logs_json(tmp_path: Path) -> None:
     variables = {"FLUX_SIDECAR_LOG_FORMAT": "json", "JOB_COMPLETION_INDEX": "1", "FLUX_SIDECAR_FOLLOWER_WAIT": "0"}
     path = tmp_path / 'a "broker"'
     end = tmp_path / "end"

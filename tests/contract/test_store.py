@@ -83,7 +83,7 @@ def _damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [_no_larger_files, _locked, _deleted, _damaged])
-def test_a_stop_ends_with_a_failing_store(own_server: Start, tmp_path: Path, fault: Fault) -> None:
+def test_stop_ends_with_a_failing_store(own_server: Start, tmp_path: Path, fault: Fault) -> None:
     path = tmp_path / "store" / "jobs.sqlite"
     first = own_server("--store", str(path))
     first.stop()
@@ -108,7 +108,7 @@ def test_a_stop_ends_with_a_failing_store(own_server: Start, tmp_path: Path, fau
 
 
 @pytest.mark.parametrize("fault", [_no_larger_files, _locked, _damaged])
-def test_a_drain_ends_with_a_failing_store(own_server: Start, tmp_path: Path, fault: Fault) -> None:
+def test_drain_ends_with_a_failing_store(own_server: Start, tmp_path: Path, fault: Fault) -> None:
     """It waits for the end of the jobs, not until that is stored."""
     path = tmp_path / "store" / "jobs.sqlite"
     server = own_server("--store", str(path))
@@ -124,7 +124,7 @@ def test_a_drain_ends_with_a_failing_store(own_server: Start, tmp_path: Path, fa
     assert not server.leftovers()
 
 
-def test_an_idle_instance_is_stopped_with_a_failing_store(own_server: Start, tmp_path: Path) -> None:
+def test_idle_instance_is_stopped_with_a_failing_store(own_server: Start, tmp_path: Path) -> None:
     path = tmp_path / "store" / "jobs.sqlite"
     server = own_server("--store", str(path), "--idle-stop", "2s")
     job = server.submit("sleep 1")
@@ -144,7 +144,7 @@ def _mounts() -> list[str] | None:
 
 
 @pytest.mark.parametrize("kind", ["embedded", pytest.param("flux", marks=pytest.mark.flux)])
-def test_a_disk_that_is_full_for_some_time(kind: str, tmp_path: Path, started: Start) -> None:
+def test_disk_that_is_full_temporarily(kind: str, tmp_path: Path, started: Start) -> None:
     """Submits are refused once the disk is known to be full; no accepted job is denied or lost."""
     if (mounts := _mounts()) is None:
         pytest.skip("file systems cannot be mounted on this machine")
@@ -197,7 +197,7 @@ def _submit_until_refused(server: Server) -> tuple[list[int], Any]:
     raise AssertionError("no submit was refused")
 
 
-def test_an_unusable_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_unusable_file_is_refused_at_once(tmp_path: Path) -> None:
     directory = tmp_path / "stores"
     directory.mkdir()
     database = directory / "database"
@@ -229,7 +229,7 @@ def test_an_unusable_file_is_refused_at_once(tmp_path: Path) -> None:
     assert not Path("/dev/null.lock").exists()
 
 
-def test_a_stream_ends_with_the_reason_if_the_store_cannot_be_read(tmp_path: Path, started: Start) -> None:
+def test_stream_ends_with_the_reason_if_the_store_cannot_be_read(tmp_path: Path, started: Start) -> None:
     """The last events in memory do not help a reader that starts with the first."""
     path = tmp_path / "jobs.sqlite"
     first = started(harness.embedded(tmp_path, "--store", str(path))).ready()
@@ -248,7 +248,7 @@ def test_a_stream_ends_with_the_reason_if_the_store_cannot_be_read(tmp_path: Pat
 
 
 @pytest.mark.parametrize("spelling", ["same", "symbolic link", "hard link", "relative"])
-def test_a_store_is_for_one_server_only(spelling: str, tmp_path: Path, started: Start) -> None:
+def test_store_is_used_by_one_server_only(spelling: str, tmp_path: Path, started: Start) -> None:
     """The second one exits with 2 and names the first; if that is killed, the next one starts at once."""
     path = tmp_path / "stores" / "jobs.sqlite"
     first = started(harness.embedded(tmp_path / "first", "--store", str(path))).ready()

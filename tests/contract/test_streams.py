@@ -1,4 +1,4 @@
-"""Streams: every event once, from any position on, with an end that says what it means."""
+"""Streams: every event once, from any position on, and an end event with its reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _eventlog(server: Server, job: int) -> list[dict[str, Any]]:
     return list(answer["events"])
 
 
-def test_the_events_of_one_job_to_its_end(server: Server) -> None:
+def test_events_of_one_job(server: Server) -> None:
     job = server.submit(["sh", "-c", "exit 3"])
     *events, end = messages(server, f"/v1/jobs/{job}/events")
     assert end.event == "end"
@@ -42,14 +42,14 @@ def test_the_events_of_one_job_to_its_end(server: Server) -> None:
     shown = [{k: v for k, v in event.data.items() if k not in ("id", "f58id")} for event in events]
     assert shown == _eventlog(server, job)
     assert len({event.id for event in events}) == len(events)
-    # A job that has ended is told the same way, and from any event on.
+    # An ended job has the same events, and they can be read from any event on.
     assert list(messages(server, f"/v1/jobs/{job}/events")) == [*events, end]
     for number, event in enumerate(events):
         rest = list(messages(server, f"/v1/jobs/{job}/events", last=event.id))
         assert [message.data for message in rest] == [message.data for message in [*events[number + 1 :], end]]
 
 
-def test_a_list_goes_on_as_a_stream(server: Server) -> None:
+def test_stream_continues_a_list(server: Server) -> None:
     before = server.submit("true", name="before")
     server.ended(before)
     after = _position(server)
@@ -75,14 +75,14 @@ def test_filters(server: Server) -> None:
     assert until(server, "/v1/events", 1, after="0")[0].data["name"] == "submit"
 
 
-def test_a_quiet_stream_says_that_it_lives(own_server: Callable[..., Server]) -> None:
+def test_idle_stream_sends_comments(own_server: Callable[..., Server]) -> None:
     server = own_server("--heartbeat", "0.1")
     with server.http.stream("GET", "/v1/events") as answer:
         lines = answer.iter_lines()
         assert any(line.startswith(": ping") for line in lines)
 
 
-def test_the_last_event_of_a_server_that_stops(own_server: Callable[..., Server]) -> None:
+def test_last_event_of_a_server_that_stops(own_server: Callable[..., Server]) -> None:
     server = own_server()
     job = server.submit("true", urgency=0)
     with (
@@ -102,7 +102,7 @@ def test_the_last_event_of_a_server_that_stops(own_server: Callable[..., Server]
 
 
 class TestOutput:
-    def test_lines_as_they_come(self, server: Server) -> None:
+    def test_lines_are_sent_as_they_are_written(self, server: Server) -> None:
         job = server.submit(["sh", "-c", "echo one; echo two >&2; while ! test -e go; do sleep 0.05; done; echo three"])
         found = []
         stream = messages(server, f"/v1/jobs/{job}/output/stream")
@@ -110,7 +110,7 @@ class TestOutput:
             found.append(message)
             if len(found) == 2:
                 break
-        assert server.job(job)["state"] == "RUN", "the lines come while the job runs"
+        assert server.job(job)["state"] == "RUN", "the lines are sent while the job runs"
         assert sorted((m.data["stream"], m.data["data"]) for m in found) == [("stderr", "two\n"), ("stdout", "one\n")]
         go = server.job(job)["cwd"] + "/go"
         server.run(["touch", go])
@@ -124,7 +124,7 @@ class TestOutput:
             0,
         )
 
-    def test_of_a_job_that_has_ended(self, server: Server) -> None:
+    def test_ended_job(self, server: Server) -> None:
         job = server.run(["sh", "-c", "for i in 1 2 3 4 5; do echo $i; done; printf end"])["id"]
         path = f"/v1/jobs/{job}/output/stream"
 
@@ -144,19 +144,19 @@ class TestOutput:
         assert answer.headers["Content-Type"].startswith("text/plain")
         assert answer.text == "1\n2\n3\n4\n5\nend"
 
-    def test_what_there_is_so_far(self, server: Server) -> None:
+    def test_output_so_far(self, server: Server) -> None:
         job = server.submit(["sh", "-c", "echo up; sleep 60"])
         eventually(lambda: server.output(job) == ["up\n"])
         *found, end = messages(server, f"/v1/jobs/{job}/output/stream", follow="false")
         assert [message.data["data"] for message in found] == ["up\n"]
         assert (end.data["reason"], end.data["state"]) == ("so far", "RUN")
-        # A reader that comes later is given all of it too, and then the end.
+        # A later reader gets all of it too, and then the end event.
         stream = messages(server, f"/v1/jobs/{job}/output/stream")
         assert next(stream).data["data"] == "up\n"
         server.http.post(f"/v1/jobs/{job}/cancel")
         assert [(m.event, m.data.get("result")) for m in stream][-1] == ("end", "CANCELED")
 
-    def test_of_a_job_that_never_runs(self, server: Server) -> None:
+    def test_job_that_never_runs(self, server: Server) -> None:
         job = server.submit("true", urgency=0)
         with server.http.stream("GET", f"/v1/jobs/{job}/output/stream") as answer:
             client = httpx.Client(base_url=server.url)
@@ -164,7 +164,7 @@ class TestOutput:
             client.close()
             assert '"result":"CANCELED"' in answer.read().decode()
 
-    def test_much_of_it_and_bytes_that_are_no_text(self, server: Server) -> None:
+    def test_large_output_and_invalid_utf8(self, server: Server) -> None:
         job = server.submit(["sh", "-c", r"seq 1 20000; printf '\377\000\n'"])
         with server.http.stream(
             "GET", f"/v1/jobs/{job}/output/stream", headers={"Accept": "application/octet-stream"}
@@ -184,13 +184,13 @@ class TestWait:
         assert time.monotonic() - begin < 20
 
     @pytest.mark.parametrize("until", ["run", "finish"])
-    def test_until_earlier(self, server: Server, until: str) -> None:
+    def test_until_an_earlier_state(self, server: Server, until: str) -> None:
         job = server.submit("sleep 0.3" if until == "finish" else "sleep 60")
         answer = server.http.get(f"/v1/jobs/{job}", params={"wait": 25, "until": until}).json()
         assert answer["state"] in ("RUN", "CLEANUP", "INACTIVE")
         server.http.post(f"/v1/jobs/{job}/cancel")
 
-    def test_in_vain(self, server: Server) -> None:
+    def test_wait_times_out(self, server: Server) -> None:
         job = server.submit("true", urgency=0)
         begin = time.monotonic()
         answer = server.http.get(f"/v1/jobs/{job}", params={"wait": 0.2, "until": "run"})

@@ -1,4 +1,4 @@
-"""TLS in the server: certificates that are renewed, and callers who show one."""
+"""TLS in the server: renewal of certificates, and client certificates."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def serial(server: Server, authority: Authority) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
-def test_https_alone(tmp_path: Path, started: Start, authority: Authority) -> None:
+def test_https_only(tmp_path: Path, started: Start, authority: Authority) -> None:
     server = started(embedded(tmp_path, *options(authority.serve())))
     assert server.url.startswith("https://")
     with secured(server, authority) as client:
@@ -56,7 +56,7 @@ def test_https_alone(tmp_path: Path, started: Start, authority: Authority) -> No
         old.get(server.url + "/livez")
 
 
-def test_a_renewed_certificate(tmp_path: Path, started: Start, authority: Authority) -> None:
+def test_renewed_certificate(tmp_path: Path, started: Start, authority: Authority) -> None:
     server = started(embedded(tmp_path, *options(authority.serve())))
     with secured(server, authority) as client:
         first = serial(server, authority)
@@ -64,13 +64,15 @@ def test_a_renewed_certificate(tmp_path: Path, started: Start, authority: Author
         eventually(lambda: serial(server, authority) != first, what="the new certificate")
         second = serial(server, authority)
         certificate.write_text("not a certificate")
-        eventually(lambda: "the new certificate is not used" in server.text(), what="a word on the broken one")
+        eventually(
+            lambda: "the new certificate is not used" in server.text(), what="the log line about the invalid one"
+        )
         assert serial(server, authority) == second
-        assert client.get("/livez").status_code == 200  # the old connection goes on
+        assert client.get("/livez").status_code == 200  # the old connection stays open
 
 
 def test_client_certificates(tmp_path: Path, started: Start, authority: Authority) -> None:
-    """Who shows one is known by it; who shows none may have a token."""
+    """A client with a certificate is identified by it; one without can use a token."""
     server = started(
         embedded(
             tmp_path, *options(authority.serve()), "--tls-client-ca", str(authority.file),
@@ -78,8 +80,8 @@ def test_client_certificates(tmp_path: Path, started: Start, authority: Authorit
         )
     )  # fmt: skip
     with secured(server, authority, authority.client("workflow-7")) as client:
-        who = client.get("/v1/whoami").json()
-        assert (who["name"], who["scopes"], who["method"]) == ("workflow-7", ["read", "submit"], "certificate")
+        whoami = client.get("/v1/whoami").json()
+        assert (whoami["name"], whoami["scopes"], whoami["method"]) == ("workflow-7", ["read", "submit"], "certificate")
         job = client.post("/v1/jobs/submit", json={"command": "true"}).json()["f58id"]
         assert client.get(f"/v1/jobs/{job}").json()["submitter"] == "workflow-7"
         assert client.post("/v1/service/stop").status_code == 403
@@ -93,8 +95,8 @@ def test_client_certificates(tmp_path: Path, started: Start, authority: Authorit
         client.get(server.url + "/v1/whoami")
 
 
-def test_all_is_renewed_or_nothing(tmp_path: Path, started: Start, authority: Authority) -> None:
-    """A certificate beside another one's key, or beside an authority that cannot be read, is not used."""
+def test_renewal_is_atomic(tmp_path: Path, started: Start, authority: Authority) -> None:
+    """A certificate with another one's key, or with an authority that cannot be read, is not used."""
     certificate, key = authority.serve()
     clients = tmp_path / "clients.pem"
     clients.write_bytes(authority.file.read_bytes())
@@ -103,19 +105,19 @@ def test_all_is_renewed_or_nothing(tmp_path: Path, started: Start, authority: Au
         first = serial(server, authority)
         mine = key.read_bytes()
         authority.serve()
-        key.write_bytes(mine)  # a swap in between: the certificate is new, its key is not
-        eventually(lambda: "KEY_VALUES_MISMATCH" in server.text(), what="a word on the pair")
+        key.write_bytes(mine)  # in the middle of a replacement: the certificate is new, its key is not
+        eventually(lambda: "KEY_VALUES_MISMATCH" in server.text(), what="the log line about the pair")
         assert serial(server, authority) == first
         clients.write_text("no authority")
         authority.serve()
-        eventually(lambda: "NO_CERTIFICATE_OR_CRL_FOUND" in server.text(), what="a word on the authority")
+        eventually(lambda: "NO_CERTIFICATE_OR_CRL_FOUND" in server.text(), what="the log line about the authority")
         assert serial(server, authority) == first
         clients.write_bytes(authority.file.read_bytes())
         eventually(lambda: serial(server, authority) != first, what="the new certificate")
 
 
-def test_an_authority_that_is_taken_out(tmp_path: Path, started: Start, authority: Authority) -> None:
-    """Whoever connects from then on is not known by its certificates, without a restart."""
+def test_removed_authority(tmp_path: Path, started: Start, authority: Authority) -> None:
+    """New connections with its certificates are not authenticated, without a restart."""
     clients = tmp_path / "clients.pem"
     clients.write_bytes(authority.file.read_bytes())
     (tmp_path / "other").mkdir()
@@ -132,18 +134,18 @@ def test_an_authority_that_is_taken_out(tmp_path: Path, started: Start, authorit
             return True
         return False
 
-    eventually(refused, what="an end of the old authority")
+    eventually(refused, what="the end of the old authority")
 
 
-def test_a_client_certificate_that_ends(tmp_path: Path, started: Start, authority: Authority) -> None:
-    """It is looked at when a connection begins; the connection goes on, and its owner is let in no longer."""
+def test_expired_client_certificate(tmp_path: Path, started: Start, authority: Authority) -> None:
+    """The certificate is checked at the start of a connection, and its expiry during the connection."""
     server = started(embedded(tmp_path, *options(authority.serve()), "--tls-client-ca", str(authority.file)))
-    with secured(server, authority) as nobody:
-        assert nobody.get("/v1/whoami").status_code == 401
+    with secured(server, authority) as client:
+        assert client.get("/v1/whoami").status_code == 401
     until = (datetime.now(UTC) + timedelta(seconds=5)).replace(microsecond=0)
     with secured(server, authority, authority.client("workflow-7", until)) as client:
         assert client.get("/v1/whoami").json()["expires"] == until.timestamp()
-        eventually(lambda: client.get("/v1/whoami").status_code == 401, what="an end of the certificate")
+        eventually(lambda: client.get("/v1/whoami").status_code == 401, what="the end of the certificate")
         assert datetime.now(UTC) >= until
         assert client.get("/livez").status_code == 200
 
@@ -156,7 +158,7 @@ def test_a_client_certificate_that_ends(tmp_path: Path, started: Start, authorit
         (["--tls-client-ca", "/nowhere"], "give --tls-cert"),
     ],
 )
-def test_files_that_cannot_be_used(tmp_path: Path, started: Start, arguments: list[str], text: str) -> None:
+def test_unusable_files(tmp_path: Path, started: Start, arguments: list[str], text: str) -> None:
     server = started(Process([SIDECAR, "serve", "--embedded", "--port", "0", *arguments], tmp_path))
     assert server.wait() == 2
     assert text in " ".join(server.text().split())

@@ -1,4 +1,4 @@
-"""Tokens of a Secret: a change counts before kubelet has written the file that is mounted from it."""
+"""Tokens of a Secret: a change takes effect before the kubelet has updated the mounted file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ NAME = "mc-callers"
 
 @pytest.fixture
 def file(tmp_path: Path, api: ClusterAPI) -> TokenFile:
-    """The file as kubelet has mounted it."""
+    """The file as mounted by the kubelet."""
     made = TokenFile(tmp_path / "mounted", alice="admin", bob="read")
     api.secrets[NAME] = {"tokens": made.path.read_text()}
     return made
 
 
-embedded = pytest.mark.parametrize("own_server", ["embedded"], indirect=True)  # which jobs run is not the question
+embedded = pytest.mark.parametrize("own_server", ["embedded"], indirect=True)  # allocation is not under test
 
 
 def serve(own_server: Callable[..., Server], api: ClusterAPI, file: TokenFile) -> Server:
@@ -38,7 +38,7 @@ def status(server: Server, file: TokenFile, name: str) -> int:
 
 
 @embedded
-def test_a_token_that_is_revoked_is_not_good_until_the_file_is_written(
+def test_revoked_token_is_rejected_before_the_file_changes(
     own_server: Callable[..., Server], api: ClusterAPI, file: TokenFile
 ) -> None:
     server = serve(own_server, api, file)
@@ -47,44 +47,44 @@ def test_a_token_that_is_revoked_is_not_good_until_the_file_is_written(
     token, line = tokens.make_token("carol", ["submit"])
     file.tokens["carol"] = token
     api.secrets[NAME]["tokens"] = f"{old.splitlines()[0]}\n{line}\n"
-    eventually(lambda: status(server, file, "bob") == 401, within=15, what="a token that is revoked")
+    eventually(lambda: status(server, file, "bob") == 401, within=15, what="the end of the revoked token")
     assert [status(server, file, name) for name in ("alice", "carol")] == [200, 200]
 
-    # Kubelet writes what was there in between, later: that accepts no revoked token again.
+    # The kubelet writes an older version later: revoked tokens stay revoked.
     file.path.write_text(f"{old}# written again\n")
     asked = len(api.requests)
-    eventually(lambda: len(api.requests) > asked + 1, within=15, what="more looks at the Secret")
+    eventually(lambda: len(api.requests) > asked + 1, within=15, what="more reads of the Secret")
     assert status(server, file, "bob") == 401
 
-    # The Secret is deleted: nothing that it held is good any more.
+    # The Secret is deleted: none of its tokens is valid any more.
     del api.secrets[NAME]
-    eventually(lambda: status(server, file, "alice") == 401, within=15, what="tokens that are gone")
+    eventually(lambda: status(server, file, "alice") == 401, within=15, what="the end of all tokens")
 
 
 @embedded
-def test_the_file_counts_where_the_secret_cannot_be_read(
+def test_file_is_used_if_the_secret_cannot_be_read(
     own_server: Callable[..., Server], api: ClusterAPI, file: TokenFile
 ) -> None:
     api.role.discard("get secrets")
     server = serve(own_server, api, file)
     eventually(
-        lambda: str(SECRET) in server.text().replace("\\", ""), within=15, what="the rule that is missing, in the log"
+        lambda: str(SECRET) in server.text().replace("\\", ""), within=15, what="the log line about the missing rule"
     )
     second = file.path.read_text().partition("\n")[2]
     file.path.write_text(second)
-    eventually(lambda: status(server, file, "alice") == 401, within=15, what="a file that is read")
+    eventually(lambda: status(server, file, "alice") == 401, within=15, what="the file to be read")
     assert status(server, file, "bob") == 200
 
 
 @embedded
 @pytest.mark.parametrize("trouble", [FAILING, GARBAGE])
-def test_trouble_of_the_api_server_locks_nobody_out(
+def test_failing_api_server_revokes_no_tokens(
     own_server: Callable[..., Server], api: ClusterAPI, file: TokenFile, trouble: object
 ) -> None:
     api.trouble["get secrets"] = trouble  # type: ignore[assignment]
     server = serve(own_server, api, file)
-    eventually(lambda: "cannot be read" in server.text(), within=15, what="the trouble, in the log")
+    eventually(lambda: "cannot be read" in server.text(), within=15, what="the log line about the failure")
     assert status(server, file, "alice") == 200
     del api.trouble["get secrets"]
     api.secrets[NAME]["tokens"] = "# none"
-    eventually(lambda: status(server, file, "alice") == 401, within=15, what="a Secret that is read")
+    eventually(lambda: status(server, file, "alice") == 401, within=15, what="the Secret to be read")

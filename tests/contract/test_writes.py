@@ -1,4 +1,4 @@
-"""Read your writes: once a command has been answered, each later read of that server knows of it."""
+"""Read your writes: each read after the response to a command includes the command's effect."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def _bulk(server: Server, number: int, **request: Any) -> list[int]:
 
 
 @pytest.mark.timeout(60 + ROUNDS * JOBS / 10)
-def test_a_bulk_and_a_cancel_by_filter(own_server: Start, record_property: Callable[[str, object], None]) -> None:
-    """Every accepted job is cancelled or has ended before, and the last one is found at once."""
+def test_bulk_and_cancel_by_filter(own_server: Start, record_property: Callable[[str, object], None]) -> None:
+    """Every accepted job is cancelled or has ended before, and the last one is in the list at once."""
     server = own_server()
     server.http.timeout = httpx.Timeout(120)
     for round_ in range(ROUNDS):
@@ -48,11 +48,11 @@ def test_a_bulk_and_a_cancel_by_filter(own_server: Start, record_property: Calla
         assert not left, f"{len(left)} of {len(ids)} jobs were passed over by {counts}"
         record_property(f"round {round_}", counts)
         assert counts["matched"] == counts["cancelled"] + counts["already_ended"]
-        assert (counts["failed_total"], counts["failed"]) == (0, []), "a job that ends meanwhile is no failure"
+        assert (counts["failed_total"], counts["failed"]) == (0, []), "a job that ends meanwhile is not a failure"
         print(round_, counts["matched"], counts["cancelled"], counts["already_ended"])
 
 
-def test_each_read_knows_of_each_command(own_server: Start) -> None:
+def test_each_read_sees_each_command(own_server: Start) -> None:
     """Submit, urgency, cancel and signal, each followed by a read of each kind, while others submit all the time."""
     server = own_server()
     stop = threading.Event()
@@ -89,8 +89,8 @@ def _named(server: Server, name: str) -> list[dict[str, Any]]:
     return list(server.http.get("/v1/jobs", params={"name": name}).json()["jobs"])
 
 
-def test_large_jobs_of_others_neither_hide_a_job_nor_fill_the_memory(own_server: Start) -> None:
-    """Names, commands and records are bounded by bytes wherever they are kept."""
+def test_large_jobs_neither_delay_reads_nor_fill_the_memory(own_server: Start) -> None:
+    """Names, commands and records are limited in bytes wherever they are kept."""
     server = own_server()
     before = server.memory
     large = json.dumps({"command": ["true", "x" * 60_000], "name": "y" * 1000, "urgency": 0}).encode()
@@ -101,20 +101,20 @@ def test_large_jobs_of_others_neither_hide_a_job_nor_fill_the_memory(own_server:
         reads = 0
         while not bulk.done() or not reads:
             answer = server.http.post("/v1/jobs/submit", json={"command": "sleep 60", "urgency": 0})
-            if answer.status_code == 503:  # Flux itself takes so long for what is large
+            if answer.status_code == 503:  # Flux itself is slow with large jobs
                 continue
             assert server.http.get(f"/v1/jobs/{answer.json()['id']}").status_code == 200
             reads += 1
         results = [json.loads(line) for line in bulk.result().text.splitlines()]
     assert [each["status"] for each in results] == [200] * 120
     assert server.http.get(f"/v1/jobs/{results[-1]['id']}").status_code == 200
-    assert len(server.http.get("/v1/jobs", params={"limit": 100}).text) < 2_000_000, "in lists names are cut"
+    assert len(server.http.get("/v1/jobs", params={"limit": 100}).text) < 2_000_000, "lists truncate names"
     assert len(server.http.get("/v1/jobs", params={"details": "true"}).json()) >= 120 + reads
     assert server.memory - before < 400 * 1024 * 1024
 
 
-def test_the_service_counts_what_was_accepted_last(own_server: Start) -> None:
-    """Who decides on a stop sees each job that would be ended by it, and each that no drain sees end."""
+def test_service_counts_accepted_jobs(own_server: Start) -> None:
+    """A caller that decides on a stop sees each job that it would end, and each that a drain waits for."""
     server = own_server()
     for number in range(1, 31):
         job = server.submit("true", urgency=0)
@@ -128,7 +128,7 @@ def test_the_service_counts_what_was_accepted_last(own_server: Start) -> None:
     assert server.stop(mode="drain").json()["active_jobs"] >= 31
 
 
-def test_a_drain_waits_for_what_was_accepted_last(own_server: Start, tmp_path: Path) -> None:
+def test_drain_waits_for_accepted_jobs(own_server: Start, tmp_path: Path) -> None:
     server = own_server()
     done = tmp_path / "done"
     for number in range(20):
@@ -138,8 +138,8 @@ def test_a_drain_waits_for_what_was_accepted_last(own_server: Start, tmp_path: P
     assert sorted(map(int, done.read_text().split())) == list(range(20))
 
 
-def test_a_wrong_answer_is_never_given_instead_of_none(own_server: Start, tmp_path: Path) -> None:
-    """While the store cannot be written, what it does not know yet is 503 with the lag for whoever asks for it."""
+def test_reads_fail_rather_than_miss_a_write(own_server: Start, tmp_path: Path) -> None:
+    """While the store cannot be written, a read that depends on it is 503 with the lag."""
     path = tmp_path / "kept" / "jobs.sqlite"
     server = own_server("--store", str(path))
     other = sqlite3.connect(path, isolation_level=None)

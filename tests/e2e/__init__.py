@@ -1,1 +1,1 @@
-"""Tests against a Kubernetes cluster, whichever KUBECONFIG names: `make e2e`, or `make e2e-existing`."""
+"""Tests with the Kubernetes cluster of KUBECONFIG: `make e2e`, or `make e2e-existing`."""

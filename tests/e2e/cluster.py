@@ -1,4 +1,4 @@
-"""A release of the chart in a namespace of its own, and its API over a port-forward."""
+"""A release of the chart in its own namespace, and its API over a port-forward."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.harness import HELM, ROOT, eventually
 CHART = ROOT / "helm/flux-sidecar"
 REPORTS = Path(os.environ.get("E2E_REPORTS", ROOT / "e2e-report"))
 
-#: How long a cluster may take that has to pull nothing.
+#: Timeout of a cluster that has to pull no image.
 START, END = 180.0, 90.0
 
 
 class Shape(NamedTuple):
-    """How the chart runs Flux."""
+    """The way in which the chart runs Flux."""
 
     workload: str
     mode: str
@@ -39,14 +39,14 @@ SIDECAR, LAUNCHER, JOB = Shape("minicluster", "sidecar"), Shape("minicluster", "
 
 
 def run(*argv: str, timeout: float = 300, check: bool = True, text: str | None = None) -> str:
-    """Return what a command prints, which may read a text; fail with what it says."""
+    """Return the output of a command, with an optional input; fail with its errors."""
     done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, input=text)
     assert not check or done.returncode == 0, f"{' '.join(argv)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 class Release:
-    """One installation of the chart, in a namespace that is its own."""
+    """One installation of the chart, in its own namespace."""
 
     def __init__(self, image: str, shape: Shape, size: int = 1) -> None:
         self.name, self.shape, self.size = "flux", shape, size
@@ -72,7 +72,7 @@ class Release:
         return run(str(HELM), "--namespace", self.namespace, *arguments, timeout=timeout)
 
     def install(self, *, services: Sequence[str] = (), **values: Any) -> Release:
-        """Install the chart into the namespace, which has these Services then."""
+        """Install the chart into the namespace, which then has the given Services."""
         run("kubectl", "create", "namespace", self.namespace)
         for name in services:
             self.kubectl("create", "service", "clusterip", name, "--tcp=5000")
@@ -80,7 +80,7 @@ class Release:
         return self.upgrade()
 
     def upgrade(self, **values: Any) -> Release:
-        """Upgrade with these values too, or install; fail with what helm says."""
+        """Upgrade with these values too, or install; fail with helm's error."""
         done = self.try_upgrade(**values)
         assert done.returncode == 0, done.stderr
         self.token = self.read_token()
@@ -126,7 +126,7 @@ class Release:
 
     @property
     def forwarded(self) -> str:
-        """What a port-forward leads to."""
+        """The target of a port-forward."""
         return f"service/{self.name}-api"
 
     @property
@@ -151,7 +151,7 @@ class Release:
     # ---------------------------------------------------------------------------------------------------- the API
 
     def http(self) -> httpx.Client:
-        """Return a client of the API, over a port-forward that is made anew when the last one has ended."""
+        """Return a client of the API, over a port-forward that is renewed when it has ended."""
         if self._forward is not None and self._forward.poll() is None and self._http is not None:
             return self._http
         self.close_forward()
@@ -171,15 +171,15 @@ class Release:
         return self._http
 
     def call(self, method: str, path: str, **details: Any) -> httpx.Response:
-        """Ask the API once; a connection that cannot be made is an error of httpx."""
+        """Send one request to the API; a failed connection is an error of httpx."""
         try:
             return self.http().request(method, path, **details)
         except httpx.TransportError:
             self.close_forward()
             raise
 
-    def ask(self, path: str) -> Any:
-        """Return what a GET answers with 200; retried while the server cannot be reached."""
+    def get(self, path: str) -> Any:
+        """Return the body of a GET with status 200; retry while the server cannot be reached."""
 
         def answered() -> httpx.Response | None:
             with contextlib.suppress(httpx.TransportError):
@@ -200,7 +200,7 @@ class Release:
         return self
 
     def submit(self, command: str | list[str], **parameters: Any) -> str:
-        """Submit a job as a client should: under a key, and again where a broker that is busy has not answered yet."""
+        """Submit a job as a client should: with a key, and again if a busy broker has not responded yet."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
 
         def accepted() -> httpx.Response | None:
@@ -211,12 +211,12 @@ class Release:
                 return None
             return answer
 
-        answer = eventually(accepted, what="an answer to a submit")
+        answer = eventually(accepted, what="a response to a submit")
         assert answer.status_code == 200, answer.text
         return str(answer.json()["f58id"])
 
     def ended(self, job: str) -> dict[str, Any]:
-        found = self.ask(f"/v1/jobs/{job}?wait=60")
+        found = self.get(f"/v1/jobs/{job}?wait=60")
         assert found["state"] == "INACTIVE", found
         return dict(found)
 
@@ -224,7 +224,7 @@ class Release:
         """Run a job; return its lines."""
         job = self.submit(command, **parameters)
         found = self.ended(job)
-        lines = [str(line).rstrip("\n") for line in self.ask(f"/v1/jobs/{job}/output").get("Output", ())]
+        lines = [str(line).rstrip("\n") for line in self.get(f"/v1/jobs/{job}/output").get("Output", ())]
         assert found["result"] == "COMPLETED", (found, lines)
         return lines
 
@@ -234,18 +234,18 @@ class Release:
         return dict(answer.json())
 
     def nodes_up(self) -> int:
-        nodes = self.ask("/v1/nodes?details=true")["nodes"]
+        nodes = self.get("/v1/nodes?details=true")["nodes"]
         return sum(node["state"] != "down" for node in nodes)
 
-    # ---------------------------------------------------------------------------------------------------- the end
+    # -------------------------------------------------------------------------------------------------------- end
 
     def final(self, within: float = END) -> str:
-        """Wait until the Job has ended; return how: Complete or Failed."""
+        """Wait until the Job has ended; return Complete or Failed."""
         self.close_forward()
         return str(eventually(lambda: job_result(self.job()), within=within, what="end of the Job"))
 
     def complete(self) -> None:
-        """Wait until the Job is Complete, and look at what it has left: every container has ended, with 0."""
+        """Wait until the Job is Complete, and check that every container has exited with 0."""
         assert self.final() == "Complete"
         codes = {name: exit_code(status) for name, status in self.statuses().items()}
         assert codes, "the Job has no pods"
@@ -259,7 +259,7 @@ class Release:
             core().create_namespaced_pod_eviction(name, self.namespace, eviction)
 
     def events(self) -> list[CoreV1Event]:
-        """Return the Events that the server has recorded."""
+        """Return the Events that the server has created."""
         found = core().list_namespaced_event(self.namespace).items
         return [event for event in found if event.source and event.source.component == "flux-sidecar"]
 
@@ -270,7 +270,7 @@ class Release:
         return sum(status.restart_count for status in self.statuses().values())
 
     def report(self, name: str) -> Path:
-        """Write down what there is to see when a test has failed."""
+        """Write a report of a failed test."""
         directory = REPORTS / re.sub(r"[^\w.-]+", "_", name)
         directory.mkdir(parents=True, exist_ok=True)
         wanted = {

@@ -1,4 +1,4 @@
-"""Fixtures: releases that are gone when their test is, and a report of each that a test has failed with."""
+"""Fixtures: releases, which are removed after their test, with a report if it has failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real API server authenticates callers, and its RBAC authorizes them: the shipped examples, as they are."""
+"""A real API server authenticates callers, and its RBAC authorizes them: the examples, unchanged."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def server(tmp_path: Path, started: Callable[[Process], Any]) -> Iterator[Server
     kubectl("delete", "namespace", "flux")
 
 
-def test_the_clusters_own_callers(server: Server) -> None:
+def test_callers_of_the_cluster(server: Server) -> None:
     expected = {"dashboard": ["read"], "ci": ["read", "submit"], "operator": ["read", "submit", "admin"]}
     for account, scopes in expected.items():
-        who = server.http.get("/v1/whoami", headers=bearer(account, *OURS)).json()
-        assert who["name"] == f"system:serviceaccount:flux:{account}"
-        assert (who["scopes"], who["method"]) == (scopes, "kubernetes")
+        whoami = server.http.get("/v1/whoami", headers=bearer(account, *OURS)).json()
+        assert whoami["name"] == f"system:serviceaccount:flux:{account}"
+        assert (whoami["scopes"], whoami["method"]) == (scopes, "kubernetes")
     refused = problem(server.http.get("/v1/jobs", headers=bearer("stranger", *OURS)), 403)
     assert "has none" in refused["detail"]
-    problem(server.http.get("/v1/jobs", headers=bearer("ci")), 401)  # a token for the API server is none for us
+    problem(server.http.get("/v1/jobs", headers=bearer("ci")), 401)  # a token for the API server has another audience
     problem(server.http.get("/v1/jobs", headers={"Authorization": "Bearer nonsense"}), 401)
     mine = server.http.post("/v1/jobs/submit", headers=bearer("ci", *OURS), data={"command": "sleep 600"}).json()
     watcher = bearer("dashboard", *OURS)
@@ -70,8 +70,8 @@ def test_the_clusters_own_callers(server: Server) -> None:
     assert server.http.post(f"/v1/jobs/{mine['f58id']}/cancel", headers=bearer("ci", *OURS)).status_code == 200
 
 
-def test_what_is_taken_back_ends(server: Server) -> None:
-    """A role that is no longer bound, a token whose account is gone: refused once the cached result has expired."""
+def test_revoked_access_ends(server: Server) -> None:
+    """An unbound role, and the token of a deleted account: refused once the cached result has expired."""
     caller, gone = bearer("dashboard", *OURS), bearer("ci", *OURS)
     assert server.http.get("/v1/jobs", headers=caller).status_code == 200
     assert server.http.get("/v1/jobs", headers=gone).status_code == 200

@@ -1,4 +1,4 @@
-"""What ends an instance other than a stop: in order, or with a failure and an Event that says why; nothing hangs."""
+"""Ends of an instance other than a stop: orderly, or as a failure with an Event; nothing hangs."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ beside = pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
 sizes = pytest.mark.parametrize("size", [1, 3])
 Install = Callable[..., Release]
 
-#: Commands that end a node's kubelet and start it again, for the tests that need it.
+#: Commands that stop a node's kubelet and start it again, for the tests that need it.
 KUBELET_STOP, KUBELET_START = os.environ.get("E2E_KUBELET_STOP", ""), os.environ.get("E2E_KUBELET_START", "")
 
-#: A job that takes two seconds to end, so that what ends the instance has time to come in each other's way.
+#: A job that takes two seconds to end, so that the ends can overlap.
 SLOW = ["bash", "-c", "trap 'sleep 2; exit' TERM; while :; do sleep 0.2; done"]
 
 
 def busy(cluster: Release) -> Release:
-    """Have jobs that run on every node, and one that waits."""
+    """Start jobs on every node, and one that waits."""
     for command in (SLOW, ["sleep", "600"]):
         cluster.submit(command, num_nodes=cluster.size, exclusive=True)
-    eventually(lambda: len(cluster.ask("/v1/jobs?state=RUN")["jobs"]) == 1, what="a running job")
+    eventually(lambda: len(cluster.get("/v1/jobs?state=RUN")["jobs"]) == 1, what="a running job")
     return cluster
 
 
 @shapes
 @sizes
 @pytest.mark.parametrize("how", ["deleted", "evicted"])
-def test_the_leads_pod_goes(install: Install, shape: Shape, size: int, how: str) -> None:
-    """That is a stop: jobs are cancelled in order, and the Job is Complete."""
+def test_deletion_of_the_leads_pod(install: Install, shape: Shape, size: int, how: str) -> None:
+    """It is a stop: jobs are canceled in order, and the Job is Complete."""
     cluster = busy(install(shape, size).ready())
     if how == "deleted":
         cluster.delete_pod(cluster.pod(0))
@@ -56,8 +56,8 @@ def test_the_leads_pod_goes(install: Install, shape: Shape, size: int, how: str)
 
 
 @beside
-def test_the_leads_pod_goes_while_a_stop_is_under_way(install: Install, shape: Shape) -> None:
-    """The broker is in CLEANUP when kubelet comes: a signal would abort that."""
+def test_deletion_of_the_leads_pod_during_a_stop(install: Install, shape: Shape) -> None:
+    """The broker is in CLEANUP when the kubelet ends the pod: a signal would abort the cleanup."""
     cluster = busy(install(shape, 3).ready())
     cluster.stop()
     cluster.delete_pod(cluster.pod(0))
@@ -65,8 +65,8 @@ def test_the_leads_pod_goes_while_a_stop_is_under_way(install: Install, shape: S
 
 
 @shapes
-def test_all_pods_are_evicted_at_once(install: Install, shape: Shape) -> None:
-    """As a drain of their node does it: followers that come back find that the lead has completed."""
+def test_eviction_of_all_pods(install: Install, shape: Shape) -> None:
+    """As by a drain of their node: recreated followers find that the lead has completed."""
     cluster = busy(install(shape, 3).ready())
     cluster.evict(1, 2, 0)
     assert cluster.final(within=180) == "Complete"
@@ -74,7 +74,7 @@ def test_all_pods_are_evicted_at_once(install: Install, shape: Shape) -> None:
 
 @shapes
 @sizes
-def test_the_release_is_uninstalled(install: Install, shape: Shape, size: int) -> None:
+def test_uninstall_of_the_release(install: Install, shape: Shape, size: int) -> None:
     cluster = busy(install(shape, size).ready())
     watch = PodWatch(cluster.namespace, cluster.name)
     eventually(lambda: len(watch.pods) == size, what="the pods")
@@ -89,7 +89,7 @@ def test_the_release_is_uninstalled(install: Install, shape: Shape, size: int) -
 
 
 @shapes
-def test_an_upgrade_that_a_living_release_cannot_take(install: Install, shape: Shape, tmp_path: Path) -> None:
+def test_upgrade_that_a_running_release_cannot_apply(install: Install, shape: Shape, tmp_path: Path) -> None:
     cluster = install(shape, 2).ready()
     job = cluster.submit(["sleep", "600"])
     pods = [cluster.pod(index) for index in range(2)]
@@ -116,10 +116,10 @@ def test_an_upgrade_that_a_living_release_cannot_take(install: Install, shape: S
     assert "would make different ones" in done.stderr
     cluster.upgrade(service={"annotations": {"example.com/changed": "yes"}})
     assert [cluster.pod(index) for index in range(2)] == pods
-    assert cluster.ask(f"/v1/jobs/{job}")["state"] == "RUN"
+    assert cluster.get(f"/v1/jobs/{job}")["state"] == "RUN"
 
 
-def test_a_claim_that_was_kept_says_what_it_has(install: Install) -> None:
+def test_kept_claim_with_other_values(install: Install) -> None:
     """The API server would refuse the upgrade of a claim in the middle of an installation."""
     store = {"enabled": True, "size": "2Gi", "accessModes": ["ReadWriteOnce"]}
     cluster = install(SIDECAR, store=store)
@@ -137,16 +137,16 @@ def test_a_claim_that_was_kept_says_what_it_has(install: Install) -> None:
 
 
 def kill(cluster: Release, how: str) -> None:
-    """Kill the server: by a limit of CPU time, or by one of memory."""
+    """Kill the server: by a limit of CPU time, or of memory."""
     container = cluster.flux_container if cluster.shape == LAUNCHER else "flux-sidecar"
     if how == "killed":
-        # In a launcher's container the first process is a shell: the server is the one of its name.
+        # In a launcher's container the first process is a shell: the server is found by its name.
         find = "for p in /proc/[0-9]*; do read -r n < $p/comm; [ $n != flux-sidecar ] || echo ${p#/proc/}; done"
         last = f"p=$({find} | sort -n | tail -1); kill -9 $p"
         cluster.shell(0, last if cluster.shape == LAUNCHER else _KILL, container)
     else:
-        # Memory of the container that no process has: of all that could be ended the server has the most. Where it is
-        # the container's first process, this shell ends with it.
+        # Memory of the container that belongs to no process: the server uses the most of all processes that can be
+        # killed. If it is the container's first process, this shell ends with it.
         cluster.shell(0, "head -c 63M /dev/zero > /dev/shm/fill", container, check=False)
     cluster.close_forward()
 
@@ -160,26 +160,26 @@ def down(cluster: Release) -> bool:
 
 @beside
 @sizes
-def test_a_server_beside_is_killed_for_its_memory(install: Install, shape: Shape, size: int) -> None:
-    """It is started again, and the instance goes on."""
+def test_sidecar_that_is_killed_for_its_memory(install: Install, shape: Shape, size: int) -> None:
+    """It is restarted, and the instance continues."""
     limits = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "112Mi"}}
     cluster = install(shape, size, server={"resources": limits}).ready()
     job = cluster.submit(["sleep", "600"])
-    eventually(lambda: cluster.ask(f"/v1/jobs/{job}")["state"] == "RUN", what="a running job")
+    eventually(lambda: cluster.get(f"/v1/jobs/{job}")["state"] == "RUN", what="a running job")
     kill(cluster, "out of memory")
     name = f"{cluster.pod(0)}/flux-sidecar"
     eventually(lambda: cluster.statuses()[name].restart_count >= 1, within=60, what="a new server")
     last = present(cluster.statuses()[name].last_state)
     assert present(last.terminated).exit_code == 137
     cluster.shell(0, "rm -f /dev/shm/fill", "flux-sidecar")
-    assert cluster.ready().ask(f"/v1/jobs/{job}")["state"] == "RUN"
+    assert cluster.ready().get(f"/v1/jobs/{job}")["state"] == "RUN"
     cluster.stop()
     assert cluster.final() == "Complete"
 
 
 @sizes
-def test_a_launchers_server_is_killed(install: Install, size: int) -> None:
-    """The instance ends with it. Followers have completed then, so that a larger one fails, and says so."""
+def test_launcher_that_is_killed(install: Install, size: int) -> None:
+    """The instance ends with it. Followers have completed then, so a larger instance fails, and reports why."""
     cluster = install(LAUNCHER, size).ready()
     old = cluster.submit(["true"])
     cluster.ended(old)
@@ -196,8 +196,8 @@ def test_a_launchers_server_is_killed(install: Install, size: int) -> None:
 
 
 @beside
-def test_a_lead_that_comes_back_to_followers_that_have_completed(install: Install, shape: Shape) -> None:
-    """A broker whose cleanup was aborted ends with 129: its followers do not come back."""
+def test_recreated_lead_with_completed_followers(install: Install, shape: Shape) -> None:
+    """A broker whose cleanup was aborted exits with 129; its followers are not recreated."""
     cluster = busy(install(shape, 3).ready())
     twice = (
         'for p in /proc/[0-9]*; do read -r name < "$p/comm"; [ "$name" != flux-broker-0 ] || broker=${p#/proc/}; done;'
@@ -209,11 +209,11 @@ def test_a_lead_that_comes_back_to_followers_that_have_completed(install: Instal
 
 
 @beside
-def test_a_stop_of_what_never_runs_has_a_deadline(install: Install, shape: Shape) -> None:
+def test_stop_of_an_instance_that_never_runs_has_a_deadline(install: Install, shape: Shape) -> None:
     hold = '[ "$JOB_COMPLETION_INDEX" != 2 ] || sleep 3600'
     server = {"environment": {"FLUX_SIDECAR_START_TIMEOUT": "3"}}
     cluster = install(shape, 3, application={"pre": hold}, server=server)
-    eventually(lambda: "quorum" in str(cluster.ask("/v1/service")), within=120, what="a broker that waits")
+    eventually(lambda: "quorum" in str(cluster.get("/v1/service")), within=120, what="a broker that waits")
     assert cluster.stop()["state"] == "waiting"
     assert cluster.final(within=600) == "Failed"
     assert "StoppedBeforeRun" in cluster.reasons()
@@ -221,7 +221,7 @@ def test_a_stop_of_what_never_runs_has_a_deadline(install: Install, shape: Shape
 
 @pytest.fixture
 def kubelet() -> Iterator[Callable[[Release, Callable[[], Any]], None]]:
-    """Have no kubelet for some seconds."""
+    """Stop the kubelet for some seconds."""
     if not (KUBELET_STOP and KUBELET_START):
         pytest.skip("E2E_KUBELET_STOP and E2E_KUBELET_START name no commands: the node's kubelet cannot be ended")
 
@@ -238,21 +238,21 @@ def kubelet() -> Iterator[Callable[[Release, Callable[[], Any]], None]]:
 
 @shapes
 @sizes
-def test_a_node_without_its_kubelet_for_a_while(
+def test_node_without_its_kubelet_for_a_while(
     install: Install, shape: Shape, size: int, kubelet: Callable[..., None]
 ) -> None:
-    """Shorter than the node's pods are tolerated there: nothing has happened."""
+    """Shorter than the toleration of the node's pods: nothing happens."""
     cluster = busy(install(shape, size).ready())
     kubelet(cluster, lambda: not ready_nodes())
     eventually(ready_nodes, within=120, what="a node that is ready")
-    assert len(cluster.ready().ask("/v1/jobs?state=RUN")["jobs"]) == 1
+    assert len(cluster.ready().get("/v1/jobs?state=RUN")["jobs"]) == 1
     cluster.stop()
     assert cluster.final(within=120) == "Complete"
 
 
 @shapes
 @sizes
-def test_a_node_that_is_given_up(install: Install, shape: Shape, size: int, kubelet: Callable[..., None]) -> None:
+def test_node_that_is_given_up(install: Install, shape: Shape, size: int, kubelet: Callable[..., None]) -> None:
     """Its pods are deleted, and end in order when the kubelet is back: the Job ends, or a new instance can be stopped."""
     cluster = busy(install(shape, size).ready())
     names = {cluster.pod(index) for index in range(size)}

@@ -1,4 +1,4 @@
-"""The manifests of examples/minicluster, which are what docs/kubernetes.md makes of the operator's own examples."""
+"""The manifests of examples/minicluster, which docs/kubernetes.md derives from the operator's own examples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Applied(Release):
 
     @property
     def forwarded(self) -> str:
-        """The pod: there is no Service that leads to the server."""
+        """The pod: no Service selects the server."""
         return f"pod/{self.pod(0)}"
 
 

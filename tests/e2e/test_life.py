@@ -22,7 +22,7 @@ OLD = os.environ.get("E2E_OLD_APPLICATION_IMAGE", "")
 
 @shapes
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
+def test_install_to_complete(install: Install, shape: Shape, size: int) -> None:
     cluster = install(shape, size).ready()
 
     # One task more than there are nodes: 4 on 3.
@@ -32,11 +32,11 @@ def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
 
     running = cluster.submit(["sleep", "600"], num_nodes=size, exclusive=True)
     pending = cluster.submit(["sleep", "600"], num_nodes=size, exclusive=True)
-    eventually(lambda: cluster.ask(f"/v1/jobs/{running}")["state"] == "RUN", what="a running job")
-    eventually(lambda: cluster.ask(f"/v1/jobs/{pending}")["state"] == "SCHED", what="a pending job")
+    eventually(lambda: cluster.get(f"/v1/jobs/{running}")["state"] == "RUN", what="a running job")
+    eventually(lambda: cluster.get(f"/v1/jobs/{pending}")["state"] == "SCHED", what="a pending job")
 
     def brokers() -> list[tuple[int, str]]:
-        return [(pod["index"], pod["broker"]) for pod in cluster.ask("/v1/cluster")["pods"]]
+        return [(pod["index"], pod["broker"]) for pod in cluster.get("/v1/cluster")["pods"]]
 
     eventually(lambda: brokers() == [(index, "up") for index in range(size)], what="brokers that are up")
 
@@ -51,7 +51,7 @@ def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
             and found.by("state", "flux_nodes") == {"allocated": size, "free": 0, "drained": 0, "down": 0}
         )
 
-    eventually(scraped, what="metrics that are right")
+    eventually(scraped, what="correct metrics")
     assert cluster.restarts() == 0
     cluster.stop()
     cluster.complete()
@@ -63,13 +63,13 @@ def test_a_whole_life(install: Install, shape: Shape, size: int) -> None:
 def test_helm_test_runs_a_job(install: Install, shape: Shape) -> None:
     cluster = install(shape)
     cluster.helm("test", cluster.name)
-    assert [job["name"] for job in cluster.ask("/v1/jobs")["jobs"]] == ["helm-test"]
+    assert [job["name"] for job in cluster.get("/v1/jobs")["jobs"]] == ["helm-test"]
     # Its pod would outlive the release.
     assert f"{cluster.name}-test" not in cluster.kubectl("get", "pods", "--output", "name")
 
 
 @shapes
-def test_nobody_without_the_token(install: Install, shape: Shape) -> None:
+def test_requests_without_the_token_are_refused(install: Install, shape: Shape) -> None:
     cluster = install(shape).ready()
     cluster.token = "fxs_" + "x" * 43
     for headers in ({"Authorization": f"Bearer {cluster.token}"}, {"Authorization": ""}):
@@ -78,8 +78,8 @@ def test_nobody_without_the_token(install: Install, shape: Shape) -> None:
 
 
 @shapes
-def test_an_upgrade_revokes_at_once(install: Install, shape: Shape) -> None:
-    """Kubelet would write the Secret into the volume after a minute or two."""
+def test_upgrade_revokes_at_once(install: Install, shape: Shape) -> None:
+    """The kubelet would update the mounted Secret after a minute or two."""
     token, line = make_token("ci", ["admin"])
     cluster = install(shape, auth={"callers": [line]}).ready()
     old = cluster.token
@@ -90,7 +90,7 @@ def test_an_upgrade_revokes_at_once(install: Install, shape: Shape) -> None:
     )
     assert time.monotonic() - upgraded < 15
     assert answer.status_code == 401
-    assert cluster.token == old  # it is the one that was good before
+    assert cluster.token == old  # it was valid before
     cluster.token = token
     cluster.close_forward()
     assert cluster.call("GET", "/v1/whoami").json()["name"] == "ci"
@@ -98,14 +98,14 @@ def test_an_upgrade_revokes_at_once(install: Install, shape: Shape) -> None:
 
 @shapes
 def test_services_of_the_servers_name_configure_nothing(install: Install, shape: Shape) -> None:
-    """Kubernetes makes variables of them, such as FLUX_SIDECAR_METRICS_PORT=tcp://…, in pods of the operator."""
+    """Kubernetes creates variables of them, such as FLUX_SIDECAR_METRICS_PORT=tcp://…, in pods of the operator."""
     cluster = install(shape, services=["flux-sidecar", "flux-sidecar-metrics"]).ready()
     assert cluster.restarts() == 0
     assert cluster.output(["echo", "served"]) == ["served"]
 
 
 @shapes
-def test_jobs_on_a_read_only_root_file_system(install: Install, shape: Shape) -> None:
+def test_jobs_with_a_read_only_root_file_system(install: Install, shape: Shape) -> None:
     cluster = install(shape, application={"securityContext": {"readOnlyRootFilesystem": True}}).ready()
     script = "touch /x 2> /dev/null && echo writable; touch /tmp/x ~/x && echo both"
     assert cluster.output(["sh", "-c", script]) == ["both"]
@@ -114,14 +114,14 @@ def test_jobs_on_a_read_only_root_file_system(install: Install, shape: Shape) ->
 
 
 @shapes
-def test_the_tokens_secret_is_not_in_the_pods(install: Install, shape: Shape) -> None:
+def test_token_secret_is_not_in_the_pods(install: Install, shape: Shape) -> None:
     cluster = install(shape).ready()
     found = cluster.output(["sh", "-c", "env; cat /etc/flux-sidecar/*/* 2>&1; true"])
     assert cluster.token not in "\n".join(found)
 
 
 @shapes
-def test_an_upgrade_keeps_the_token_and_the_cluster(install: Install, shape: Shape) -> None:
+def test_upgrade_keeps_the_token_and_the_cluster(install: Install, shape: Shape) -> None:
     cluster = install(shape).ready()
     token, pods = cluster.token, cluster.pod(0)
     job = cluster.submit(["true"])
@@ -131,14 +131,14 @@ def test_an_upgrade_keeps_the_token_and_the_cluster(install: Install, shape: Sha
 
 
 @pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
-def test_a_job_sees_its_own_container(install: Install, shape: Shape) -> None:
+def test_job_sees_its_own_container(install: Install, shape: Shape) -> None:
     path = "/opt/application/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     application = {"environment": {"PATH": path, "COLOUR": "blue"}}
     server = {"environment": {"FLUX_SIDECAR_HEARTBEAT": "20", "SERVERS_OWN": "yes"}}
     cluster = install(shape, application=application, server=server).ready()
     environment = dict(line.split("=", 1) for line in cluster.output(["env"]) if "=" in line)
     assert environment["COLOUR"] == "blue"
-    # Flux puts its own commands before it.
+    # Flux prepends its own commands.
     assert environment["PATH"].endswith(path)
     assert "SERVERS_OWN" not in environment
     assert not [name for name in environment if name.startswith("FLUX_SIDECAR_")]
@@ -146,7 +146,7 @@ def test_a_job_sees_its_own_container(install: Install, shape: Shape) -> None:
 
 @pytest.mark.skipif(not APPLICATION, reason="E2E_APPLICATION_IMAGE names none: an image with Flux, without the server")
 @pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
-def test_an_application_image_beside_the_servers(install: Install, shape: Shape) -> None:
+def test_application_image_with_the_servers_image(install: Install, shape: Shape) -> None:
     cluster = install(shape, application={"image": APPLICATION}).ready()
     assert cluster.output(["sh", "-c", "command -v flux; command -v flux-sidecar || echo none"])[-1] == "none"
     cluster.stop()
@@ -155,10 +155,10 @@ def test_an_application_image_beside_the_servers(install: Install, shape: Shape)
 
 @pytest.mark.skipif(not OLD, reason="E2E_OLD_APPLICATION_IMAGE names none: an image with an older Flux")
 @pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
-def test_an_older_flux_in_the_application_image(install: Install, shape: Shape) -> None:
-    """The server's image has a Flux of its own: it speaks with a broker that is years older."""
+def test_older_flux_in_the_application_image(install: Install, shape: Shape) -> None:
+    """The server's image has its own Flux, which talks to a broker that is years older."""
     cluster = install(shape, 2, application={"image": OLD}).ready()
-    version = cluster.ask("/v1/service")["instance"]["version"]
+    version = cluster.get("/v1/service")["instance"]["version"]
     assert cluster.shell(0, "flux version").split()[1] == version
     assert cluster.output(["flux", "version"])[0].split()[1] == version
     assert len(cluster.output(["hostname"], num_nodes=2)) == 2
@@ -166,7 +166,7 @@ def test_an_older_flux_in_the_application_image(install: Install, shape: Shape) 
     assert (failed["result"], failed["returncode"]) == ("FAILED", 3)
     assert cluster.ended(cluster.submit(["sleep", "60"], runtime=1))["result"] == "TIMEOUT"
     job = cluster.submit(["sleep", "600"])
-    eventually(lambda: cluster.ask(f"/v1/jobs/{job}")["state"] == "RUN", what="a running job")
+    eventually(lambda: cluster.get(f"/v1/jobs/{job}")["state"] == "RUN", what="a running job")
     assert cluster.nodes_up() == 2
     assert Metrics(cluster.call("GET", "/metrics").text).by("result", "flux_job_results_total")["timeout"] == 1
     cluster.stop()
@@ -174,10 +174,10 @@ def test_an_older_flux_in_the_application_image(install: Install, shape: Shape) 
 
 
 @pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
-def test_every_name_resolves_all_the_while(install: Install, shape: Shape) -> None:
+def test_names_resolve_all_the_time(install: Install, shape: Shape) -> None:
     cluster = install(shape, 3).ready()
     names = [f"{cluster.name}-{index}.{cluster.name}" for index in range(3)]
-    # A name that is gone for a moment is what breaks MPI; DNS is asked anew each time.
+    # A name that does not resolve for a moment breaks MPI; DNS is queried each time.
     look = f"for _ in $(seq 100); do getent hosts {names[0]} && getent hosts {names[1]} && getent hosts {names[2]}"
     script = f"{look} || echo LOST; sleep 0.1; done"
     job = cluster.submit(["true"], num_nodes=3)

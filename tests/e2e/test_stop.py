@@ -1,4 +1,4 @@
-"""The ways in which an instance is ended."""
+"""Stops of an instance."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _GRACE = 30.0  # of a MiniCluster's pods; the operator has no option for it
 
 
 @pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
-def test_a_stop_before_there_is_a_quorum(install: Install, shape: Shape) -> None:
+def test_stop_before_there_is_a_quorum(install: Install, shape: Shape) -> None:
     hold = '[ "$JOB_COMPLETION_INDEX" != 2 ] || until [ -e /tmp/go ]; do sleep 0.2; done'
     cluster = install(shape, 3, application={"pre": hold})
 
     def quorum() -> bool:
-        return "quorum" in str(cluster.ask("/v1/service"))
+        return "quorum" in str(cluster.get("/v1/service"))
 
     eventually(quorum, within=120, what="a broker that waits for its quorum")
     assert cluster.stop()["state"] == "waiting"
@@ -44,7 +44,7 @@ def test_two_stops(install: Install, shape: Shape) -> None:
 
 
 @shapes
-def test_a_drain_lets_jobs_finish(install: Install, shape: Shape) -> None:
+def test_drain_lets_jobs_finish(install: Install, shape: Shape) -> None:
     cluster = install(shape).ready()
     job = cluster.submit(["sleep", "5"])
     with ThreadPoolExecutor() as pool:
@@ -58,7 +58,7 @@ def test_a_drain_lets_jobs_finish(install: Install, shape: Shape) -> None:
 
 
 @shapes
-def test_a_cluster_that_is_deleted_ends_within_its_grace(install: Install, shape: Shape) -> None:
+def test_deleted_cluster_ends_within_its_grace_period(install: Install, shape: Shape) -> None:
     cluster = install(shape, 3).ready()
     cluster.submit(["sleep", "600"], num_nodes=3)
     begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""What breaks, and what changes its size."""
+"""Failures, and changes of the size."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 beside = pytest.mark.parametrize("shape", [SIDECAR, JOB], ids=str)
 Install = Callable[..., Release]
 
-# The server is its container's first process, which the kernel protects from every signal of the container. So it gets
-# a limit of CPU time, which the kernel itself keeps, with SIGKILL: work is what ends it.
+# The server is its container's first process, which the kernel protects from signals of the container. So it gets a
+# limit of CPU time, which the kernel enforces with SIGKILL while it works.
 _KILL = "python3 -c 'import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))'"
 
 
 @beside
-def test_a_server_that_is_killed_is_back_with_every_job(install: Install, shape: Shape) -> None:
+def test_killed_server_restarts_with_every_job(install: Install, shape: Shape) -> None:
     cluster = install(shape).ready()
     past = cluster.submit(["true"])
     cluster.ended(past)
     running = cluster.submit(["sleep", "600"])
-    eventually(lambda: cluster.ask(f"/v1/jobs/{running}")["state"] == "RUN", what="a running job")
+    eventually(lambda: cluster.get(f"/v1/jobs/{running}")["state"] == "RUN", what="a running job")
 
     cluster.shell(0, _KILL, "flux-sidecar")
 
@@ -45,7 +45,7 @@ def test_a_server_that_is_killed_is_back_with_every_job(install: Install, shape:
     last = present(cluster.statuses()[f"{pod}/flux-sidecar"].last_state)
     assert present(last.terminated).exit_code == 137
     cluster.ready()
-    jobs = cluster.ask("/v1/jobs")["jobs"]
+    jobs = cluster.get("/v1/jobs")["jobs"]
     assert {job["f58id"]: job["state"] for job in jobs} == {past: "INACTIVE", running: "RUN"}
     flux = cluster.statuses()[f"{pod}/{cluster.flux_container}"]
     assert flux.restart_count == 0
@@ -53,7 +53,7 @@ def test_a_server_that_is_killed_is_back_with_every_job(install: Install, shape:
     cluster.complete()
 
 
-def test_a_broker_that_is_killed_is_a_new_instance(install: Install) -> None:
+def test_killed_broker_is_a_new_instance(install: Install) -> None:
     cluster = install(SIDECAR, 3).ready()
     old = cluster.submit(["true"])
     cluster.ended(old)
@@ -62,7 +62,7 @@ def test_a_broker_that_is_killed_is_a_new_instance(install: Install) -> None:
     pod = cluster.pod(0)
     eventually(lambda: cluster.statuses()[f"{pod}/{cluster.name}"].restart_count == 1, within=60, what="a new broker")
     cluster.ready()
-    assert cluster.ask("/v1/jobs")["jobs"] == []
+    assert cluster.get("/v1/jobs")["jobs"] == []
     assert len(cluster.output(["hostname"], num_nodes=3, num_tasks=3)) == 3
     assert cluster.statuses()[f"{pod}/flux-sidecar"].restart_count == 0
     cluster.stop()
@@ -70,7 +70,7 @@ def test_a_broker_that_is_killed_is_a_new_instance(install: Install) -> None:
 
 
 @beside
-def test_a_worker_that_is_deleted_comes_back(install: Install, shape: Shape) -> None:
+def test_deleted_worker_is_recreated(install: Install, shape: Shape) -> None:
     cluster = install(shape, 3).ready()
     before = cluster.pod(2)
     cluster.kubectl("delete", "pod", before, timeout=90)
@@ -82,7 +82,7 @@ def test_a_worker_that_is_deleted_comes_back(install: Install, shape: Shape) -> 
 
 
 @pytest.mark.parametrize("by", ["the API", "kubectl"])
-def test_a_cluster_grows_and_shrinks(install: Install, by: str) -> None:
+def test_cluster_is_scaled(install: Install, by: str) -> None:
     cluster = install(SIDECAR, 1, maxSize=3).ready()
     for size in (3, 2):
         if by == "kubectl":
@@ -98,13 +98,13 @@ def test_a_cluster_grows_and_shrinks(install: Install, by: str) -> None:
 
 
 @beside
-def test_a_start_that_hangs_says_why(install: Install, shape: Shape) -> None:
-    """Of three pods that want most of what the node can still give, one finds no place."""
+def test_pending_pods_are_reported(install: Install, shape: Shape) -> None:
+    """Of three pods that request most of a node's free resources, one cannot be scheduled."""
     free = 0.9 * float(parse_quantity(present(present(core().list_node().items[0].status).allocatable)["cpu"]))
     cluster = install(shape, 3, application={"resources": {"requests": {"cpu": f"{free / 2:.2f}"}}})
 
     def reason() -> str:
-        return str(cluster.ask("/v1/service")["waits_for"])
+        return str(cluster.get("/v1/service")["waits_for"])
 
     eventually(lambda: "is not scheduled" in reason() and "Insufficient cpu" in reason(), within=120, what="the reason")
     eventually(lambda: "WaitingForBrokers" in cluster.reasons(), within=120, what="an Event")
@@ -114,7 +114,7 @@ def test_a_start_that_hangs_says_why(install: Install, shape: Shape) -> None:
 
 
 @beside
-def test_a_server_that_cannot_start_says_why(install: Install, shape: Shape) -> None:
+def test_failed_start_is_reported(install: Install, shape: Shape) -> None:
     cluster = install(shape, server={"environment": {"FLUX_SIDECAR_MAX_STREAMS": "0"}})
     text = "--max-streams must be more than 0"
     eventually(lambda: "StartFailed" in cluster.reasons(), within=120, what="an Event")

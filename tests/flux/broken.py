@@ -107,13 +107,13 @@ def blocked_loop() -> None:
     service = Lifecycle.service
     count: list[None] = []
 
-    def block(self: Lifecycle) -> Any:
+    def block_later(self: Lifecycle) -> Any:
         count.append(None)
         while len(count) >= 10:
             time.sleep(0.1)
         return service(self)
 
-    Lifecycle.service = block  # type: ignore[method-assign]
+    Lifecycle.service = block_later  # type: ignore[method-assign]
 
 
 def failing_stop() -> None:

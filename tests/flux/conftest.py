@@ -1,4 +1,4 @@
-"""Everything here needs real Flux."""
+"""Tests that need a real Flux."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def broker(tmp_path: Path, started: Start) -> Broker:
     """A broker in RUN, without initial program."""
-    import flux  # where there is no Flux these tests are collected all the same
+    import flux  # these tests are collected without Flux too
 
     made: Broker = started(Broker(tmp_path, cores=2))
     handle = flux.Flux(made.running().uri)

@@ -22,7 +22,7 @@ _KEYS = ("eventlog", "jobspec", "J", "guest.output")
 handle = flux.Flux(sys.argv[1])
 
 
-def look_up(jobid: int, key: str) -> Any:
+def lookup(jobid: int, key: str) -> Any:
     """Return a key as `flux job info` prints it, with all updates so far; None if it is missing."""
     try:
         found = flux.job.job_kvs_lookup(handle, jobid, keys=[key], decode=False)[key]
@@ -52,5 +52,5 @@ found = {}
 for job in handle.rpc("job-list.list", {"max_entries": 0, "attrs": ["all"]}, 0).get()["jobs"]:
     shown = {name: plain(value) for name, value in JobInfo(job).to_dict(filtered=False).items()}
     found[job["id"]] = {"job-list": job, "jobs": shown, "written": written(job["id"])}
-    found[job["id"]] |= {key: look_up(job["id"], key) for key in _KEYS}
+    found[job["id"]] |= {key: lookup(job["id"], key) for key in _KEYS}
 print(json.dumps(found))

@@ -147,11 +147,11 @@ LASTING: dict[str, str] = {
     "signalled": f"submit {_LASTING}",
     "signalled with 9": f"submit {_LASTING}",
     "purged": "submit echo purged",
-    # Last: the simple scheduler starts nothing behind a job that waits for resources.
+    # Last: the simple scheduler starts no job after one that waits for resources.
     "waiting": f"submit -N4 -x -n4 {_LASTING}",
 }
 
-#: Commands on them, in this order.
+#: Commands on these jobs, in this order.
 DONE = (
     "job memo {with memos} a.b=1 b=2 c.d=text",
     "job memo {with memos} a.c=2 b=null",

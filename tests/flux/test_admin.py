@@ -61,20 +61,20 @@ class TestNamedQueues:
         detail = problem(server.http.post("/v1/queues/default/start"), 404)["detail"]
         assert detail == "There is no queue 'default'; the queues are: batch, debug."
 
-    def test_changes_by_other_tools_are_seen(self, server: Server) -> None:
+    def test_changes_by_other_tools_are_visible(self, server: Server) -> None:
         uri = server.http.get("/v1/service").json()["instance"]["uri"]
         subprocess.run(["flux", "queue", "start", "debug"], env={**os.environ, "FLUX_URI": uri}, check=True, timeout=60)
         eventually(lambda: _queues(server)["debug"]["started"], what="the start")
 
 
-def test_a_queue_named_default(tmp_path: Path, started: Start) -> None:
+def test_queue_named_default(tmp_path: Path, started: Start) -> None:
     config = _config(tmp_path, ["default", "other"], "other")
     server = started(flux_start(tmp_path, broker=[config])).ready()
     assert server.http.post("/v1/queues/default/start").json()["default"] is False
     assert [queue["started"] for queue in _queues(server).values()] == [True, False]
 
 
-def test_a_node_that_is_lost_is_down(tmp_path: Path, started: Start) -> None:
+def test_lost_node_is_down(tmp_path: Path, started: Start) -> None:
     """Without configured resources the scheduler forgets it; it stays in every list, and gets no jobs."""
     broker = ["--test-size=3", "--test-exit-mode=leader", f"--test-rundir={tmp_path}"]
     server = started(flux_start(tmp_path, broker=broker)).ready()

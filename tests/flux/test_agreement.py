@@ -139,33 +139,35 @@ class World:
         """Compare list, search, single reads, events and Flux's own jobs."""
         http = self.lives.server.http
         # The last commands may still be in progress: wait until all but the held jobs have ended, in Flux and here.
-        theirs = eventually(self._at_rest, what="all but the held jobs ended")
+        reference = eventually(self._at_rest, what="all but the held jobs ended")
         listed = http.get("/v1/jobs", params={"details": "true"}).json()
-        assert listed.keys() == {str(job) for job in theirs}
-        for job, their in theirs.items():
+        assert listed.keys() == {str(job) for job in reference}
+        for job, expected in reference.items():
             our = listed[str(job)]
-            assert {name: our.get(name) for name in their} == their
-            assert our["result"] == their.get("result", "")
+            assert {name: our.get(name) for name in expected} == expected
+            assert our["result"] == expected.get("result", "")
         plain_list = http.get("/v1/jobs").json()
-        assert [job["id"] for job in plain_list["jobs"]] == sorted(theirs, reverse=True)
+        assert [job["id"] for job in plain_list["jobs"]] == sorted(reference, reverse=True)
         matches = http.get("/v1/jobs/search").json()
         for job in matches["data"]:
             assert job == listed[str(job["id"])]
         assert len(matches["data"]) == len(listed)
-        assert matches["recordsTotal"] == len(theirs)
+        assert matches["recordsTotal"] == len(reference)
         submitted = [*(job for _, _, job in self.requests), *self.without_key]
-        assert sorted(theirs) == sorted(submitted), "one job for each key, and for each submit without one"
-        for job in sorted(theirs)[-10:]:
+        assert sorted(reference) == sorted(submitted), "one job for each key, and for each submit without one"
+        for job in sorted(reference)[-10:]:
             assert self.lives.server.job(job) == listed[str(job)]
-        self._agree_on_events(sorted(theirs))
-        check_metrics(self.lives.server, theirs)
+        self._agree_on_events(sorted(reference))
+        check_metrics(self.lives.server, reference)
 
     def _at_rest(self) -> dict[int, dict[str, Any]] | None:
-        theirs = flux_jobs(self.lives.broker.uri)
+        reference = flux_jobs(self.lives.broker.uri)
         states = {job["id"]: job["state"] for job in self.lives.server.http.get("/v1/jobs").json()["jobs"]}
-        held = {job for job, state in states.items() if state == "SCHED" and theirs[job].get("urgency") == 0}
+        held = {job for job, state in states.items() if state == "SCHED" and reference[job].get("urgency") == 0}
         at_rest = all(state == "INACTIVE" for job, state in states.items() if job not in held)
-        return theirs if at_rest and states == {job: their["state"] for job, their in theirs.items()} else None
+        return (
+            reference if at_rest and states == {job: expected["state"] for job, expected in reference.items()} else None
+        )
 
     def _agree_on_events(self, jobs: list[int]) -> None:
         if jobs:
@@ -186,7 +188,7 @@ class World:
         return bool(self.reader.messages) and self.reader.messages[-1].id == self.lives.server.position()
 
 
-def test_all_interfaces_show_the_same(tmp_path: Path, started: Start) -> None:
+def test_all_interfaces_agree(tmp_path: Path, started: Start) -> None:
     world = World(tmp_path, started)
 
     @settings(

@@ -1,4 +1,4 @@
-"""Pods that wait for what can never come, as the Job's completed indexes tell."""
+"""Pods that wait for pods that will not return, as the Job's completed indexes show."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def warnings(api: ClusterAPI) -> list[str]:
     return [event["reason"] for event in api.events if event["type"] == "Warning"]
 
 
-def test_a_server_whose_followers_have_completed(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+def test_lead_with_completed_followers(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
     end = tmp_path / "end"
     lead = started(Lead(tmp_path))
     server: Server = started(beside(lead, tmp_path, **variables(api, end)))
@@ -47,16 +47,16 @@ def test_a_server_whose_followers_have_completed(tmp_path: Path, api: ClusterAPI
     assert server.wait(60) == 70
     assert end.read_text().startswith("1 the followers 1 of 2 brokers have completed")
     assert warnings(api) == ["InstanceLost"]
-    # Kubelet starts it again: it does not begin once more.
+    # The kubelet restarts the container: the server exits at once.
     again = started(beside(lead, tmp_path, **variables(api, end)))
     assert again.wait(60) == 70
     assert "this pod has ended already: the followers 1 of 2" in again.text()
 
 
-def test_followers_have_completed_and_the_end_file_cannot_be_written(
+def test_lead_with_completed_followers_and_an_unwritable_end_file(
     tmp_path: Path, api: ClusterAPI, started: Start
 ) -> None:
-    """Its broker does not wait for the others for ever: it is ended by a signal."""
+    """Its broker must not wait for the others for ever: it is ended by a signal."""
     api.job["status"]["completedIndexes"] = "1"
     lead = started(Lead(tmp_path))
     server: Server = started(beside(lead, tmp_path, **variables(api, tmp_path / "missing/end")))
@@ -67,10 +67,8 @@ def test_followers_have_completed_and_the_end_file_cannot_be_written(
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_a_lead_that_is_deleted_is_not_there_twice(
-    tmp_path: Path, api: ClusterAPI, started: Start, allowed: bool
-) -> None:
-    """The Job is to make another pod when the one before has ended; without that right the server serves all the same."""
+def test_pod_replacement_policy_is_set(tmp_path: Path, api: ClusterAPI, started: Start, allowed: bool) -> None:
+    """The Job must create a new pod only after the old one has ended; without the permission the server still runs."""
     if not allowed:
         api.role.remove("patch jobs.batch")
     lead, _ = started(Lead(tmp_path)), started(start_follower(tmp_path))
@@ -85,8 +83,8 @@ def test_a_lead_that_is_deleted_is_not_there_twice(
     assert server.wait(60) == 0
 
 
-def test_an_instance_that_runs_is_left_alone(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
-    """Also when the API server says odd things of its Job."""
+def test_running_instance_is_not_ended(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+    """Even if the API server's response about its Job is odd."""
     end = tmp_path / "end"
     api.job["status"]["completedIndexes"] = "1"
     lead, _ = started(Lead(tmp_path)), started(start_follower(tmp_path))
@@ -100,40 +98,40 @@ def test_an_instance_that_runs_is_left_alone(tmp_path: Path, api: ClusterAPI, st
 
 
 @pytest.mark.parametrize("command", ["serve", "attend"])
-def test_a_follower_whose_lead_has_completed(tmp_path: Path, api: ClusterAPI, started: Start, command: str) -> None:
+def test_follower_of_a_completed_lead(tmp_path: Path, api: ClusterAPI, started: Start, command: str) -> None:
     end = tmp_path / "end"
-    started(start_follower(tmp_path))  # its lead is not there
+    started(start_follower(tmp_path))  # its lead does not exist
     waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, command, **variables(api, end)))
     api.job["status"]["completedIndexes"] = "0"
     assert waiting.wait(60) == 0
     assert end.read_text().startswith("0 the lead has completed")
-    assert not warnings(api)  # it is no failure
+    assert not warnings(api)  # this is not a failure
 
 
-def test_a_follower_that_cannot_write_the_end_file(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
-    """It is tried again, for there may be room later."""
+def test_follower_with_an_unwritable_end_file(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+    """The write is retried, as disk space may become free."""
     end = tmp_path / "missing/end"
     started(start_follower(tmp_path))
     waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, **variables(api, end)))
     api.job["status"]["completedIndexes"] = "0"
-    eventually(lambda: "cannot write the end file, will retry" in waiting.text(), what="the first try")
+    eventually(lambda: "cannot write the end file, will retry" in waiting.text(), what="the first attempt")
     end.parent.mkdir()
     assert waiting.wait(60) == 0
     assert end.read_text().startswith("0 the lead has completed")
 
 
 def test_a_check_that_hangs_does_not_delay_a_follower(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
-    """Its broker comes and goes meanwhile, and both are noticed; the process that looks is ended."""
-    options = {**variables(api, tmp_path / "end"), **odd_files.hanging_looks(tmp_path / "hanging")}
+    """Its broker starts and ends meanwhile, which the follower notices; the process of the check is ended."""
+    options = {**variables(api, tmp_path / "end"), **odd_files.hanging_checks(tmp_path / "hanging")}
     waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, "serve", **options))
-    eventually(waiting.leftovers, what="a look")
+    eventually(waiting.leftovers, what="a check")
     lead, follower = started(Lead(tmp_path)), started(start_follower(tmp_path))
-    eventually(lambda: not waiting.leftovers(), what="the end of the look")
+    eventually(lambda: not waiting.leftovers(), what="the end of the check")
     assert lead.run("shutdown", "--background", lead.uri).returncode == 0
     assert (waiting.wait(20), follower.wait(20), lead.wait(20)) == (0, 0, 0)
 
 
-def test_before_a_launcher_whose_followers_have_completed(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+def test_launcher_with_completed_followers(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
     end = tmp_path / "end"
     lead = started(Lead(tmp_path))
     waiting = started(attend(tmp_path, Path(lead.uri.removeprefix("local://")), 0, **variables(api, end)))
@@ -143,7 +141,7 @@ def test_before_a_launcher_whose_followers_have_completed(tmp_path: Path, api: C
     assert warnings(api) == ["InstanceLost"]
 
 
-def test_before_a_launcher_until_the_instance_runs(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+def test_launcher_waits_until_the_instance_runs(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
     end = tmp_path / "end"
     lead = started(Lead(tmp_path))
     waiting = started(attend(tmp_path, Path(lead.uri.removeprefix("local://")), 0, **variables(api, end)))
@@ -152,13 +150,13 @@ def test_before_a_launcher_until_the_instance_runs(tmp_path: Path, api: ClusterA
     assert not end.exists()
 
 
-def test_an_api_server_that_is_away_is_asked_again(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
+def test_unavailable_api_server_is_retried(tmp_path: Path, api: ClusterAPI, started: Start) -> None:
     end = tmp_path / "end"
     api.job["status"]["completedIndexes"] = "0"
     api.trouble["get jobs.batch"] = CLOSE
     started(start_follower(tmp_path))
     waiting = started(attend(tmp_path, follower_socket(tmp_path), 1, "attend", **variables(api, end)))
-    eventually(lambda: "cannot read the Job" in waiting.text(), within=60, what="a look that fails")
+    eventually(lambda: "cannot read the Job" in waiting.text(), within=60, what="a failed check")
     assert waiting.popen.poll() is None
     api.trouble.clear()
     assert waiting.wait(90) == 0

@@ -1,4 +1,4 @@
-"""The size of a cluster with real brokers: jobs are waited for, and nodes come back as they should."""
+"""Scaling of a cluster with real brokers: jobs end first, and nodes are drained and undrained."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def both_busy(server: Server) -> int:
     return job
 
 
-def test_shrink_and_grow(
+def test_scale_down_and_up(
     server: Server, api: ClusterAPI, brokers: tuple[Lead, Process], tmp_path: Path, started: Start
 ) -> None:
     pods = server.http.get("/v1/cluster").json()["pods"]
@@ -64,33 +64,33 @@ def test_shrink_and_grow(
     job = both_busy(server)
     begun = scale(server, 1)
     assert (begun["state"], begun["was"], begun["size"], begun["ranks"]) == ("draining", 2, 1, "1")
-    eventually(lambda: scaling(server)["busy"] == "1", what="the job is seen")
+    eventually(lambda: scaling(server)["busy"] == "1", what="the running job")
     assert nodes(server)[1]["reason"] == "flux-sidecar: the cluster is to have 1 nodes"
     assert "GET /v1/cluster shows" in problem(server.http.post("/v1/cluster/scale", json={"size": 2}), 409)["detail"]
     assert PATCH not in api.requests, "the job still runs"
     server.http.post(f"/v1/jobs/{job}/cancel")
     eventually(lambda: api.job["spec"]["parallelism"] == 1, what="the change of size")
     assert server.ended(job)["result"] == "CANCELED"
-    # The pod is being deleted: its broker gets SIGTERM, and goes.
+    # The pod is being deleted: its broker receives SIGTERM, and exits.
     found = server.http.get("/v1/cluster").json()
     assert [pod["terminating"] for pod in found["pods"]] == [False, True]
     assert found["scaling"]["state"] == "settling"
-    assert nodes(server)[1]["reason"], "nothing may be started there while it goes"
+    assert nodes(server)[1]["reason"], "no job may start while the broker exits"
     brokers[1].signal(signal.SIGTERM)
     brokers[1].wait(30)
     api.remove(1)
-    eventually(lambda: scaling(server)["state"] == "done", what="the end of the shrink")
+    eventually(lambda: scaling(server)["state"] == "done", what="the end of the scale-down")
     assert [(node["state"], node["reason"]) for node in nodes(server)] == [("free", ""), ("down", "")]
     assert server.http.get("/v1/cluster").json()["pods"][0]["broker"] == "up"
     scale(server, 2)
-    eventually(lambda: scaling(server)["state"] == "done", what="the end of the growth")
+    eventually(lambda: scaling(server)["state"] == "done", what="the end of the scale-up")
     assert api.job["spec"] | {"completions": 2, "parallelism": 2} == api.job["spec"]
     started(start_follower(tmp_path))
-    eventually(lambda: states(server) == ["free", "free"], what="the node that comes back")
+    eventually(lambda: states(server) == ["free", "free"], what="the returned node")
     assert server.run("true", num_nodes=2, num_tasks=2)["result"] == "COMPLETED"
 
 
-def test_a_shrink_that_takes_too_long(server: Server, api: ClusterAPI) -> None:
+def test_scale_down_times_out(server: Server, api: ClusterAPI) -> None:
     both_busy(server)
     scale(server, 1, timeout=1)
     assert "drained" in states(server)
@@ -102,7 +102,7 @@ def test_a_shrink_that_takes_too_long(server: Server, api: ClusterAPI) -> None:
     assert PATCH not in api.requests
 
 
-def test_a_shrink_without_patience(server: Server, api: ClusterAPI) -> None:
+def test_scale_down_with_a_timeout_of_zero(server: Server, api: ClusterAPI) -> None:
     both_busy(server)
     detail = problem(server.http.post("/v1/cluster/scale", json={"size": 1, "timeout": 0}), 409)["detail"]
     assert "Jobs run on ranks 1" in detail
@@ -110,7 +110,7 @@ def test_a_shrink_without_patience(server: Server, api: ClusterAPI) -> None:
     assert PATCH not in api.requests
 
 
-def test_a_shrink_that_kubernetes_refuses(server: Server, api: ClusterAPI) -> None:
+def test_scale_down_that_kubernetes_refuses(server: Server, api: ClusterAPI) -> None:
     api.role.remove(PATCH)
     scale(server, 1)
     eventually(lambda: scaling(server)["state"] == "failed", what="the refusal")
@@ -118,7 +118,7 @@ def test_a_shrink_that_kubernetes_refuses(server: Server, api: ClusterAPI) -> No
     eventually(lambda: states(server) == ["free", "free"], what="the undrain")
 
 
-def test_what_somebody_else_has_drained_stays_so(server: Server, api: ClusterAPI) -> None:
+def test_node_drained_by_another_user_stays_drained(server: Server, api: ClusterAPI) -> None:
     server.http.post("/v1/nodes/1/drain", json={"reason": "a fan is loud"})
     scale(server, 1)
     eventually(lambda: api.job["spec"]["parallelism"] == 1, what="the change of size")
@@ -127,22 +127,22 @@ def test_what_somebody_else_has_drained_stays_so(server: Server, api: ClusterAPI
     assert nodes(server)[1]["reason"] == "a fan is loud"
 
 
-def test_a_newer_wish_while_pods_go(server: Server, api: ClusterAPI) -> None:
-    """The pod that was to go comes back: its node is undrained when the old one has gone, not before."""
+def test_scale_up_during_a_scale_down(server: Server, api: ClusterAPI) -> None:
+    """The deleted pod is recreated: its node is undrained when the old broker has exited, not before."""
     scale(server, 1)
     eventually(lambda: scaling(server)["state"] == "settling", what="the change of size")
     scale(server, 2)
     assert scaling(server)["state"] == "settling"
     assert nodes(server)[1]["reason"]
     api.pods[1] = api.pod(1)
-    eventually(lambda: scaling(server)["state"] == "done", what="the end of the growth")
+    eventually(lambda: scaling(server)["state"] == "done", what="the end of the scale-up")
     assert states(server) == ["free", "free"]
 
 
-def test_a_server_that_ends_meanwhile(
+def test_server_ends_during_a_scale_down(
     api: ClusterAPI, brokers: tuple[Lead, Process], tmp_path: Path, started: Start
 ) -> None:
-    """After SIGTERM nothing stays drained; after SIGKILL the next change of size undrains it."""
+    """After SIGTERM no node stays drained; after SIGKILL the next change of size undrains it."""
     options = (*api.options, "--kubernetes-job", "mc", "--no-stop-on-signal")
     server = started(beside(brokers[0], tmp_path, *options)).ready()
     eventually(lambda: states(server) == ["free", "free"], what="two nodes")

@@ -1,4 +1,4 @@
-"""Every query of the dashboard, and every recording rule, gives data from a real Prometheus that scrapes a real server."""
+"""Queries of the dashboard and recording rules return data of a real Prometheus and a real server."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_every_query_gives_data(tmp_path: Path, started: Start) -> None:
         Stream(ask(server.url, "/v1/events", Authorization=f"Bearer {tokens.tokens['admin']}")),
     ):
 
-        def all_there() -> bool:
-            """Something happens all the time: what is a rate needs more than one value."""
+        def all_have_data() -> bool:
+            """Events happen all the time, as a rate needs more than one value."""
             for command, parameters in (
                 ("true", {}),
                 ("false", {}),
@@ -61,8 +61,8 @@ def test_every_query_gives_data(tmp_path: Path, started: Start) -> None:
             empty[:] = [f"{title}: {query}" for title, query in queries if not _has_data(prometheus, query)]
             return not empty
 
-        eventually(all_there, within=300, what=f"data, of all queries: {empty}")
-        # Nothing of it fires here.
+        eventually(all_have_data, within=300, what=f"data, of all queries: {empty}")
+        # No alert fires here.
         fired = {each["metric"]["alertname"] for each in prometheus.query('ALERTS{alertstate="firing"}')}
         assert fired == set()
 
@@ -73,5 +73,5 @@ def recorded() -> list[str]:
 
 
 def _has_data(prometheus: Prometheus, query: str) -> bool:
-    """Whether a query gives a figure; a quantile of nothing is NaN, and none."""
+    """Return whether a query has a value; a quantile of nothing is NaN, which is not one."""
     return any(each["value"][1] != "NaN" for each in prometheus.query(query))

@@ -81,8 +81,8 @@ def state(rpc: Any) -> str:
     return str(rpc.get()["state"])
 
 
-async def test_every_request_is_answered_without_a_connection(tmp_path: Path) -> None:
-    """The event loop keeps sending while the thread fails what waits: every request is answered, and the thread survives."""
+async def test_all_requests_are_answered_without_a_connection(tmp_path: Path) -> None:
+    """The event loop keeps sending while the thread fails waiting requests: all are answered, and the thread survives."""
     async with asyncio.timeout(60), running(f"local://{tmp_path}/none", Recorder()) as thread:
         calls = []
         for _ in range(500):
@@ -136,7 +136,7 @@ async def test_an_error_of_one_callback(broker: Broker) -> None:
     assert "nothing to do with the others" in logs[0]["reason"]
 
 
-async def test_the_journal_survives_the_cycle_collector(broker: Broker) -> None:
+async def test_journal_survives_the_cycle_collector(broker: Broker) -> None:
     """flux-python drops its own reference to the future with the first response."""
     recorder = Recorder()
     async with asyncio.timeout(60), running(broker.uri, recorder):
@@ -149,7 +149,7 @@ async def test_the_journal_survives_the_cycle_collector(broker: Broker) -> None:
 
 
 async def test_a_journal_while_nothing_is_stored(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal is canceled while too much waits to be stored, requests are still sent, and later its history is read again."""
+    """The journal is canceled while too much waits to be stored; later its history is read again."""
     monkeypatch.setattr("sidecar.instance.flux.journal_reader._TOO_FAR", 99)
     recorder, backlog = Recorder(), [0]
     callbacks = recorder.callbacks()

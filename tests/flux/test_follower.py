@@ -29,7 +29,7 @@ def sidecar(directory: Path, *options: str, before: Sequence[str] = ()) -> Proce
 
 
 def waits(process: Process) -> bool:
-    """Whether the server is connected to a broker."""
+    """Return whether the server is connected to a broker."""
     assert process.popen.poll() is None, process.text()
     return _connections(process) == 1
 
@@ -70,9 +70,7 @@ def brokers(tmp_path: Path, waiting: Process, started: Start) -> tuple[Lead, Pro
     return lead, follower
 
 
-def test_the_end_of_the_cluster(
-    brokers: tuple[Lead, Process], waiting: Process, tmp_path: Path, started: Start
-) -> None:
+def test_end_of_the_cluster(brokers: tuple[Lead, Process], waiting: Process, tmp_path: Path, started: Start) -> None:
     lead, follower = brokers
     assert memory(waiting) <= MOST
     assert listening(waiting.pid) == []
@@ -85,9 +83,7 @@ def test_the_end_of_the_cluster(
     assert waiting.text().endswith("the broker and the lead have ended: exiting\n")
 
 
-def test_a_broker_that_crashes_and_comes_back(
-    brokers: tuple[Lead, Process], waiting: Process, tmp_path: Path, started: Start
-) -> None:
+def test_restarted_broker(brokers: tuple[Lead, Process], waiting: Process, tmp_path: Path, started: Start) -> None:
     """The operator restarts a follower's broker in a loop."""
     lead, follower = brokers
     follower.signal(signal.SIGKILL)
@@ -100,7 +96,7 @@ def test_a_broker_that_crashes_and_comes_back(
     assert waiting.text().endswith("the broker and the lead have ended: exiting\n")
 
 
-def test_a_broker_that_crashes_for_good(tmp_path: Path, started: Start) -> None:
+def test_broker_that_exits_for_good(tmp_path: Path, started: Start) -> None:
     process = started(sidecar(tmp_path, "--follower-wait=1"))
     lead, follower = started(Lead(tmp_path)), started(start_follower(tmp_path))
     eventually(lambda: runs(lead) and waits(process), what="two brokers")
@@ -110,7 +106,7 @@ def test_a_broker_that_crashes_for_good(tmp_path: Path, started: Start) -> None:
     assert lead.run("uptime").returncode == 0
 
 
-def test_a_lead_that_crashes(tmp_path: Path, started: Start) -> None:
+def test_crash_of_the_lead(tmp_path: Path, started: Start) -> None:
     """The follower's broker exits with 1; the operator restarts it, so the pod must continue."""
     process = started(sidecar(tmp_path, "--follower-wait", "20"))
     impatient = '[heartbeat]\nperiod = "0.5s"\ntimeout = "2s"\n'
@@ -135,14 +131,14 @@ def test_signals(brokers: tuple[Lead, Process], waiting: Process, number: signal
     assert brokers[0].run("uptime").returncode == 0
 
 
-def test_a_signal_before_there_is_a_broker(waiting: Process) -> None:
+def test_signal_before_the_broker_starts(waiting: Process) -> None:
     waiting.signal(signal.SIGTERM)
     assert waiting.wait(2) == 0
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
-def test_as_another_user(tmp_path: Path, started: Start) -> None:
-    """A guest must not send requests to the lead: the removed socket of its broker is sufficient."""
+def test_broker_of_another_user(tmp_path: Path, started: Start) -> None:
+    """Guests must not send requests to the lead: the removed socket of the broker is sufficient."""
     for directory in (tmp_path, *tmp_path.parents):
         if directory.stat().st_uid == os.getuid() and directory != Path("/tmp"):
             directory.chmod(0o755)
@@ -155,7 +151,7 @@ def test_as_another_user(tmp_path: Path, started: Start) -> None:
     assert (process.wait(20), follower.wait(20), lead.wait(20)) == (0, 0, 0)
 
 
-def test_the_lead_serves(tmp_path: Path, started: Start) -> None:
+def test_lead(tmp_path: Path, started: Start) -> None:
     """Index 0 is the lead: it listens before its broker has started, is alive, and is not ready."""
     lead_socket = tmp_path / "config/run/mc-0/local"
     argv = [harness.SIDECAR, "serve", "--port", "0", "--uri", f"local://{lead_socket}"]

@@ -1,4 +1,4 @@
-"""A real broker whose users hand it whatever it takes: every other job is served as ever, and the stop ends with 0."""
+"""A real broker with arbitrary requests of its users: other jobs are not affected, and a stop succeeds."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def configured(directory: Path, text: str) -> None:
     (directory / "config" / "odd.toml").write_text(text)
 
 
-def told(broker: Broker, commands: Iterable[tuple[str, Any]]) -> list[Any]:
-    """Send requests to a broker as any of its users can; return its answers."""
+def send_requests(broker: Broker, commands: Iterable[tuple[str, Any]]) -> list[Any]:
+    """Send requests to a broker as any of its users can; return its responses."""
     lines = "\n".join(json.dumps([topic, hostile.text(payload).decode()]) for topic, payload in commands)
     done = subprocess.run(
         [sys.executable, "-P", _PROGRAM, broker.uri],
@@ -51,19 +51,19 @@ def told(broker: Broker, commands: Iterable[tuple[str, Any]]) -> list[Any]:
 
 
 def submitted(broker: Broker, specs: Iterable[Any]) -> list[int]:
-    """Submit jobs, all of them held; return the ids of those that Flux has taken."""
-    answers = told(broker, (("submit", spec) for spec in specs))
+    """Submit held jobs; return the IDs of those that Flux has accepted."""
+    answers = send_requests(broker, (("submit", spec) for spec in specs))
     return [answer for answer in answers if isinstance(answer, int)]
 
 
 def _deep(spec: Any) -> bool:
-    """Whether Flux's own scheduler, a Python program, would end by it, and its broker with that."""
+    """Return whether Flux's own scheduler, a Python program, would crash by it, and the broker too."""
     return any(each in json.dumps(spec) for each in ("@deep500@", "@deep1990@"))
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", ["now", "drain"])
-def test_three_hundred_odd_jobs(tmp_path: Path, started: Start, mode: str) -> None:
+def test_three_hundred_malformed_jobs(tmp_path: Path, started: Start, mode: str) -> None:
     configured(tmp_path, "[ingest.validator]\ndisable = true\n")
     broker = started(Broker(tmp_path, cores=4)).running()
     server = started(beside(broker, tmp_path, "--log-format", "json", "--store", str(tmp_path / "kept.sqlite"))).ready()
@@ -89,20 +89,20 @@ def test_three_hundred_odd_jobs(tmp_path: Path, started: Start, mode: str) -> No
         ("job-manager.update", {"id": job, "updates": {"attributes.system.duration": 1e300}}) for job in odd[:50]
     ]
     events += [("job-manager.urgency", {"id": job, "urgency": 16}) for job in odd if job not in held]
-    assert sum("error" not in (answer or {}) for answer in told(broker, events)) > 300
+    assert sum("error" not in (answer or {}) for answer in send_requests(broker, events)) > 300
     good += [server.submit("true") for _ in range(10)]
     for job in good:
         assert server.ended(job)["result"] == "COMPLETED"
-    _all_are_there(server, good, odd)
+    _all_are_listed(server, good, odd)
     _logged_once(server)
     assert server.stop(mode=mode, **({"timeout": 15} if mode == "drain" else {})).status_code == 202
     assert server.wait(90) == 0
     assert broker.wait(90) == 0
 
 
-def _all_are_there(server: Server, good: list[int], odd: list[int]) -> None:
+def _all_are_listed(server: Server, good: list[int], odd: list[int]) -> None:
     def listed() -> bool:
-        jobs = server.http.get("/v1/jobs").json()["jobs"]  # with details a page ends where it becomes large
+        jobs = server.http.get("/v1/jobs").json()["jobs"]  # with details, a page is limited in size
         return {*good, *odd} <= {job["id"] for job in jobs}
 
     eventually(listed, what="all jobs in the list")
@@ -122,8 +122,8 @@ def _logged_once(server: Server) -> None:
     assert not [line for line in lines if "exception" in line]
 
 
-def test_the_jobs_of_the_reports(tmp_path: Path, started: Start) -> None:
-    """Of each: listed, ended as it ended, its odd members empty; over a restart of the server too."""
+def test_reported_jobs(tmp_path: Path, started: Start) -> None:
+    """Each is listed with its result and empty malformed members, also after a restart of the server."""
     configured(tmp_path, "[ingest.validator]\ndisable = true\n")
     broker = started(Broker(tmp_path, cores=4)).running()
     options = ("--store", str(tmp_path / "kept.sqlite"))
@@ -145,16 +145,16 @@ def test_the_jobs_of_the_reports(tmp_path: Path, started: Start) -> None:
     }
     odd = submitted(broker, [{**_SIMPLE, "resources": many}, {**_SIMPLE, "attributes": {"system": system}}])
     assert len(odd) == 2
-    told(broker, [("job-manager.urgency", {"id": job, "urgency": 16}) for job in odd])
+    send_requests(broker, [("job-manager.urgency", {"id": job, "urgency": 16}) for job in odd])
     by_flux = broker.run("submit", "--setattr=system.project=5", "true")
     assert by_flux.returncode == 0, by_flux.stderr
-    _are_as_they_should_be(server, odd)
+    _are_correct(server, odd)
     server.signal(signal.SIGKILL)
     server.wait()
-    _are_as_they_should_be(started(beside(broker, tmp_path, *options)).ready(), odd)
+    _are_correct(started(beside(broker, tmp_path, *options)).ready(), odd)
 
 
-def _are_as_they_should_be(server: Server, odd: list[int]) -> None:
+def _are_correct(server: Server, odd: list[int]) -> None:
     first, second = (server.ended(job) for job in odd)
     assert (first["nnodes"], first["ntasks"], first["ncores"], first["result"]) == ("", "", "", "FAILED")
     assert (second["name"], second["cwd"], "project" in second, second["ntasks"]) == ("true", "", False, "")
@@ -163,12 +163,12 @@ def _are_as_they_should_be(server: Server, odd: list[int]) -> None:
 
 
 def test_large_events_of_one_job(tmp_path: Path, started: Start) -> None:
-    """A hundred megabytes of memos cost no reader's memory, nor that of a server that is told them as history."""
+    """A hundred megabytes of memos use little memory of readers, and of a server that reads them in the history."""
     broker = started(Broker(tmp_path, cores=4)).running()
     server = started(beside(broker, tmp_path / "first")).ready()
     [job] = submitted(broker, [_SIMPLE])
     memo = {"id": job, "volatile": False, "memo": {"few": "kept", "k": "m" * 900_000}}
-    assert told(broker, [("job-manager.memo", memo)] * 100) == [None] * 100
+    assert send_requests(broker, [("job-manager.memo", memo)] * 100) == [None] * 100
     log = f"/v1/jobs/{job}/eventlog"
     memos = eventually(lambda: len(found := _memos(server, log)) == 100 and found, what="all memos")
     for each in memos:
@@ -189,7 +189,7 @@ def _memos(server: Server, log: str) -> list[Any]:
 
 
 def _unread(server: Server, log: str) -> None:
-    """Twenty readers that read nothing of it cost little, and hold up nothing."""
+    """Twenty readers that read nothing use little memory and delay no other request."""
     for path in ("/v1/events?after=0", log):
         before = server.memory
         with contextlib.ExitStack() as stack:
@@ -201,7 +201,7 @@ def _unread(server: Server, log: str) -> None:
 
 
 def test_an_environment_that_is_not_utf8(tmp_path: Path, started: Start) -> None:
-    """It is the jobs' own, and a jobspec cannot hold all of it: the rest of it is theirs."""
+    """The environment belongs to the jobs, and a jobspec cannot contain all of it: jobs get the rest."""
     script = f"export ODD=$(printf 'a\\377b') KEPT=kept; {SIDECAR} serve --port 0; exit $?"
     server = started(Server(["flux", "start", "sh", "-c", script], tmp_path)).ready()
     job = server.run(["sh", "-c", 'echo "$KEPT,$ODD"'])
@@ -212,8 +212,8 @@ def test_an_environment_that_is_not_utf8(tmp_path: Path, started: Start) -> None
     assert server.wait(60) == 0
 
 
-def test_an_environment_that_no_shell_can_have(tmp_path: Path, started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exported functions, and names with dots, get from the broker to jobs that a server beside it submits."""
+def test_variables_that_no_shell_can_set(tmp_path: Path, started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exported functions and names with dots are passed from the broker to jobs submitted by a server beside it."""
     odd = {"BASH_FUNC_module%%": "() { echo loaded\n}", "my.setting": "1", "a-b": "2", "a b": "3", "1st": "ä\n4"}
     for name, value in odd.items():
         monkeypatch.setenv(name, value)
@@ -244,8 +244,8 @@ def test_an_environment_that_no_shell_can_have(tmp_path: Path, started: Start, m
         },
     ],
 )
-def test_resources_that_are_none(odd: Any) -> None:
-    """What the scheduler says of its resources costs those that cannot be read."""
+def test_invalid_resources(odd: Any) -> None:
+    """Only the invalid part of the scheduler's response is omitted."""
     from sidecar.instance.flux import nodes  # needs Flux
 
     good = {"execution": {"R_lite": [{"rank": "0-1", "children": {"core": "0-3", "gpu": "0"}}], "nodelist": ["n[0-1]"]}}
@@ -263,8 +263,8 @@ def test_resources_that_are_none(odd: Any) -> None:
     ]
 
 
-def test_queues_of_any_name(tmp_path: Path, started: Start) -> None:
-    """The names of queues are in the configuration, in pages, labels of metrics, addresses and logs."""
+def test_any_queue_name(tmp_path: Path, started: Start) -> None:
+    """Names of queues appear in the configuration, pages, labels of metrics, URLs and logs."""
     names = ['a "b" {c}', "x\\y", "<script>alert(1)</script>", "ü\u202e", "a/b?c#d%20", "n" * 300, "a, b"]
     toml = "".join(f"[queues.{json.dumps(name, ensure_ascii=False)}]\n" for name in names)
     configured(tmp_path, toml)
@@ -272,7 +272,7 @@ def test_queues_of_any_name(tmp_path: Path, started: Start) -> None:
     server = started(beside(broker, tmp_path)).ready()
     known = [queue["name"] for queue in server.http.get("/v1/queues").json()["queues"]]
     assert sorted(known) == sorted(names)
-    assert broker.run("queue", "start", "--all", "--quiet").returncode == 0  # Flux begins with named ones stopped
+    assert broker.run("queue", "start", "--all", "--quiet").returncode == 0  # Flux creates named queues stopped
     for name in names:
         job = server.run("true", queue=name)
         assert job["queue"] == name

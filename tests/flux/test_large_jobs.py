@@ -1,4 +1,4 @@
-"""Large jobs, and bodies of which large jobs would be made, beside a real broker."""
+"""Large jobs, and bodies that expand to large jobs, beside a real broker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_budgets import ATTACKS, withstand
+from tests.contract.test_budgets import ATTACKS, check_attack
 from tests.support.flood import MIB
 from tests.support.harness import SIDECAR, Broker, Server, eventually
 
@@ -23,12 +23,12 @@ def limited(broker: Broker, directory: Path) -> Server:
     return Server(argv, directory)
 
 
-def test_sixty_connections(tmp_path: Path, started: Started) -> None:
-    """The broker goes on to answer, whatever the sizes of the jobs."""
+def test_attacks_with_little_memory(tmp_path: Path, started: Started) -> None:
+    """The broker keeps responding, whatever the sizes of the jobs."""
     broker = started(Broker(tmp_path)).running()
     server = started(limited(broker, tmp_path)).ready()
     for attack in ("flags", "envars", "words", "lists and texts"):
-        withstand(server, ATTACKS[attack])
+        check_attack(server, ATTACKS[attack])
         assert server.http.get("/readyz").status_code == 200
     assert "has not answered" not in server.text()
     assert server.stop().status_code == 202
@@ -36,8 +36,8 @@ def test_sixty_connections(tmp_path: Path, started: Started) -> None:
     assert broker.wait() == 0
 
 
-def test_a_job_of_many_members(tmp_path: Path, started: Started) -> None:
-    """As many as are let through: Flux runs it."""
+def test_job_with_the_maximum_of_members(tmp_path: Path, started: Started) -> None:
+    """Flux runs a job with as many members as the server accepts."""
     broker = started(Broker(tmp_path)).running()
     server = started(limited(broker, tmp_path)).ready()
     variables = {f"A{number}": "a" * 60 for number in range(9_900)}

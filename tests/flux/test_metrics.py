@@ -1,4 +1,4 @@
-"""What Prometheus shows is what Flux says: of thousands of jobs, several queues, nodes that are busy, drained and free."""
+"""Prometheus and Flux agree: on thousands of jobs, several queues, and allocated, drained and free nodes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Start = Callable[[Any], Any]
 JOBS = 3000
 _FAILED, _CANCELED, _TIMED_OUT = 0.10, 0.05, 0.02
 
-# Mock execution: Flux schedules the jobs, gives them states and results, and starts no process. Every fifth is of the
-# queue debug; those that will be canceled are held until then.
+# Mock execution: Flux schedules the jobs, gives them states and results, and starts no process. Every fifth job is in
+# the queue debug; jobs that will be canceled are held until then.
 SUBMIT = """
 import sys, flux, flux.job
 handle, jobs = flux.Flux(sys.argv[1]), int(sys.argv[2])
@@ -53,7 +53,7 @@ while futures:
 
 
 class Instance:
-    """Four brokers, two queues, authentication, and what Flux's own commands say."""
+    """Four brokers, two queues, authentication, and the output of Flux's own commands."""
 
     def __init__(self, directory: Path, started: Start) -> None:
         config = directory / "queues"
@@ -75,7 +75,7 @@ class Instance:
         ).stdout
 
     def jobs(self) -> Counter[tuple[str, str, str]]:
-        """How many jobs Flux lists: by queue, state and result."""
+        """Number of jobs in Flux by queue, state and result."""
         listed = self.flux("jobs", "-aA", "--count=0", "--no-header", "--format={queue} {state} {result}")
         rows = (line.lower().split() for line in listed.splitlines())
         return Counter((queue, state, result[0] if result else "") for queue, state, *result in rows)
@@ -106,7 +106,7 @@ def instance(tmp_path: Path, started: Start) -> Iterator[Instance]:
 
 @pytest.mark.prometheus
 @pytest.mark.long
-def test_prometheus_shows_what_flux_says(instance: Instance, tmp_path: Path, started: Start) -> None:
+def test_prometheus_agrees_with_flux(instance: Instance, tmp_path: Path, started: Start) -> None:
     credentials = tmp_path / "credentials"
     credentials.write_text(instance.tokens.tokens["scraper"])
     host = httpx.URL(instance.server.url).netloc.decode()
@@ -121,7 +121,7 @@ def test_prometheus_shows_what_flux_says(instance: Instance, tmp_path: Path, sta
         )
     )
     flux_python(SUBMIT, instance.uri, str(JOBS), str(_FAILED), str(_CANCELED), str(_TIMED_OUT))
-    # In two halves, so that what waits is compared too: no named queue starts by itself.
+    # In two halves, so that pending jobs are compared too: named queues are created stopped.
     assert instance.admin.post("/v1/queues/debug/start").status_code == 200
     pending = JOBS * 4 // 5
     eventually(lambda: instance.jobs()["debug", "inactive", "completed"] > 0, what="the first results")
@@ -146,9 +146,9 @@ def test_prometheus_shows_what_flux_says(instance: Instance, tmp_path: Path, sta
 def _agree(
     instance: Instance, prometheus: Prometheus, done: Callable[[Counter[tuple[str, str, str]]], bool]
 ) -> Counter[tuple[str, str, str]]:
-    """Wait for a quiet moment, then for Prometheus to show it; return Flux's own counts."""
+    """Wait until no job changes, then until Prometheus agrees; return Flux's counts."""
 
-    def quiet() -> Counter[tuple[str, str, str]] | None:
+    def unchanged() -> Counter[tuple[str, str, str]] | None:
         jobs = instance.jobs()
         held_or_stopped = all(state in ("sched", "inactive") for _, state, _ in jobs)
         started = {name for name, (_, started) in instance.queues().items() if started}
@@ -156,7 +156,7 @@ def _agree(
         moving = [line for line in waiting.splitlines() if line.split()[0] in started and line.split()[1] != "0"]
         return jobs if held_or_stopped and not moving and done(jobs) else None
 
-    jobs = eventually(quiet, within=300, what="quiet")
+    jobs = eventually(unchanged, within=300, what="unchanged jobs")
     assert jobs.total() == JOBS
     by_state: Counter[tuple[str, str]] = Counter()
     by_result: Counter[tuple[str, str]] = Counter()
@@ -180,7 +180,7 @@ def _agree(
             shown()
             and shown_cores["allocated"] == cores.get("allocated", 0)
             and shown_cores["free"] == cores.get("free", 0)
-            # Flux has one word for what is drained and what is down, the server two.
+            # Flux counts down nodes as drained, the server does not.
             and shown_cores["drained"] + shown_cores["down"] == cores.get("down", 0)
             and _values(prometheus, "flux_queue_enabled", "queue")
             == {(name,): float(enabled) for name, (enabled, _) in instance.queues().items()}
@@ -199,8 +199,8 @@ def _values(prometheus: Prometheus, query: str, *labels: str) -> dict[tuple[str,
     }
 
 
-def test_what_autoscaling_asks_for(instance: Instance) -> None:
-    """The largest pending job of a queue, in nodes also where it asked for cores; and the last rank with a job."""
+def test_metrics_for_autoscaling(instance: Instance) -> None:
+    """The largest pending job of a queue in nodes, also for a job that requests cores; and the last rank with a job."""
     with instance.tokens.client(instance.server, "scraper") as scraper:
         nodes = instance.admin.get("/v1/nodes", params={"details": "true"}).json()["nodes"]
         cores = nodes[0]["cores"]
@@ -212,14 +212,14 @@ def test_what_autoscaling_asks_for(instance: Instance) -> None:
             answer = instance.admin.post("/v1/jobs/submit", json={"command": "sleep 60", **parameters})
             assert answer.status_code == 200, answer.text
 
-        eventually(lambda: wanted() == {"batch": 0, "debug": 0}, what="nothing wanted")
+        eventually(lambda: wanted() == {"batch": 0, "debug": 0}, what="no wanted nodes")
         submit(num_nodes=2)
         submit(num_nodes=4, urgency=0)
         submit(num_tasks=2 * cores + 1, queue="debug")
-        eventually(lambda: wanted() == {"batch": 2, "debug": 3}, what="what is pending")
+        eventually(lambda: wanted() == {"batch": 2, "debug": 3}, what="the pending jobs")
         assert scrape(scraper)("flux_allocated_rank_max") == -1
         assert instance.admin.post("/v1/queues/batch/start").status_code == 200
-        eventually(lambda: wanted() == {"batch": 0, "debug": 3}, what="one of them started")
+        eventually(lambda: wanted() == {"batch": 0, "debug": 3}, what="a started job")
         ranks = eventually(
             lambda: [
                 n["rank"] for n in instance.admin.get("/v1/nodes?details=true").json()["nodes"] if n["cores_allocated"]

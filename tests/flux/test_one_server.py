@@ -77,7 +77,7 @@ def test_a_new_connection_acquires_the_lease_again(tmp_path: Path, started: Star
     _refused(started(beside(broker, tmp_path, "--store", "other.sqlite")), server)
 
 
-def test_beside_another_broker_of_the_instance(tmp_path: Path, started: Start) -> None:
+def test_servers_of_two_brokers_of_the_instance(tmp_path: Path, started: Start) -> None:
     """Each broker has its own services: the second server checks those of the others too."""
     script = tmp_path / "serve"
     script.write_text(

@@ -1,4 +1,4 @@
-"""Outputs of every size and kind in real Flux: whole, in bounded memory, and at the cost of no other caller."""
+"""Output of every size and kind in real Flux: complete, with limited memory, and without delay for other callers."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def flux(broker: Broker, *command: str, data: bytes = b"") -> bytes:
 
 
 def put(broker: Broker, job: int, log: bytes, *options: str) -> None:
-    """Write a job's output eventlog, as it stands in the KVS."""
+    """Write a job's output eventlog to the KVS."""
     key = broker.run("job", "id", "--to=kvs", str(job)).stdout.strip()
     flux(broker, "kvs", "put", "--raw", *options, f"{key}.guest.output=-", data=log)
 
 
 def read(server: Server, path: str, accept: str, found: list[int]) -> None:
-    """Read a long answer; note how many lines of it there are."""
+    """Read a long response; return the number of its lines."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=120)
     connection.request("GET", path, headers={"Accept": accept})
@@ -71,7 +71,7 @@ def read(server: Server, path: str, accept: str, found: list[int]) -> None:
     found.append(data.count(b"0" * 30))
 
 
-def test_ten_readers_cost_nobody_anything(site: tuple[Broker, Server, int]) -> None:
+def test_ten_readers_do_not_delay_others(site: tuple[Broker, Server, int]) -> None:
     _, server, job = site
     forms = [
         (f"/v1/jobs/{job}/output", "application/json"),
@@ -97,11 +97,11 @@ def test_ten_readers_cost_nobody_anything(site: tuple[Broker, Server, int]) -> N
         most = max(most, server.memory)
     assert found == [[3, LINES]] * 10
     assert most - before < 60 * MIB
-    # Looked up whole, 8 MB of log hold up a submit for half a second, and that once for each reader.
+    # A lookup of the whole log of 8 MB would delay a submit for half a second, once for each reader.
     assert statistics.median(beside_them) < 10 * statistics.median(alone) + 0.2
 
 
-def test_a_tail_costs_a_tail(site: tuple[Broker, Server, int]) -> None:
+def test_tail_reads_only_the_end(site: tuple[Broker, Server, int]) -> None:
     _, server, job = site
     with connect(server.url, f"/v1/jobs/{job}/output/stream?tail=3") as stream:
         *lines, end = list(stream)
@@ -114,8 +114,8 @@ def test_a_tail_costs_a_tail(site: tuple[Broker, Server, int]) -> None:
         assert [message.id for message in stream if message.event == "message"] == last[1:]
 
 
-def test_as_flux_shows_it(site: tuple[Broker, Server, int]) -> None:
-    """Bytes that are no text, and what is written in small parts, beside what Flux's own command prints."""
+def test_output_equals_that_of_flux(site: tuple[Broker, Server, int]) -> None:
+    """Invalid UTF-8 and output in small parts, compared with Flux's own command."""
     broker, server, _ = site
     script = r"for i in 1 2 3 4 5; do printf 'a\377\000\n\376'; sleep 0.2; printf '%s' ä; done"
     unbuffered: dict[str, Any] = {"option_flags": {"output": {"stdout": {"buffer": {"type": "none"}}}}}
@@ -131,8 +131,8 @@ def test_as_flux_shows_it(site: tuple[Broker, Server, int]) -> None:
     max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
 )
 @given(parts=st.lists(st.one_of(HOSTILE, WRITTEN), max_size=12), cut=st.integers(0, 3000))
-def test_what_stands_in_the_log(site: tuple[Broker, Server, int], parts: list[Any], cut: int) -> None:
-    """Whatever a job writes into its own log costs those entries; the others arrive, and so do all jobs'."""
+def test_arbitrary_entries_of_the_log(site: tuple[Broker, Server, int], parts: list[Any], cut: int) -> None:
+    """Entries that a job writes into its own log are skipped; its other output and that of other jobs is complete."""
     broker, server, long = site
     job = server.run("true")["id"]
     log = b"".join(
@@ -151,7 +151,7 @@ def test_what_stands_in_the_log(site: tuple[Broker, Server, int], parts: list[An
     assert server.http.get(f"/v1/jobs/{long}/output/stream?tail=1&follow=false").text.count("data:") == 2
 
 
-def test_what_stands_instead_of_a_log(site: tuple[Broker, Server, int]) -> None:
+def test_arbitrary_data_in_place_of_the_log(site: tuple[Broker, Server, int]) -> None:
     broker, server, _ = site
     job = server.run("echo here")["id"]
     key = broker.run("job", "id", "--to=kvs", str(job)).stdout.strip()
@@ -176,8 +176,8 @@ def test_what_stands_instead_of_a_log(site: tuple[Broker, Server, int]) -> None:
     assert server.http.get("/readyz").status_code == 200
 
 
-def test_all_of_an_output_was_cut(site: tuple[Broker, Server, int]) -> None:
-    """There is no line, and not because the job has written none: the answer does not say so."""
+def test_truncated_output(site: tuple[Broker, Server, int]) -> None:
+    """The output is empty, but not because the job has written none: the response does not claim that."""
     _, server, _ = site
     job = server.run(["sh", "-c", "echo 0123456789abcdef; echo hi"], option_flags={"output.limit": 10})["id"]
     body = server.http.get(f"/v1/jobs/{job}/output").json()
@@ -186,8 +186,8 @@ def test_all_of_an_output_was_cut(site: tuple[Broker, Server, int]) -> None:
     assert body["Message"].endswith("or nothing of it was stored: see the messages of the job's shell in Log.")
 
 
-def test_purged_while_it_is_read(site: tuple[Broker, Server, int]) -> None:
-    """Who has begun is given all of it; afterwards there is none."""
+def test_purge_during_a_read(site: tuple[Broker, Server, int]) -> None:
+    """A reader that has started gets all of it; later readers get none."""
     broker, server, _ = site
     job = server.run(["sh", "-c", f"seq -f %039.0f {LINES // 2}"], within=60)["id"]
     with ask(server.url, f"/v1/jobs/{job}/output", buffer=4096, Accept="text/plain") as connection:
@@ -198,14 +198,14 @@ def test_purged_while_it_is_read(site: tuple[Broker, Server, int]) -> None:
             begun += data
             if begun.endswith(b"0\r\n\r\n"):
                 break
-    assert begun.count(b"0" * 30) >= LINES // 2 - 20  # a chunk's border may stand in one
+    assert begun.count(b"0" * 30) >= LINES // 2 - 20  # the border between two chunks may be in one
     assert begun.endswith(b"0\r\n\r\n")
     answer = server.http.get(f"/v1/jobs/{job}/output")
     assert (answer.status_code, "purged" in answer.json()["detail"]) == (410, True)
 
 
-def test_the_broker_is_killed_in_the_middle(tmp_path: Path, started: Start) -> None:
-    """An answer that cannot go on is cut off, and a stream says why: none looks whole."""
+def test_broker_is_killed_during_a_read(tmp_path: Path, started: Start) -> None:
+    """A response that cannot continue is cut off, and a stream ends with the reason: none looks complete."""
     broker = started(Broker(tmp_path, cores=4)).running()
     server = started(beside(broker, tmp_path, "--no-stop-on-signal", "--rpc-timeout", "2")).ready()
     job = server.run(["sh", "-c", f"seq -f %0400.0f {LINES // 2}"], within=120)["id"]
@@ -231,8 +231,8 @@ def test_the_broker_is_killed_in_the_middle(tmp_path: Path, started: Start) -> N
             assert not received.endswith(b"0\r\n\r\n")
 
 
-def test_the_end_of_a_job_that_goes_on_writing(site: tuple[Broker, Server, int], tmp_path: Path) -> None:
-    """Its tail, and then each line as it comes, also from a place in the middle of the log."""
+def test_tail_of_a_running_job(site: tuple[Broker, Server, int], tmp_path: Path) -> None:
+    """Its tail, and then each line as it is written, also from a position in the middle of the log."""
     _, server, _ = site
     go = tmp_path / "go"
     script = f"seq -f %039.0f 20000; while [ ! -e {go} ]; do sleep 0.1; done; seq 20001 20005; printf end"

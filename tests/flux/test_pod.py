@@ -1,4 +1,4 @@
-"""The scripts of a broker's container (helm/flux-sidecar/files), around real brokers: a process tree of its own each."""
+"""The scripts of a broker's container (helm/flux-sidecar/files) with real brokers, each in its own process tree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
     reason="it takes root, to make namespaces",
 )
 
-# What kubelet mounts; then the container's command, as the first process.
+# The mounts of the kubelet; then the container's command, as the first process.
 _CONTAINER = """
 mount -t tmpfs none /mnt && mkdir /mnt/flux && mount --bind "$1/flux" /mnt/flux
 mount -t tmpfs none /etc/opt && mkdir /etc/opt/cluster
@@ -62,12 +62,12 @@ class Pod(Process):
 
     @functools.cached_property
     def first(self) -> int:
-        """The process id, outside, of the container's first process."""
+        """The process ID of the container's first process, outside of the container."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return int(eventually(lambda: children.read_text().split(), what="the first process")[0])
 
-    def tell(self, number: signal.Signals) -> None:
-        """Signal the container's first process, as kubelet does."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the container's first process, as the kubelet does."""
         os.kill(self.first, number)
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -97,7 +97,7 @@ def _config(directory: Path, size: int) -> str:
     return f'{bootstrap}[resource]\npath = "/mnt/flux/R"\nnoverify = true\n'
 
 
-#: It takes a second to end after it is told to, so that the instance is in CLEANUP for that long.
+#: It takes a second to end after SIGTERM, so that the instance is in CLEANUP for that long.
 SLOW = ["bash", "-c", "trap 'sleep 1; exit' TERM; touch /mnt/flux/began; while :; do sleep 0.1; done"]
 
 
@@ -108,36 +108,36 @@ def running(pod: Pod, *command: str) -> None:
         eventually((pod.flux / "began").exists, what="a job that has set its trap")
 
 
-def test_a_lead_that_is_told_to_go_ends_with_0(tmp_path: Path, started: Start) -> None:
+def test_terminated_lead_exits_with_0(tmp_path: Path, started: Start) -> None:
     pod = started(Pod(tmp_path)).runs()
     running(pod, *SLOW)
-    pod.tell(signal.SIGTERM)
+    pod.send_signal(signal.SIGTERM)
     assert pod.wait(30) == 0
     assert "rc3.0: flux modprobe rc3 Exited (rc=0)" in pod.text()
 
 
 @pytest.mark.parametrize("first", ["the server", "kubelet"])
-def test_two_that_end_it_at_once(tmp_path: Path, started: Start, first: str) -> None:
-    """A signal in CLEANUP aborts its commands: exit code 129, and jobs that are not cancelled."""
+def test_signal_during_a_shutdown(tmp_path: Path, started: Start, first: str) -> None:
+    """A second signal in CLEANUP aborts its commands: exit code 129, and jobs that are not canceled."""
     pod = started(Pod(tmp_path)).runs()
     running(pod, *SLOW)
 
-    def ask() -> None:
+    def shut_down() -> None:
         pod.run("shutdown", "--background", "--skip-gc")
 
-    def tell() -> None:
-        pod.tell(signal.SIGTERM)
+    def terminate() -> None:
+        pod.send_signal(signal.SIGTERM)
 
-    begin, follow = (ask, tell) if first == "the server" else (tell, ask)
+    begin, follow = (shut_down, terminate) if first == "the server" else (terminate, shut_down)
     begin()
     eventually(lambda: pod.state() == "cleanup", within=20, what="CLEANUP")
     follow()
-    tell()
+    terminate()
     assert pod.wait(30) == 0
     assert "Hangup" not in pod.text()
 
 
-def test_a_job_that_is_an_instance_is_not_taken_for_it(tmp_path: Path, started: Start) -> None:
+def test_job_that_is_an_instance_is_not_the_pods_instance(tmp_path: Path, started: Start) -> None:
     pod = started(Pod(tmp_path)).runs()
     running(pod, "flux", "start", "sleep", "600")
     eventually(lambda: "flux-broker" in pod.run("exec", "-r", "0", "ps", "-e").stdout, what="brokers")
@@ -156,30 +156,30 @@ def test_a_job_that_is_an_instance_is_not_taken_for_it(tmp_path: Path, started: 
     assert broker == pod.run("getattr", "broker.pid").stdout.strip()
 
 
-def test_a_follower_that_is_told_to_go_has_not_done_its_part(tmp_path: Path, started: Start) -> None:
+def test_terminated_follower_does_not_complete(tmp_path: Path, started: Start) -> None:
     lead, follower = started(Pod(tmp_path, 0, 2)), started(Pod(tmp_path, 1, 2))
     lead.runs()
-    follower.tell(signal.SIGTERM)
+    follower.send_signal(signal.SIGTERM)
     assert follower.wait(30) == 143
     again = started(Pod(tmp_path, 1, 2)).runs()
-    lead.tell(signal.SIGTERM)
+    lead.send_signal(signal.SIGTERM)
     assert (lead.wait(30), again.wait(30)) == (0, 0)
 
 
-@pytest.mark.parametrize(("code", "told"), [(0, False), (1, False), (1, True)])
-def test_the_end_file_ends_a_lead_that_waits_for_others(tmp_path: Path, started: Start, code: int, told: bool) -> None:
+@pytest.mark.parametrize(("code", "terminated"), [(0, False), (1, False), (1, True)])
+def test_end_file_ends_a_waiting_lead(tmp_path: Path, started: Start, code: int, terminated: bool) -> None:
     pod = started(Pod(tmp_path, 0, 2))
     eventually(lambda: pod.state() == "quorum", within=60, what="QUORUM")
     (pod.flux / "end").write_text(f"{code} followers have completed\n")
-    if told:
-        pod.tell(signal.SIGTERM)
+    if terminated:
+        pod.send_signal(signal.SIGTERM)
     assert pod.wait(30) == code
     assert "flux-sidecar: followers have completed" in pod.text()
-    # Kubelet starts the container again: it does not begin once more.
+    # The kubelet restarts the container: it exits at once.
     assert started(Pod(tmp_path, 0, 2)).wait(30) == code
 
 
-def test_the_end_file_ends_a_follower_that_has_no_lead(tmp_path: Path, started: Start) -> None:
+def test_end_file_ends_a_waiting_follower(tmp_path: Path, started: Start) -> None:
     pod = started(Pod(tmp_path, 1, 2))
     eventually(lambda: pod.state() == "join", within=60, what="JOIN")
     (pod.flux / "end").write_text("0 the lead has completed\n")

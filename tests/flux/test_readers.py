@@ -1,4 +1,4 @@
-"""Readers that never read, that vanish, that come back: none costs the others anything, and none is lied to."""
+"""Readers that read nothing, disconnect or reconnect: other readers are not affected, and no event is lost."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tests.support.sse import Reader, Stream, ask, connect
 Start = Callable[[Any], Any]
 
 MIB = 1024 * 1024
-#: Some 9 MB, soon: more than the last lines that are kept for all readers.
+#: Some 9 MB, reached soon: more than the last lines that are kept for all readers.
 WRITE_MUCH = ["sh", "-c", "seq -f %0200.0f 45000"]
 
 
 def peak(server: Server) -> int:
-    """Bytes that it has ever had in memory."""
+    """Return the peak resident memory in bytes."""
     status = Path(f"/proc/{server.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 @contextlib.contextmanager
 def idle_readers(server: Server, path: str, number: int, **headers: str) -> Iterator[list[Any]]:
-    """Connections that ask for a stream and read nothing."""
+    """Connections that request a stream and read nothing."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(ask(server.url, path, buffer=4096, **headers)) for _ in range(number)]
 
@@ -41,11 +41,11 @@ def submit_many(server: Server, number: int) -> None:
     answer = server.http.post("/v1/jobs/bulk", content=line * number, headers={"Content-Type": "application/x-ndjson"})
     assert answer.text.count('"status":200') == number
     on_their_way: dict[str, str | int] = {"state": "new,depend,priority", "limit": 1}
-    eventually(lambda: not server.http.get("/v1/jobs", params=on_their_way).json()["jobs"], what="rest")
+    eventually(lambda: not server.http.get("/v1/jobs", params=on_their_way).json()["jobs"], what="the end of all jobs")
 
 
 def cut_off(server: Server) -> int:
-    """How many streams were cut off: the log leaves out lines that are repeated too often."""
+    """Return how many streams were cut off; the log drops lines that are repeated too often."""
     return int(scrape(server.http)("flux_sidecar_stream_readers_dropped_total", reason="slow"))
 
 
@@ -57,8 +57,8 @@ class TestNeverReads:
         return server
 
     def test_events(self, server: Server) -> None:
-        """It is cut off, and what waits for it is not kept; who reads meanwhile gets everything."""
-        for _ in range(2):  # what is kept once for all readers is full then
+        """They are cut off, and their data is not kept; a reader that reads gets everything."""
+        for _ in range(2):  # the buffer that all readers share is full then
             submit_many(server, 2000)  # some 1.5 MB of events, more than the kernel's buffers hold
         _one_reads(server, "/v1/events?after=0")
         before, seen = server.memory, cut_off(server)
@@ -66,9 +66,9 @@ class TestNeverReads:
             reader = Reader(lambda: server.url, "/v1/events?after=0")
             reader.start()
             submit_many(server, 2000)
-            eventually(lambda: reader.last_id == server.position(), what="the reader who reads")
+            eventually(lambda: reader.last_id == server.position(), what="the reader that reads")
             reader.close()
-            # On a busy machine the one who reads may be too slow once too: it comes back, and misses nothing.
+            # On a busy machine this reader may be too slow once too: it reconnects, and misses nothing.
             eventually(lambda: cut_off(server) >= seen + 50, what="all fifty cut off")
             assert server.memory - before < 30 * MIB
         last = int(server.position().split("-")[1])
@@ -83,14 +83,14 @@ class TestNeverReads:
         before, seen = server.memory, cut_off(server)
         with idle_readers(server, path, 20, Accept=kind):
             eventually(lambda: cut_off(server) == seen + 20, what="all twenty cut off")
-            # The log in Flux is read and decoded once, 10 to 40 MiB; the output kept for each would be 180.
+            # The log in Flux is read and decoded once, 10 to 40 MiB; a copy for each reader would be 180 in all.
             assert server.memory - before < 64 * MIB
             with connect(server.url, path) as stream:
                 lines = [message.data["data"] for message in stream if message.event != "end"]
         assert lines == [f"{number:0200d}\n" for number in range(1, 45001)]
 
     def test_output_of_a_job_that_writes(self, server: Server) -> None:
-        """Others follow it line by line, to its end."""
+        """Other readers follow it line by line, to its end."""
         job = server.submit(["sh", "-c", "for i in 1 2 3; do seq -f %0200.0f 15000; sleep 0.3; done"])
         server.state(job, "RUN")
         path = f"/v1/jobs/{job}/output/stream"
@@ -103,8 +103,8 @@ class TestNeverReads:
             eventually(lambda: cut_off(server) == 20, what="all twenty cut off")
             assert server.memory - before < 150 * MIB  # each copy would be 20 MB
 
-    def test_who_reads_too_late_is_told_why(self, server: Server) -> None:
-        """What was on its way comes whole, then why there is no more; the last id goes on from there."""
+    def test_slow_reader_gets_the_reason(self, server: Server) -> None:
+        """Data in flight arrives completely, then the reason for the end; the last event ID continues from there."""
         submit_many(server, 3000)
         last = server.position()
         with ask(server.url, "/v1/events?after=0", buffer=4096) as connection:
@@ -122,7 +122,7 @@ class TestNeverReads:
         assert [int(each.split("-")[1]) for each in seen] == list(range(1, int(last.split("-")[1]) + 1))
 
     def test_slow_but_steady(self, server: Server) -> None:
-        """Patience is for who takes nothing: a reader that takes a little at a time gets everything."""
+        """The send timeout is for readers that read nothing: a slow reader gets everything."""
         job = server.run(["sh", "-c", "seq -f %0100.0f 20000"])["id"]
         with ask(server.url, f"/v1/jobs/{job}/output/stream", buffer=4096) as connection:
             connection.setblocking(True)
@@ -140,7 +140,7 @@ class TestNeverReads:
 
 
 def _one_reads(server: Server, path: str) -> None:
-    """Let one reader through first, so that what a server keeps once is not taken for what it keeps for each."""
+    """Let one reader finish first, so that data kept once is not counted for each reader."""
     with idle_readers(server, path, 1):
         seen = cut_off(server)
         eventually(lambda: cut_off(server) > seen, what="the first cut off")
@@ -149,18 +149,18 @@ def _one_reads(server: Server, path: str) -> None:
 PATHS = ("/v1/events", "/v1/events?after=0", "/v1/jobs/{}/events", "/v1/jobs/{}/output/stream", "/v1/jobs/{}?wait=600")
 
 
-def test_a_thousand_readers_vanish(tmp_path: Path, started: Start) -> None:
-    """They leave nothing behind, although nothing happens that they could be missed at."""
+def test_thousand_disconnected_readers(tmp_path: Path, started: Start) -> None:
+    """They leave nothing behind, even if no event occurs that would reveal their absence."""
     broker = started(Broker(tmp_path)).running()
     server = started(beside(broker, tmp_path, "--heartbeat", "600")).ready()
     job = server.submit("sh -c 'echo begun; sleep 600'")
     eventually(lambda: server.output(job) == ["begun\n"])
-    _vanish(server, job, 1000)  # what is made once, and what so many take at the same time
+    _disconnect(server, job, 1000)  # data kept once, and the memory of so many concurrent requests
     before = server.memory
     for _ in range(3):
-        _vanish(server, job, 1000)
-    # Each that is left behind with its task would keep some twenty thousand bytes.
-    eventually(lambda: server.memory - before < 12 * MIB, within=5, what="little memory")
+        _disconnect(server, job, 1000)
+    # Each reader with its task would use some twenty thousand bytes.
+    eventually(lambda: server.memory - before < 12 * MIB, within=5, what="released memory")
     reader = Reader(lambda: server.url, f"/v1/jobs/{job}/output/stream")
     reader.start()
     server.http.post(f"/v1/jobs/{job}/cancel").raise_for_status()
@@ -169,8 +169,8 @@ def test_a_thousand_readers_vanish(tmp_path: Path, started: Start) -> None:
     assert reader.end["result"] == "CANCELED"
 
 
-def _vanish(server: Server, job: int, number: int) -> None:
-    """Ask for streams of every kind, and be gone without a word once they have begun."""
+def _disconnect(server: Server, job: int, number: int) -> None:
+    """Request streams of every kind, and disconnect once they have started."""
     before = server.descriptors
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(ask(server.url, PATHS[n % len(PATHS)].format(job))) for n in range(number)]
@@ -181,8 +181,8 @@ def _vanish(server: Server, job: int, number: int) -> None:
     eventually(lambda: server.descriptors <= before, what="all descriptors closed")
 
 
-def test_many_come_back_at_once(tmp_path: Path, started: Start) -> None:
-    """As after a restart: each is a few lines behind, and to find them costs one look at the output, not one each."""
+def test_many_readers_reconnect(tmp_path: Path, started: Start) -> None:
+    """As after a restart: each is a few lines behind, and the output is searched once for all of them."""
     broker = started(Broker(tmp_path, cores=4)).running()
     server = started(beside(broker, tmp_path)).ready()
     job = server.run(WRITE_MUCH)["id"]
@@ -191,7 +191,7 @@ def test_many_come_back_at_once(tmp_path: Path, started: Start) -> None:
     with contextlib.ExitStack() as stack:
         path = f"/v1/jobs/{job}/output/stream"
         readers = [stack.enter_context(ask(server.url, path, Last_Event_ID="44990")) for _ in range(30)]
-        server.submit("true")  # and nobody else is kept waiting until Flux has given up
+        server.submit("true")  # and other requests do not wait until Flux has responded
         for reader in readers:
             with Stream(reader) as stream:
                 assert stream.status == 200
@@ -199,8 +199,8 @@ def test_many_come_back_at_once(tmp_path: Path, started: Start) -> None:
     assert peak(server) - before < 200 * MIB
 
 
-def test_output_from_the_very_start(tmp_path: Path, started: Start) -> None:
-    """Whoever follows a job that has only just begun misses nothing: its output does not exist yet then."""
+def test_output_from_the_start(tmp_path: Path, started: Start) -> None:
+    """A reader that follows a job which has just started misses nothing, although its output does not exist yet."""
     broker = started(Broker(tmp_path, cores=4)).running()
     server = started(beside(broker, tmp_path)).ready()
     for _ in range(10):
@@ -211,8 +211,8 @@ def test_output_from_the_very_start(tmp_path: Path, started: Start) -> None:
         server.http.post(f"/v1/jobs/{job}/cancel").raise_for_status()
 
 
-def test_output_over_a_restart(tmp_path: Path, started: Start) -> None:
-    """A stream that goes on with its last id, at whichever server is there, loses no line and doubles none."""
+def test_output_across_a_restart(tmp_path: Path, started: Start) -> None:
+    """A stream that resumes after its last ID, at any server, neither loses nor repeats a line."""
     broker = started(Broker(tmp_path)).running()
     lives = Lives(broker, tmp_path, started, "--store", str(tmp_path / "jobs.sqlite"), "--no-stop-on-signal")
     server = lives.server.ready()

@@ -1,7 +1,7 @@
-"""Every shape of job that Flux's own tests know, submitted by Flux's own commands: the API says of each what Flux says.
+"""Every shape of job in Flux's own tests, submitted by Flux's own commands: the API and Flux agree on each.
 
-All jobs are in one instance, of four brokers, so that the whole comparison costs one start. What is compared is
-collected, so that one run shows every difference; docs/api.md lists those that stay, with their reasons.
+All jobs are in one instance of four brokers, so that the comparison needs one start. Differences are collected, so that
+one run shows all; docs/api.md lists the permanent ones, with their reasons.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ATTRIBUTES = (
     "nodelist", "expiration", "waitstatus", "success", "exception_occurred", "exception_severity", "exception_type",
     "exception_note", "result", "annotations", "dependencies",
 )  # fmt: skip
-#: What `flux jobs --json` makes of them.
+#: The same attributes as `flux jobs --json` shows them.
 _COMPUTED = ("username", "returncode", "runtime", "exception")
 _INACTIVE = 64
 _LIMITS = """
@@ -92,7 +92,7 @@ class Site:
         return {**os.environ, "FLUX_URI": self.uri, "FLUX_URI_RESOLVE_LOCAL": "t"}
 
     def flux(self, *words: str) -> tuple[str, str]:
-        """Carry a command of Flux out, and return what it has printed, and said on its standard error."""
+        """Run a command of Flux, and return its standard output and standard error."""
         if self._commands is None:
             argv = ["flux", "python", "-P", str(_HERE / "commands.py")]
             self._commands = subprocess.Popen(
@@ -106,14 +106,14 @@ class Site:
 
     def submit(self, name: str, command: str) -> None:
         out, err = self.flux(*shlex.split(command.format(**self.names)))
-        self._take(name, out, err)
+        self._record(name, out, err)
 
     def submit_spec(self, name: str, spec: str) -> None:
         path = self.directory / "jobspec.json"
         path.write_text(spec)
-        self._take(name, *self.flux("job", "submit", "--flags=novalidate", str(path)))
+        self._record(name, *self.flux("job", "submit", "--flags=novalidate", str(path)))
 
-    def _take(self, name: str, out: str, err: str) -> None:
+    def _record(self, name: str, out: str, err: str) -> None:
         ids = [self.number(line) for line in out.split() if line.startswith("ƒ")]
         for index, job in enumerate(ids):
             self.jobs[f"{name} {index + 1}" if index else name] = job
@@ -133,7 +133,7 @@ class Site:
         assert not err or "flux-cancel" in err, (command, err)
 
     def ended(self, job: int) -> None:
-        """Wait for the end of a job that the server has perhaps not heard of yet."""
+        """Wait for the end of a job that the server may not know yet."""
         what: dict[str, str | int] = {"state": "inactive", "limit": 1}
 
         def newest() -> Any:
@@ -142,7 +142,7 @@ class Site:
         eventually(lambda: newest() == job, what=f"the end of job {job}")
 
     def reference(self) -> dict[int, dict[str, Any]]:
-        """Return what Flux says of every job."""
+        """Return Flux's data of every job."""
         argv = ["flux", "python", "-P", str(_HERE / "reference.py"), self.uri]
         done = subprocess.run(argv, text=True, capture_output=True, timeout=PATIENCE, env=self.environment)
         assert done.returncode == 0, done.stderr
@@ -166,8 +166,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.mark.long
-def test_the_api_says_what_flux_says(site: Site) -> None:
-    """All differences that there are, by aspect, shape and member: first while some jobs are alive, then of all."""
+def test_api_agrees_with_flux(site: Site) -> None:
+    """Collect all differences, by aspect, shape and member: first while some jobs are active, then of all jobs."""
     _submit_all(site)
     alive = {site.jobs[name] for name in ALIVE}
     eventually(lambda: _active(site) == alive, what="the end of all other jobs")
@@ -219,11 +219,11 @@ def _differences(site: Site, reference: dict[int, dict[str, Any]], names: Sequen
         return {"lists": differing}
     assert listed.keys() == {str(job) for job in reference}
     found: dict[str, Any] = defaultdict(dict)
-    told: dict[int, list[Any]] = defaultdict(list)
+    streamed: dict[int, list[Any]] = defaultdict(list)
     position = site.server.position()
     with connect(site.server.url, "/v1/events?after=0") as stream:
         for message in stream:
-            told[message.data["id"]].append(plain(message.data))
+            streamed[message.data["id"]].append(plain(message.data))
             if message.id == position:
                 break
     for name in names:
@@ -231,7 +231,7 @@ def _differences(site: Site, reference: dict[int, dict[str, Any]], names: Sequen
         ours, theirs = listed[str(job)], reference[job]
         aspects: dict[str, Any] = {
             "fields": _fields(name, ours, theirs),
-            "events": _events(site, name, job, theirs, told[job]),
+            "events": _events(site, name, job, theirs, streamed[job]),
             "jobspec": _jobspec(site, job, theirs),
             "output": _output(site, ours, theirs),
         }
@@ -242,7 +242,7 @@ def _differences(site: Site, reference: dict[int, dict[str, Any]], names: Sequen
 
 
 def _lists(site: Site, listed: dict[str, Any]) -> list[Any]:
-    """Every list and table says the same of a job, but for the time that a running one has run."""
+    """Every list and table agrees on a job, except for the current runtime of a running one."""
     http = site.server.http
     exported = http.get("/v1/jobs", headers={"Accept": "application/x-ndjson"}).text.splitlines()
     lists = {
@@ -275,10 +275,10 @@ def _fields(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str
     return {each: (value, got[each]) for each, value in wanted.items() if value != got[each]}
 
 
-def _events(site: Site, name: str, job: int, theirs: dict[str, Any], told: list[Any]) -> list[Any]:
+def _events(site: Site, name: str, job: int, theirs: dict[str, Any], streamed: list[Any]) -> list[Any]:
     log = [{"context": {}, **json.loads(line)} for line in theirs["eventlog"].splitlines()]
     shown = [plain(event) for event in site.server.http.get(f"/v1/jobs/{job}/eventlog").json()["events"]]
-    assert shown == told, "the stream of events, and the eventlog"
+    assert shown == streamed, "the stream of events, and the eventlog"
     volatile = [each for each in shown if each not in log]
     assert all(each["name"] == "memo" and "volatile" in each["context"] for each in volatile)
     assert bool(volatile) == (name == "with memos"), DIFFERENCES["volatile"]
@@ -297,7 +297,7 @@ def _jobspec(site: Site, job: int, theirs: dict[str, Any]) -> list[Any]:
 
 
 def _output(site: Site, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Hold each form of the output against what Flux makes of the log, and against the log itself."""
+    """Compare each form of the output with Flux's rendering of the log, and with the log itself."""
     http, path = site.server.http, f"/v1/jobs/{ours['id']}/output"
     log = [json.loads(line) for line in (theirs["guest.output"] or "").splitlines()]
     entries: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -314,7 +314,7 @@ def _output(site: Site, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[st
     said = [line for line in texts["log"].splitlines() if " redirected" not in line]
     one = (
         len({each["rank"] for each in data}) < 2
-    )  # lines of several tasks are put together, of one they stay as they are
+    )  # lines of several tasks are merged, those of one task stay as they are
     pairs = {
         "stdout": (written["stdout"], texts["stdout"])
         if one
@@ -324,10 +324,10 @@ def _output(site: Site, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[st
         else tuple(map(sorted, (written["stderr"], texts["stderr"]))),
         "both": (texts["both"].encode(errors="surrogateescape").decode(errors="replace"), "".join(body["Output"])),
         "Message": (not body["Output"], "Message" in body),
-        "Log": (list(map(_said, entries["log"])), list(map(_said, body.get("Log", [])))),
+        "Log": (list(map(_exit, entries["log"])), list(map(_exit, body.get("Log", [])))),
         "Redirected": (entries["redirect"], body.get("Redirected", [])),
         "log": (written["log"].replace("\n", ""), "".join(said)),
-        "events log": (list(map(_said, entries["log"])), [_said(each) for kind, each in events if kind == "log"]),
+        "events log": (list(map(_exit, entries["log"])), [_exit(each) for kind, each in events if kind == "log"]),
         "events redirect": (entries["redirect"], [each for kind, each in events if kind == "redirect"]),
         "tasks": (_by_task(map(_decoded, data)), _by_task(each for kind, each in events if kind == "message")),
     }
@@ -342,7 +342,7 @@ def _by_task(contexts: Iterable[dict[str, Any]]) -> dict[Any, str]:
     return found
 
 
-def _said(context: dict[str, Any]) -> tuple[Any, ...]:
+def _exit(context: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(str(context.get(each, "")).rstrip("\n") for each in ("level", "message", "rank", "component", "file"))
 
 
@@ -353,7 +353,7 @@ def _decoded(context: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_invalid(site: Site) -> None:
-    """What a limit refuses is no job: neither Flux nor the API ever tells of it."""
+    """A submit that a limit refuses creates no job, neither in Flux nor in the API."""
     before, position = site.server.http.get("/metrics").text, site.server.position()
     (site.directory / "instance.toml").write_text(_CONFIG + _LIMITS)
     site.do("config reload")
@@ -363,12 +363,12 @@ def _check_invalid(site: Site) -> None:
     job = site.number(out.strip())
     site.ended(job)
     with connect(site.server.url, f"/v1/events?after={position}") as stream:
-        told = []
+        streamed = []
         for message in stream:
-            told.append(message.data["id"])
+            streamed.append(message.data["id"])
             if message.data.get("result"):
                 break
-    assert set(told) == {job}
+    assert set(streamed) == {job}
     assert _exceptions(before) == _exceptions(site.server.http.get("/metrics").text)
 
 
@@ -377,7 +377,7 @@ def _exceptions(metrics: str) -> list[str]:
 
 
 def _check_queues(site: Site) -> None:
-    """An instance gets named queues while it runs: jobs have them, are moved, and are found by them."""
+    """The instance gets named queues while it runs: jobs are in them, are moved, and are found by them."""
     site.jobs.clear()
     (site.directory / "instance.toml").write_text(_CONFIG + _QUEUES)
     site.do("config reload")
@@ -399,7 +399,7 @@ def _check_queues(site: Site) -> None:
 
 
 def _check_dry_runs(site: Site) -> None:
-    """A check says what the submit says, also of limits: which jobs are accepted, and which parameter is wrong."""
+    """A dry run agrees with a submit, also on limits: which jobs are accepted, and which parameter is invalid."""
     wrong = {}
     for more, parameter in CHECKED:
         body = {"command": "true", "runtime": 10, **more}
@@ -412,7 +412,7 @@ def _check_dry_runs(site: Site) -> None:
 
 
 def _check_purged(site: Site) -> None:
-    """A purged job stays in the history, and its output says that it was purged, wherever it is read."""
+    """A purged job stays in the history, and its output reports the purge, wherever it is read."""
     (job,) = (site.number(out.strip()) for out, _ in [site.flux("submit", "-q", "debug", "echo", "purged")])
     site.ended(job)
     assert site.server.output(job) == ["purged\n"]

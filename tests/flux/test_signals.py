@@ -30,7 +30,7 @@ _OTHERS = (
 
 
 def handled(pid: int) -> bool:
-    """Whether a process has installed a handler for SIGTERM, which it does after its interpreter has started."""
+    """Return whether a process has a handler for SIGTERM, which it installs after its interpreter has started."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
@@ -39,7 +39,7 @@ def handled(pid: int) -> bool:
 
 
 def blocked(pid: int) -> bool:
-    """Whether a process blocks SIGTERM."""
+    """Return whether a process blocks SIGTERM."""
     return _in_mask(Path(f"/proc/{pid}/status").read_text(), "SigBlk")
 
 
@@ -110,7 +110,7 @@ class TestSignals:
             assert broker.wait(_WITHIN) == 0, broker.text()
 
 
-def test_blocked_until_they_are_handled(tmp_path: Path, started: Start) -> None:
+def test_signals_that_are_blocked_at_the_start(tmp_path: Path, started: Start) -> None:
     """No signal is lost if the parent blocks it, even while the interpreter starts."""
     argv = ["env", "--block-signal=TERM", "flux-sidecar", "serve", "--embedded", "--port", "0"]
     server = started(Process(argv, tmp_path))

@@ -192,7 +192,7 @@ def test_commands_that_are_accepted_late(tmp_path: Path, started: Start) -> None
     assert output.messages[0].data["data"] == "started\n"
 
 
-def test_a_key_is_known_although_the_store_is_late(tmp_path: Path, started: Start) -> None:
+def test_key_is_known_although_the_store_is_late(tmp_path: Path, started: Start) -> None:
     """While nothing can be written, a repeat returns its job, however many others were submitted after it."""
     store = tmp_path / "jobs.sqlite"
     broker = started(Broker(tmp_path, cores=4)).running()

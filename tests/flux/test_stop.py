@@ -1,4 +1,4 @@
-"""Stop, in every way in which a broker can have been started: who ends, with which exit code, and what is left."""
+"""Stops, for every way to start a broker: exit codes, and what is left."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TestInitialProgram:
         assert server.wait(60) == 0
         assert not server.leftovers()
 
-    def test_behind_a_shell(self, tmp_path: Path, started: Start) -> None:
+    def test_below_a_shell(self, tmp_path: Path, started: Start) -> None:
         argv = ["flux", "start", "sh", "-c", f"echo prepare; {harness.SIDECAR} serve --port 0; exit $?"]
         server = started(Server(argv, tmp_path)).ready()
         assert server.stop().status_code == 202
@@ -65,7 +65,7 @@ class TestInitialProgram:
         assert "draining" in refused.json()["detail"]
         assert server.http.get("/readyz").status_code == 503
         assert server.wait(60) == 0
-        # The history outlives the instance: another server reads it, with no instance there.
+        # The history outlives the instance: another server reads it without an instance.
         reader = started(harness.Server(
             [harness.SIDECAR, "serve", "--port", "0", "--uri", f"local://{tmp_path}/none", "--store", str(store)],
             tmp_path,
@@ -90,7 +90,7 @@ class TestInitialProgram:
         assert (answer.status_code, answer.json()["mode"]) == (202, "now")
         assert server.wait(20) == 0
 
-    def test_a_second_stop_is_answered_like_the_first(self, tmp_path: Path, started: Start) -> None:
+    def test_second_stop_gets_the_same_response(self, tmp_path: Path, started: Start) -> None:
         server = started(flux_start(tmp_path)).ready()
         first, second = server.stop(), server.stop()
         assert (first.status_code, second.status_code) == (202, 202)
@@ -108,7 +108,7 @@ class TestInitialProgram:
         assert not server.leftovers()
 
     def test_sighup_from_flux_shutdown(self, tmp_path: Path, started: Start) -> None:
-        """Somebody else calls `flux shutdown`: the server leaves at once; what flux start makes of it is Flux's."""
+        """Another user calls `flux shutdown`: the server exits at once; the exit code is that of flux start."""
         server = started(flux_start(tmp_path)).ready()
         uri = server.http.get("/v1/service").json()["instance"]["uri"]
         subprocess.run(["flux", "shutdown", "--background", uri], check=True, timeout=60)
@@ -126,7 +126,7 @@ class TestInitialProgram:
         eventually(lambda: not server.leftovers(), within=5)
         assert time.monotonic() - begin < 5
 
-    def test_responses_under_way_are_finished(self, tmp_path: Path, started: Start) -> None:
+    def test_responses_in_progress_are_completed(self, tmp_path: Path, started: Start) -> None:
         server = started(flux_start(tmp_path)).ready()
         for _ in range(100):
             server.submit("true")
@@ -154,17 +154,17 @@ class TestBesideABroker:
         assert server.stop().status_code == 202
         seen = set()
 
-        def gone() -> bool:
+        def exited() -> bool:
             try:
                 seen.add(server.http.get("/v1/service").json()["instance"]["broker_state"])
             except httpx.TransportError:
                 return True
             return server.popen.poll() is not None
 
-        eventually(gone, what="the end of the server")
+        eventually(exited, what="the end of the server")
         assert server.wait(60) == 0
         assert broker.wait(60) == 0
-        assert "cleanup" in seen, "the progress of the stop is served until the broker has gone"
+        assert "cleanup" in seen, "the progress of the stop is served until the broker has exited"
         assert not server.leftovers()
         assert not broker.leftovers()
 
@@ -205,7 +205,7 @@ class TestBesideABroker:
         assert server.wait(20) == 0
         assert broker.wait(20) == 0
 
-    def test_signals_end_the_server_alone_by_setting(self, broker: Broker, tmp_path: Path, started: Start) -> None:
+    def test_no_stop_on_signal(self, broker: Broker, tmp_path: Path, started: Start) -> None:
         server = started(beside(broker, tmp_path, "--no-stop-on-signal")).ready()
         server.signal(signal.SIGTERM)
         assert server.wait(5) == 0
@@ -219,7 +219,7 @@ class TestBesideABroker:
         assert time.monotonic() - begin < 5
         assert not server.leftovers()
 
-    def test_broker_stopped_by_somebody_else(self, broker: Broker, tmp_path: Path, started: Start) -> None:
+    def test_broker_stopped_by_another_user(self, broker: Broker, tmp_path: Path, started: Start) -> None:
         server = started(beside(broker, tmp_path)).ready()
         assert broker.run("shutdown", "--background", broker.uri).returncode == 0
         assert broker.wait(20) == 0
@@ -267,7 +267,7 @@ class TestAsTheOperatorDoes:
         assert "rc3-success" in lead.text()
 
     def test_sidecar_mode(self, tmp_path: Path, started: Start) -> None:
-        """`interactive: true`: a broker without initial program, the server in a container of its own."""
+        """`interactive: true`: a broker without initial program, and the server in its own container."""
         lead, follower = started(Lead(tmp_path)), started(start_follower(tmp_path))
         server = started(beside(lead, tmp_path)).ready()
         eventually(lambda: len(server.http.get("/v1/nodes").json()["nodes"]) == 2)

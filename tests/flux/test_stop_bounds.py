@@ -1,4 +1,4 @@
-"""Every stop ends within its bound, whatever hangs, is dead or fails: one row of the failure table of design.md each."""
+"""Every stop ends within its time limit, whatever hangs or fails; each test is a row of the table in design.md."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.support.kubernetes_api import HANG
 
 Start = Callable[[Any], Any]
 
-#: Seconds in which a stop ends on a machine that is busy with other things; the bounds themselves are below 20.
+#: Seconds for a stop on a busy machine; the limits themselves are below 20.
 _WITHIN = 45.0
-#: What a busy machine may take longer than a bound that is measured by itself.
+#: Seconds that a busy machine may add to a limit that is measured separately.
 _SLACK = 3.0
 
 _DEAF = ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"]
@@ -36,7 +36,7 @@ def broken(directory: Path, fault: str, *options: str) -> Server:
 
 
 def ends(server: Server, code: int = 0, within: float = _WITHIN) -> float:
-    """Wait for the server's end with an exit code; return how long it took."""
+    """Wait for the server to exit with a code; return the seconds that it took."""
     begin = time.monotonic()
     assert server.wait(within) == code, server.text()
     return time.monotonic() - begin
@@ -65,7 +65,7 @@ def test_a_part_that_hangs_or_dies(tmp_path: Path, started: Start, fault: str, w
 
 @pytest.mark.parametrize("way", ["stop", "signal"])
 def test_everything_hangs_at_once(tmp_path: Path, started: Start, way: str) -> None:
-    """The bound is one for all: not one for launchers, one for jobs and one for the closing of parts."""
+    """All parts share one limit: launchers, jobs and closes have none of their own."""
     server = started(broken(tmp_path, "everything", "--embedded", "--kill-timeout", "1", "--launchers", "sh"))
     for launcher in (False, True):
         answer = server.http.post("/v1/jobs/submit", json={"command": _DEAF, "is_launcher": launcher})
@@ -101,7 +101,7 @@ def test_a_blocked_event_loop(tmp_path: Path, started: Start) -> None:
 
 
 def test_a_stop_that_fails(tmp_path: Path, started: Start) -> None:
-    """The service goes on with the reason; its death is shown, and the next stop works."""
+    """The service continues and reports the reason; the failed task is shown, and the next stop works."""
     server = started(broken(tmp_path, "failing-stop"))
     assert server.stop().status_code == 202
     service = eventually(lambda: _service(server) if "ZeroDivisionError" in _service(server)["reason"] else None)
@@ -113,14 +113,14 @@ def test_a_stop_that_fails(tmp_path: Path, started: Start) -> None:
 
 
 def test_a_stop_by_signal_that_fails(tmp_path: Path, started: Start) -> None:
-    """A signal ends the server all the same."""
+    """A signal still ends the server."""
     server = started(broken(tmp_path, "failing-stop"))
     assert server.url
     server.signal(signal.SIGTERM)
     ends(server)
 
 
-# ---------------------------------------------------------------------------------------------------- what it runs
+# ---------------------------------------------------------------------------------------------- jobs and launchers
 
 
 @by_each_way
@@ -163,7 +163,7 @@ def test_readers_that_never_read(tmp_path: Path, started: Start, way: str) -> No
             reader = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
             reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            if path.endswith("submit"):  # of whose body nothing more comes
+            if path.endswith("submit"):  # whose body never ends
                 head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{"
             reader.sendall(head.encode())
             readers.append(reader)
@@ -203,7 +203,7 @@ def broker(tmp_path: Path, started: Start) -> Broker:
 
 
 def test_a_broker_that_is_stopped(broker: Broker, tmp_path: Path, started: Start) -> None:
-    """A stop by request fails, says so, and works when the broker goes on; a signal ends the server meanwhile."""
+    """A requested stop fails with the reason, and works when the broker continues; a signal ends the server meanwhile."""
     server = started(beside(broker, tmp_path)).ready()
     broker.signal(signal.SIGSTOP)
     assert server.stop().status_code == 202
@@ -214,13 +214,13 @@ def test_a_broker_that_is_stopped(broker: Broker, tmp_path: Path, started: Start
     assert broker.run("uptime").returncode == 0
 
 
-def test_a_broker_that_is_stopped_and_goes_on(broker: Broker, tmp_path: Path, started: Start) -> None:
+def test_suspended_broker_that_continues(broker: Broker, tmp_path: Path, started: Start) -> None:
     server = started(beside(broker, tmp_path)).ready()
     broker.signal(signal.SIGSTOP)
     assert server.stop().status_code == 202
     broker.signal(signal.SIGCONT)
     state = eventually(lambda: found if (found := _state(server)) in ("gone", "running") else None, what="its outcome")
-    if state == "running":  # Flux had not answered in time: the stop has failed, and said so
+    if state == "running":  # Flux did not respond in time, so the stop has failed
         assert server.stop().status_code == 202
     ends(server)
     assert broker.wait(_WITHIN) == 0
@@ -236,7 +236,7 @@ def test_a_broker_that_dies_during_the_stop(broker: Broker, tmp_path: Path, star
 
 
 def test_a_broker_that_never_comes_to_run(tmp_path: Path, started: Start) -> None:
-    """The quorum waits for a broker that does not come: after the bound both end, with 0."""
+    """The quorum waits for a missing broker: after the timeout both end, with 0."""
     lead = started(Lead(tmp_path))
     server = started(beside(lead, tmp_path, "--start-timeout", "1"))
     eventually(lambda: _service(server)["instance"]["broker_state"] == "quorum", what="quorum")
@@ -255,7 +255,7 @@ def test_no_broker_at_all(tmp_path: Path, started: Start) -> None:
 
 
 def test_an_end_file_that_cannot_be_written(tmp_path: Path, started: Start) -> None:
-    """As on a full disk: the broker is ended by a signal, and the server ends with a failure."""
+    """As on a full disk: the broker is ended by a signal, and the server exits with a failure."""
     with ClusterAPI(tmp_path / "kubernetes") as api:
         api.pods[0] = api.pod(0, socket.gethostname())
         lead = started(Lead(tmp_path))
@@ -265,7 +265,7 @@ def test_an_end_file_that_cannot_be_written(tmp_path: Path, started: Start) -> N
         ends(server, 70)
         assert lead.wait(_WITHIN) == 0, lead.text()
         assert "StoppedBeforeRun" in [event["reason"] for event in api.events]
-    assert server.text().count("the end file cannot be written") == 2  # at the end it is tried again
+    assert server.text().count("the end file cannot be written") == 2  # it is retried at the end
 
 
 def test_an_end_file_that_cannot_be_written_without_a_broker(tmp_path: Path, started: Start) -> None:
@@ -293,7 +293,7 @@ def test_a_hung_flux_thread(broker: Broker, tmp_path: Path, started: Start) -> N
 
 
 def test_a_dead_ping(broker: Broker, tmp_path: Path, started: Start) -> None:
-    """A task that right answers need: not ready while it is dead, and not alive when it has died again and again."""
+    """The task is required: the server is not ready while it is dead, and not alive after several deaths."""
     server = started(broken(tmp_path, "dead-ping", "--uri", broker.uri))
     eventually(lambda: "task ping has died" in server.http.get("/readyz").text.lower(), what="a failing /readyz")
     eventually(lambda: server.http.get("/livez").status_code == 503, what="a failing /livez")
@@ -303,7 +303,7 @@ def test_a_dead_ping(broker: Broker, tmp_path: Path, started: Start) -> None:
 
 
 def test_a_dead_feed(broker: Broker, tmp_path: Path, started: Start) -> None:
-    """It reads the history again, and no event of the batch in which it has died is missing."""
+    """It reads the history again, and misses no event of the batch in which it died."""
     server = started(broken(tmp_path, "dead-feed", "--uri", broker.uri)).ready()
     job = server.submit("sleep 0.1")
     eventually(lambda: "task feed has died once" in server.http.get("/readyz?verbose").text.lower(), what="the death")
@@ -319,7 +319,7 @@ def test_a_dead_feed(broker: Broker, tmp_path: Path, started: Start) -> None:
 
 
 def test_a_drain_ends_at_its_deadline_whatever_the_clock_says(tmp_path: Path, started: Start) -> None:
-    """The wall clock is set back by an hour while jobs are waited for."""
+    """The wall clock is set back by an hour while the stop waits for jobs."""
     argv = [
         sys.executable, "-c",
         "import sys, time; clock = time.time; begin = time.monotonic()\n"
@@ -345,7 +345,7 @@ def _state(server: Server) -> str:
 
 
 def test_a_stop_without_a_broker_ends_none(tmp_path: Path, started: Start) -> None:
-    """The stop that a caller asks for waits as long as it is told to, and does not claim more than it did."""
+    """A requested stop waits for its own timeout, and does not report more than was done."""
     argv = [SIDECAR, "serve", "--port", "0", "--uri", "local:///nosuch/local", "--start-timeout", "1"]
     server = started(Server(argv, tmp_path))
     assert server.stop().status_code == 202

@@ -1,4 +1,4 @@
-"""An instance that is not there, does not answer, or belongs to somebody else."""
+"""An instance that does not exist, does not respond, or belongs to another user."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Start = Callable[[Any], Any]
 
 
 def _refused(server: Server) -> None:
-    """Every command is refused at once, with the time to come again."""
-    client = server.http  # its start is not what is measured
+    """Every command is refused at once, with Retry-After."""
+    client = server.http  # its start is not measured
     for path, body in (("/v1/jobs/submit", {"command": "true"}),):
         begin = time.monotonic()
         answer = client.post(path, json=body)
@@ -32,7 +32,7 @@ def _refused(server: Server) -> None:
     assert server.http.get("/livez").status_code == 200
 
 
-def test_before_the_broker_is_there(tmp_path: Path, started: Start) -> None:
+def test_server_without_a_broker(tmp_path: Path, started: Start) -> None:
     server = started(Server([SIDECAR, "serve", "--port", "0", "--uri", f"local://{tmp_path}/local"], tmp_path))
     _refused(server)
     answer = server.http.get("/v1/jobs")
@@ -44,7 +44,7 @@ def test_before_the_broker_is_there(tmp_path: Path, started: Start) -> None:
     assert "Flux-Instance-State" not in server.http.get("/v1/jobs").headers
 
 
-def test_a_broker_that_does_not_answer(tmp_path: Path, started: Start) -> None:
+def test_broker_that_does_not_respond(tmp_path: Path, started: Start) -> None:
     broker = started(Broker(tmp_path))
     server = started(beside(broker, tmp_path, "--rpc-timeout", "1")).ready()
     job = server.run("true")
@@ -63,8 +63,8 @@ def test_a_broker_that_does_not_answer(tmp_path: Path, started: Start) -> None:
     assert server.run("true")["result"] == "COMPLETED"
 
 
-def test_a_slow_answer_blocks_nobody(tmp_path: Path, started: Start) -> None:
-    """While a submit waits for a broker that does not answer, everybody else is served."""
+def test_slow_response_delays_no_other_request(tmp_path: Path, started: Start) -> None:
+    """While a submit waits for a broker that does not respond, all other requests are served."""
     broker = started(Broker(tmp_path))
     server = started(beside(broker, tmp_path, "--rpc-timeout", "5")).ready()
     broker.signal(signal.SIGSTOP)
@@ -80,14 +80,14 @@ def test_a_slow_answer_blocks_nobody(tmp_path: Path, started: Start) -> None:
         took.append(time.monotonic() - begin)
         return waiting.poll() is not None
 
-    eventually(answered, what="an answer to the submit")
+    eventually(answered, what="a response to the submit")
     broker.signal(signal.SIGCONT)
     assert waiting.communicate()[0].strip() == "503"
     assert max(took) < 1
 
 
 def test_a_broker_that_comes_back(tmp_path: Path, started: Start) -> None:
-    """Within the lost timeout a new broker on the same socket is connected to."""
+    """A new broker on the same socket within the lost timeout is used."""
     first = started(Broker(tmp_path))
     server = started(beside(first, tmp_path, "--lost-timeout", "60")).ready()
     server.run("true")
@@ -97,12 +97,12 @@ def test_a_broker_that_comes_back(tmp_path: Path, started: Start) -> None:
     _refused(server)
     started(Broker(tmp_path))
     server.ready()
-    assert server.http.get("/v1/jobs").json()["jobs"] == [], "another instance, with no jobs yet"
+    assert server.http.get("/v1/jobs").json()["jobs"] == [], "another instance, without jobs"
     assert server.run("true")["result"] == "COMPLETED"
 
 
 def test_a_broker_that_takes_long_to_come_back(tmp_path: Path, started: Start) -> None:
-    """One that starts is there: the server waits for it for longer than the lost timeout, and not for one that dies."""
+    """The server waits longer than the lost timeout for a broker that is starting, but not for one that has died."""
     first = started(Broker(tmp_path))
     server = started(beside(first, tmp_path, "--lost-timeout", "8")).ready()
     first.signal(signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_a_broker_that_takes_long_to_come_back(tmp_path: Path, started: Start) -
 
 
 def test_the_job_manager_is_reloaded(tmp_path: Path, started: Start) -> None:
-    """The journal ends and begins anew: nothing is lost, nothing is there twice."""
+    """The journal ends and restarts: no event is lost or duplicated."""
     broker = started(Broker(tmp_path))
     server = started(beside(broker, tmp_path, "--lost-timeout", "60")).ready()
     jobs = [server.run("true")["id"] for _ in range(3)]
@@ -133,10 +133,10 @@ def test_the_job_manager_is_reloaded(tmp_path: Path, started: Start) -> None:
 
 
 @pytest.mark.parametrize("guests", ["true", "false"])
-def test_who_is_not_the_owner_is_told_so(tmp_path: Path, started: Start, guests: str) -> None:
-    """A guest may connect and read, where guests are let in; it may neither submit nor follow the journal."""
+def test_guest_is_refused(tmp_path: Path, started: Start, guests: str) -> None:
+    """If guests are allowed, one may connect and read, but neither submit nor follow the journal."""
     if os.getuid() != 0:
-        pytest.fail("run the tests as root: only root can start a server as somebody else")
+        pytest.fail("run the tests as root: only root can start a server as another user")
     config = tmp_path / "config"
     config.mkdir()
     (config / "access.toml").write_text(f"[access]\nallow-guest-user = {guests}\n")
@@ -144,7 +144,7 @@ def test_who_is_not_the_owner_is_told_so(tmp_path: Path, started: Start, guests:
         if directory.is_relative_to("/tmp"):
             directory.chmod(directory.stat().st_mode | 0o755)
     broker = started(Broker(tmp_path, f"-c{config}")).running()
-    # Everything is imported, and the pages compiled, before the change of user: the other uid may be unable to read
+    # Everything is imported and the pages are compiled before the change of user: the other user may be unable to read
     # this Python's files.
     script = (
         "import asyncio, os, sys, sidecar.cli, sidecar.app.run, sidecar.instance.flux.instance, sidecar.web.render\n"
@@ -163,8 +163,8 @@ def test_who_is_not_the_owner_is_told_so(tmp_path: Path, started: Start, guests:
     assert broker.run("uptime").returncode == 0
 
 
-def test_the_environment_of_a_job_is_the_brokers(tmp_path: Path, started: Start) -> None:
-    """Not that of the server's container: its PATH, HOME and directory mean nothing to a job."""
+def test_jobs_get_the_environment_of_the_broker(tmp_path: Path, started: Start) -> None:
+    """Not that of the server's container: its PATH, HOME and directory are useless to jobs."""
     broker_directory = tmp_path / "broker"
     broker_directory.mkdir()
     os.environ["ONLY_THE_BROKER"] = "has this"

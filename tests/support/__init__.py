@@ -1,1 +1,1 @@
-"""What tests start, speak to and compare with."""
+"""Helpers for the tests: servers, clients, fake services and references."""

@@ -1,4 +1,4 @@
-"""Servers that ask who calls, and callers of every kind."""
+"""Servers that require credentials, and their callers."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class TokenFile:
         return {"Authorization": f"Bearer {self.tokens[name]}"}
 
     def client(self, server: Server, name: str) -> httpx.Client:
-        """A client that calls as one of them."""
+        """Return a client with the credential of a caller."""
         return httpx.Client(base_url=server.url, timeout=60, headers=self.headers(name), verify=server.verify)
 
 
 def audit(server: Server) -> list[dict[str, Any]]:
-    """The audit's events so far, of a server that logs JSON."""
+    """Return the audit events so far, of a server that logs JSON."""
     lines = [line for line in server.text().splitlines() if line.startswith("{")]
     return [entry for line in lines if (entry := json.loads(line)).get("event") == "audit"]

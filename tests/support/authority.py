@@ -1,4 +1,4 @@
-"""A certificate authority for tests, and files of what it has issued."""
+"""A certificate authority for tests, and files with its certificates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trustme
 
 
 class Authority:
-    """A certificate authority, and files of what it has issued."""
+    """A certificate authority, and files with its certificates."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -42,5 +42,5 @@ class Authority:
 
 
 def options(files: tuple[Path, Path]) -> list[str]:
-    """The options of a server that shows such a certificate."""
+    """Return the options of a server with such a certificate."""
     return ["--tls-cert", str(files[0]), "--tls-key", str(files[1])]

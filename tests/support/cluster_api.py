@@ -1,8 +1,8 @@
-"""The stand-in of kube-apiserver with a cluster in it: a Job, its pods, a MiniCluster, Events.
+"""A fake kube-apiserver with a cluster: a Job, its pods, a MiniCluster, Events.
 
-It answers what kube-apiserver 1.33 answers, to a service account that may do what :attr:`ClusterAPI.role` says, and
-nothing by default. A change of the MiniCluster's size becomes one of the Job, as the operator and the Job controller
-make it; what becomes of the brokers is the test's to do.
+It responds as kube-apiserver 1.33 does to a service account with the permissions of :attr:`ClusterAPI.role`, by default
+none. A change of the MiniCluster's size is applied to the Job, as by the operator and the Job controller; the tests
+start and end the brokers.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ ALL = frozenset({
 
 
 class ClusterAPI(KubernetesAPI):
-    """A running stand-in; see :class:`tests.support.kubernetes_api.KubernetesAPI`."""
+    """A running fake; see :class:`tests.support.kubernetes_api.KubernetesAPI`."""
 
     def __init__(self, directory: Path, *, name: str = "mc", size: int = 2) -> None:
         super().__init__(directory)
         self.name = name
         self.role: set[str] = set(ALL)
         self.trouble: dict[str, Canned | str] = {}
-        """What is answered in place of an answer, by verb and resource."""
+        """Responses that replace the normal ones, by verb and resource."""
         self.requests: list[str] = []
         self.events: list[dict[str, Any]] = []
         self.minicluster: dict[str, Any] | None = {
@@ -69,7 +69,7 @@ class ClusterAPI(KubernetesAPI):
         """By name: their texts by key."""
 
     def pod(self, index: int, hostname: str = "") -> dict[str, Any]:
-        """A pod of the Job as the Job controller makes it; the name ends at random, the host name does not."""
+        """Create a pod of the Job as the Job controller does; the name ends at random, the host name does not."""
         name = f"{self.name}-{index}"
         labels = {"batch.kubernetes.io/controller-uid": "c-uid", INDEX: str(index), "job-name": self.name}
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": self.name, "uid": "j", "controller": True}
@@ -99,7 +99,7 @@ class ClusterAPI(KubernetesAPI):
     def _metadata(self, name: str) -> dict[str, Any]:
         return {"name": name, "namespace": self.namespace, "uid": str(uuid.uuid4()), "creationTimestamp": _now()}
 
-    # ------------------------------------------------------------------------------------------------------- answering
+    # ------------------------------------------------------------------------------------------------------- responses
 
     def _more(self, app: web.Application) -> None:
         batch, flux = (
@@ -187,7 +187,9 @@ class ClusterAPI(KubernetesAPI):
         }  # fmt: skip
 
     def _reconcile(self, minicluster: dict[str, Any]) -> None:
-        """What operator and Job controller do then; pods that go are shown as going, until the test removes them."""
+        """Act as the operator and the Job controller; deleted pods are shown as terminating until the test removes
+        them.
+        """
         size = min(minicluster["spec"]["size"], minicluster["status"]["maximumSize"])
         minicluster["status"]["size"] = size
         self.job["spec"] |= {"completions": size, "parallelism": size}
@@ -198,7 +200,7 @@ class ClusterAPI(KubernetesAPI):
         self.pods += [self.pod(index) for index in range(size) if index not in there]
 
     def remove(self, index: int) -> None:
-        """A pod that was going has gone."""
+        """Remove a terminating pod."""
         self.pods = [pod for pod in self.pods if pod["metadata"]["labels"][INDEX] != str(index)]
 
     async def _create_event(self, request: web.Request) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry's traces, for tests: takes OTLP over HTTP, and keeps the spans."""
+"""A collector of OpenTelemetry's traces, for tests: it receives OTLP over HTTP, and keeps the spans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Span(NamedTuple):
 
 
 class Collector:
-    """Listens on a port of its own, as a context."""
+    """Listens on its own port, as a context."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []

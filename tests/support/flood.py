@@ -1,4 +1,4 @@
-"""Many connections at once that ask for much and read nothing, and how the server is meanwhile."""
+"""Many concurrent connections that request much and read nothing, and the server's latency meanwhile."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from tests.support.harness import Server
 
 MIB = 1024 * 1024
-#: Names of three letters, more than a body of a megabyte has room for.
+#: Names of three letters, more than fit into a body of a megabyte.
 NAMES = ["".join(letters) for letters in itertools.product(string.ascii_letters, repeat=3)][:110_000]
 
 
 def connect(server: Server, *, buffer: int = 4096) -> socket.socket:
-    """Open a connection whose kernel takes little of what is sent to it."""
+    """Open a connection with a small receive buffer."""
     host, port = server.url.partition("://")[2].rsplit(":", 1)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -42,11 +42,11 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
 
 @contextlib.contextmanager
 def flood(server: Server, requests: Sequence[bytes], number: int) -> Iterator[list[socket.socket]]:
-    """Send requests over many connections at once, each the next one of them, and read no answer."""
+    """Send requests over many concurrent connections, each the next one in turn, and read no response."""
     found: list[socket.socket] = []
 
     def send(data: bytes) -> None:
-        with contextlib.suppress(OSError):  # cut off in the middle of it, which is an answer too
+        with contextlib.suppress(OSError):  # the connection may be closed meanwhile, which is a response too
             connection = connect(server)
             found.append(connection)
             connection.sendall(data)
@@ -67,7 +67,7 @@ def flood(server: Server, requests: Sequence[bytes], number: int) -> Iterator[li
 
 
 def answer(connection: socket.socket, most: int = 64 * 1024) -> bytes:
-    """Read what a connection has to say, until it ends or says nothing more for a while."""
+    """Read from a connection until it ends or sends nothing for a while."""
     found = b""
     connection.settimeout(30)
     with contextlib.suppress(OSError):
@@ -77,8 +77,8 @@ def answer(connection: socket.socket, most: int = 64 * 1024) -> bytes:
     return found
 
 
-#: Asks for the server's life all the time, and writes how long each answer took. It is a process of its own: threads
-#: that send megabytes would be measured with it.
+#: Probes the server continuously, and writes the duration of each probe. It is a separate process: threads that send
+#: megabytes would be measured with it.
 _PROBE = """
 import http.client, sys, time
 connection = http.client.HTTPConnection(sys.argv[1], timeout=30)
@@ -94,7 +94,7 @@ while True:
 
 
 class Watch:
-    """Asks a server for its life all the time, over a connection of its own."""
+    """Probes a server continuously, over its own connection."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -125,6 +125,6 @@ class Watch:
 
     @property
     def p99(self) -> float:
-        """Seconds within which 99 of 100 probes were answered."""
+        """Return the seconds within which 99 of 100 probes were answered."""
         assert not self.ended, "a probe was not answered"
         return sorted(self.took)[int(0.99 * (len(self.took) - 1))]

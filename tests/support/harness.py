@@ -1,4 +1,4 @@
-"""Real servers on real ports, for tests: started, waited for, and ended together with all that they started."""
+"""Real servers on real ports, for tests: start them, wait for them, and end them with all their processes."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ TCSH = shutil.which("tcsh")
 CHROMIUM = shutil.which("chromium") or ""
 PROMTOOL = shutil.which("promtool") if shutil.which("prometheus") else None
 
-#: Variables of whoever runs the tests, in a pod perhaps, that a server under test must not see.
+#: Variables of the environment, perhaps of a pod, that a server under test must not see.
 _OURS = ("FLUX_", "PYTHON", "KUBERNETES_", "JOB_COMPLETION_INDEX")
-#: A broker's `bash -c`, whose standard input is a socket, takes itself for a login over the network and reads ~/.bashrc,
-#: unless it is nested: what stands there (pyenv takes a lock, for one) would make brokers wait for each other.
+#: A broker's `bash -c`, whose standard input is a socket, takes itself for a remote login and reads ~/.bashrc, unless
+#: it is nested: commands there (pyenv takes a lock, for one) would make brokers wait for each other.
 _NESTED = {"SHLVL": "2"}
 os.environ.update(_NESTED)  # also for Flux's own commands, whose batch jobs are brokers
 
-#: Where brokers have their directories, which those that are killed leave behind. The name is short: sockets are in it.
+#: The directory of brokers' directories, which killed brokers leave behind. The name is short, as sockets are in it.
 TEMPORARY = tempfile.TemporaryDirectory(prefix="flux-tests-")
 
-#: For clients of plain HTTP: httpx loads the machine's certificates anew for each client that is given no context, which
-#: takes it some 50 ms of CPU.
+#: For clients of plain HTTP: without a context, httpx loads the machine's certificates for each client, which takes
+#: some 50 ms of CPU.
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-#: In the environment of everything that a test starts, jobs too (which do not get what the server is set by): what still
-#: has it afterwards was left behind.
+#: In the environment of all processes that a test starts, also of jobs (which do not inherit the server's settings):
+#: a process that still has it after the test was left behind.
 MARK = "TEST_PROCESS_MARK"
 
 
-#: So many seconds are waited for what has to come sooner or later: enough where other programs keep all cores busy.
+#: Seconds to wait for events that must happen: enough while other programs use all cores.
 PATIENCE = 60.0
 
 
 def eventually(
     check: Callable[[], T | Literal[False] | None], *, within: float = PATIENCE, what: str = "condition"
 ) -> T:
-    """Return the first true result of ``check``; fail when there is none in time."""
+    """Return the first true result of ``check``; fail if there is none in time."""
     deadline = time.monotonic() + within
     while True:
         result = check()
@@ -72,7 +72,7 @@ def eventually(
 
 
 class Process:
-    """A program under test, in a session of its own."""
+    """A program under test, in its own session."""
 
     def __init__(self, argv: Sequence[str], directory: Path, **variables: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class Process:
         os.kill(self.pid, number)
 
     def child(self, text: str) -> int:
-        """Return the pid of the one process that this one has started whose command line has a text."""
+        """Return the pid of the one child process whose command line contains a text."""
         (pid,) = [pid for pid, line in _marked(self.mark) if text in line and pid != self.pid]
         return pid
 
@@ -114,22 +114,22 @@ class Process:
         return [line for pid, line in _marked(self.mark) if pid != self.pid]
 
     def close(self) -> None:
-        """Kill it and all that it started, whatever a failed test has left.
+        """Kill it and all processes that it started, whatever a failed test has left.
 
-        An orderly end of a Flux instance starts five Python programs, a second of work that no test looks at.
+        An orderly end of a Flux instance starts five Python programs, a second of work that no test needs.
         """
         while marked := _marked(self.mark):
             for pid, _ in marked:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.popen.poll()
-        if self.popen.poll() is None:  # a server that authenticates hides its mark from all but root
+        if self.popen.poll() is None:  # a server that authenticates hides its mark from all users but root
             self.popen.kill()
         self.popen.wait()
 
 
 def _marked(mark: str) -> list[tuple[int, str]]:
-    """Return pid and command line of the living processes that carry a mark."""
+    """Return pid and command line of the living processes with a mark."""
     found = []
     wanted = f"{MARK}={mark}".encode()
     for entry in Path("/proc").iterdir():
@@ -153,11 +153,11 @@ class Server(Process):
         self._client: httpx.Client | None = None
         self._listening = ""
         self.trusts: ssl.SSLContext | None = None
-        """Whose certificate the server has to show, if it shows one."""
+        """The certificate authority of the server, if it uses TLS."""
 
     @property
     def url(self) -> str:
-        """Where it listens, once it says so."""
+        """The URL at which it listens, once it is announced."""
 
         def announced() -> str:
             if self.popen.poll() is not None:
@@ -168,14 +168,14 @@ class Server(Process):
 
     @property
     def listening(self) -> str:
-        """Where it listens or has listened; empty before it says so."""
+        """The URL at which it listens or has listened; empty before it is announced."""
         if not self._listening and (match := re.search(r"listens on (\S+) ", self.text())):
             self._listening = match[1]
         return self._listening
 
     @property
     def verify(self) -> ssl.SSLContext:
-        """For clients of this server."""
+        """The TLS verification for clients of this server."""
         return self.trusts or PLAIN
 
     @property
@@ -195,21 +195,21 @@ class Server(Process):
 
     @property
     def memory(self) -> int:
-        """Bytes that it has in memory."""
+        """Resident memory in bytes."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     @property
     def descriptors(self) -> int:
-        """How many files and connections it has open."""
+        """Number of open files and connections."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def seconds(self, answer: httpx.Response) -> float:
-        """Return how long the server took for an answer, by its log: what a busy machine takes on the way is not in it."""
+        """Return the duration of a response by the server's log, which excludes delays of a busy machine on the way."""
         line = rf"seconds=(\S+) .*request_id={answer.headers['X-Request-Id']}$"
         return float(eventually(lambda: re.search(line, self.text(), re.MULTILINE), what="a line in the log")[1])
 
     def submit(self, command: str | list[str], **parameters: Any) -> int:
-        """Submit a job and return its id."""
+        """Submit a job and return its ID."""
         answer = self.http.post("/v1/jobs/submit", json={"command": command, **parameters})
         assert answer.status_code == 200, answer.text
         return int(answer.json()["id"])
@@ -232,14 +232,14 @@ class Server(Process):
         return self.state(job, "INACTIVE", within)
 
     def run(self, command: str | list[str], *, within: float = 30.0, **parameters: Any) -> dict[str, Any]:
-        """Submit a job and return it when it has ended."""
+        """Submit a job, wait for its end, and return it."""
         return self.ended(self.submit(command, **parameters), within)
 
     def output(self, job: int | str, **query: str) -> list[str]:
         return list(self.http.get(f"/v1/jobs/{job}/output", params=query).json()["Output"])
 
     def position(self) -> str:
-        """Return the position of the last event that was told so far; more may be on its way into the store."""
+        """Return the position of the last published event; more may be on their way to the store."""
         return str(self.http.get("/v1/jobs", params={"limit": 0}).json()["position"])
 
     def stop(self, **parameters: Any) -> httpx.Response:
@@ -281,7 +281,7 @@ class Broker(Process):
 
 
 def cores(directory: Path, number: int) -> list[str]:
-    """Options of `flux start` that give an instance so many cores, however many this machine has."""
+    """Return options of `flux start` for an instance with a number of cores, however many this machine has."""
     return [f"--config-path={_resources(directory, number)}"]
 
 

@@ -1,4 +1,4 @@
-"""What Flux may deliver: journal responses with any JSON in any member of the jobspec, R, events, annotations and memos."""
+"""Arbitrary data from Flux: journal responses with any JSON in any member of jobspec, R, events, annotations and memos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-#: Values that Python's encoder cannot write, by the text that stands for them.
+#: Values that Python's encoder cannot write, by their placeholders.
 _WRITTEN = {
     "@deep70@": "[" * 70 + "]" * 70,
     "@deep500@": '{"a":' * 500 + "1" + "}" * 500,
@@ -23,7 +23,7 @@ _PLACEHOLDER = re.compile("|".join(f'"{name}"' for name in _WRITTEN))
 
 
 def text(value: Any) -> bytes:
-    """Write a value as JSON, with the placeholders in it."""
+    """Write a value as JSON, with the placeholders replaced."""
     return _PLACEHOLDER.sub(lambda match: _WRITTEN[match[0].strip('"')], json.dumps(value)).encode()
 
 
@@ -40,20 +40,20 @@ NUMBERS = st.one_of(
 LEAVES = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS, st.sampled_from(sorted(_WRITTEN)))
 
 
-def _around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(LEAVES, inner, st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3))
 
 
-ANY = _around(_around(LEAVES))
+ANY = _nested(_nested(LEAVES))
 
 
 def or_odd(usual: Any, *odd: Any) -> st.SearchStrategy[Any]:
-    """Mostly what is expected in a member; else something that is not, or anything."""
+    """Mostly the expected value of a member; otherwise an unexpected one, or any JSON."""
     return st.one_of(st.just(usual), st.just(usual), st.sampled_from(odd) if odd else ANY, ANY)
 
 
 def members(**known: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """An object of which any member may be missing, or be another; or no object at all."""
+    """An object of which any member may be missing or unexpected; or not an object at all."""
     usual = st.fixed_dictionaries({}, optional=known)
     return st.one_of(usual, usual, usual, ANY)
 
@@ -130,14 +130,14 @@ _SUBMIT = st.fixed_dictionaries(
 
 
 class OddJob(NamedTuple):
-    """A job of the journal: its first response, and those that follow, as text in which the id is still missing."""
+    """A job of the journal: its first response and the later ones, as text without the ID."""
 
     first: dict[str, Any]
     later: list[dict[str, Any]]
 
     @property
     def events(self) -> list[Any]:
-        """All its events, and what stands where one should be."""
+        """All its events, and what replaces one."""
         return [event for each in (self.first, *self.later) for event in each["events"]]
 
     def responses(self, id_: int) -> list[bytes]:
@@ -146,7 +146,7 @@ class OddJob(NamedTuple):
 
 @st.composite
 def odd_jobs(draw: st.DrawFn) -> OddJob:
-    """Jobs that begin with a submit, are valid to Flux, and may hold anything else; half of them end."""
+    """Jobs with a submit event that are valid to Flux, and otherwise arbitrary; half of them end."""
     more = [draw(_event("validate")), *draw(st.lists(EVENTS, max_size=6))]
     if draw(st.booleans()):
         more.append(draw(_event("clean")))
@@ -159,7 +159,7 @@ def odd_jobs(draw: st.DrawFn) -> OddJob:
 
 
 def examples(strategy: st.SearchStrategy[Any], number: int) -> list[Any]:
-    """Return so many examples at once, for what is done with all of them together."""
+    """Return a number of examples at once, to be used together."""
     found: list[Any] = []
 
     @settings(
@@ -177,7 +177,7 @@ def examples(strategy: st.SearchStrategy[Any], number: int) -> list[Any]:
     return found
 
 
-#: Jobspecs of which Flux itself takes many: it looks at some members alone, with its validators off.
+#: Jobspecs many of which Flux accepts: it checks only some members, with its validators off.
 ACCEPTABLE = st.builds(
     lambda spec, system, duration, usual: {
         **(spec if isinstance(spec, dict) else {}),

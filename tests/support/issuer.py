@@ -1,4 +1,4 @@
-"""An OpenID Connect issuer for tests: real keys behind a real port, and every way of giving no good answer."""
+"""An OpenID Connect issuer for tests, with real keys and a real port, and every kind of failure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Trouble = Literal[
 
 @dataclass(frozen=True)
 class Signer:
-    """A private key, and what the issuer publishes of it."""
+    """A private key, and its published form."""
 
     kid: str
     alg: str
@@ -51,22 +51,22 @@ class Signer:
         return cls(kid, alg, OKPKey.generate_key("Ed25519"))
 
     def jwk(self, **members: Any) -> dict[str, Any]:
-        """Return the public key as it is in a JWKS; a member that is `...` is left out."""
+        """Return the public key as in a JWKS; a member that is `...` is omitted."""
         return _without({**self.key.as_dict(private=False), "kid": self.kid, "alg": self.alg, "use": "sig", **members})
 
     def sign(self, header: Mapping[str, Any] | bytes, payload: Mapping[str, Any] | bytes, alg: str = "") -> str:
-        """Return a JWT of exactly these words; bytes are taken as they are."""
+        """Return a JWT with the given header and payload; bytes are used unchanged."""
         signed = f"{_part(header)}.{_part(payload)}"
         algorithm = JWSRegistry.algorithms["Ed25519" if self.alg == "EdDSA" else alg or self.alg]
         return f"{signed}.{urlsafe_b64encode(algorithm.sign(signed.encode(), self.key)).decode()}"
 
 
 class Issuer:
-    """Serves discovery and a JWKS from a thread of its own.
+    """Serves discovery and a JWKS from its own thread.
 
     Args:
-        alg: what its first key signs with.
-        tls: a directory for a certificate; it speaks HTTPS then, and `ca` is what to trust.
+        alg: algorithm of its first key.
+        tls: a directory for a certificate; it serves HTTPS then, and `ca` is the CA to trust.
     """
 
     audience = "flux-sidecar"
@@ -74,29 +74,29 @@ class Issuer:
     def __init__(self, alg: str = "ES256", *, tls: Path | None = None) -> None:
         self.keys = [Signer.make("first", alg)]
         self.jwks: list[Any] | None = None
-        """What is published in place of `keys`."""
+        """Published in place of `keys`."""
         self.trouble: Trouble = ""
         self.requests: list[str] = []
-        """The paths that were asked for."""
+        """The requested paths."""
         self.url = ""
         self.ca = tls / "ca.pem" if tls else None
         self._tls = _certificate(tls) if tls else None
         self._ready = threading.Event()
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     @property
     def key(self) -> Signer:
-        """The key that signs now."""
+        """The current signing key."""
         return self.keys[-1]
 
     def rotate(self, *, keep: bool = False) -> Signer:
-        """Sign with a new key from now on; whoever asks is told of it, and of the old ones only when they are kept."""
+        """Sign with a new key from now on; it is published, and old ones only if they are kept."""
         self.keys = [*(self.keys if keep else ()), Signer.make(f"key-{time.monotonic_ns()}")]
         return self.key
 
     def claims(self, **claims: Any) -> dict[str, Any]:
-        """Return the claims of a good token; those given are added, and one that is `...` is left out."""
+        """Return the claims of a valid token; the given ones are added, and one that is `...` is omitted."""
         now = int(time.time())
         good = {"iss": self.url, "aud": self.audience, "sub": "alice", "iat": now, "exp": now + 86400}
         return _without({**good, **claims})
@@ -109,7 +109,7 @@ class Issuer:
         alg: str = "",
         headers: Mapping[str, Any] | None = None,
     ) -> str:
-        """Return a token, signed. Claims and headers are added to those of a good one; one that is `...` is left out."""
+        """Return a signed token. Claims and headers are added to those of a valid one; one that is `...` is omitted."""
         signer = key or self.key
         header = _without({"alg": alg or signer.alg, "typ": "JWT", "kid": signer.kid, **(headers or {})})
         return signer.sign(header, claims if isinstance(claims, bytes) else self.claims(**claims), alg)
@@ -118,9 +118,9 @@ class Issuer:
         """Return the JWKS."""
         return json.dumps({"keys": [key.jwk() for key in self.keys] if self.jwks is None else self.jwks}).encode()
 
-    def asked(self) -> None:
-        """Wait until somebody asks anything, from the first time on."""
-        assert self._asked.wait(60), "nobody asks"
+    def wait_for_request(self) -> None:
+        """Wait until there has been a request."""
+        assert self._requested.wait(60), "no request"
 
     def __enter__(self) -> Issuer:
         self._thread.start()
@@ -131,7 +131,7 @@ class Issuer:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    # --------------------------------------------------------------------------------------------------- its thread
+    # ------------------------------------------------------------------------------------------------------- thread
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -149,7 +149,7 @@ class Issuer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request.path)
-        self._asked.set()
+        self._requested.set()
         match self.trouble:
             case "hangs":
                 await self._stop.wait()
@@ -187,12 +187,12 @@ def _part(words: Mapping[str, Any] | bytes) -> str:
 
 
 def unsigned(header: Mapping[str, Any] | bytes, payload: Mapping[str, Any] | bytes, signature: bytes = b"") -> str:
-    """Return a JWT with any signature at all."""
+    """Return a JWT with an arbitrary signature."""
     return ".".join((_part(header), _part(payload), urlsafe_b64encode(signature).decode()))
 
 
 def _certificate(directory: Path) -> ssl.SSLContext:
-    """Make a certificate for 127.0.0.1 that nobody trusts who is not told to, and serve with it."""
+    """Make a certificate for 127.0.0.1 of an unknown authority, and serve with it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issuer")])
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)

@@ -1,8 +1,8 @@
-"""A stand-in of the two endpoints of kube-apiserver that judge tokens: a real port, with TLS, in a thread of its own.
+"""A fake kube-apiserver with the two endpoints that check tokens: a real port, with TLS, in its own thread.
 
-What it answers is what kube-apiserver answers: a review is created with 201 and echoed with its status, what is false
-or empty is left out of a TokenReview's status, errors are Status objects, and a token for another audience is as
-unknown as one that was never issued. The server's own credentials are laid out as the kubelet mounts and rotates them.
+It responds as kube-apiserver does: a review is created with 201 and echoed with its status, false and empty fields are
+omitted from a TokenReview's status, errors are Status objects, and a token for another audience is as unknown as one
+that was never issued. The server's own credentials are laid out as the kubelet mounts and rotates them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Canned(NamedTuple):
 
 
 def status(code: int, message: str) -> Canned:
-    """Make a Status object, which is what every error of the API server is."""
+    """Make a Status object, the form of every error of the API server."""
     body = {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": _REASONS[code], "code": code,
@@ -69,7 +69,7 @@ def status(code: int, message: str) -> Canned:
     return Canned(code, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
 
-#: Kinds of trouble, for KubernetesAPI.fail().
+#: Kinds of failures, for KubernetesAPI.fail().
 FAILING = status(500, "Internal error occurred: etcdserver: request timed out")
 BUSY = Canned(429, b"Too many requests, please try again later.\n", {"Retry-After": "3"})
 GARBAGE = Canned(201, b"<html>It works!</html>", {"Content-Type": "application/json"})
@@ -79,7 +79,7 @@ ENDLESS = "endless"
 
 
 class Refusal(Exception):
-    """An error that the API server answers with."""
+    """An error response of the API server."""
 
     def __init__(self, code: int, message: str) -> None:
         self.answer = status(code, message)
@@ -99,7 +99,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of a Role, with the one subject that it is bound to."""
+    """One rule of a Role, with its only subject."""
 
     verb: str
     user: str
@@ -122,10 +122,10 @@ class Rule:
 
 
 class KubernetesAPI:
-    """A running stand-in: ``with KubernetesAPI(directory) as api`` serves at ``api.url``.
+    """A running fake: ``with KubernetesAPI(directory) as api`` serves at ``api.url``.
 
-    A client needs the token in ``credentials_directory`` and trusts the CA there. What it knows may be changed at
-    any time, from any thread.
+    A client needs the token in ``credentials_directory`` and trusts the CA there. The state may be changed at any time,
+    from any thread.
     """
 
     def __init__(self, directory: Path, *, namespace: str = "flux", reviewer: str = "sidecar") -> None:
@@ -135,11 +135,11 @@ class KubernetesAPI:
         self.reviewer = f"system:serviceaccount:{namespace}:{reviewer}"
         self.reviewer_token = ""
         self.reviewer_may = set(_BOTH)
-        """What the server that asks may create: what system:auth-delegator grants."""
+        """What the requesting server may create: the permissions of system:auth-delegator."""
         self.knows_audiences = True
         self.rules: list[Rule] = []
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        """Each review that was asked for, in order: its resource and its spec."""
+        self.reviews: list[tuple[str, dict[str, Any]]] = []
+        """All reviews in order: resource and spec."""
         self.most_at_once = 0
         self._at_once = 0
         self._tokens: dict[str, Identity] = {}
@@ -151,7 +151,7 @@ class KubernetesAPI:
         self.rotate_ca()
         self.rotate_token()
 
-    # -------------------------------------------------------------------------------------------------- what it knows
+    # ---------------------------------------------------------------------------------------------------------- state
 
     def issue(
         self,
@@ -204,25 +204,25 @@ class KubernetesAPI:
         self.rules.append(Rule(verb, user, group, namespace or self.namespace, resource, names))
 
     def fail(self, how: Canned | str, *resources: str) -> None:
-        """Answer with some trouble, at both endpoints or at those that are named."""
+        """Fail, at both endpoints or at the given ones."""
         self._troubles |= dict.fromkeys(resources or _BOTH, how)
 
     def recover(self) -> None:
         self._troubles.clear()
 
     def gather(self, resource: str, number: int) -> None:
-        """Answer none before so many are there: requests sent one after the other get no response."""
+        """Respond to no request before a number of them has arrived: sequential requests get no response."""
         self._barriers[resource] = asyncio.Barrier(number)
 
     # --------------------------------------------------------------------------------------- the client's credentials
 
     def rotate_token(self) -> None:
-        """Issue another token for the client, and revoke the one before."""
+        """Issue another token for the client, and revoke the previous one."""
         self.reviewer_token = secrets.token_urlsafe(32)
         self._mount()
 
     def rotate_ca(self) -> None:
-        """Take another CA, and serve with a certificate of it."""
+        """Use another CA, and serve with a certificate of it."""
         self.ca, chain = _certificates()
         path = self._directory / "server.pem"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,7 @@ class KubernetesAPI:
         self._mount()
 
     def _mount(self) -> None:
-        """Write what the kubelet mounts: links into a directory that is exchanged as a whole."""
+        """Write the mount as the kubelet does: links into a directory that is replaced as a whole."""
         files = {"token": self.reviewer_token, "ca.crt": self.ca, "namespace": self.namespace}
         self._mounted += 1
         new = self.credentials_directory / f"..{self._mounted}"
@@ -243,12 +243,12 @@ class KubernetesAPI:
             self.link(name, f"..data/{name}")
 
     def link(self, name: str, target: str) -> None:
-        """Put a link into the credentials, in place of what is there."""
+        """Replace a file of the credentials by a link."""
         temporary = self.credentials_directory / f"..{name}.tmp"
         temporary.symlink_to(target)
         os.replace(temporary, self.credentials_directory / name)
 
-    # --------------------------------------------------------------------------------------------------------- running
+    # ---------------------------------------------------------------------------------------------------------- thread
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -272,7 +272,7 @@ class KubernetesAPI:
             app.router.add_post(f"/apis/{group}/v1/{{resource:{resource}}}", self._handle)
         self._more(app)
         app.router.add_route("*", "/{path:.*}", self._nothing)
-        # A handler that hangs is cancelled when its client has gone, or the test is over.
+        # A handler that hangs is cancelled when its client has disconnected, or the test has ended.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
@@ -284,10 +284,10 @@ class KubernetesAPI:
         await self._runner.cleanup()
         await cut()
 
-    # ------------------------------------------------------------------------------------------------------- answering
+    # ------------------------------------------------------------------------------------------------------- responses
 
     def _more(self, app: web.Application) -> None:
-        """Add what a more capable stand-in answers."""
+        """Serve the other resources of a more capable fake."""
 
     async def _nothing(self, request: web.Request) -> web.Response:
         return web.Response(status=404, text="404 page not found\n")
@@ -313,7 +313,7 @@ class KubernetesAPI:
         if trouble == HANG:
             await asyncio.Event().wait()
         if trouble == ENDLESS:
-            await _write_on_and_on(request)
+            await _write_without_end(request)
         assert request.transport
         request.transport.abort()
         return web.Response()
@@ -321,7 +321,7 @@ class KubernetesAPI:
     async def _review(self, request: web.Request, resource: str) -> dict[str, Any]:
         self._check_reviewer(request, resource)
         review = await _read(request, resource)
-        self.asked.append((resource, review["spec"]))
+        self.reviews.append((resource, review["spec"]))
         judge = self._token_status if resource == TOKEN_REVIEWS else self._access_status
         return {**review, "metadata": {"creationTimestamp": None}, "status": judge(review["spec"])}
 
@@ -329,10 +329,10 @@ class KubernetesAPI:
         authorization = request.headers.get("Authorization")
         if authorization not in (None, f"Bearer {self.reviewer_token}"):
             raise Refusal(401, "Unauthorized")
-        who = self.reviewer if authorization else "system:anonymous"
+        user = self.reviewer if authorization else "system:anonymous"
         if not authorization or resource not in self.reviewer_may:
             group = _GROUPS[resource]
-            _forbid(f'{resource}.{group} is forbidden: User "{who}" cannot create resource "{resource}" '
+            _forbid(f'{resource}.{group} is forbidden: User "{user}" cannot create resource "{resource}" '
                     f'in API group "{group}" at the cluster scope')  # fmt: skip
 
     def _token_status(self, spec: dict[str, Any]) -> dict[str, Any]:
@@ -372,14 +372,14 @@ class KubernetesAPI:
 
 
 async def cut() -> None:
-    """Cut what connections this loop still has: TLS takes its time for a good-bye, which a closed loop cannot say."""
+    """Cut the remaining connections of this loop: the TLS shutdown takes time, which a closed loop does not have."""
     for transport in list(asyncio.get_running_loop()._transports.values()):  # type: ignore[attr-defined]
         transport.abort()
-    await turns(2)  # the socket's end, then that of TLS on it
+    await turns(2)  # the end of the socket, then that of TLS on it
 
 
-async def _write_on_and_on(request: web.Request) -> None:
-    """Answer for as long as it is read."""
+async def _write_without_end(request: web.Request) -> None:
+    """Write a response for as long as it is read."""
     response = web.StreamResponse(status=201, headers={"Content-Type": "application/json"})
     await response.prepare(request)
     with contextlib.suppress(ConnectionError):
@@ -412,7 +412,7 @@ def _base64url(raw: bytes) -> str:
 def _certificates() -> tuple[str, bytes]:
     """Return a new CA's certificate, and a key with a certificate of it for this machine (both PEM).
 
-    The CA has no more extensions than those of many clusters: a client that verifies by the letter of RFC 5280 refuses it.
+    The CA has no more extensions than those of many clusters: a client that enforces RFC 5280 strictly refuses it.
     """
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("kubernetes", "kube-apiserver")]

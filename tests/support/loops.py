@@ -1,4 +1,4 @@
-"""What stand-ins that serve from a loop of their own have to know of asyncio."""
+"""Workarounds for asyncio in fake servers with their own event loop."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 
 
 async def accept_all() -> None:
-    """Let what has connected become connections of the server's, before its socket is closed.
+    """Accept all pending connections before the server's socket is closed.
 
-    asyncio loses a connection that is accepted in one turn of the loop when the server is closed in the next: its
-    transport cannot be made then, and its socket is never closed.
+    asyncio loses a connection that is accepted in one iteration of the loop if the server is closed in the next: its
+    transport cannot be created then, and its socket is never closed.
     """
     await turns(4)
 
 
 async def turns(number: int) -> None:
-    """Let the loop turn so many times."""
+    """Run a number of iterations of the loop."""
     for _ in range(number):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Reads what ``/metrics`` says."""
+"""Parses ``/metrics``."""
 
 from __future__ import annotations
 

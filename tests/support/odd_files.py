@@ -1,4 +1,4 @@
-"""What can stand at the path of a small file of settings and is none; what can hang elsewhere."""
+"""Irregular files at the path of a small file of settings, and checks that hang."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 ODD = ("FIFO", "directory", "device", "sparse file")
 
 
-def hanging_looks(directory: Path) -> dict[str, str]:
-    """Return variables under which a follower's look at the Job never ends."""
+def hanging_checks(directory: Path) -> dict[str, str]:
+    """Return variables with which a follower's check of the Job never ends."""
     directory.mkdir()
     text = "import sys, time\nif 'sidecar.outlook' in sys.orig_argv:\n    time.sleep(600)\n"
     (directory / "sitecustomize.py").write_text(text)
@@ -17,7 +17,7 @@ def hanging_looks(directory: Path) -> dict[str, str]:
 
 
 def put(path: Path, how: str) -> str:
-    """Put one of these at a path; return what is said of it."""
+    """Put one of these at a path; return the expected text of the error."""
     new = path.with_name(f"{path.name}.odd")
     if how == "FIFO":
         os.mkfifo(new)

@@ -39,9 +39,9 @@ _VARIES = re.compile(r"ƒ\w+|[0-9a-f-]{6,}|\d[\d.]*")
 _MARK = "@@@"
 _SERVER = re.compile(r"\b(make run|flux-sidecar serve)\b")
 _STARTS = {"bash": ["--norc", "--noprofile", "--noediting", "-i"], "zsh": ["-f", "-i"], "tcsh": ["-f", "-i"]}
-#: So that no prompts stand among what is printed.
+#: So that the output contains no prompts.
 _QUIET = {"tcsh": "set prompt = ''", "zsh": "unsetopt prompt_cr prompt_sp"}
-#: What differs from a terminal: the port, the directory of `make`, and an end of streams that have none.
+#: Differences from a terminal: the port, the directory of `make`, and an end of streams that have none.
 _CURL = """#!/bin/bash
 case "$*" in
   *v1/events*) timeout 3 {curl} --no-progress-meter "$@" || [ $? = 124 ] ;;
@@ -52,7 +52,7 @@ _MAKE = '#!/bin/bash\nexec {make} --no-print-directory -C {root} "$@"\n'
 
 
 class Block(NamedTuple):
-    """Commands of one fence, and the text of the fence behind it: what the last one prints."""
+    """Commands of one fence, and the text of the fence after it: the output of the last one."""
 
     commands: list[str]
     where: str
@@ -61,7 +61,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    """Return the commands of a page, in its order."""
+    """Return the commands of a page, in order."""
     text = page.read_text()
     found: list[Block] = []
     end = 0
@@ -77,7 +77,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def _commands(body: str) -> list[str]:
-    """Split a block into commands: a line that ends with a backslash, or begins a here-document, goes on."""
+    """Split a block into commands: a line that ends with a backslash, or starts a here-document, continues."""
     found: list[str] = []
     rest = body.splitlines()
     while rest:
@@ -93,7 +93,7 @@ def _commands(body: str) -> list[str]:
 
 
 class Terminal:
-    """An interactive shell whose input is what a test pastes."""
+    """An interactive shell whose input is pasted by a test."""
 
     def __init__(self, shell: str, directory: Path, environment: dict[str, str]) -> None:
         argv = [str(shutil.which(shell)), *_STARTS[shell]]
@@ -121,7 +121,7 @@ class Terminal:
         self.process.stdin.flush()
 
     def run(self, command: str) -> str:
-        """Paste a command, wait for its end, and return what it has printed; fail where its exit status is not 0."""
+        """Paste a command, wait for its end, and return its output; fail if its exit status is not 0."""
         self._number += 1
         begin, end = f"{_MARK} begin {self._number}", f"{_MARK} end {self._number}"
         self.paste(f"echo '{begin}'")
@@ -135,7 +135,7 @@ class Terminal:
         return text[1]
 
     def close(self) -> None:
-        """End the shell, and all that it has started."""
+        """End the shell, and all processes that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -166,11 +166,11 @@ class Session:
             "PS1": "",
         }
         if kind == "embedded":
-            environment["MAKEFLAGS"] = "FLUX="  # as on a machine that has none
+            environment["MAKEFLAGS"] = "FLUX="  # as on a machine without Flux
         self.user, self.server = (Terminal(shell, directory, environment) for _ in range(2))
 
     def run(self, block: Block) -> str:
-        """Run a block where it belongs; return what its last command has printed."""
+        """Run a block in its terminal; return the output of its last command."""
         if block.where == ("tcsh" if self.shell != "tcsh" else "bash"):
             return ""
         if block.where != "server":
@@ -202,7 +202,7 @@ class Session:
 
 @contextlib.contextmanager
 def session(shell: str, kind: str, directory: Path, port: int) -> Iterator[Session]:
-    """Open the terminals; both are closed, whatever happens."""
+    """Open the terminals; both are closed afterwards."""
     opened = Session(shell, kind, directory, port)
     try:
         yield opened
@@ -216,7 +216,7 @@ def _script(path: Path, text: str) -> None:
 
 
 def compare(block: Block, printed: str, port: int) -> None:
-    """Hold what came against what the page shows: the members of JSON, and lines without numbers and IDs."""
+    """Compare output with that on the page: the members of JSON, and lines without numbers and IDs."""
     if not block.shown:
         return
     assert "urn:flux-sidecar:problem" not in printed, printed
@@ -231,7 +231,7 @@ def compare(block: Block, printed: str, port: int) -> None:
 
 
 def wait_closed(url: str) -> None:
-    """Wait until nothing listens any more."""
+    """Wait until no process listens any more."""
     end = time.monotonic() + harness.PATIENCE
     while time.monotonic() < end:
         try:

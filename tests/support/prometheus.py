@@ -1,4 +1,4 @@
-"""A real Prometheus server, for tests: it scrapes every second, and is asked over HTTP as Grafana asks it."""
+"""A real Prometheus server, for tests: it scrapes every second, and is queried over HTTP as by Grafana."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Prometheus(Process):
             return False
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the series that an expression gives now."""
+        """Return the current series of an expression."""
         answer = self._client.get("/api/v1/query", params={"query": expression})
         assert answer.status_code == 200, f"{expression}: {answer.text}"
         return list(answer.json()["data"]["result"])

@@ -1,4 +1,4 @@
-"""Readers of server-sent events, for tests: one that reads, one that comes back, and sockets that only ask."""
+"""Clients of server-sent events, for tests: one reads, one reconnects, and plain sockets only send the request."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Message(NamedTuple):
 
 
 def ask(url: str, path: str, *, buffer: int | None = None, **headers: str) -> socket.socket:
-    """Send a request for a stream, and read nothing of the answer.
+    """Send a request for a stream, and read nothing of the response.
 
     Args:
         url: the server's.
         path: with its query.
-        buffer: bytes that the kernel keeps for a reader who does not read.
+        buffer: size of the receive buffer in bytes.
         headers: with _ for -.
     """
     host, port = url.removeprefix("http://").split(":")
@@ -48,7 +48,7 @@ def ask(url: str, path: str, *, buffer: int | None = None, **headers: str) -> so
 
 
 class Stream:
-    """A stream that is read. Ends when the server says so, when the connection breaks, or when it is closed."""
+    """A stream that is read until the server ends it, the connection breaks, or it is closed."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -63,7 +63,7 @@ class Stream:
         self.heartbeats = 0
 
     def body(self) -> str:
-        """Return the whole of an answer that is no stream."""
+        """Return the whole response if it is not a stream."""
         return self._answer.read().decode()
 
     def __enter__(self) -> Stream:
@@ -91,7 +91,7 @@ class Stream:
                 event, data = "message", ""
 
     def _lines(self) -> Iterator[str]:
-        # A line without its end was cut off on the way, and is none.
+        # A line without its end was cut off, and does not count.
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             rest = b""
             while data := self._answer.read1(65536):
@@ -100,7 +100,7 @@ class Stream:
                     yield line.decode()
 
     def break_off(self) -> None:
-        """Break the connection; whoever reads, in another thread, finds its end."""
+        """Break the connection; a reader in another thread gets its end."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -111,30 +111,30 @@ class Stream:
 
 
 def connect(url: str, path: str, last_id: str = "") -> Stream:
-    """Begin to read a stream."""
+    """Start to read a stream."""
     headers: dict[str, Any] = {"Last_Event_ID": last_id} if last_id else {}
     return Stream(ask(url, path, **headers))
 
 
 def messages(server: Server, path: str, last: str = "", **query: Any) -> Iterator[Message]:
-    """Yield what a stream says, to its end; close the iterator to go away earlier."""
+    """Yield the messages of a stream, to its end; close the iterator to disconnect earlier."""
     with connect(server.url, f"{path}?{urlencode(query)}", last) as stream:
         assert stream.status == 200, stream.body()
         yield from stream
 
 
 def until(server: Server, path: str, count: int, **query: Any) -> list[Message]:
-    """Return the first so many messages, and go away."""
+    """Return the first messages, and disconnect."""
     return list(itertools.islice(messages(server, path, **query), count))
 
 
 class Reader(threading.Thread):
-    """Reads a stream and comes back with the last id whenever it breaks, as a browser does.
+    """Reads a stream and reconnects with the last ID whenever it breaks, as a browser does.
 
     Args:
-        url: where the server is now; raises or names a dead one while there is none.
+        url: returns the server's current URL; raises, or returns that of a dead one, while there is none.
         path: of the stream, with its query.
-        until: the reason of an end event after which it does not come back.
+        until: the reason of an end event after which it does not reconnect.
     """
 
     def __init__(self, url: Callable[[], str], path: str, until: str = "ended") -> None:
@@ -149,7 +149,7 @@ class Reader(threading.Thread):
         self.connections = 0
         self.last_id = ""
         self.end: dict[str, Any] = {}
-        """What the last event named end said."""
+        """Data of the last end event."""
 
     def run(self) -> None:
         while not self._leave.is_set():
@@ -182,16 +182,16 @@ class Reader(threading.Thread):
 
     @property
     def heartbeats(self) -> int:
-        """How often the last stream has said that it lives."""
+        """Number of heartbeats of the last stream."""
         return self._stream.heartbeats if self._stream else 0
 
     def break_off(self) -> None:
-        """Break the connection; it comes back by itself."""
+        """Break the connection; it reconnects by itself."""
         if self._stream:
             self._stream.break_off()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._leave.set()
         self.break_off()
         self.join(60)

@@ -149,7 +149,7 @@ async def test_the_size_of_a_read_can_be_set() -> None:
     await server.wait_closed()
 
 
-def test_the_versions_that_these_tests_are_about() -> None:
+def test_tested_versions() -> None:
     import aiohttp
     import aiohttp_sse
 

@@ -1,4 +1,4 @@
-"""What the documents name exists, and generated documents are current."""
+"""References in the documents exist, and generated documents are current."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CODE = re.compile(r"`([^`]+)`")
 
 
 def _named(document: str) -> list[tuple[str, str]]:
-    """Return file and test (empty: the whole file) of every reference in the tables of a document."""
+    """Return file and test (empty: the whole file) of each reference in the tables of a document."""
     references = []
     for line in (_DOCS / document).read_text().splitlines():
         if not line.startswith("|"):
@@ -44,7 +44,7 @@ def _named(document: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("document", ["security.md", "design.md"])
-def test_every_test_that_a_table_names_exists(document: str) -> None:
+def test_tests_named_in_tables_exist(document: str) -> None:
     references = _named(document)
     assert references, "the tables name no test: the pattern no longer fits the document"
     for file, test in references:
@@ -68,7 +68,7 @@ _FENCE = re.compile(r"^( *)(```+).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 
 
 def _slug(heading: str) -> str:
-    """Return the anchor that GitHub makes of a heading."""
+    """Return the anchor that GitHub generates for a heading."""
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 
@@ -78,7 +78,7 @@ def _anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=str)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     here = _ROOT / page
     for target in re.findall(r"\]\(([^)\s]+)\)", _FENCE.sub("", here.read_text())):
         if re.match(r"[a-z]+:", target):
@@ -90,7 +90,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", _CODE_PAGES)
-def test_modules_that_are_named_exist(page: str) -> None:
+def test_named_modules_exist(page: str) -> None:
     text = (_ROOT / page).read_text()
     names = set(re.findall(r"(?<![\w./*-])((?:\w+/)*\w+\.py)\b", text))
     assert names
@@ -106,7 +106,7 @@ def test_modules_that_are_named_exist(page: str) -> None:
         assert found or list((_ROOT / "sidecar").glob(f"**/{name}")), f"{page} names {name}, which does not exist"
 
 
-def test_the_figure_of_the_layers_is_that_of_import_linter() -> None:
+def test_figure_of_the_layers_agrees_with_import_linter() -> None:
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())
     contract = next(each for each in project["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
     level = {
@@ -127,7 +127,7 @@ def test_the_figure_of_the_layers_is_that_of_import_linter() -> None:
     assert drawn == level.keys()
 
 
-def test_the_workflow_runs_what_the_makefile_has() -> None:
+def test_workflow_runs_the_targets_of_the_makefile() -> None:
     jobs = yaml.safe_load((_ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     targets = re.findall(r"^([a-z0-9-]+):", (_ROOT / "Makefile").read_text(), re.MULTILINE)
     used = [

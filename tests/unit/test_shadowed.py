@@ -1,4 +1,4 @@
-"""Another package of the name ``sidecar`` in the place of ours: the command says so, and what to do."""
+"""Another package with the name ``sidecar``: the command reports it, and what to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     ["__version__ = '0.8.1'\n", "import ipywidgets_is_not_here\n", "from ._version import __version__\n"],
     ids=["importable", "another's dependency", "overwritten"],
 )
-def test_another_package(tmp_path: Path, text: str) -> None:
+def test_shadowing_by_another_package(tmp_path: Path, text: str) -> None:
     (tmp_path / "sidecar").mkdir()
     (tmp_path / "sidecar/__init__.py").write_text(text)
     found = run(f"{tmp_path}:{ROOT}", "serve", "--embedded")
@@ -30,12 +30,12 @@ def test_another_package(tmp_path: Path, text: str) -> None:
     assert "environment of its own" in found.stderr
 
 
-def test_our_own(tmp_path: Path) -> None:
+def test_no_shadowing(tmp_path: Path) -> None:
     assert run(str(ROOT), "--version").returncode == 0
 
 
-def test_a_dependency_of_our_own_is_named(tmp_path: Path) -> None:
-    """What is missing is not blamed on the other package."""
+def test_missing_dependency_is_named(tmp_path: Path) -> None:
+    """It is not attributed to the other package."""
     (tmp_path / "cyclopts.py").write_text("raise ImportError('no such thing', name='cyclopts')\n")
     found = run(f"{tmp_path}:{ROOT}", "--version")
     assert "no such thing" in found.stderr

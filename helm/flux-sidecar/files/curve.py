@@ -1,4 +1,4 @@
-"""Write the certificate by which the brokers of one cluster know each other.
+"""Write the certificate by which the brokers of one cluster authenticate each other.
 
 Every pod makes the same one from the same seed, so no pod has to ask the Kubernetes API for it. A CURVE secret key is
 32 bytes, any; the public key follows from it.
@@ -27,5 +27,5 @@ def main(path: str, seed: str) -> None:
 
 
 if __name__ == "__main__":
-    os.makedirs("/mnt/flux/run", mode=0o700, exist_ok=True)  # the broker wants it to be its own
+    os.makedirs("/mnt/flux/run", mode=0o700, exist_ok=True)  # the broker must own it
     main("/mnt/flux/curve.cert", os.environ["CURVE_SEED"])

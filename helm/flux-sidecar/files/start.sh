@@ -12,11 +12,11 @@ broker=(
   -Srundir=/mnt/flux/run "-Slocal-uri=local://$pod_socket"
   -Sbroker.rc2_none -Slog-stderr-level=6 -Slog-stderr-mode=local "$@"
 )
-# The lead ends with 0 when kubelet tells it to go, and the Job with it. A follower that is told to go has not done its
-# part, unless the lead has begun to leave: with exit code 0 the Job would never have this index run again.
-told=""
+# When the kubelet ends the pod of the lead, it exits with 0, and the Job completes. A follower has not completed then,
+# unless the lead is already ending: with exit code 0 the Job would never run this index again.
+terminated=""
 go() {
-  pod_leaves "$(pod_state)" || told=yes
+  pod_leaves "$(pod_state)" || terminated=yes
   pod_end_broker 0 &
 }
 trap go TERM
@@ -27,5 +27,5 @@ pid=$!
 code=0
 while wait "$pid"; code=$?; kill -0 "$pid" 2> /dev/null; do :; done
 [ ! -e "$pod_end" ] || pod_finish
-if [ "$JOB_COMPLETION_INDEX" != 0 ] && [ -n "$told" ]; then code=143; fi
+if [ "$JOB_COMPLETION_INDEX" != 0 ] && [ -n "$terminated" ]; then code=143; fi
 exit "$code"

@@ -1,6 +1,6 @@
 """Submit a job through the Service and wait until it has COMPLETED.
 
-Readiness would not tell: a broker whose image lacks a library of the job shell is ready, and fails every job.
+Readiness is not enough: a broker whose image lacks a library of the job shell is ready, and fails every job.
 """
 
 import json
@@ -18,7 +18,7 @@ _PAUSE, _PATIENCE = 1.0, 30.0
 def _trust() -> ssl.SSLContext | None:
     if not os.environ["URL"].startswith("https:"):
         return None
-    # The server's own certificate is the anchor: whoever signed it, and whatever names are in it.
+    # The server's own certificate is the trust anchor, whatever its issuer and its names.
     context = ssl.create_default_context(cafile="/tls/tls.crt")
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -37,7 +37,7 @@ def _until_ready(deadline: float) -> None:
     while True:
         try:
             _call("/readyz")
-        except (urllib.error.URLError, OSError) as exc:  # nobody listens yet, or says 503
+        except (urllib.error.URLError, OSError) as exc:  # not listening yet, or 503
             if time.monotonic() > deadline:
                 sys.exit(f"not ready in time: {exc}")
             time.sleep(_PAUSE)

@@ -67,7 +67,7 @@ would be FLUX_SIDECAR_METRICS_PORT: so both ports are always set. */}}
 {{- if .Values.server.idleStop }}{{ $_ := set $environment "FLUX_SIDECAR_IDLE_STOP" .Values.server.idleStop }}{{ end }}
 {{- if not (include "flux-sidecar.open" .) }}
 {{- $_ := set $environment "FLUX_SIDECAR_TOKENS" "/etc/flux-sidecar/callers/tokens" }}
-{{- /* Kubelet writes a Secret that has changed into the volume after a minute or two: too late for what is revoked. */}}
+{{- /* The kubelet updates a mounted Secret after a minute or two: too late for revoked tokens. */}}
 {{- if .Values.rbac.create }}{{ $_ := set $environment "FLUX_SIDECAR_TOKENS_SECRET" (include "flux-sidecar.callers" .) }}{{ end }}
 {{- end }}
 {{- if .Values.auth.kubernetes }}{{ $_ := set $environment "FLUX_SIDECAR_KUBERNETES_AUTH" "true" }}{{ end }}

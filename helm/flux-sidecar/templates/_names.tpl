@@ -9,7 +9,7 @@ of every host name of the Flux instance, and the name of a pod must be shorter t
 {{- define "flux-sidecar.api" -}}{{ include "flux-sidecar.name" . }}-api{{- end }}
 {{- define "flux-sidecar.token" -}}{{ include "flux-sidecar.name" . }}-token{{- end }}
 {{- define "flux-sidecar.callers" -}}{{ .Values.auth.existingSecret | default (printf "%s-callers" (include "flux-sidecar.name" .)) }}{{- end }}
-{{/* The Secret whose key `scrape` is the token of Prometheus; empty if it sends none. */}}
+{{/* The Secret whose key `scrape` is the token of Prometheus; empty if it uses none. */}}
 {{- define "flux-sidecar.scrapeSecret" -}}
 {{- if and .Values.metrics.monitor (not .Values.metrics.open) }}{{ .Values.metrics.existingSecret | default (include "flux-sidecar.token" .) }}{{ end }}
 {{- end }}

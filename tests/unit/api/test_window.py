@@ -1,4 +1,4 @@
-"""A bulk submit uses as much of Flux as Flux does in about a second, and no more."""
+"""A bulk submit has as many jobs in flight as Flux accepts in about a second."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ async def _keep_full(limit: AdaptiveLimit, seconds: float, turns: int) -> int:
     return taken + 1
 
 
-async def test_it_grows_while_flux_is_fast() -> None:
+async def test_limit_grows_while_flux_is_fast() -> None:
     limit = AdaptiveLimit(4096)
     assert await _keep_full(limit, 0.1, 10_000) == 4096
 
 
-async def test_it_shrinks_while_flux_is_slow() -> None:
+async def test_limit_shrinks_while_flux_is_slow() -> None:
     limit = AdaptiveLimit(4096)
     await _keep_full(limit, 0.1, 10_000)
     for _ in range(4096 - 16):
@@ -32,13 +32,13 @@ async def test_it_shrinks_while_flux_is_slow() -> None:
     assert limit.size == 16
 
 
-async def test_it_stays_while_flux_is_neither() -> None:
+async def test_limit_is_stable_in_between() -> None:
     limit = AdaptiveLimit(4096)
     size = limit.size
     assert await _keep_full(limit, 1.5, 1000) == size
 
 
-async def test_never_more_than_the_most() -> None:
+async def test_limit_has_a_maximum() -> None:
     assert await _keep_full(AdaptiveLimit(3), 0.0, 100) == 3
     assert await _keep_full(AdaptiveLimit(3), 9.0, 100) == 3
 

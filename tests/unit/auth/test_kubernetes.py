@@ -1,4 +1,4 @@
-"""Tokens of a cluster, against an API server on a real port: accepted, refused, and refused while it does not answer."""
+"""Tokens of a cluster, against a fake API server on a real port."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def api(tmp_path: Path) -> Iterator[KubernetesAPI]:
 
 @pytest.fixture
 async def method(api: KubernetesAPI) -> AsyncIterator[Callable[..., Kubernetes]]:
-    """Make methods that ask the stand-in; each is closed with the test."""
+    """Create methods that use the fake API server; each is closed with the test."""
     made: list[Kubernetes] = []
 
     def make(url: str = api.url, timeout: float = 5, audience: str = "flux-sidecar", **options: Any) -> Kubernetes:
@@ -70,7 +70,9 @@ def bearer(token: str) -> Credential:
 
 
 async def unavailable(api: KubernetesAPI, method: Kubernetes, token: str) -> Unavailable:
-    """Return the error of a question without an answer; neither the caller's token nor the server's own is in it."""
+    """Return the error of a request without a response; it must contain neither the caller's token nor the server's
+    own.
+    """
     with pytest.raises(Unavailable) as caught:
         await method.identify(bearer(token))
     text = "".join(traceback.format_exception(caught.value))
@@ -110,22 +112,22 @@ async def test_verbs_are_scopes(
     assert caller == Caller(name="alice", scopes=frozenset(scopes), method="kubernetes")
 
 
-async def test_the_api_server_gets_all_that_it_said_of_a_user(
+async def test_access_review_contains_all_attributes_of_the_user(
     api: KubernetesAPI, method: Callable[..., Kubernetes]
 ) -> None:
-    """RBAC, webhooks and impersonation rules judge by groups, uid and extra: none may be lost on the way."""
+    """RBAC, webhooks and impersonation rules use groups, uid and extra: all must be passed on."""
     extra = {"authentication.kubernetes.io/pod-name": ["worker-0"], "example.org/projects": ["a", "b"]}
     token = api.issue("alice", groups=["flux-users"], uid="u-1", extra=extra)
     api.allow("create", group="flux-users", names=["science"])
     caller = await method(target=RbacTarget(minicluster="science")).identify(bearer(token))
     assert caller
     assert caller.scopes == {"read", "submit"}
-    assert api.asked[0] == (TOKEN_REVIEWS, {"token": token, "audiences": ["flux-sidecar"]})
+    assert api.reviews[0] == (TOKEN_REVIEWS, {"token": token, "audiences": ["flux-sidecar"]})
     subject = {"user": "alice", "groups": ["flux-users", "system:authenticated"], "uid": "u-1", "extra": extra}
     attributes = {"namespace": "flux", "group": "flux-framework.org", "resource": "miniclusters",
                   "subresource": "jobs", "name": "science"}  # fmt: skip
-    questions = sorted(api.asked[1:], key=lambda asked: str(asked[1]["resourceAttributes"]["verb"]))
-    assert questions == [
+    access_reviews = sorted(api.reviews[1:], key=lambda review: str(review[1]["resourceAttributes"]["verb"]))
+    assert access_reviews == [
         (ACCESS_REVIEWS, {**subject, "resourceAttributes": {**attributes, "verb": verb}})
         for verb in ("create", "get", "update")
     ]
@@ -155,7 +157,7 @@ async def test_rules(
     assert caller.scopes == scopes
 
 
-async def test_another_namespace_than_its_own(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+async def test_other_namespace(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     api.allow("get", user="alice", namespace="science")
     token = bearer(api.issue("alice"))
     own, other = await method().identify(token), await method(target=RbacTarget(namespace="science")).identify(token)
@@ -164,7 +166,7 @@ async def test_another_namespace_than_its_own(api: KubernetesAPI, method: Callab
     assert (own.scopes, other.scopes) == (frozenset(), frozenset({"read"}))
 
 
-async def test_an_answer_ends_with_the_token(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+async def test_cached_result_ends_with_the_token(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     kubernetes = method()
     for expires in (time.time() + 3600, None):
         caller = await kubernetes.identify(bearer(api.issue("alice", expires=expires)))
@@ -186,7 +188,7 @@ async def test_an_answer_ends_with_the_token(api: KubernetesAPI, method: Callabl
         "e30.eyJ4Ijpb" + "W1tb" * 4000 + ".e30",  # {"x":[[[[…
     ],
 )
-async def test_tokens_that_do_not_say_when_they_end(
+async def test_tokens_without_a_readable_expiry(
     api: KubernetesAPI, method: Callable[..., Kubernetes], token: str
 ) -> None:
     api.know(token, "alice")
@@ -194,7 +196,7 @@ async def test_tokens_that_do_not_say_when_they_end(
     assert caller == Caller(name="alice", scopes=frozenset(), method="kubernetes")
 
 
-async def test_what_it_says_of_itself(method: Callable[..., Kubernetes]) -> None:
+async def test_description_of_the_method(method: Callable[..., Kubernetes]) -> None:
     kubernetes = method(cache_ttl=7.0)
     assert (kubernetes.name, kubernetes.kinds, kubernetes.cache_ttl) == ("kubernetes", frozenset({"bearer"}), 7.0)
 
@@ -202,7 +204,7 @@ async def test_what_it_says_of_itself(method: Callable[..., Kubernetes]) -> None
 # -------------------------------------------------------------------------------------------------- refused tokens
 
 
-async def test_tokens_that_nobody_has(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+async def test_unknown_tokens(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     kubernetes = method()
     api.allow("update", group="system:authenticated")
     revoked = api.issue("alice")
@@ -221,14 +223,14 @@ async def test_one_audience_of_several(api: KubernetesAPI, method: Callable[...,
 
 
 async def test_an_api_server_that_ignores_audiences(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
-    """A token that it authenticates may be for any other service: it is refused."""
+    """A token that it authenticates may be intended for another service: it is refused."""
     api.knows_audiences = False
     api.allow("update", user="alice")
     assert await method().identify(bearer(api.issue("alice"))) is None
 
 
-async def test_what_is_not_authenticated_is_nobody(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
-    """Whatever else is said of it."""
+async def test_unauthenticated_tokens_are_refused(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    """Whatever else the response contains."""
     api.allow("update", user="alice")
     said = b'"user": {"username": "alice"}, "audiences": ["flux-sidecar"]'
     for authenticated in (b"", b'"authenticated": false, '):
@@ -242,36 +244,38 @@ async def test_what_is_not_authenticated_is_nobody(api: KubernetesAPI, method: C
 @pytest.mark.parametrize(
     "secret", ["", " ", "two words", "line\nbreak", "nul\0", "d\u00e9j\u00e0", "\udcff", "a" * (16 * 1024 + 1)]
 )
-async def test_what_can_be_no_token_is_not_asked_about(
+async def test_malformed_tokens_are_not_sent(
     api: KubernetesAPI, method: Callable[..., Kubernetes], secret: str
 ) -> None:
     assert await method().identify(bearer(secret)) is None
     assert await method().identify(Credential("password", "good", "alice")) is None
-    assert api.asked == []
+    assert api.reviews == []
 
 
-async def test_the_longest_token(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+async def test_longest_token(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     api.know("a" * 16 * 1024, "alice")
     assert await method().identify(bearer("a" * 16 * 1024))
 
 
-async def test_tokens_are_not_sent_in_the_clear(tmp_path: Path) -> None:
+async def test_tokens_are_sent_over_tls_only(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="https://"):
         ApiServer("http://127.0.0.1:8001", tmp_path)
 
 
-# ------------------------------------------------------------------------------------- an API server in trouble
+# ----------------------------------------------------------------------------------- failures of the API server
 
 
 @pytest.mark.parametrize("resource", [TOKEN_REVIEWS, ACCESS_REVIEWS])
-async def test_a_reviewer_who_may_not(api: KubernetesAPI, method: Callable[..., Kubernetes], resource: str) -> None:
+async def test_missing_permission_for_token_reviews(
+    api: KubernetesAPI, method: Callable[..., Kubernetes], resource: str
+) -> None:
     api.reviewer_may.remove(resource)
     api.allow("update", user="alice")
     error = await unavailable(api, method(), api.issue("alice"))
     assert f"may not create {resource}: bind the ClusterRole system:auth-delegator to it" in error.detail
 
 
-async def test_a_reviewer_whom_it_does_not_know(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+async def test_invalid_token_of_the_server(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     path = api.credentials_directory / "token"
     path.unlink()
     path.write_text("of-another-cluster")
@@ -280,7 +284,7 @@ async def test_a_reviewer_whom_it_does_not_know(api: KubernetesAPI, method: Call
     assert "of-another-cluster" not in repr(vars(error))
 
 
-#: What is small on the way, and grows when it is unpacked: it never is.
+#: A small compressed body that is large when decompressed; it is not decompressed.
 _PACKED = gzip.compress(b" " * 10_000_000 + b'{"kind": "TokenReview", "status": {}}')
 _ODD = {
     "not JSON": b"<html>It works!</html>",
@@ -318,10 +322,10 @@ _ODD = {
     ],
     ids=["500", "403", "404", "503", "204", "307", "closed", "garbage", "endless", "large", "packed", *_ODD],
 )
-async def test_trouble(
+async def test_failures(
     api: KubernetesAPI, method: Callable[..., Kubernetes], trouble: Canned | str, detail: str, resource: str
 ) -> None:
-    """Any failure, at either endpoint: the caller is neither accepted nor called unknown, and a retry succeeds."""
+    """Whatever the failure, at either endpoint: the caller gets neither access nor 401, and a retry succeeds."""
     kubernetes = method()
     api.allow("update", user="alice")
     api.allow("update", group="flux-users")
@@ -337,7 +341,7 @@ async def test_trouble(
 @pytest.mark.parametrize(
     ("retry_after", "passed_on"), [("3", "3"), ("86400", "30"), ("", "1"), ("Fri, 31 Dec 1999 23:59:59 GMT", "1")]
 )
-async def test_an_api_server_that_is_busy(
+async def test_busy_api_server(
     api: KubernetesAPI, method: Callable[..., Kubernetes], retry_after: str, passed_on: str
 ) -> None:
     api.fail(BUSY._replace(headers={"Retry-After": retry_after}))
@@ -347,7 +351,7 @@ async def test_an_api_server_that_is_busy(
 
 
 @pytest.mark.parametrize("resource", [TOKEN_REVIEWS, ACCESS_REVIEWS])
-async def test_an_api_server_that_hangs(api: KubernetesAPI, method: Callable[..., Kubernetes], resource: str) -> None:
+async def test_hanging_api_server(api: KubernetesAPI, method: Callable[..., Kubernetes], resource: str) -> None:
     kubernetes = method(timeout=0.2)
     token = api.issue("alice")
     api.fail(HANG, resource)
@@ -359,28 +363,28 @@ async def test_an_api_server_that_hangs(api: KubernetesAPI, method: Callable[...
     assert api.most_at_once <= 8
 
 
-async def test_an_api_server_that_is_not_there(tmp_path: Path, method: Callable[..., Kubernetes]) -> None:
+async def test_unreachable_api_server(tmp_path: Path, method: Callable[..., Kubernetes]) -> None:
     with KubernetesAPI(tmp_path / "gone") as gone:
         token = gone.issue("alice")
     error = await unavailable(gone, method(url=gone.url), token)
     assert f"{gone.url} cannot be reached" in error.detail
 
 
-async def test_somebody_else_in_the_api_servers_place(
+async def test_impostor_of_the_api_server(
     tmp_path: Path, api: KubernetesAPI, method: Callable[..., Kubernetes]
 ) -> None:
-    """Neither token goes to a server that the cluster's CA does not vouch for."""
+    """Neither token is sent to a server without a certificate of the cluster's CA."""
     with KubernetesAPI(tmp_path / "other") as other:
         other.allow("update", user="alice")
         error = await unavailable(other, method(url=other.url), other.issue("alice"))
-        assert other.asked == []
+        assert other.reviews == []
     assert f"{api.credentials_directory / 'ca.crt'} does not vouch for" in error.detail
 
 
-# --------------------------------------------------------------------------------------------------- its own account
+# ------------------------------------------------------------------------------------------ the server's own account
 
 
-async def test_its_own_token_is_rotated(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+async def test_token_rotation(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     kubernetes = method()
     token = bearer(api.issue("alice"))
     assert await kubernetes.identify(token)
@@ -388,7 +392,7 @@ async def test_its_own_token_is_rotated(api: KubernetesAPI, method: Callable[...
     assert await kubernetes.identify(token)
 
 
-async def test_the_clusters_ca_is_rotated(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+async def test_ca_rotation(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     kubernetes = method()
     token = api.issue("alice")
     before = api.ca
@@ -403,10 +407,10 @@ async def test_the_clusters_ca_is_rotated(api: KubernetesAPI, method: Callable[.
 
 @pytest.mark.parametrize("name", ["token", "ca.crt", "namespace"])
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"], ids=["missing", "empty", "blank", "binary"])
-async def test_credentials_that_are_not_there(
+async def test_missing_credentials(
     api: KubernetesAPI, method: Callable[..., Kubernetes], name: str, content: bytes | None
 ) -> None:
-    """Above all the system's CAs are not trusted in place of an empty ca.crt."""
+    """In particular, the system's CAs are not trusted in place of an empty ca.crt."""
     kubernetes = method()
     token = api.issue("alice")
     path = api.credentials_directory / name
@@ -421,7 +425,7 @@ async def test_credentials_that_are_not_there(
 
 
 @pytest.mark.parametrize(("name", "content"), [("token", "two\nlines"), ("ca.crt", "-----BEGIN CERTIFICATE-----")])
-async def test_credentials_that_are_none(
+async def test_invalid_credentials(
     api: KubernetesAPI, method: Callable[..., Kubernetes], name: str, content: str
 ) -> None:
     path = api.credentials_directory / name
@@ -432,15 +436,15 @@ async def test_credentials_that_are_none(
     assert content not in error.detail
 
 
-# -------------------------------------------------------------------------------------------------- many at a time
+# ----------------------------------------------------------------------------------------------------- concurrency
 
 
-async def test_the_three_questions_are_asked_at_once(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+async def test_access_reviews_are_concurrent(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     api.gather(ACCESS_REVIEWS, 3)
     assert await method().identify(bearer(api.issue("alice")))
 
 
-async def test_eight_at_once_and_no_more(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+async def test_concurrency_is_limited_to_eight(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
     api.gather(TOKEN_REVIEWS, 8)
     kubernetes = method()
     callers = await asyncio.gather(*(kubernetes.identify(bearer(api.issue(f"user-{n}"))) for n in range(16)))
@@ -448,21 +452,21 @@ async def test_eight_at_once_and_no_more(api: KubernetesAPI, method: Callable[..
     assert api.most_at_once == 8
 
 
-async def test_closed_without_having_asked(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
-    """It has neither sent nor opened anything; a second close, as after a failed start, does nothing."""
+async def test_close_before_the_first_request(api: KubernetesAPI, method: Callable[..., Kubernetes]) -> None:
+    """Nothing was sent or opened; a second close, as after a failed start, does nothing."""
     kubernetes, before = method(), _descriptors()
     await kubernetes.close()
     await kubernetes.close()
-    assert api.asked == []
+    assert api.reviews == []
     assert _descriptors() == before
 
 
 def _descriptors() -> int:
-    """Return how many files and connections this process has open."""
+    """Return the number of open files and connections of this process."""
     return len(os.listdir("/proc/self/fd"))
 
 
-# ----------------------------------------------------------------------------------------- the stand-in, by itself
+# --------------------------------------------------------------------------------------------- the fake API server
 
 
 _REVIEW = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "x"}}
@@ -481,7 +485,7 @@ _REVIEW = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spe
         ([], "own", (400, "BadRequest")),
     ],
 )
-def test_the_stand_in_is_as_strict_as_the_real_one(
+def test_fake_api_server_is_strict(
     api: KubernetesAPI, review: Any, authorization: str, answer: tuple[int, str | None]
 ) -> None:
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -496,7 +500,7 @@ def test_the_stand_in_is_as_strict_as_the_real_one(
 
 @pytest.mark.parametrize("how", odd_files.ODD)
 @pytest.mark.parametrize("name", ["token", "ca.crt"])
-async def test_what_is_no_file_of_the_service_account(
+async def test_irregular_files_of_the_service_account(
     api: KubernetesAPI, method: Callable[..., Kubernetes], name: str, how: str
 ) -> None:
     why = odd_files.put(Path(api.credentials_directory) / name, how)
@@ -505,13 +509,13 @@ async def test_what_is_no_file_of_the_service_account(
 
 
 @pytest.mark.parametrize("how", odd_files.ODD)
-def test_what_is_no_file_of_a_namespace(tmp_path: Path, how: str) -> None:
+def test_irregular_file_of_the_namespace(tmp_path: Path, how: str) -> None:
     why = odd_files.put(tmp_path / "namespace", how)
     with pytest.raises(ApiError, match=why):
         ServiceAccount(tmp_path).read("namespace")
 
 
-async def test_a_service_account_on_a_file_system_that_does_not_answer(
+async def test_service_account_on_a_hanging_file_system(
     api: KubernetesAPI, method: Callable[..., Kubernetes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sidecar.cluster.account._READ_TIMEOUT", 0.1)

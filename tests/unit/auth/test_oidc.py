@@ -1,4 +1,4 @@
-"""Tokens of an issuer: who is let in, who is not, and what the issuer is asked for meanwhile."""
+"""Tokens of an OpenID Connect issuer: claims, signatures, keys, and requests to the issuer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DISCOVERY = ["/.well-known/openid-configuration", "/jwks"]
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that the tests set."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -98,10 +98,10 @@ async def identify(oidc: Method, token: str) -> Caller | None:
     return await oidc.identify(Credential("bearer", token))
 
 
-# ------------------------------------------------------------------------------------------------------ who is let in
+# ---------------------------------------------------------------------------------------------------- accepted tokens
 
 
-async def test_a_good_token(oidc: Oidc, issuer: Issuer) -> None:
+async def test_valid_token(oidc: Oidc, issuer: Issuer) -> None:
     token = issuer.token({"scope": "openid flux:submit", "exp": 4_000_000_000})
     assert await identify(oidc, token) == Caller(
         name="alice", scopes=frozenset({"read", "submit"}), method="oidc", expires=4_000_000_000.0
@@ -162,7 +162,7 @@ async def test_scopes(oidc: Oidc, issuer: Issuer, claims: dict[str, Any], scopes
         ("a.b.c", {"a": {"b": {"c": "flux:read"}}}, READ),
     ],
 )
-async def test_claims_within_claims(
+async def test_nested_claims(
     make: Make, issuer: Issuer, path: str, claims: dict[str, Any], scopes: frozenset[Scope]
 ) -> None:
     caller = await identify(make(claims={"scope_claim": path}), issuer.token(claims))
@@ -177,7 +177,7 @@ async def test_names(make: Make, issuer: Issuer, name: str) -> None:
     assert caller.name == name
 
 
-# -------------------------------------------------------------------------------------------------- what is in a token
+# -------------------------------------------------------------------------------------------------------------- claims
 
 
 NAN, INFINITY, YEAR_2096 = float("nan"), float("inf"), 4_000_000_000
@@ -196,11 +196,11 @@ REFUSED: dict[str, list[Any]] = {
     [{name: value} for name, values in REFUSED.items() for value in values],
     ids=lambda claims: ascii(claims)[:40],
 )
-async def test_claims_that_let_nobody_in(oidc: Oidc, issuer: Issuer, claims: dict[str, Any]) -> None:
+async def test_invalid_claims_are_rejected(oidc: Oidc, issuer: Issuer, claims: dict[str, Any]) -> None:
     assert await identify(oidc, issuer.token(claims)) is None
 
 
-async def test_an_issuer_is_equal_or_another(make: Make, issuer: Issuer) -> None:
+async def test_issuer_is_compared_exactly(make: Make, issuer: Issuer) -> None:
     for other in (f"{issuer.url}/", issuer.url.upper(), issuer.url.replace("127.0.0.1", "localhost")):
         assert await identify(make(), issuer.token({"iss": other})) is None
     assert issuer.requests == []
@@ -210,7 +210,7 @@ async def test_one_audience_of_several(oidc: Oidc, issuer: Issuer) -> None:
     assert await identify(oidc, issuer.token({"aud": ["other", issuer.audience]})) is not None
 
 
-async def test_clocks_may_differ_a_little(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+async def test_clock_skew_is_tolerated(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
     now = clock.now
     for claims in ({"exp": now - 29}, {"nbf": now + 29}, {"iat": now + 29}, {"exp": now + 0.5}):
         assert await identify(oidc, issuer.token(claims)) is not None
@@ -218,7 +218,7 @@ async def test_clocks_may_differ_a_little(oidc: Oidc, issuer: Issuer, clock: Clo
         assert await identify(oidc, issuer.token(claims)) is None
 
 
-async def test_a_token_ends_with_its_time(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+async def test_expired_token(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
     token = issuer.token({"exp": clock.now + 60})
     assert await identify(oidc, token) is not None
     clock.now += 91
@@ -226,18 +226,18 @@ async def test_a_token_ends_with_its_time(oidc: Oidc, issuer: Issuer, clock: Clo
 
 
 @pytest.mark.parametrize("crit", [["exp"], ["b64"], [], None, "exp", ["unknown"]], ids=repr)
-async def test_nothing_is_critical_here(oidc: Oidc, issuer: Issuer, crit: Any) -> None:
+async def test_critical_headers_are_rejected(oidc: Oidc, issuer: Issuer, crit: Any) -> None:
     assert await identify(oidc, issuer.token(headers={"crit": crit, "b64": True})) is None
 
 
 @pytest.mark.parametrize(
     "headers", [{"alg": ...}, {"alg": None}, {"alg": 5}, {"alg": ["ES256"]}, {"kid": 5}, {"kid": ["first"]}], ids=repr
 )
-async def test_headers_of_a_wrong_kind(oidc: Oidc, issuer: Issuer, headers: dict[str, Any]) -> None:
+async def test_headers_of_a_wrong_type(oidc: Oidc, issuer: Issuer, headers: dict[str, Any]) -> None:
     assert await identify(oidc, issuer.token(headers=headers)) is None
 
 
-async def test_headers_that_mean_nothing_here(oidc: Oidc, issuer: Issuer) -> None:
+async def test_unknown_headers_are_ignored(oidc: Oidc, issuer: Issuer) -> None:
     headers = {"typ": "at+jwt", "x5t": "x", "new": {"a": [1]}, "x5c": ["A" * 4000], "jku": 5}
     assert await identify(oidc, issuer.token(headers=headers)) is not None
 
@@ -249,15 +249,15 @@ NONE = ["none", "None", "NONE", "nOnE", "none ", "", " ", "null", "HS256", "HS38
 
 @pytest.mark.parametrize("alg", [*NONE, "ES256K", "Ed448", "RSA-OAEP", "A" * 5000])
 @pytest.mark.parametrize("signature", [b"", b"\0", b"\0" * 64])
-async def test_no_signature(oidc: Oidc, issuer: Issuer, alg: str, signature: bytes) -> None:
+async def test_missing_signature(oidc: Oidc, issuer: Issuer, alg: str, signature: bytes) -> None:
     assert await identify(oidc, unsigned({"alg": alg, "kid": "first"}, issuer.claims(), signature)) is None
     assert await identify(oidc, unsigned({"alg": alg}, issuer.claims(), signature)) is None
 
 
 @pytest.mark.parametrize("alg", ["RS256", "ES256", "Ed25519"])
 @pytest.mark.parametrize("hashed", ["HS256", "HS384", "HS512"])
-async def test_a_public_key_is_no_secret(oidc: Oidc, issuer: Issuer, alg: str, hashed: str) -> None:
-    """HS256 with the public key as the secret: what a checker accepts that lets the token choose."""
+async def test_public_key_as_hmac_secret(oidc: Oidc, issuer: Issuer, alg: str, hashed: str) -> None:
+    """HS256 with the public key as the secret is accepted by servers that trust the header's algorithm."""
     issuer.keys = [Signer.make("key", alg)]
     key = issuer.key
     assert await identify(oidc, issuer.token()) is not None
@@ -280,7 +280,7 @@ async def test_a_public_key_is_no_secret(oidc: Oidc, issuer: Issuer, alg: str, h
             assert await identify(oidc, token) is None
 
 
-async def test_a_key_is_for_its_own_algorithm(oidc: Oidc, issuer: Issuer) -> None:
+async def test_algorithm_must_match_the_key(oidc: Oidc, issuer: Issuer) -> None:
     rsa, small = Signer.make("rsa", "RS256"), Signer.make("ec", "ES256")
     issuer.keys = [rsa, small]
     assert await identify(oidc, issuer.token(key=rsa)) is not None
@@ -292,7 +292,7 @@ async def test_a_key_is_for_its_own_algorithm(oidc: Oidc, issuer: Issuer) -> Non
     assert await identify(oidc, issuer.token(key=small, headers={"alg": "ES384"})) is None
 
 
-async def test_a_token_brings_no_key_along(oidc: Oidc, issuer: Issuer) -> None:
+async def test_keys_in_a_token_are_ignored(oidc: Oidc, issuer: Issuer) -> None:
     mine = Signer.make("first")
     with Issuer() as other:
         other.keys = [mine]
@@ -309,8 +309,8 @@ async def test_a_token_brings_no_key_along(oidc: Oidc, issuer: Issuer) -> None:
         assert other.requests == []
 
 
-async def test_every_character_of_a_token_counts(oidc: Oidc, issuer: Issuer) -> None:
-    """One spelling only: neither the words nor the base64 around them may differ."""
+async def test_any_changed_character_is_rejected(oidc: Oidc, issuer: Issuer) -> None:
+    """Neither the content nor its base64 may have a second spelling."""
     token = issuer.token()
     for number, character in enumerate(token):
         other = "B" if character == "A" else "A"
@@ -320,7 +320,7 @@ async def test_every_character_of_a_token_counts(oidc: Oidc, issuer: Issuer) -> 
     assert await identify(oidc, token) is not None
 
 
-SPOILT = [
+MALFORMED = [
     "",
     ".",
     "..",
@@ -333,45 +333,52 @@ SPOILT = [
     " {token}",
     "{token}\n",
 ]
-SPOILT += ["{token}\0", "{token}é", "{token}\ud800", "{token}\N{FULLWIDTH LATIN CAPITAL LETTER A}", "Bearer {token}"]
-SPOILT += ["{words}", "{words}.", "{words}..", "{words}.\0", "{words}.\0{signature}", "{words}..{signature}"]
-SPOILT += ['{{"payload": "{token}"}}', "x" * 16 * 1024 + ".{token}", "{token}" + "x" * 16 * 1024]
+MALFORMED += ["{token}\0", "{token}é", "{token}\ud800", "{token}\N{FULLWIDTH LATIN CAPITAL LETTER A}", "Bearer {token}"]
+MALFORMED += [
+    "{payload}",
+    "{payload}.",
+    "{payload}..",
+    "{payload}.\0",
+    "{payload}.\0{signature}",
+    "{payload}..{signature}",
+]
+MALFORMED += ['{{"payload": "{token}"}}', "x" * 16 * 1024 + ".{token}", "{token}" + "x" * 16 * 1024]
 
 
-@pytest.mark.parametrize("spoilt", SPOILT, ids=lambda spoilt: ascii(spoilt)[-30:])
-async def test_what_is_no_jwt(oidc: Oidc, issuer: Issuer, spoilt: str) -> None:
+@pytest.mark.parametrize("malformed", MALFORMED, ids=lambda malformed: ascii(malformed)[-30:])
+async def test_malformed_jwts_are_rejected(oidc: Oidc, issuer: Issuer, malformed: str) -> None:
     token = issuer.token()
-    words, _, signature = token.rpartition(".")
-    assert await identify(oidc, spoilt.format(token=token, words=words, signature=signature)) is None
+    payload, _, signature = token.rpartition(".")
+    assert await identify(oidc, malformed.format(token=token, payload=payload, signature=signature)) is None
     assert issuer.requests == []
 
 
-async def test_what_is_too_long(oidc: Oidc, issuer: Issuer) -> None:
+async def test_too_long_token(oidc: Oidc, issuer: Issuer) -> None:
     lengths = {size: len(issuer.token({"fill": "x" * size})) for size in range(12_000, 12_100)}
     fits = max(size for size, length in lengths.items() if length <= 16 * 1024)
     assert await identify(oidc, issuer.token({"fill": "x" * fits})) is not None
     assert await identify(oidc, issuer.token({"fill": "x" * (fits + 1)})) is None
 
 
-WORDS = [b"", b"null", b"[]", b"{", b"\xff", b"\xef\xbb\xbf{}", b'{"iss":"\xff"}', b'"x"', b"{}{}", b"'a'", b"NaN"]
-WORDS += [b"[" * 12_000, b'{"a":' * 2_000, b"9" * 12_000, b"\0", b'{"\0":1}']
+PAYLOADS = [b"", b"null", b"[]", b"{", b"\xff", b"\xef\xbb\xbf{}", b'{"iss":"\xff"}', b'"x"', b"{}{}", b"'a'", b"NaN"]
+PAYLOADS += [b"[" * 12_000, b'{"a":' * 2_000, b"9" * 12_000, b"\0", b'{"\0":1}']
 
 
-@pytest.mark.parametrize("words", WORDS, ids=lambda words: repr(words[:9]))
-async def test_words_that_are_no_claims(oidc: Oidc, issuer: Issuer, words: bytes) -> None:
-    assert await identify(oidc, issuer.token(words)) is None
-    assert await identify(oidc, issuer.key.sign(words, issuer.claims())) is None
+@pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: repr(payload[:9]))
+async def test_payloads_that_are_not_claims(oidc: Oidc, issuer: Issuer, payload: bytes) -> None:
+    assert await identify(oidc, issuer.token(payload)) is None
+    assert await identify(oidc, issuer.key.sign(payload, issuer.claims())) is None
     assert issuer.requests == []
 
 
-async def test_deep_json_in_a_good_token(oidc: Oidc, issuer: Issuer) -> None:
+async def test_deep_json_in_a_valid_token(oidc: Oidc, issuer: Issuer) -> None:
     deep = b"[" * 5000 + b"]" * 5000
     whole = json.dumps({**issuer.claims(), "x": "@"}).encode().replace(b'"@"', deep)
     assert await identify(oidc, issuer.token(whole)) is None
 
 
-async def test_names_that_are_there_twice(oidc: Oidc, issuer: Issuer) -> None:
-    """The last one counts, for every check and for the answer."""
+async def test_duplicate_names(oidc: Oidc, issuer: Issuer) -> None:
+    """The last one applies, both in checks and in the result."""
     good = json.dumps(issuer.claims()).encode()[1:]
     caller = await identify(oidc, issuer.token(b'{"sub":"mallory","exp":1,' + good))
     assert caller is not None
@@ -391,11 +398,11 @@ async def test_encrypted_tokens(oidc: Oidc, issuer: Issuer) -> None:
     assert issuer.requests == []
 
 
-async def test_only_bearers(oidc: Oidc, issuer: Issuer) -> None:
+async def test_only_bearer_tokens(oidc: Oidc, issuer: Issuer) -> None:
     assert await oidc.identify(Credential("password", issuer.token(), "alice")) is None
 
 
-async def test_a_refusal_is_logged_without_the_token(oidc: Oidc, issuer: Issuer) -> None:
+async def test_refusal_is_logged_without_the_token(oidc: Oidc, issuer: Issuer) -> None:
     with structlog.testing.capture_logs() as logs:
         token = issuer.token({"sub": "s3cret\n", "scope": "s3cret"})
         assert await identify(oidc, token) is None
@@ -413,7 +420,7 @@ async def test_a_refusal_is_logged_without_the_token(oidc: Oidc, issuer: Issuer)
 
 
 @pytest.mark.filterwarnings("ignore:Key size")
-async def test_keys_that_check_no_signatures(oidc: Oidc, issuer: Issuer) -> None:
+async def test_keys_that_verify_no_signatures(oidc: Oidc, issuer: Issuer) -> None:
     good = issuer.key
     weak = Signer("weak", "RS256", RSAKey.generate_key(1024))
     koblitz = Signer.make("koblitz", "ES256K")
@@ -449,7 +456,7 @@ async def test_keys_that_check_no_signatures(oidc: Oidc, issuer: Issuer) -> None
     for kid in (key.get("kid") for key in strange):
         if isinstance(kid, str):
             assert await identify(oidc, issuer.token(headers={"kid": kid})) is None
-    assert await identify(oidc, issuer.token(headers={"kid": ...})) is not None, "only one of them is a key"
+    assert await identify(oidc, issuer.token(headers={"kid": ...})) is not None, "only one of them is a valid key"
     assert await identify(oidc, issuer.token(key=weak)) is None
     assert await identify(oidc, issuer.token(key=koblitz)) is None
     assert await identify(oidc, issuer.token(key=goldilocks)) is None
@@ -459,12 +466,12 @@ async def test_keys_that_check_no_signatures(oidc: Oidc, issuer: Issuer) -> None
 @pytest.mark.parametrize(
     "members", [{"use": ..., "key_ops": ["verify"]}, {"use": ...}, {"alg": ...}, {"key_ops": ["verify"]}]
 )
-async def test_members_of_a_key_that_may_be_missing(oidc: Oidc, issuer: Issuer, members: dict[str, Any]) -> None:
+async def test_optional_members_of_a_key(oidc: Oidc, issuer: Issuer, members: dict[str, Any]) -> None:
     issuer.jwks = [issuer.key.jwk(**members)]
     assert await identify(oidc, issuer.token()) is not None
 
 
-async def test_private_keys_by_mistake(oidc: Oidc, issuer: Issuer) -> None:
+async def test_published_private_keys(oidc: Oidc, issuer: Issuer) -> None:
     issuer.jwks = [{**issuer.key.key.as_dict(private=True), "kid": "first"}]
     assert await identify(oidc, issuer.token()) is not None
 
@@ -484,8 +491,8 @@ async def test_tokens_without_key_id(oidc: Oidc, issuer: Issuer, clock: Clock) -
     assert await identify(oidc, issuer.token(key=rsa, headers=nameless)) is not None
 
 
-async def test_an_issuer_without_keys(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
-    """That is its word: keys that it had before are good no longer."""
+async def test_empty_key_set(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+    """It replaces the previous keys, which are no longer valid."""
     assert await identify(oidc, issuer.token()) is not None
     issuer.jwks = []
     clock.now += 3601
@@ -494,10 +501,10 @@ async def test_an_issuer_without_keys(oidc: Oidc, issuer: Issuer, clock: Clock) 
     assert ("keys fetched", "warning") in [(entry["event"], entry["log_level"]) for entry in logs]
 
 
-# ------------------------------------------------------------------------------------------------------ asking for keys
+# -------------------------------------------------------------------------------------------------------- fetching keys
 
 
-async def test_another_issuers_tokens_cost_nothing(oidc: Oidc, issuer: Issuer) -> None:
+async def test_tokens_of_other_issuers_cause_no_request(oidc: Oidc, issuer: Issuer) -> None:
     with Issuer() as other:
         assert await identify(oidc, other.token()) is None
     for refused in ({"aud": "x"}, {"exp": 1}, {"nbf": 4_000_000_000}):
@@ -518,13 +525,13 @@ async def test_an_issuer_with_a_path(make: Make, issuer: Issuer, path: str) -> N
     assert issuer.requests[0] == f"{path.rstrip('/')}/.well-known/openid-configuration"
 
 
-async def test_who_comes_together_asks_once(oidc: Oidc, issuer: Issuer) -> None:
+async def test_concurrent_callers_share_one_request(oidc: Oidc, issuer: Issuer) -> None:
     callers = await asyncio.gather(*(identify(oidc, issuer.token({"sub": str(number)})) for number in range(20)))
     assert [caller and caller.name for caller in callers] == [str(number) for number in range(20)]
     assert issuer.requests == DISCOVERY
 
 
-async def test_who_leaves_takes_nothing_along(oidc: Oidc, issuer: Issuer) -> None:
+async def test_cancelled_caller_does_not_affect_others(oidc: Oidc, issuer: Issuer) -> None:
     first = asyncio.create_task(identify(oidc, issuer.token()))
     second = asyncio.create_task(identify(oidc, issuer.token()))
     await asyncio.wait([first, second], timeout=0)
@@ -538,7 +545,7 @@ async def test_a_new_key(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
     old = issuer.key
     assert await identify(oidc, issuer.token()) is not None
     issuer.rotate()
-    assert await identify(oidc, issuer.token()) is None, "the last look was just now"
+    assert await identify(oidc, issuer.token()) is None, "the keys have just been fetched"
     assert issuer.requests == DISCOVERY
     clock.now += 30
     assert await identify(oidc, issuer.token()) is not None
@@ -546,7 +553,7 @@ async def test_a_new_key(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
     assert issuer.requests == DISCOVERY * 2
 
 
-async def test_invented_key_ids(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+async def test_unknown_key_ids(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
     assert await identify(oidc, issuer.token()) is not None
     for tenths in range(1, 901):
         clock.now += 0.1
@@ -554,7 +561,7 @@ async def test_invented_key_ids(oidc: Oidc, issuer: Issuer, clock: Clock) -> Non
     assert 2 <= issuer.requests.count("/jwks") - 1 <= 3
 
 
-async def test_keys_are_looked_at_every_hour(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+async def test_keys_are_fetched_every_hour(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
     token = issuer.token()
     assert await identify(oidc, token) is not None
     issuer.rotate()
@@ -579,7 +586,7 @@ TROUBLES: dict[Trouble, str] = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-async def test_no_keys_at_all(oidc: Oidc, issuer: Issuer, clock: Clock, trouble: Trouble) -> None:
+async def test_unavailable_keys(oidc: Oidc, issuer: Issuer, clock: Clock, trouble: Trouble) -> None:
     issuer.trouble = trouble
     with structlog.testing.capture_logs() as logs, pytest.raises(Unavailable) as raised:
         await identify(oidc, issuer.token())
@@ -588,18 +595,18 @@ async def test_no_keys_at_all(oidc: Oidc, issuer: Issuer, clock: Clock, trouble:
     (warning,) = [entry for entry in logs if entry["event"] == "keys cannot be fetched"]
     assert warning["log_level"] == "warning"
     assert TROUBLES[trouble] in warning["error"]
-    asked = len(issuer.requests)
+    requests = len(issuer.requests)
     issuer.trouble = ""
     clock.now += 1
     with pytest.raises(Unavailable):
         await identify(oidc, issuer.token())
-    assert len(issuer.requests) == asked
-    assert await identify(oidc, "no.jwt.") is None, "what is wrong by itself is, whoever is away"
+    assert len(issuer.requests) == requests
+    assert await identify(oidc, "no.jwt.") is None, "an invalid token is rejected although the issuer is away"
     clock.now += 1
     assert await identify(oidc, issuer.token()) is not None
 
 
-async def test_an_issuer_that_hangs(make: Make, issuer: Issuer) -> None:
+async def test_hanging_issuer(make: Make, issuer: Issuer) -> None:
     issuer.trouble = "hangs"
     with structlog.testing.capture_logs() as logs, pytest.raises(Unavailable):
         await identify(make(timeout=0.1), issuer.token())
@@ -607,21 +614,21 @@ async def test_an_issuer_that_hangs(make: Make, issuer: Issuer) -> None:
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-async def test_known_keys_go_on(oidc: Oidc, issuer: Issuer, clock: Clock, trouble: Trouble) -> None:
+async def test_known_keys_stay_valid(oidc: Oidc, issuer: Issuer, clock: Clock, trouble: Trouble) -> None:
     assert await identify(oidc, issuer.token()) is not None
     issuer.trouble = trouble
     clock.now += 3600
     with structlog.testing.capture_logs() as logs:
         assert await identify(oidc, issuer.token()) is not None
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["keys cannot be fetched"]
-    asked = len(issuer.requests)
+    requests = len(issuer.requests)
     clock.now += 29
     assert await identify(oidc, issuer.token()) is not None
     assert await identify(oidc, issuer.token(headers={"kid": "new"})) is None
-    assert len(issuer.requests) == asked
+    assert len(issuer.requests) == requests
 
 
-async def test_nobody_with_a_key_waits_twice(make: Make, issuer: Issuer, clock: Clock) -> None:
+async def test_known_keys_are_used_during_a_fetch(make: Make, issuer: Issuer, clock: Clock) -> None:
     oidc = make(timeout=3600)
     assert await identify(oidc, issuer.token()) is not None
     issuer.trouble = "500"
@@ -634,7 +641,7 @@ async def test_nobody_with_a_key_waits_twice(make: Make, issuer: Issuer, clock: 
         assert await identify(oidc, issuer.token()) is not None
 
 
-async def test_an_issuer_that_comes_back(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+async def test_recovered_issuer(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
     old = issuer.token()
     assert await identify(oidc, old) is not None
     issuer.trouble = "500"
@@ -645,10 +652,10 @@ async def test_an_issuer_that_comes_back(oidc: Oidc, issuer: Issuer, clock: Cloc
     assert await identify(oidc, issuer.token(headers={"kid": "new"})) is None
     issuer.rotate()
     clock.now += 3600
-    assert await identify(oidc, old) is None, "it is waited for again"
+    assert await identify(oidc, old) is None, "the keys are fetched before the check"
 
 
-async def test_an_issuer_that_has_gone(clock: Clock) -> None:
+async def test_unreachable_issuer(clock: Clock) -> None:
     with Issuer() as issuer:
         token = issuer.token()
         oidc = method(issuer=issuer.url, audience=issuer.audience, now=clock, clock=clock)
@@ -660,18 +667,18 @@ async def test_an_issuer_that_has_gone(clock: Clock) -> None:
         await identify(fresh, token)
 
 
-async def test_closed_while_it_asks(make: Make, issuer: Issuer) -> None:
+async def test_close_during_a_request(make: Make, issuer: Issuer) -> None:
     issuer.trouble = "hangs"
     oidc = make(timeout=3600)
     waiting = asyncio.create_task(identify(oidc, issuer.token()))
-    await asyncio.to_thread(issuer.asked)
+    await asyncio.to_thread(issuer.wait_for_request)
     await oidc.close()
     with pytest.raises(Unavailable):
         await waiting
 
 
-def test_the_stand_in_ends_every_connection() -> None:
-    """Also one that has only just been made: what it left open would fail whichever test runs when it is collected."""
+def test_fake_issuer_closes_all_connections() -> None:
+    """Also new ones: an open one would fail the test that runs when it is garbage-collected."""
     for _ in range(20):
         with Issuer() as issuer:
             host, port = issuer.url.removeprefix("http://").split(":")
@@ -680,7 +687,7 @@ def test_the_stand_in_ends_every_connection() -> None:
             assert connection.recv(1) == b""
 
 
-async def test_moved_on_the_same_server(oidc: Oidc, issuer: Issuer) -> None:
+async def test_redirect_on_the_same_server(oidc: Oidc, issuer: Issuer) -> None:
     issuer.trouble = "moved"
     assert await identify(oidc, issuer.token()) is not None
     assert "/new/jwks" in issuer.requests
@@ -698,7 +705,7 @@ async def test_https(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ keys in a file
 
 
-async def test_a_file(make: Make, issuer: Issuer, tmp_path: Path) -> None:
+async def test_key_file(make: Make, issuer: Issuer, tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_bytes(issuer.published())
     oidc = make(jwks=str(file), issuer="anything")
@@ -708,8 +715,8 @@ async def test_a_file(make: Make, issuer: Issuer, tmp_path: Path) -> None:
     assert issuer.requests == []
 
 
-async def test_a_secret_that_is_swapped(make: Make, issuer: Issuer, tmp_path: Path) -> None:
-    """As the kubelet does: file -> ..data/file, ..data -> ..version, and ..data renamed over."""
+async def test_replaced_secret(make: Make, issuer: Issuer, tmp_path: Path) -> None:
+    """As the kubelet does it: file -> ..data/file, ..data -> ..version, and ..data is renamed over."""
 
     def publish(version: str) -> None:
         (tmp_path / version).mkdir()
@@ -731,7 +738,7 @@ async def test_a_secret_that_is_swapped(make: Make, issuer: Issuer, tmp_path: Pa
 @pytest.mark.parametrize(
     "broken", [b"", b"{}", b"\xff", b'{"keys": 5}', b'{"keys": [5]}', b"[" * 100_000, b" " * 2_000_000]
 )
-async def test_a_file_that_is_broken(make: Make, issuer: Issuer, tmp_path: Path, broken: bytes) -> None:
+async def test_invalid_file(make: Make, issuer: Issuer, tmp_path: Path, broken: bytes) -> None:
     file = tmp_path / "jwks.json"
     oidc = make(jwks=str(file))
     file.write_bytes(broken)
@@ -748,8 +755,8 @@ async def test_a_file_that_is_broken(make: Make, issuer: Issuer, tmp_path: Path,
 
 
 @pytest.mark.parametrize("how", odd_files.ODD)
-async def test_what_is_no_file_of_keys(make: Make, issuer: Issuer, tmp_path: Path, how: str) -> None:
-    """The known keys go on."""
+async def test_irregular_file_of_keys(make: Make, issuer: Issuer, tmp_path: Path, how: str) -> None:
+    """The known keys stay valid."""
     file = tmp_path / "jwks.json"
     file.write_bytes(issuer.published())
     oidc = make(jwks=str(file))
@@ -760,10 +767,10 @@ async def test_what_is_no_file_of_keys(make: Make, issuer: Issuer, tmp_path: Pat
     assert [why in entry["error"] for entry in logs if entry["log_level"] == "warning"] == [True]
 
 
-async def test_keys_on_a_file_system_that_does_not_answer(
+async def test_keys_on_a_hanging_file_system(
     make: Make, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The known keys go on, after one wait."""
+    """The known keys stay valid, after one timeout."""
     monkeypatch.setattr("sidecar.runtime.files.TIMEOUT", 0.1)
     file = tmp_path / "jwks.json"
     file.write_bytes(issuer.published())
@@ -784,13 +791,13 @@ async def test_keys_on_a_file_system_that_does_not_answer(
 
 
 @pytest.mark.parametrize("how", ["FIFO", "sparse file"])
-def test_what_is_no_file_of_an_authority(tmp_path: Path, how: str) -> None:
+def test_irregular_file_of_an_authority(tmp_path: Path, how: str) -> None:
     why = odd_files.put(tmp_path / "ca", how)
     with pytest.raises(ValueError, match=why):
         jwks.trust(tmp_path / "ca")
 
 
-async def test_a_file_that_is_not_there(make: Make, issuer: Issuer, tmp_path: Path) -> None:
+async def test_missing_file(make: Make, issuer: Issuer, tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     oidc = make(jwks=str(file))
     with structlog.testing.capture_logs() as logs, pytest.raises(Unavailable):
@@ -802,8 +809,8 @@ async def test_a_file_that_is_not_there(make: Make, issuer: Issuer, tmp_path: Pa
     assert await identify(oidc, issuer.token()) is not None
 
 
-async def test_more_keys_than_an_issuer_has(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
-    """To build the keys that are in a megabyte takes the event loop half a second: what was known goes on to be used."""
+async def test_too_many_keys(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+    """Parsing a megabyte of keys blocks the event loop for half a second, so the known keys stay in use."""
     assert await identify(oidc, issuer.token()) is not None
     issuer.jwks = [issuer.key.jwk(kid=str(number)) for number in range(101)]
     clock.now += 3600
@@ -818,8 +825,8 @@ async def test_more_keys_than_an_issuer_has(oidc: Oidc, issuer: Issuer, clock: C
 
 
 @pytest.mark.parametrize("member", ["n", "e", "x", "y"])
-def test_a_number_of_a_million_bits(member: str, issuer: Issuer) -> None:
-    """It is not looked at, which would take a second."""
+def test_number_of_a_million_bits(member: str, issuer: Issuer) -> None:
+    """It is not parsed, which would take a second."""
     with structlog.testing.capture_logs() as logs:
         rsa, ec = Signer("large", "RS256", RSAKey.generate_key(2048)), Signer.make("curve", "ES256")
         key = (ec if member in "xy" else rsa).jwk(**{member: "_" * 200_001})
@@ -827,7 +834,7 @@ def test_a_number_of_a_million_bits(member: str, issuer: Issuer) -> None:
     assert [entry["reason"] for entry in logs] == ["a number of it has more than 2731 characters"]
 
 
-# --------------------------------------------------------------------------------------------------- how it is set up
+# ------------------------------------------------------------------------------------------------------ configuration
 
 
 @pytest.mark.parametrize(
@@ -849,7 +856,7 @@ def test_a_number_of_a_million_bits(member: str, issuer: Issuer) -> None:
         ({"ca": Path("/dev/null")}, "/dev/null cannot be read"),
     ],
 )
-def test_what_is_not_safe(options: dict[str, Any], text: str) -> None:
+def test_unsafe_urls(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         method(**{"issuer": "https://issuer.example", "audience": "x", **options})
 
@@ -857,12 +864,12 @@ def test_what_is_not_safe(options: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     "issuer", ["https://issuer.example", "http://127.0.0.9:1", "http://[::1]:1", "http://localhost"]
 )
-def test_what_is_safe(issuer: str) -> None:
+def test_safe_urls(issuer: str) -> None:
     oidc: Method = method(issuer=issuer, audience="x", cache_ttl=5)
     assert (oidc.name, oidc.kinds, oidc.cache_ttl) == ("oidc", frozenset({"bearer"}), 5)
 
 
-# ------------------------------------------------------------------------------------------------------------- anything
+# ------------------------------------------------------------------------------------------------------ arbitrary input
 
 
 def values(**floats: Any) -> st.SearchStrategy[Any]:
@@ -915,7 +922,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def still() -> Issuer:
-    """An issuer that is only a file."""
+    """An issuer that is only used through a file."""
     issuer = Issuer()
     issuer.url = "https://issuer.example"
     return issuer
@@ -941,7 +948,7 @@ def test_any_bytes(offline: Oidc, header: bytes, payload: bytes, signature: byte
 
 @FUZZ
 @given(headers=HEADERS, claims=CLAIMS, signature=st.none() | st.binary(max_size=140))
-def test_any_words_of_somebody_else(
+def test_any_claims_with_another_key(
     offline: Oidc, still: Issuer, headers: dict[str, Any], claims: dict[str, Any], signature: bytes | None
 ) -> None:
     whole = {"alg": "ES256", "kid": "first", **headers}
@@ -954,7 +961,9 @@ def test_any_words_of_somebody_else(
 
 @FUZZ
 @given(headers=HEADERS, claims=CLAIMS)
-def test_any_words_of_the_issuer(offline: Oidc, still: Issuer, headers: dict[str, Any], claims: dict[str, Any]) -> None:
+def test_any_claims_of_the_issuer(
+    offline: Oidc, still: Issuer, headers: dict[str, Any], claims: dict[str, Any]
+) -> None:
     caller = asyncio.run(identify(offline, still.token(claims, headers=headers)))
     if caller is not None:
         assert caller.name == claims.get("sub", "alice")
@@ -969,18 +978,18 @@ def test_any_words_of_the_issuer(offline: Oidc, still: Issuer, headers: dict[str
 
 @FUZZ
 @given(data=st.data())
-def test_a_good_token_spoilt(offline: Oidc, still: Issuer, data: st.DataObject) -> None:
+def test_changed_tokens(offline: Oidc, still: Issuer, data: st.DataObject) -> None:
     token = still.token()
     start = data.draw(st.integers(0, len(token)))
     end = data.draw(st.integers(start, min(len(token), start + 8)))
-    spoilt = token[:start] + data.draw(st.text(max_size=8)) + token[end:]
-    assert (asyncio.run(identify(offline, spoilt)) is not None) == (spoilt == token)
+    malformed = token[:start] + data.draw(st.text(max_size=8)) + token[end:]
+    assert (asyncio.run(identify(offline, malformed)) is not None) == (malformed == token)
 
 
 @FUZZ
 @given(keys=st.lists(st.dictionaries(st.sampled_from(MEMBERS), JWK_VALUES, max_size=8), max_size=4))
 def test_any_jwks(still: Issuer, directory: Path, keys: list[Any]) -> None:
-    """Whatever is beside it, a good key is found."""
+    """The valid key is found among any others."""
     (directory / "any.json").write_text(json.dumps({"keys": [*keys, still.key.jwk()]}))
     oidc = method(issuer=still.url, audience=still.audience, jwks=str(directory / "any.json"))
     assert asyncio.run(identify(oidc, still.token())) is not None

@@ -1,4 +1,4 @@
-"""Callers who are known by their connection, also when it is lost while they are looked at."""
+"""Callers identified by their connection, also if it is lost meanwhile."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Transport(asyncio.BaseTransport):
         return self._known.get(name, default)
 
 
-#: What TLS says for one turn of the loop after its connection was lost: nothing, of anything.
+#: What TLS reports for one iteration of the event loop after its connection was lost.
 LOST = Transport()
 
 
-def test_through_the_socket() -> None:
+def test_unix_socket_is_recognized() -> None:
     mine, other = socket.socketpair(socket.AF_UNIX)
     with mine, other:
         transport = Transport(socket=mine, peername="")
@@ -40,8 +40,8 @@ def test_through_the_socket() -> None:
         assert SocketUsers(os.getuid() + 1, {}).caller(transport) is None
 
 
-def test_what_is_lost_is_no_socket() -> None:
-    """Who comes through the socket is asked for no Host: nobody gets there by hanging up."""
+def test_lost_connection_is_not_a_unix_socket() -> None:
+    """Requests through the socket need no Host header; a client must not get there by disconnecting."""
     assert not is_unix(LOST)
     assert not is_unix(None)
     with socket.socket() as tcp:
@@ -53,7 +53,7 @@ def test_what_is_lost_is_no_socket() -> None:
     assert SocketUsers(os.getuid(), {"*": "admin"}).caller(Transport(socket=closed)) is None
 
 
-def test_names_are_not_looked_up_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_names_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def getpwuid(uid: int) -> Any:
@@ -72,7 +72,7 @@ def test_names_are_not_looked_up_each_time(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [os.getuid()]
 
 
-def test_a_certificate() -> None:
+def test_name_of_a_certificate() -> None:
     caller = certificate_caller(Transport(peercert=CERTIFICATE), "submit", now=lambda: END - 1)
     assert caller is not None
     assert (caller.name, caller.expires, caller.method) == ("workflow-7", END, "certificate")

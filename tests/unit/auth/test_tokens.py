@@ -1,4 +1,4 @@
-"""Token files, buckets, the chain of methods: what no server has to be started for."""
+"""Token files, rate limits, the cache of authentication results, and sessions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support import odd_files
 from tests.support.harness import SIDECAR
 
 
-async def who(file: TokenFile, token: str) -> Caller | None:
+async def identify_token(file: TokenFile, token: str) -> Caller | None:
     return await file.identify(Credential("bearer", token))
 
 
@@ -38,12 +38,14 @@ async def test_a_file_of_tokens(tmp_path: Path) -> None:
     name, _, digest = second.rpartition(":")
     path.write_text(f"# people\n\n  {line}  \n{name}:{digest.upper()}\n")
     file = TokenFile(path)
-    assert await who(file, mine) == Caller(name="alice", scopes=frozenset({"read", "submit"}), method="token")
-    found = await who(file, other)
+    assert await identify_token(file, mine) == Caller(
+        name="alice", scopes=frozenset({"read", "submit"}), method="token"
+    )
+    found = await identify_token(file, other)
     assert found is not None
     assert (found.name, found.scopes) == ("system:serviceaccount:ns:bob", frozenset({"read", "submit", "admin"}))
     for wrong in ("", mine[:-1], mine + "x", mine.upper(), line, "\0", "ƒ", "\udcff"):
-        assert await who(file, wrong) is None
+        assert await identify_token(file, wrong) is None
     assert mine not in path.read_text()
 
 
@@ -61,7 +63,7 @@ async def test_a_file_of_tokens(tmp_path: Path) -> None:
         ("alice:read:" + "g" * 64, "SHA-256"),
     ],
 )
-def test_a_line_that_is_wrong(tmp_path: Path, line: str, text: str) -> None:
+def test_invalid_line(tmp_path: Path, line: str, text: str) -> None:
     path = tmp_path / "tokens"
     path.write_text(f"\n{line}\n")
     with pytest.raises(SettingsError, match=re.escape(text)) as caught:
@@ -70,8 +72,8 @@ def test_a_line_that_is_wrong(tmp_path: Path, line: str, text: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_columns_that_are_mixed_up(tmp_path: Path) -> None:
-    """Wherever somebody puts the token itself, it is shown nowhere: not at start, and not in the log later."""
+def test_swapped_columns(tmp_path: Path) -> None:
+    """Wherever the token itself is written, it appears neither in the error at start nor in the log."""
     token, line = tokens.make_token("alice", ["submit"])
     digest = line.rpartition(":")[2]
     path = tmp_path / "tokens"
@@ -92,8 +94,8 @@ def test_columns_that_are_mixed_up(tmp_path: Path) -> None:
             assert token not in f"{caught.value}{logs}"
 
 
-def test_a_file_that_ends_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    """As editors and `printf` leave it: the line that comes is one of its own, and so is the last."""
+def test_file_without_a_final_newline(tmp_path: Path) -> None:
+    """As editors and `printf` leave it: an appended line must not be joined to the last one."""
     path = tmp_path / "tokens"
     found = [tokens.make_token(name, ["read"]) for name in ("alice", "bob", "eve")]
     path.write_text(found[0][1])
@@ -101,10 +103,10 @@ def test_a_file_that_ends_in_the_middle_of_a_line(tmp_path: Path) -> None:
         tokens.append_line(path, line)
     assert path.read_text() == "".join(f"{line}\n" for _, line in found)
     for token, _ in found:
-        assert asyncio.run(who(TokenFile(path), token)) is not None
+        assert asyncio.run(identify_token(TokenFile(path), token)) is not None
 
 
-def test_a_file_without_a_token(tmp_path: Path) -> None:
+def test_file_without_tokens(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text("# nothing yet\n")
     with structlog.testing.capture_logs() as logs:
@@ -116,15 +118,15 @@ def test_a_file_without_a_token(tmp_path: Path) -> None:
     assert "flux-sidecar token new" in warnings[0]["hint"]
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(SettingsError, match="--tokens"):
             TokenFile(path)
 
 
 @pytest.mark.parametrize("how", odd_files.ODD)
-def test_what_is_no_file_of_tokens(tmp_path: Path, how: str) -> None:
-    """It does not start so; later such a file lets no caller in."""
+def test_irregular_file(tmp_path: Path, how: str) -> None:
+    """It is an error at start; later, no token of such a file is accepted."""
     path = tmp_path / "tokens"
     token, line = tokens.make_token("alice", ["read"])
     path.write_text(line)
@@ -132,13 +134,13 @@ def test_what_is_no_file_of_tokens(tmp_path: Path, how: str) -> None:
     why = odd_files.put(path, how)
     with structlog.testing.capture_logs() as logs:
         file.read_again()()
-    assert asyncio.run(who(file, token)) is None
+    assert asyncio.run(identify_token(file, token)) is None
     assert why in logs[0]["reason"]
     with pytest.raises(SettingsError, match=why):
         TokenFile(path)
 
 
-def test_a_file_full_of_wrong_lines(tmp_path: Path) -> None:
+def test_file_full_of_invalid_lines(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     token, line = tokens.make_token("alice", ["read"])
     path.write_text(line)
@@ -146,7 +148,7 @@ def test_a_file_full_of_wrong_lines(tmp_path: Path) -> None:
     path.write_text("x\n" * 400_000 + line)
     with structlog.testing.capture_logs() as logs:
         file.read_again()()
-    assert asyncio.run(who(file, token)) is not None
+    assert asyncio.run(identify_token(file, token)) is not None
     reasons = [entry["reason"] for entry in logs if entry["log_level"] == "error"]
     assert len(reasons) == 6
     assert reasons[-1] == "399995 more lines are wrong."
@@ -155,7 +157,7 @@ def test_a_file_full_of_wrong_lines(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 1000
 
 
-def test_the_command_that_makes_one(tmp_path: Path) -> None:
+def test_token_new_command(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     for name in ("alice", "bob"):
         done = subprocess.run(
@@ -164,7 +166,7 @@ def test_the_command_that_makes_one(tmp_path: Path) -> None:
         )  # fmt: skip
         token = done.stdout.strip()
         assert re.fullmatch(r"fxs_[\w-]{43}", token)
-        assert asyncio.run(who(TokenFile(path), token)) is not None
+        assert asyncio.run(identify_token(TokenFile(path), token)) is not None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [line.split(":")[0] for line in path.read_text().splitlines()] == ["alice", "bob"]
     shown = subprocess.run([SIDECAR, "token", "new", "eve"], text=True, capture_output=True, check=True)
@@ -186,7 +188,7 @@ def test_the_command_that_makes_one(tmp_path: Path) -> None:
         (["sp\u3000"], "NAME must"),
     ],
 )
-def test_the_command_names_what_is_wrong(arguments: list[str], why: str | None) -> None:
+def test_token_new_reports_invalid_arguments(arguments: list[str], why: str | None) -> None:
     done = subprocess.run([SIDECAR, "token", "new", *arguments], text=True, capture_output=True)
     if why is None:
         assert done.returncode == 0
@@ -195,8 +197,8 @@ def test_the_command_names_what_is_wrong(arguments: list[str], why: str | None) 
     assert why in " ".join(done.stderr.split())
 
 
-def test_a_second_token_of_a_name_is_told_of(tmp_path: Path) -> None:
-    """It replaces no other one: both stay valid until a line is deleted."""
+def test_second_token_of_a_name_is_reported(tmp_path: Path) -> None:
+    """It does not replace the first one: both are valid until a line is deleted."""
     path = tmp_path / "tokens"
     path.write_bytes(b"# caf\xe9\n" + tokens.make_token("bobby", ["read"])[1].encode())
     assert [tokens.append_line(path, tokens.make_token("bob", ["read"])[1]) for _ in range(3)] == [0, 1, 2]
@@ -210,7 +212,7 @@ def test_a_second_token_of_a_name_is_told_of(tmp_path: Path) -> None:
     note = f"bob already has 1 token in {path}, which stays valid; delete its line to revoke it\n"
     assert [each.stderr for each in done] == ["", note]
     for each in done:
-        assert asyncio.run(who(TokenFile(path), each.stdout.strip())) is not None
+        assert asyncio.run(identify_token(TokenFile(path), each.stdout.strip())) is not None
 
 
 class Clock:
@@ -220,7 +222,7 @@ class Clock:
         return self.now
 
 
-def test_a_bucket() -> None:
+def test_rate_limiter() -> None:
     clock = Clock()
     buckets = RateLimiter(2.0, 3.0, clock)
     assert [buckets.acquire("a") for _ in range(4)] == [0, 0, 0, 0.5]
@@ -234,8 +236,8 @@ def test_a_bucket() -> None:
     assert RateLimiter(0, 0).acquire("a") == 0
 
 
-def test_a_rate_below_one() -> None:
-    """A bucket that holds less than one token would never let anybody through."""
+def test_rate_below_one() -> None:
+    """A bucket with a capacity below one token would never admit a request."""
     clock = Clock()
     buckets = RateLimiter(0.25, 0.5, clock)
     assert [buckets.acquire("a") for _ in range(2)] == [0, 4]
@@ -267,11 +269,11 @@ def test_a_rate_below_one() -> None:
         ("1.2.3", "1.2.3"),
     ],
 )
-def test_what_an_address_is_counted_as(address: str, expected: str) -> None:
+def test_client_keys_of_addresses(address: str, expected: str) -> None:
     assert client_key(address) == expected
 
 
-def test_buckets_are_forgotten_before_there_are_too_many() -> None:
+def test_number_of_buckets_is_limited() -> None:
     buckets = RateLimiter(1.0, 1.0, Clock())
     assert buckets.acquire("first") == 0
     for n in range(10_000):
@@ -280,7 +282,7 @@ def test_buckets_are_forgotten_before_there_are_too_many() -> None:
 
 
 class Known:
-    """A method that knows one secret, counts how often it is asked, and answers when told to."""
+    """A method that knows one secret, counts its calls, and can be blocked."""
 
     name = "known"
     kinds = frozenset({"bearer"})
@@ -289,15 +291,15 @@ class Known:
 
     def __init__(self, secret: str, *, down: bool = False, expires: float | None = None) -> None:
         self.secret, self.down, self.expires = secret, down, expires
-        self.asked = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.calls = 0
+        self.unblocked = asyncio.Event()
+        self.unblocked.set()
 
     async def identify(self, credential: Credential) -> Caller | None:
-        self.asked += 1
-        await self.gate.wait()
+        self.calls += 1
+        await self.unblocked.wait()
         if self.down:
-            raise Unavailable("nobody answers")
+            raise Unavailable("no response")
         if credential.secret != self.secret:
             return None
         return Caller(name=self.secret, scopes=implied(["read"]), method=self.name, expires=self.expires)
@@ -307,7 +309,7 @@ def bearer(secret: str) -> Credential:
     return Credential("bearer", secret)
 
 
-async def test_one_after_another() -> None:
+async def test_methods_are_called_in_order() -> None:
     first, second = Known("a"), Known("b")
     both = Authenticator([first, second], RateLimiter(1, 100))
     for secret in ("a", "b"):
@@ -316,65 +318,65 @@ async def test_one_after_another() -> None:
         assert found.name == secret
     assert await both.authenticate(bearer("c"), "1.2.3.4") is None
     assert await both.authenticate(Credential("password", "a", "x"), "1.2.3.4") is None
-    assert (first.asked, second.asked) == (3, 2)
+    assert (first.calls, second.calls) == (3, 2)
 
 
-async def test_an_answer_is_kept_for_a_while() -> None:
+async def test_results_are_cached() -> None:
     clock, method = Clock(), Known("a", expires=1005.0)
     both = Authenticator([method], RateLimiter(1, 100), clock, clock)
-    for now, asked in ((1000.0, 1), (1004.9, 1), (1005.0, 2)):
+    for now, calls in ((1000.0, 1), (1004.9, 1), (1005.0, 2)):
         clock.now = now
         assert await both.authenticate(bearer("a"), "1.2.3.4")
-        assert method.asked == asked
+        assert method.calls == calls
     both.clear_cache()
     assert await both.authenticate(bearer("a"), "1.2.3.4")
-    assert method.asked == 3
+    assert method.calls == 3
     method.expires = None
     clock.now = 2000.0
-    for now, asked in ((2000.0, 4), (2009.9, 4), (2010.0, 5)):
+    for now, calls in ((2000.0, 4), (2009.9, 4), (2010.0, 5)):
         clock.now = now
         assert await both.authenticate(bearer("a"), "1.2.3.4")
-        assert method.asked == asked
+        assert method.calls == calls
 
 
-async def test_who_ask_at_once_are_answered_once() -> None:
+async def test_concurrent_requests_share_one_call() -> None:
     method = Known("a")
-    method.gate.clear()
-    both = Authenticator([method], RateLimiter(1, 1))  # all of them are one guess
-    asking = [asyncio.create_task(both.authenticate(bearer("a"), "1.2.3.4")) for _ in range(50)]
-    await asyncio.wait(asking, timeout=0)
-    asking[0].cancel()  # who leaves takes nobody along
-    method.gate.set()
-    found = await asyncio.gather(*asking, return_exceptions=True)
+    method.unblocked.clear()
+    both = Authenticator([method], RateLimiter(1, 1))  # all of them are one attempt
+    requests = [asyncio.create_task(both.authenticate(bearer("a"), "1.2.3.4")) for _ in range(50)]
+    await asyncio.wait(requests, timeout=0)
+    requests[0].cancel()  # a cancelled request does not affect the others
+    method.unblocked.set()
+    found = await asyncio.gather(*requests, return_exceptions=True)
     assert isinstance(found[0], asyncio.CancelledError)
     assert {each.name for each in found[1:] if isinstance(each, Caller)} == {"a"}
-    assert method.asked == 1
+    assert method.calls == 1
 
 
-async def test_what_was_asked_before_a_revocation_is_not_kept() -> None:
+async def test_result_of_a_call_before_a_revocation_is_not_cached() -> None:
     method = Known("a")
-    method.gate.clear()
+    method.unblocked.clear()
     both = Authenticator([method], RateLimiter(1, 100))
-    asking = asyncio.create_task(both.authenticate(bearer("a"), "1.2.3.4"))
-    await asyncio.wait([asking], timeout=0)
+    requests = asyncio.create_task(both.authenticate(bearer("a"), "1.2.3.4"))
+    await asyncio.wait([requests], timeout=0)
     both.clear_cache()
-    method.gate.set()
-    await asking
+    method.unblocked.set()
+    await requests
     await both.authenticate(bearer("a"), "1.2.3.4")
-    assert method.asked == 2
+    assert method.calls == 2
 
 
-async def test_a_method_that_is_down_lets_nobody_in_and_is_in_nobodys_way() -> None:
+async def test_unavailable_method_does_not_affect_other_methods() -> None:
     down, up = Known("a", down=True), Known("b")
     both = Authenticator([down, up], RateLimiter(1, 2))
     assert await both.authenticate(bearer("b"), "1.2.3.4")
-    for _ in range(5):  # it counts as no guess
+    for _ in range(5):  # not counted as a failed login
         with pytest.raises(Unavailable):
             await both.authenticate(bearer("a"), "1.2.3.4")
 
 
 class Remote(Known):
-    """One that asks a server, about so many at a time; each answer has to be let go."""
+    """A method that calls a server, with limited concurrency."""
 
     name = "remote"
     max_concurrent = 8
@@ -383,38 +385,38 @@ class Remote(Known):
         super().__init__("")
         self.secrets = secrets
         self.now: list[str] = []
-        """What is being asked."""
+        """Secrets of the calls in progress."""
         self.order: list[str] = []
-        """What was asked so far."""
+        """Secrets of all calls."""
 
     async def identify(self, credential: Credential) -> Caller | None:
-        self.asked += 1
+        self.calls += 1
         self.order.append(credential.secret)
         self.now.append(credential.secret)
-        await self.gate.wait()
+        await self.unblocked.wait()
         self.now.remove(credential.secret)
         known = credential.secret in self.secrets
         return Caller(name=credential.secret, scopes=implied(["read"]), method=self.name) if known else None
 
 
-async def test_who_was_let_in_is_looked_at_by_what_has_let_them_in() -> None:
-    """That another method cannot be asked does not matter: it had nothing to do with it."""
+async def test_reauthentication_uses_the_method_that_accepted_the_caller() -> None:
+    """Whether another method is available does not matter."""
     file, remote = Known("a"), Remote("b")
     both = Authenticator([file, remote], RateLimiter(1, 100))
     for secret in ("a", "b"):
         assert await both.authenticate(bearer(secret), "1.2.3.4")
     file.secret, remote.secrets = "", ()
     both.clear_cache()
-    remote.gate.clear()
+    remote.unblocked.clear()
     hangs = asyncio.create_task(both.reauthenticate(bearer("b"), "remote"))
     assert await asyncio.wait_for(both.reauthenticate(bearer("a"), "known"), 5) is None
-    remote.gate.set()
+    remote.unblocked.set()
     assert await hangs is None
-    assert remote.asked == 2
+    assert remote.calls == 2
 
 
 async def test_a_token_of_the_file_is_sent_to_no_other_method(tmp_path: Path) -> None:
-    """Also when it was revoked: the answer is no, although the other method cannot be asked."""
+    """Also after its revocation: it is refused although the other method is unavailable."""
     token, line = tokens.make_token("alice", ["read"])
     path = tmp_path / "tokens"
     path.write_text(line)
@@ -427,16 +429,16 @@ async def test_a_token_of_the_file_is_sent_to_no_other_method(tmp_path: Path) ->
     file.read_again()()
     both.clear_cache()
     assert await both.authenticate(bearer(token), "1.2.3.4") is None
-    assert remote.asked == 0
+    assert remote.calls == 0
     with pytest.raises(Unavailable):
         await both.authenticate(bearer("another"), "1.2.3.4")
     alone = Authenticator([remote], RateLimiter(1, 100))
-    with pytest.raises(Unavailable):  # where there is no file, its prefix means nothing
+    with pytest.raises(Unavailable):  # without a tokens file, the prefix has no meaning
         await alone.authenticate(bearer(token), "1.2.3.4")
 
 
-async def test_a_known_answer_of_another_method_is_none() -> None:
-    """A credential that two methods know ends with the one that has let it in."""
+async def test_reauthentication_ignores_results_of_other_methods() -> None:
+    """A credential that two methods accept ends with the method that accepted it first."""
     file, remote = Known("a"), Remote("a")
     both = Authenticator([file, remote], RateLimiter(1, 100))
     assert await both.authenticate(bearer("a"), "1.2.3.4")
@@ -454,13 +456,13 @@ async def _until(check: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_strangers_leave_room_for_others() -> None:
-    """However many credentials are made up somewhere: known callers, and newcomers from elsewhere, are asked about."""
+async def test_unknown_credentials_do_not_block_others() -> None:
+    """However many credentials one address invents: cached callers, and callers from other addresses, are checked."""
     method = Remote("known", "new", "watched")
     both = Authenticator([method], RateLimiter(1, 100))
     assert await both.authenticate(bearer("known"), "1.2.3.4")
     both.clear_cache()
-    method.gate.clear()
+    method.unblocked.clear()
     guesses = [
         asyncio.create_task(both.authenticate(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
         for address in (4, 5)
@@ -474,16 +476,16 @@ async def test_strangers_leave_room_for_others() -> None:
     ]
     await _until(lambda: len(method.now) == 7)
     assert {"new", "known", "watched"} <= set(method.now)
-    method.gate.set()
+    method.unblocked.set()
     assert all(await asyncio.gather(*others))
     assert not any(await asyncio.gather(*guesses))
 
 
 async def test_addresses_take_turns() -> None:
-    """With strangers of many addresses a newcomer waits for one of each, not for all that they have sent."""
+    """A new caller waits for one request of each address, not for all their requests."""
     method = Remote("new")
     both = Authenticator([method], RateLimiter(1, 100))
-    method.gate.clear()
+    method.unblocked.clear()
     guesses = [
         asyncio.create_task(both.authenticate(bearer(f"{address}-{n}"), f"1.2.3.{address}"))
         for n in range(20)
@@ -492,38 +494,38 @@ async def test_addresses_take_turns() -> None:
     await _until(lambda: len(method.now) == 5)
     new = asyncio.create_task(both.authenticate(bearer("new"), "1.2.4.1"))
     await _until(lambda: "1.2.4.1" in both._queues["remote"]._waiting)
-    method.gate.set()
+    method.unblocked.set()
     assert await new
     assert method.order.index("new") <= 5 + 5
     await asyncio.gather(*guesses)
 
 
-async def test_who_gets_no_turn_has_guessed() -> None:
-    """Else an address that sends more than can be checked would never be told to stop."""
+async def test_queue_timeout_counts_as_a_failed_login() -> None:
+    """Otherwise an address that sends more than can be checked would never be limited."""
     method = Remote()
     both = Authenticator([method], RateLimiter(0.001, 5))
     both._queues["remote"] = FairQueue(8, wait=0.05)
-    method.gate.clear()
-    asking = [asyncio.create_task(both.authenticate(bearer(str(n)), "1.2.3.4")) for n in range(5)]
-    done, _ = await asyncio.wait(asking[2:], timeout=10)
+    method.unblocked.clear()
+    requests = [asyncio.create_task(both.authenticate(bearer(str(n)), "1.2.3.4")) for n in range(5)]
+    done, _ = await asyncio.wait(requests[2:], timeout=10)
     assert {type(each.exception()) for each in done} == {QueueTimeout}
     with pytest.raises(TooManyRequests):
         await both.authenticate(bearer("5"), "1.2.3.4")
-    method.gate.set()
-    assert await asyncio.gather(*asking[:2]) == [None, None]
+    method.unblocked.set()
+    assert await asyncio.gather(*requests[:2]) == [None, None]
 
 
-async def test_who_leaves_gives_their_turn_to_another() -> None:
+async def test_cancelled_request_releases_its_slot() -> None:
     turns, order = FairQueue(1), []
 
-    async def take(name: str) -> None:
+    async def hold_slot(name: str) -> None:
         async with turns.slot(name):
             order.append(name)
             await asyncio.Event().wait()
 
     tasks = {}
     for name in "abcd":
-        tasks[name] = asyncio.create_task(take(name))
+        tasks[name] = asyncio.create_task(hold_slot(name))
         await asyncio.wait(tasks.values(), timeout=0)
     for name, then in (("b", "a"), ("a", "ac"), ("c", "acd")):  # the first of them while it waits
         tasks[name].cancel()
@@ -536,20 +538,20 @@ async def test_who_leaves_gives_their_turn_to_another() -> None:
         assert not turns._waiting
 
 
-async def test_guesses() -> None:
+async def test_failed_logins_are_limited() -> None:
     method = Known("a")
     both = Authenticator([method], RateLimiter(1, 3))
     for n in range(3):
         assert await both.authenticate(bearer(str(n)), "1.2.3.4") is None
     with pytest.raises(TooManyRequests):
         await both.authenticate(bearer("a"), "1.2.3.4")
-    assert method.asked == 3
+    assert method.calls == 3
     assert await both.authenticate(bearer("a"), "5.6.7.8")
-    assert await both.authenticate(bearer("a"), "1.2.3.4")  # it is known by now
+    assert await both.authenticate(bearer("a"), "1.2.3.4")  # it is cached
 
 
-async def test_guesses_of_others_lock_nobody_out_who_was_let_in() -> None:
-    """Behind an ingress all have one address: whoever guesses there must not end what was good before."""
+async def test_failed_logins_of_others_do_not_end_accepted_credentials() -> None:
+    """Behind an ingress all clients have one address: failed logins there must not end valid credentials."""
     clock, method = Clock(), Known("a")
     both = Authenticator([method], RateLimiter(1, 2, clock), clock, clock)
     assert await both.authenticate(bearer("a"), "1.2.3.4")
@@ -561,14 +563,14 @@ async def test_guesses_of_others_lock_nobody_out_who_was_let_in() -> None:
     assert await both.authenticate(bearer("a"), "1.2.3.4")
     method.secret = "b"
     both.clear_cache()
-    assert await both.authenticate(bearer("a"), "1.2.3.4") is None  # revoked: a guess like any other from now on
+    assert await both.authenticate(bearer("a"), "1.2.3.4") is None  # revoked: from now on a failed login like any other
     with pytest.raises(TooManyRequests):
         await both.authenticate(bearer("a"), "1.2.3.4")
-    assert await both.reauthenticate(bearer("a"), "known") is None  # open requests are checked whatever the limit
+    assert await both.reauthenticate(bearer("a"), "known") is None  # open requests are revalidated despite the limit
 
 
-async def test_of_a_password_nothing_is_kept() -> None:
-    """Or the next guess could be tried against what is kept, and cost nothing."""
+async def test_passwords_are_not_cached() -> None:
+    """Otherwise attempts could be compared with the cache, without the limit."""
 
     class Password(Known):
         kinds = frozenset({"password"})
@@ -577,7 +579,7 @@ async def test_of_a_password_nothing_is_kept() -> None:
     both = Authenticator([method], RateLimiter(1, 2))
     for _ in range(5):
         assert await both.authenticate(Credential("password", "a", "x"), "1.2.3.4")
-    assert method.asked == 5
+    assert method.calls == 5
     for n in range(2):
         assert await both.authenticate(Credential("password", str(n), "x"), "1.2.3.4") is None
     with pytest.raises(TooManyRequests):
@@ -622,7 +624,7 @@ def test_sessions_do_not_last_longer_when_the_clock_is_set_back() -> None:
     subprocess.run([sys.executable, "-c", _CLOCK_SET_BACK], check=True, timeout=60)
 
 
-def test_a_credential_shows_nothing() -> None:
+def test_credentials_are_not_shown() -> None:
     for credential in (bearer("secret"), Credential("password", "secret", "secret")):
         assert "secret" not in repr(credential)
         assert "secret" not in f"{credential}"

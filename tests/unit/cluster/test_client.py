@@ -1,4 +1,4 @@
-"""The official client: where it is loaded, and what an image keeps of it."""
+"""The official Kubernetes client: where it is loaded, and what an image keeps of it."""
 
 from __future__ import annotations
 

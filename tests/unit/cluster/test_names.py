@@ -1,4 +1,4 @@
-"""Names without a dot by which a server is called, and those that it is not."""
+"""Host names without a dot: names of the server, and names of others."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sidecar.cluster import names
 HOST = socket.gethostname().lower()
 
 
-def test_of_a_machine(tmp_path: Path) -> None:
+def test_names_of_a_machine(tmp_path: Path) -> None:
     assert HOST in names.own_names(tmp_path / "nothing")
 
 
-def test_of_a_pod(tmp_path: Path) -> None:
+def test_names_of_a_pod(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n10.0.0.9 elsewhere.other-service.default.svc\n"
@@ -28,7 +28,7 @@ def test_of_a_pod(tmp_path: Path) -> None:
     assert not {"localhost", "other-service", "default", "elsewhere"} & found
 
 
-def test_of_services(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_services(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLUX_SIDECAR_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("OTHER_SERVICE_PORT", "80")
     known = origins._Names(frozenset({"mine"}), strict=True)
@@ -38,7 +38,7 @@ def test_of_services(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(origins._host_known(known, name) for name in ("evil", "other", "flux", "flux-sidecar-2", ""))
 
 
-def test_where_a_credential_is_asked_for() -> None:
+def test_names_with_required_credentials() -> None:
     known = origins._Names(frozenset(), strict=False)
     assert origins._host_known(known, "mc-0")
     assert not origins._host_known(known, "evil.example")
@@ -58,14 +58,14 @@ def test_where_a_credential_is_asked_for() -> None:
         ("", ("", "")),
     ],
 )
-def test_of_a_cluster(tmp_path: Path, text: str, found: tuple[str, str]) -> None:
+def test_names_of_the_cluster(tmp_path: Path, text: str, found: tuple[str, str]) -> None:
     (tmp_path / "resolv.conf").write_text(text)
     assert names.resolver_domain(tmp_path / "resolv.conf") == found
     assert names.resolver_domain(tmp_path / "nothing") == ("", "")
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_by_which_clients_call(monkeypatch: pytest.MonkeyPatch, strict: bool) -> None:
+def test_names_that_clients_use(monkeypatch: pytest.MonkeyPatch, strict: bool) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("FLUX_API_SERVICE_HOST", "10.96.0.2")
     monkeypatch.setattr(names, "resolver_domain", lambda: names.ResolverDomain("dev", "k8s.example"))

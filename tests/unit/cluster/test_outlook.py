@@ -1,4 +1,4 @@
-"""What completed indexes mean for a pod, and the file by which it says that it has ended."""
+"""What completed indexes mean for a pod, and the file in which a pod records its end."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def job(completed: str, size: int = 3) -> Job:
     ("completed", "quorum", "fails"),
     [
         ("", 0, False),
-        ("0", 0, False),  # of a pod of this index that was counted before: the others are what counts
+        ("0", 0, False),  # a failed pod of this index does not count
         ("1", 0, True),
         ("1-2", 3, True),
-        ("2", 2, False),  # two are enough, and two can come
+        ("2", 2, False),  # two are enough, and two can start
         ("1,2", 2, True),
         ("0-2", 0, True),
     ],
@@ -65,15 +65,15 @@ def test_the_end_file(tmp_path: Path, reason: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1 negative", "1"])
-def test_an_end_file_that_was_written_by_hand_fails(tmp_path: Path, text: str) -> None:
+def test_invalid_end_file_is_a_failure(tmp_path: Path, text: str) -> None:
     (tmp_path / "end").write_text(text)
     found = end_file.read(tmp_path / "end")
     assert found is not None
     assert found.code == 1
 
 
-def test_two_that_write_it_leave_one(tmp_path: Path) -> None:
-    """The server and, in a follower's pod, the process that looks: whichever is last, the file is whole."""
+def test_concurrent_writes_of_the_end_file(tmp_path: Path) -> None:
+    """The server and the follower's check may both write it; whichever is last, the file is complete."""
     path = tmp_path / "end"
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=end_file.write, args=(path, Verdict(0, "x" * 5000))) for _ in range(4)]
@@ -84,7 +84,7 @@ def test_two_that_write_it_leave_one(tmp_path: Path) -> None:
     assert end_file.read(path) == Verdict(0, "x" * 5000)
 
 
-_NO_ROOM = """
+_NO_SPACE = """
 import resource, sys
 from pathlib import Path
 from sidecar.cluster.end_file import Verdict, write
@@ -95,10 +95,10 @@ write(Path(sys.argv[1]), Verdict(int(sys.argv[2]), "why"))
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_disk_without_room(tmp_path: Path, code: int) -> None:
-    """An empty file means a failure; an end without a failure waits for room."""
+def test_end_file_on_a_full_disk(tmp_path: Path, code: int) -> None:
+    """An empty file means a failure; an end without a failure waits for free space."""
     path = tmp_path / "end"
-    done = subprocess.run([sys.executable, "-c", _NO_ROOM, str(path), str(code)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", _NO_SPACE, str(path), str(code)], capture_output=True, text=True)
     if code:
         assert done.returncode == 0, done.stderr
         assert end_file.read(path) == Verdict(1, "")
@@ -108,8 +108,8 @@ def test_a_disk_without_room(tmp_path: Path, code: int) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_an_end_file_that_can_be_written_at_last(tmp_path: Path) -> None:
-    """Once at the end it is tried again: what else the server has closed may have made room."""
+async def test_end_file_is_retried_at_close(tmp_path: Path) -> None:
+    """Other parts of the server may have freed space by then."""
     path = tmp_path / "later/end"
     pod = Application(make_settings(embedded=True, end_file=str(path)), tmp_path).components.pod
     assert await pod.abandon("why")
@@ -122,9 +122,9 @@ async def test_an_end_file_that_can_be_written_at_last(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_check_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is killed after a timeout, and the next one starts."""
-    for name, value in odd_files.hanging_looks(tmp_path / "hanging").items():
+def test_hanging_check_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a timeout, and the next one starts."""
+    for name, value in odd_files.hanging_checks(tmp_path / "hanging").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(follower, "_FIRST_CHECK", 0.0)
     monkeypatch.setattr(follower, "_CHECK_TIMEOUT", 0.5)
@@ -132,11 +132,11 @@ def test_a_check_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     seen: set[int] = set()
 
-    def again() -> bool:
+    def restarted() -> bool:
         check()
         seen.add(check._pid)
         return len(seen - {0}) == 2
 
-    eventually(again, what="the end of the first, and a second one")
+    eventually(restarted, what="the end of the first check, and a second one")
     check.cancel()
     assert not check._pid

@@ -1,4 +1,4 @@
-"""Accept, by RFC 9110, section 12.5.1."""
+"""Accept header: RFC 9110, section 12.5.1."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ OFFERED = (JSON, TEXT, BYTES)
         (",".join(["image/png"] * 63 + ["text/plain"]), TEXT),
     ],
 )
-def test_which_type_is_preferred(accept: str | None, found: str | None) -> None:
+def test_preferred_type(accept: str | None, found: str | None) -> None:
     assert best(accept, OFFERED) == found
 
 
@@ -74,7 +74,7 @@ def test_which_type_is_preferred(accept: str | None, found: str | None) -> None:
         ("image/png", None),
     ],
 )
-def test_the_type_of_errors_stands_for_the_default_where_it_is_named(accept: str, found: str | None) -> None:
+def test_type_of_errors_stands_for_the_default(accept: str, found: str | None) -> None:
     request = make_mocked_request("GET", "/v1/whoami", headers={"Accept": accept})
     if found is None:
         with pytest.raises(NotAcceptable):
@@ -85,7 +85,7 @@ def test_the_type_of_errors_stands_for_the_default_where_it_is_named(accept: str
 
 
 @given(st.text(max_size=200))
-def test_any_header_has_an_answer(accept: str) -> None:
+def test_any_header_gives_a_type(accept: str) -> None:
     assert best(accept, OFFERED) in (*OFFERED, None)
 
 
@@ -99,7 +99,7 @@ def test_any_header_has_an_answer(accept: str) -> None:
         "a/b" + " " * 60_000 + "x",
     ],
 )
-def test_long_headers_take_no_time(accept: str) -> None:
+def test_long_headers_are_parsed_quickly(accept: str) -> None:
     before = time.process_time()
     best(accept, OFFERED)
     assert time.process_time() - before < 0.5

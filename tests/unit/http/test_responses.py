@@ -1,4 +1,4 @@
-"""Whether an error is that of a request's own connection, or comes from elsewhere."""
+"""Connection errors: of the request's own connection, or of another one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from aiohttp.test_utils import TestServer
 from sidecar.http.responses import is_closed, is_lost
 
 _HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
-_PIECE = b"a" * 65536
+_CHUNK = b"a" * 65536
 
 
 async def _write(request: web.Request) -> None:
     response = web.StreamResponse()
     await response.prepare(request)
     while True:
-        await response.write(_PIECE)
+        await response.write(_CHUNK)
 
 
 async def _read(request: web.Request) -> None:
@@ -28,7 +28,7 @@ async def _read(request: web.Request) -> None:
 
 
 async def _pipe(request: web.Request) -> None:
-    """Write to a pipe that has no reader, as a launcher's or the log's may be."""
+    """Write to a pipe without a reader, as that of a launcher or the log may be."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -41,7 +41,7 @@ async def _connect(request: web.Request) -> None:
     await asyncio.open_connection("127.0.0.1", 1)
 
 
-async def _once_it_is_closed(request: web.Request) -> None:
+async def _after_the_close(request: web.Request) -> None:
     while not is_closed(request):
         await asyncio.sleep(0.01)
     await _pipe(request)
@@ -49,20 +49,20 @@ async def _once_it_is_closed(request: web.Request) -> None:
 
 @pytest.mark.parametrize(
     ("work", "own"),
-    [(_write, True), (_read, True), (_pipe, False), (_connect, False), (_once_it_is_closed, False)],
+    [(_write, True), (_read, True), (_pipe, False), (_connect, False), (_after_the_close, False)],
 )
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
-async def test_whose_error_it_is(work: object, own: bool, reset: bool) -> None:
-    told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+async def test_errors_of_the_own_connection(work: object, own: bool, reset: bool) -> None:
+    result: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     async def carry_out(request: web.Request) -> None:
         try:
             await work(request)  # type: ignore[operator]
         except ConnectionError as exc:
-            told.set_result(is_lost(request, exc))
+            result.set_result(is_lost(request, exc))
 
     async def handle(request: web.Request) -> web.Response:
-        await asyncio.shield(asyncio.ensure_future(carry_out(request)))  # as commands are carried out
+        await asyncio.shield(asyncio.ensure_future(carry_out(request)))  # as commands are handled
         return web.Response()
 
     app = web.Application()
@@ -71,9 +71,9 @@ async def test_whose_error_it_is(work: object, own: bool, reset: bool) -> None:
         reader, writer = await asyncio.open_connection(server.host, server.port)
         writer.write(_HEAD)
         if work in (_pipe, _connect):
-            assert await told is False
+            assert await result is False
         if reset:
             writer.transport.abort()
         writer.close()
-        assert await asyncio.wait_for(told, 30) is own
+        assert await asyncio.wait_for(result, 30) is own
         del reader

@@ -1,4 +1,4 @@
-"""The Unix socket's file: whose it is, and who may take it away."""
+"""The file of the Unix socket: its ownership, and its removal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def listener(tmp_path: Path) -> AsyncIterator[Callable[[], UnixListener]]:
         yield lambda: UnixListener(runner, limiter, tmp_path / "socket", 0o600)
 
 
-async def test_a_socket_of_ones_own_is_taken_away(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
+async def test_own_socket_is_removed(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
     mine = listener()
     await mine.start()
     assert (tmp_path / "socket").is_socket()
@@ -42,24 +42,24 @@ async def test_a_socket_of_ones_own_is_taken_away(listener: Callable[[], UnixLis
     assert not (tmp_path / "socket").exists()
 
 
-async def test_another_servers_socket_is_left_alone(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
+async def test_another_servers_socket_is_kept(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
     path = tmp_path / "socket"
     mine = listener()
     await mine.start()
-    path.rename(tmp_path / "moved")  # so that the next one is another file for certain
-    with socket.socket(socket.AF_UNIX) as theirs:
-        theirs.bind(str(path))
+    path.rename(tmp_path / "moved")  # so that the next one is surely another file
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
         await mine.stop()
         assert path.is_socket()
 
 
-async def test_a_server_that_is_busy_has_not_gone(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
-    """Its queue is full, and it takes no call: no reason to take its socket away, nor to wait for ever."""
+async def test_socket_of_a_busy_server_is_kept(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
+    """Its queue is full and it accepts no connection: neither remove its socket nor wait for ever."""
     path = tmp_path / "socket"
     with contextlib.ExitStack() as stack:
-        theirs = stack.enter_context(socket.socket(socket.AF_UNIX))
-        theirs.bind(str(path))
-        theirs.listen(0)
+        other = stack.enter_context(socket.socket(socket.AF_UNIX))
+        other.bind(str(path))
+        other.listen(0)
         while True:
             waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
             waiting.setblocking(False)
@@ -70,25 +70,25 @@ async def test_a_server_that_is_busy_has_not_gone(listener: Callable[[], UnixLis
         assert path.is_socket()
 
 
-async def test_a_socket_that_nobody_has_is_taken_over(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(tmp_path / "socket"))
+async def test_stale_socket_is_replaced(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "socket"))
     mine = listener()
     await mine.start()
     await mine.stop()
     assert not (tmp_path / "socket").exists()
 
 
-def reached(path: Path) -> bool:
+def reachable(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as caller:
         caller.settimeout(10)
         return caller.connect_ex(str(path)) == 0
 
 
-async def test_a_socket_that_was_removed_is_made_anew(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
+async def test_removed_socket_is_recreated(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
     path = tmp_path / "socket"
     mine = listener()
-    mine.check()  # before it listens there is nothing to look at
+    mine.check()  # no check before the start
     await mine.start()
     with structlog.testing.capture_logs() as logs:
         mine.check()
@@ -97,7 +97,7 @@ async def test_a_socket_that_was_removed_is_made_anew(listener: Callable[[], Uni
         mine.check()
         await asyncio.sleep(0.01)
     assert [entry["log_level"] for entry in logs] == ["warning"]
-    assert reached(path)
+    assert reachable(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert mine.unreachable == ""
     await mine.stop()
@@ -106,8 +106,8 @@ async def test_a_socket_that_was_removed_is_made_anew(listener: Callable[[], Uni
     assert not path.exists()
 
 
-async def test_another_file_in_the_place_of_the_socket(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
-    """It is left alone, told of once, and when it has gone the server listens again."""
+async def test_another_file_at_the_path_of_the_socket(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
+    """The file is kept, and reported once; after its removal the server listens again."""
     path = tmp_path / "socket"
     mine = listener()
     await mine.start()
@@ -122,16 +122,16 @@ async def test_another_file_in_the_place_of_the_socket(listener: Callable[[], Un
     path.unlink()
     mine.check()
     assert mine.unreachable == ""
-    assert reached(path)
+    assert reachable(path)
     await mine.stop()
 
 
-async def test_a_directory_that_was_removed_too(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
+async def test_removed_directory(listener: Callable[[], UnixListener], tmp_path: Path) -> None:
     mine = listener()
     await mine.start()
     (tmp_path / "socket").unlink()
     tmp_path.rename(tmp_path.with_name("moved"))
-    tmp_path.touch()  # no directory can be made there
+    tmp_path.touch()  # no directory can be created there
     with structlog.testing.capture_logs() as logs:
         mine.check()
         mine.check()
@@ -139,5 +139,5 @@ async def test_a_directory_that_was_removed_too(listener: Callable[[], UnixListe
     assert "cannot be created again" in mine.unreachable
     tmp_path.unlink()
     mine.check()
-    assert reached(tmp_path / "socket")
+    assert reachable(tmp_path / "socket")
     await mine.stop()

@@ -8,7 +8,7 @@ from pathlib import Path
 from sidecar.instance.embedded import epoch as embedded_epoch
 
 
-def test_it_is_stored(tmp_path: Path) -> None:
+def test_epoch_is_stored(tmp_path: Path) -> None:
     epoch = embedded_epoch.read(tmp_path)
     assert abs(epoch - time.time() * 1000) < 60_000
     (tmp_path / "f1234.output").touch()
@@ -21,7 +21,7 @@ def test_output_of_a_version_that_stored_no_epoch(tmp_path: Path) -> None:
     assert embedded_epoch.read(tmp_path) == embedded_epoch.FIXED
 
 
-def test_an_epoch_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_epoch(tmp_path: Path) -> None:
     (tmp_path / "epoch").write_text("yesterday")
     assert embedded_epoch.read(tmp_path) == embedded_epoch.FIXED
     (tmp_path / "epoch").unlink()

@@ -1,4 +1,4 @@
-"""One request at a time for all callers, and after a change none that was sent before it."""
+"""Callers share one request; after a change, responses to earlier requests are not used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sidecar.instance.flux.cache import CachedAnswer
 
 
 class Source:
-    """Responds with the value at the time of the request, once it may."""
+    """Responds with the value at the time of the request, when allowed."""
 
     def __init__(self) -> None:
         self.value = 1
@@ -35,7 +35,7 @@ async def test_many_callers_share_one_request() -> None:
     assert source.requests == 1
 
 
-async def test_after_a_change_earlier_requests_do_not_count() -> None:
+async def test_change_invalidates_earlier_requests() -> None:
     source = Source()
     cached = CachedAnswer("numbers", source, 0)
     source.may_respond.clear()
@@ -48,7 +48,7 @@ async def test_after_a_change_earlier_requests_do_not_count() -> None:
     assert (await before, await after, await cached.get()) == (1, 2, 2)
 
 
-async def test_without_a_response_the_last_one_stays_and_the_next_caller_requests_again() -> None:
+async def test_failed_request_keeps_the_last_response() -> None:
     source = Source()
     cached = CachedAnswer("numbers", source, 0)
     assert await cached.get() == 1
@@ -70,7 +70,7 @@ async def test_a_cancelled_caller_does_not_affect_others() -> None:
     assert await other == 1
 
 
-async def test_after_clear_it_is_requested_again() -> None:
+async def test_clear_invalidates_the_response() -> None:
     source = Source()
     cached = CachedAnswer("numbers", source, 0)
     await cached.get()

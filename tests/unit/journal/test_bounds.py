@@ -54,7 +54,7 @@ def test_a_text_is_cut_by_the_bytes_that_it_takes_as_json(value: str, most: int)
     else:
         assert kept.endswith("…")
         assert plain.startswith(kept[:-1])
-        assert encoded(plain[: len(kept)]) - 2 > most - len("…".encode()), "no more is cut than has to be"
+        assert encoded(plain[: len(kept)]) - 2 > most - len("…".encode()), "no more than necessary is cut"
 
 
 @given(st.dictionaries(st.text("aé\x01", max_size=40), st.one_of(st.integers(), _TEXTS.filter(untrusted.is_text).map(lambda text: text.replace("\0", "")), st.lists(st.integers(), max_size=90)), max_size=12), st.integers(100, 2000))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Events to jobs. That this agrees with Flux's own job-list is held against real Flux in tests/flux."""
+"""Folding events to jobs. tests/flux compares the result with job-list of a real Flux."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_any_eventlog_gives_a_job_that_can_be_written_and_read(events: list[tupl
 
 
 @given(st.lists(EVENTS, max_size=15), st.data())
-def test_at_once_or_one_by_one_is_the_same(events: list[tuple[str, dict[str, object]]], data: st.DataObject) -> None:
+def test_any_batching_gives_the_same_job(events: list[tuple[str, dict[str, object]]], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(events)))
     whole, parts = folded(*events, R=R), folded(*events[:cut], R=R)
     for index, (name, context) in enumerate(events[cut:], start=cut):
@@ -69,7 +69,7 @@ def test_the_most_severe_exception_counts() -> None:
     assert (job.exception.type, job.exception.note, job.result) == ("timeout", "second", "TIMEOUT")
 
 
-def test_zero_exit_with_a_fatal_exception_is_no_success() -> None:
+def test_exit_code_zero_with_a_fatal_exception_is_a_failure() -> None:
     job = folded(("finish", {"status": 0}), ("exception", {"type": "x", "severity": 0, "note": ""}), ("clean", {})).job
     assert (job.success, job.result, job.returncode) == (False, "FAILED", 0)
 
@@ -79,5 +79,5 @@ def test_resources_come_from_R() -> None:
     assert (job.nnodes, job.ncores, job.ranks, job.nodelist, job.expiration) == (2, 8, "[0-1]", "n[0-1]", 9.0)
 
 
-def test_events_without_their_beginning_are_no_job() -> None:
+def test_events_without_a_submit_event_are_not_a_job() -> None:
     assert fold.new_record(JobEvents(1, [Event(1.0, "clean")])) is None

@@ -26,7 +26,7 @@ def block(seconds: float = _BLOCKED) -> None:
         pass
 
 
-async def test_it_runs_with_the_event_loop(clock: LoopClock) -> None:
+async def test_clock_runs_with_the_event_loop(clock: LoopClock) -> None:
     before, real, called = clock.time(), time.monotonic(), asyncio.Event()
     clock.call_later(0.3, called.set)
     await asyncio.wait_for(called.wait(), 10)
@@ -35,7 +35,7 @@ async def test_it_runs_with_the_event_loop(clock: LoopClock) -> None:
     clock.close()
 
 
-async def test_it_stops_with_the_event_loop(clock: LoopClock) -> None:
+async def test_clock_stops_with_the_event_loop(clock: LoopClock) -> None:
     await asyncio.sleep(0)
     before = clock.time()
     block()
@@ -46,7 +46,7 @@ async def test_it_stops_with_the_event_loop(clock: LoopClock) -> None:
     clock.close()
 
 
-async def test_a_callback_that_was_due_while_blocked_waits(clock: LoopClock) -> None:
+async def test_callback_that_was_due_while_blocked_is_delayed(clock: LoopClock) -> None:
     """Data that arrived in the meantime is read before the peer is considered silent."""
     called = asyncio.Event()
     clock.call_later(0.4, called.set)
@@ -92,7 +92,7 @@ async def test_a_timeout_stops_while_the_event_loop_is_blocked(clock: LoopClock)
     clock.close()
 
 
-async def test_before_the_start_it_is_the_event_loops_clock() -> None:
+async def test_clock_before_its_start_is_the_event_loops() -> None:
     clock, called = LoopClock(), asyncio.Event()
     clock.call_later(0.01, called.set)
     await asyncio.wait_for(called.wait(), 10)

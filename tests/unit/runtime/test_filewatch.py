@@ -139,7 +139,7 @@ async def test_a_file_system_that_does_not_answer(tmp_path: Path, monkeypatch: p
     await watch.close()
 
 
-async def test_tokens_that_are_swapped_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tokens_that_are_replaced_during_a_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = access.TokenFile(tmp_path / "old", old="read"), access.TokenFile(tmp_path / "new", new="read")
 
     class Swapped(TokenFile):
@@ -148,13 +148,13 @@ async def test_tokens_that_are_swapped_while_they_are_read(tmp_path: Path, monke
             new.path.replace(path)
 
     monkeypatch.setattr(setup, "TokenFile", Swapped)
-    mine = AuthSetup(make_settings(embedded=True, tokens=str(old.path)))
+    auth = AuthSetup(make_settings(embedded=True, tokens=str(old.path)))
 
-    async def who(token: str) -> Caller | None:
-        return await mine.guard.authenticator.authenticate(Credential("bearer", token), "192.0.2.1")
+    async def identify(token: str) -> Caller | None:
+        return await auth.guard.authenticator.authenticate(Credential("bearer", token), "192.0.2.1")
 
-    assert await who(old.tokens["old"])
-    await mine.watch.check()
-    await mine.watch.close()
-    assert await who(old.tokens["old"]) is None
-    assert await who(new.tokens["new"])
+    assert await identify(old.tokens["old"])
+    await auth.watch.check()
+    await auth.watch.close()
+    assert await identify(old.tokens["old"]) is None
+    assert await identify(new.tokens["new"])

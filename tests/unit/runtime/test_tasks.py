@@ -112,7 +112,7 @@ async def test_a_death_can_be_recorded_only() -> None:
     assert "is not running" in str(next(iter(supervisor)))
 
 
-async def test_a_return_is_not_a_death() -> None:
+async def test_return_is_not_a_death() -> None:
     supervisor = Supervisor()
     await supervisor.start(lambda: asyncio.sleep(0), "launcher").task
     assert list(supervisor) == []

@@ -36,7 +36,7 @@ async def countdown(idle: IdleStop) -> float:
     return left
 
 
-async def test_events_restart_it(components: Components) -> None:
+async def test_events_restart_the_countdown(components: Components) -> None:
     """A job may be too short to be seen active."""
     left = await countdown(components.idle)
     components.feed.push(JobEvents(1, []))
@@ -44,7 +44,7 @@ async def test_events_restart_it(components: Components) -> None:
     assert left < components.idle.left <= 100
 
 
-async def test_a_request_stops_it_and_its_end_restarts_it(components: Components) -> None:
+async def test_requests_stop_and_restart_the_countdown(components: Components) -> None:
     left = await countdown(components.idle)
     with components.idle.in_use():
         with components.idle.in_use():
@@ -54,7 +54,7 @@ async def test_a_request_stops_it_and_its_end_restarts_it(components: Components
     assert left < components.idle.left <= 100
 
 
-async def test_a_request_that_fails_has_ended(components: Components) -> None:
+async def test_failed_request_restarts_the_countdown(components: Components) -> None:
     await countdown(components.idle)
     with pytest.raises(RuntimeError), components.idle.in_use():
         raise RuntimeError

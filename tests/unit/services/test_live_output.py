@@ -1,4 +1,4 @@
-"""Live output: a failed watch retries or ends with its cause, and no reader waits for ever."""
+"""Live output: a failed watch is retried or ends with its cause, and no reader waits for ever."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Instance:
 
 
 class Following:
-    """The live output of job 1, which runs, and a reader of it."""
+    """The live output of job 1, which is running, and a reader."""
 
     def __init__(self, instance: Instance, live: LiveOutput, push: Callable[[Any], None]) -> None:
         self.instance, self.live, self.push = instance, live, push
@@ -121,7 +121,7 @@ async def test_output_is_read_as_it_is_written(tmp_path: Path) -> None:
         await each.live.wait(10**9)  # returns at once
 
 
-async def test_a_lost_connection_doubles_no_line(tmp_path: Path) -> None:
+async def test_lost_connection_repeats_no_line(tmp_path: Path) -> None:
     async with following(tmp_path) as each:
         await each.instance.write(entry("stdout", "0", b"0\n"))
         await each.live.wait(0)
@@ -132,8 +132,8 @@ async def test_a_lost_connection_doubles_no_line(tmp_path: Path) -> None:
         assert b"".join(run.data for run in await each.read()) == b"0\n1\n2\n"
 
 
-async def test_a_temporary_failure_of_the_store(tmp_path: Path) -> None:
-    """Readers wait and lose no line."""
+async def test_temporary_failure_of_the_store(tmp_path: Path) -> None:
+    """Readers wait and miss no line."""
     async with following(tmp_path) as each:
         await each.instance.write(entry("stdout", "0", b"0\n"))
         await each.live.wait(0)
@@ -149,7 +149,7 @@ async def test_a_temporary_failure_of_the_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", [KeyError("rank"), Problem("it is gone"), RecursionError(), MemoryError()])
 async def test_another_failure_reaches_the_reader(tmp_path: Path, fault: Exception) -> None:
-    """The watch does not end silently while readers wait for ever."""
+    """The watch must not end silently while readers wait for ever."""
     async with following(tmp_path) as each:
         await each.instance.write(entry("stdout", "0", b"0\n"))
         await each.live.wait(0)
@@ -168,7 +168,7 @@ async def test_malformed_entries_are_skipped(tmp_path: Path) -> None:
             assert [run.data for run in await each.read()] == [b"%d\n" % number]
 
 
-async def test_the_end_of_the_server_ends_the_wait(tmp_path: Path) -> None:
+async def test_stop_of_the_server_ends_the_wait(tmp_path: Path) -> None:
     async with followed(tmp_path) as (_, outputs, feed):
         waiting = asyncio.create_task(outputs.join(1).wait(0))
         await asyncio.sleep(0)

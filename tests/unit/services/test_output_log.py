@@ -1,4 +1,4 @@
-"""Output eventlogs in chunks: every position and every tail gives the same lines, within the limit of memory."""
+"""Output eventlogs in chunks: every position and every tail gives the same lines, within the memory limit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_output, "_READ", 64)
 
 
-def some(number: int, *, ranks: int = 3, seed: int = 1) -> list[Written]:
+def writes(number: int, *, ranks: int = 3, seed: int = 1) -> list[Written]:
     """Return the writes of several tasks: mostly lines, some of them in parts, and the last without a newline."""
     chance = random.Random(seed)
     written = []
@@ -79,8 +79,8 @@ async def read(cursor: Cursor, end: int, *, rest: bool = True) -> list[tuple[str
 
 
 @pytest.mark.parametrize("number", [0, 1, 10, 300])
-async def test_from_every_position(tmp_path: Path, number: int) -> None:
-    log = Log(tmp_path, b"".join(entry(*each) for each in some(number)))
+async def test_read_from_each_position(tmp_path: Path, number: int) -> None:
+    log = Log(tmp_path, b"".join(entry(*each) for each in writes(number)))
     output = await log.open()
     every = await read(Cursor(output), output.count)
     assert [name for name, _ in every] == [str(number) for number in range(1, len(every) + 1)]
@@ -96,7 +96,7 @@ async def test_from_every_position(tmp_path: Path, number: int) -> None:
 
 @pytest.mark.parametrize("stream", ["both", "stdout", "stderr"])
 async def test_a_tail_is_the_end_of_the_output(tmp_path: Path, stream: Stream) -> None:
-    log = Log(tmp_path, b"".join(entry(*each) for each in some(600)))
+    log = Log(tmp_path, b"".join(entry(*each) for each in writes(600)))
     output = await log.open()
     every = [line for _, line in await read(Cursor(output), output.count)]
     wanted = [line for line in every if stream in ("both", line[0])]
@@ -129,9 +129,9 @@ async def test_a_tail_reads_only_the_end(tmp_path: Path) -> None:
     assert min(indexes) >= output.count - 4
 
 
-async def test_while_it_grows(tmp_path: Path) -> None:
+async def test_growing_log(tmp_path: Path) -> None:
     """Also when half an entry is written: known chunks do not change, for the tails of every server."""
-    written = some(200, seed=3)
+    written = writes(200, seed=3)
     whole = b"".join(entry(*each) for each in written)
     log, chance = Log(tmp_path, b""), random.Random(5)
     output = await log.open()
@@ -162,7 +162,7 @@ async def test_unknown_event_id(tmp_path: Path, text: str) -> None:
         await resume(output, text, "after", output.count, rest=True)
 
 
-async def test_a_log_that_cannot_be_read_any_more(tmp_path: Path) -> None:
+async def test_log_that_becomes_unreadable(tmp_path: Path) -> None:
     log = Log(tmp_path, b"".join(entry("stdout", "0", b"x" * 2000 + b"\n") for number in range(100)))
     output = await log.open()
     cursor = Cursor(output)
@@ -243,8 +243,8 @@ async def test_incomplete_lines_are_stored_once(name: str) -> None:
     try:
         for cursor in (Cursor(output), Cursor(output)):
             found = 0
-            while some := (await cursor.read(output.count, rest=True))[1]:
-                found += sum(len(run.data) for run in some)
+            while writes := (await cursor.read(output.count, rest=True))[1]:
+                found += sum(len(run.data) for run in writes)
             assert found == size
         most = tracemalloc.get_traced_memory()[1]
     finally:

@@ -1,4 +1,4 @@
-"""Threads, locks and limits of the store, as far as a process of its own would show no more."""
+"""Threads, locks and limits of the store."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_long_values_are_shortened() -> None:
     assert len(traceback["exception"]) <= 8000
 
 
-def test_a_traceback_starts_no_line_of_its_own() -> None:
+def test_traceback_starts_no_log_line() -> None:
     """The text of an error may contain input of a caller."""
     forged = "2026-01-01T00:00:00Z [info     ] stop"
     fields = logs._on_one_line(None, "error", {"event": "a", "exception": f"Traceback\nValueError: x\n{forged}\x1b[2J"})

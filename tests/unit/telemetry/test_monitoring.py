@@ -85,7 +85,7 @@ def test_every_alert_has_a_test_that_fires_and_one_that_does_not() -> None:
     tests = yaml.safe_load((ROOT / "tests/rules/test.yaml").read_text())["tests"]
     fired = {case["alertname"] for each in tests for case in each.get("alert_rule_test", ()) if case["exp_alerts"]}
     assert fired == {rule["alert"] for rule in rules() if "alert" in rule}
-    # A test lists all alerts that fire at a time: other series beside them do not fire.
+    # Each test lists all alerts that fire at that time, so other series beside them do not fire.
     for each in tests:
         for case in each.get("alert_rule_test", ()):
             assert len(each["input_series"]) > len(case["exp_alerts"]), each["name"]
