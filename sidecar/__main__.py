@@ -31,7 +31,7 @@ def main() -> None:
         import warnings
 
         warnings.simplefilter("ignore")
-    gc.disable()  # hundreds of modules create objects that stay: to look for garbage among them takes a tenth of the start
+    gc.disable()  # what modules create stays: to look for garbage in it takes a tenth of the start
     from sidecar.cli import main as command
 
     gc.enable()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.contract.test_budgets import ATTACKS, check_attack
 from tests.support.flood import MIB
-from tests.support.harness import SIDECAR, Broker, Server, eventually
+from tests.support.harness import SIDECAR, Broker, Server, embedded, eventually
 
 pytestmark = pytest.mark.flux
 
@@ -27,8 +27,9 @@ def test_attacks_with_little_memory(tmp_path: Path, started: Started) -> None:
     """The broker keeps responding, whatever the sizes of the jobs."""
     broker = started(Broker(tmp_path)).running()
     server = started(limited(broker, tmp_path)).ready()
+    peer = started(embedded(tmp_path / "peer")).ready()
     for attack in ("flags", "envars", "words", "lists and texts"):
-        check_attack(server, ATTACKS[attack])
+        check_attack(server, peer, ATTACKS[attack])
         assert server.http.get("/readyz").status_code == 200
     assert "has not answered" not in server.text()
     assert server.stop().status_code == 202
