@@ -8,6 +8,7 @@ import os
 import re
 import select
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -16,6 +17,7 @@ from sidecar.config.telemetry import TelemetryOptions
 from sidecar.runtime.log_writer import LogWriter
 from sidecar.telemetry import access_log, logs
 from sidecar.telemetry.access_log import AccessLog, RequestLine
+from sidecar.telemetry.log_budget import ALL
 from tests.support.harness import PATIENCE
 
 LINE = RequestLine("GET", "/v1/jobs/{uid}", "/v1/jobs/f1?", 200, 0.000123, 12, "alice", "127.0.0.1")
@@ -86,7 +88,7 @@ async def both(reader: int, log_format: str, line: RequestLine, origin: logs.Ori
     ids=lambda change: repr(change)[:30],
 )
 async def test_both_ways_write_the_same(
-    reader: int, log_format: str, origin: logs.Origin, change: dict[str, object]
+    reader: int, log_format: str, origin: logs.Origin, change: dict[str, Any]
 ) -> None:
     fast, slow = await both(reader, log_format, LINE._replace(**change), origin)
     assert without_time(fast) == without_time(slow)
@@ -118,7 +120,7 @@ async def test_lines_over_the_limit_are_dropped_and_counted(reader: int) -> None
     logs.configure(TelemetryOptions())
     logs.ORIGIN.set(TRACED)
     budget = logs.BUDGET
-    while budget.acquire("other", (logs.ALL, "")):
+    while budget.acquire("other", (ALL, "")):
         pass
     before = budget.take_dropped(now=True)["other"]
     AccessLog(TelemetryOptions()).write(LINE)
