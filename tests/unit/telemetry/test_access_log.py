@@ -17,7 +17,7 @@ from sidecar.config.telemetry import TelemetryOptions
 from sidecar.runtime.log_writer import LogWriter
 from sidecar.telemetry import access_log, logs
 from sidecar.telemetry.access_log import AccessLog, RequestLine
-from sidecar.telemetry.log_budget import ALL
+from sidecar.telemetry.log_budget import ALL, LogBudget
 from tests.support.harness import PATIENCE
 
 LINE = RequestLine("GET", "/v1/jobs/{uid}", "/v1/jobs/f1?", 200, 0.000123, 12, "alice", "127.0.0.1")
@@ -31,7 +31,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     lines = LogWriter(writer)
     monkeypatch.setattr(access_log, "STDERR", lines)
     monkeypatch.setattr(logs, "STDERR", lines)
-    monkeypatch.setattr(logs, "BUDGET", budget := logs.LogBudget())
+    monkeypatch.setattr(logs, "BUDGET", budget := LogBudget())
     monkeypatch.setattr(access_log, "BUDGET", budget)
     monkeypatch.setattr(access_log, "log", structlog.get_logger("access"))  # the other one keeps its first writer
     yield reader
