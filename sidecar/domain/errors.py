@@ -273,7 +273,7 @@ class ResponseTimeout(Unavailable):
     """Flux has not responded to a command, which may still be carried out: 503; ``result`` gets a late response."""
 
     def __init__(self, detail: str, result: asyncio.Future[Any]) -> None:
-        super().__init__(detail)
+        super().__init__(f"{detail} The request may still be carried out.")
         self.result = result
 
 

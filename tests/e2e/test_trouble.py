@@ -63,6 +63,7 @@ def test_killed_broker_is_a_new_instance(install: Install) -> None:
     eventually(lambda: cluster.statuses()[f"{pod}/{cluster.name}"].restart_count == 1, within=60, what="a new broker")
     cluster.ready()
     assert cluster.get("/v1/jobs")["jobs"] == []
+    eventually(lambda: cluster.nodes_up() == 3, within=120, what="three nodes")  # followers restart with a back-off
     assert len(cluster.output(["hostname"], num_nodes=3, num_tasks=3)) == 3
     assert cluster.statuses()[f"{pod}/flux-sidecar"].restart_count == 0
     cluster.stop()

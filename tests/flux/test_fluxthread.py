@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -204,6 +205,37 @@ async def test_a_service_that_never_responds(broker: Broker, monkeypatch: pytest
         while len(recorder.brokers) < 2:
             await asyncio.sleep(0.01)
     assert not thread.requests.late
+
+
+async def test_an_expired_request_that_was_not_sent_never_is(broker: Broker) -> None:
+    """Its caller repeats it: sent later, a submit would be a second job."""
+    recorder, sent, hangs = Recorder(), threading.Event(), threading.Event()
+
+    def hang(handle: Any) -> Any:
+        hangs.set()
+        assert sent.wait(60), "the test has failed"
+        return get_state(handle)
+
+    def note(handle: Any) -> Any:
+        calls.append("sent")
+        return get_state(handle)
+
+    calls: list[str] = []
+    async with asyncio.timeout(60), running(broker.uri, recorder) as thread:
+        await recorder.connected.wait()
+        started = thread.requests.call(hang, state)
+        while not hangs.is_set():
+            await asyncio.sleep(0.01)
+        waiting = thread.requests.call(note, state)
+        thread.expire_before(time.monotonic(), "The Flux thread has done nothing for 2 s.")
+        with pytest.raises(ResponseTimeout, match="may still be carried out") as expired:
+            await started
+        with pytest.raises(Unavailable, match="was not sent"):
+            await waiting
+        sent.set()
+        assert await expired.value.result == "run"
+        assert await thread.requests.call(get_state, state) == "run"
+    assert calls == []
 
 
 async def test_an_error_while_connecting(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,3 +184,18 @@ def test_end_file_ends_a_waiting_follower(tmp_path: Path, started: Start) -> Non
     eventually(lambda: pod.state() == "join", within=60, what="JOIN")
     (pod.flux / "end").write_text("0 the lead has completed\n")
     assert pod.wait(30) == 0
+
+
+def test_follower_that_loses_its_lead_before_run_ends(tmp_path: Path, started: Start) -> None:
+    """Its broker would stay in QUORUM forever, and the new lead would never have all of its nodes."""
+    lead, follower = started(Pod(tmp_path, 0, 3)), started(Pod(tmp_path, 1, 3))
+    eventually(lambda: follower.state() == "quorum", what="QUORUM")
+    lead.close()
+    lead = started(Pod(tmp_path, 0, 3))
+    assert follower.wait() not in (0, None)
+    assert "the lead was lost before the instance was complete" in follower.text()
+    followers = [started(Pod(tmp_path, index, 3)) for index in (1, 2)]
+    lead.runs()
+    assert [each.runs().state() for each in followers] == ["run", "run"]
+    lead.send_signal(signal.SIGTERM)
+    assert lead.wait(30) == 0

@@ -141,6 +141,7 @@ def test_commands_that_are_accepted_late(tmp_path: Path, started: Start) -> None
         "check": lambda: server.http.post("/v1/jobs/submit", json={**_held("dry"), "dry_run": True}),
         "environment": lambda: server.http.get(f"/v1/jobs/{known}/jobspec", params={"environment": "true"}),
     }
+    unsent: set[str] = set()
     for _ in range(2):
         with ThreadPoolExecutor(len(commands)) as pool:
             responses = {name: pool.submit(command) for name, command in commands.items()}
@@ -149,6 +150,8 @@ def test_commands_that_are_accepted_late(tmp_path: Path, started: Start) -> None
             statuses = {each["status"] for each in _results(response)} if name == "bulk" else {response.status_code}
             assert statuses == {503}, name
             assert server.seconds(response) < SOON, name
+            if "was not sent" in response.text:
+                unsent.add(name)
             if name != "bulk":
                 assert int(response.headers["Retry-After"]) >= 1
     # Reads continue, and report that they may be out of date.
@@ -163,17 +166,21 @@ def test_commands_that_are_accepted_late(tmp_path: Path, started: Start) -> None
     assert continues.is_alive(), "everything above must happen while the broker is silent"
     continues.join()
     server.ready()
-    # The cancel took effect late, and the jobs were accepted late: once, and their keys return them.
+    # The cancel took effect late, and the jobs were accepted late: once, and their keys return them. A request that was
+    # not sent, because the Flux thread was blocked, took no effect at all: it is repeated.
+    if "cancel" in unsent:
+        assert server.job(known)["state"] == "SCHED"
+        server.http.post(f"/v1/jobs/{known}/cancel").raise_for_status()
     assert server.ended(known)["result"] == "CANCELED"
     late = eventually(lambda: (response := _submit(server, "late")).status_code == 200 and response)
-    assert late.headers["Idempotent-Replayed"] == "true"
+    assert "submit" in unsent or late.headers["Idempotent-Replayed"] == "true"
 
     def replayed() -> list[dict[str, Any]] | None:
         results = _results(_bulk(server, "many", 50))
         return results if {result["status"] for result in results} == {200} else None
 
     results = eventually(replayed)
-    assert all(result["replayed"] for result in results)
+    assert "bulk" in unsent or all(result["replayed"] for result in results)
     names = {job["id"]: job["name"] for job in flux_jobs(broker.uri).values()}
     assert Counter(names.values()) == dict.fromkeys(
         ["known", "running", "late", *(f"many:{line}" for line in range(1, 51))], 1

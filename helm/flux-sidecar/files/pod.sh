@@ -61,10 +61,34 @@ pod_finish() {
   exit "$code"
 }
 
+# End the broker of a follower that has lost its lead before the instance was in RUN, so that another attempt joins the new
+# lead. In state QUORUM Flux (0.88) ignores that its parent is gone, and would wait forever.
+pod_joined=""
+pod_check_lead() {
+  local broker
+  broker=$(pod_child 1 'flux-broker*')
+  [[ -n $broker && $broker != "$pod_joined" ]] || return 0
+  case $(pod_state) in
+    run) pod_joined=$broker ;; # from now on Flux ends it
+    quorum)
+      if [[ $(FLUX_URI=local://$pod_socket timeout 5 flux ping --count=1 0 2>&1) = *'No route to host'* ]]; then
+        echo 'flux-sidecar: the lead was lost before the instance was complete; the broker ends' >&2
+        kill -TERM "$broker"
+      fi
+      ;;
+  esac
+}
+
 # Wait for the end file; then end the broker, with SIGKILL if necessary, and let the first shell exit.
 pod_watch() {
-  local process
-  until [[ -e $pod_end ]]; do sleep 1; done
+  local process checked=$SECONDS
+  until [[ -e $pod_end ]]; do
+    sleep 1
+    if ((SECONDS - checked >= 5)) && [[ $JOB_COMPLETION_INDEX != 0 ]]; then
+      pod_check_lead
+      checked=$SECONDS
+    fi
+  done
   kill -USR1 1
   pod_end_broker 0 &
   for _ in {1..10}; do

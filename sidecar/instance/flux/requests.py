@@ -30,6 +30,15 @@ class _Request(msgspec.Struct):
     finish: Finish[Any]
     future: asyncio.Future[Any]
     queued_at: float = msgspec.field(default_factory=time.monotonic)
+    claims: list[None] = msgspec.field(default_factory=lambda: [None])
+
+    def claim(self) -> bool:
+        """Return True to one of two threads: to the Flux thread, which sends it, or to the event loop, which does not."""
+        try:
+            self.claims.pop()
+        except IndexError:
+            return False
+        return True
 
 
 class Requests:
@@ -49,7 +58,7 @@ class Requests:
         self._wake_scheduled = False
         self._closed = ""
         self._sent: set[asyncio.Future[Any]] = set()
-        self._unanswered: dict[asyncio.Future[Any], float] = {}  # on the event loop
+        self._unanswered: dict[asyncio.Future[Any], _Request] = {}  # on the event loop
         self._late: dict[asyncio.Future[Any], asyncio.Future[Any]] = {}  # on the event loop
         self.last_reply = time.monotonic()
         """When the broker last sent a message."""
@@ -65,8 +74,8 @@ class Requests:
             A future with the result of ``finish``, or the OSError that either raised.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._unanswered[future] = time.monotonic()
-        self._queue(_Request(start, finish, future))
+        request = self._unanswered[future] = _Request(start, finish, future)
+        self._queue(request)
         return future
 
     def call_untimed(self, start: Start, finish: Finish[T]) -> asyncio.Future[T]:
@@ -77,15 +86,20 @@ class Requests:
         return future
 
     def expire_before(self, sent_before: float, detail: str) -> None:
-        """End the wait for responses to requests that were sent before a time (:func:`time.monotonic`).
+        """End the wait for responses to requests that were queued before a time (:func:`time.monotonic`).
 
-        Their callers get :class:`ResponseTimeout`; its ``result`` is a future with the late response.
+        The caller of a request that was sent gets :class:`ResponseTimeout`; its ``result`` is a future with the late
+        response. One that was not sent never will be: its caller gets :class:`Unavailable`, and may repeat it.
         """
-        for future, sent in list(self._unanswered.items()):
-            if sent >= sent_before:
+        for future, request in list(self._unanswered.items()):
+            if request.queued_at >= sent_before:
                 break
             del self._unanswered[future]
-            if not future.done():
+            if future.done():
+                continue
+            if request.claim():
+                future.set_exception(Unavailable(f"{detail} The request was not sent."))
+            else:
                 late = self._late[future] = self._loop.create_future()
                 late.add_done_callback(_mark_retrieved)
                 future.set_exception(ResponseTimeout(detail, late))
@@ -149,6 +163,8 @@ class Requests:
             if not self._inbox:
                 return
             request = self._inbox.popleft()
+            if not request.claim():
+                continue  # it has expired
             future = request.future
             self._sent.add(future)
             if self.first_unanswered <= self.last_reply:
