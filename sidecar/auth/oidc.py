@@ -21,6 +21,7 @@ from joserfc.jwt import JWTClaimsRegistry
 from sidecar.auth.caller import SCOPES, Caller, Credential, Scope, implied
 from sidecar.auth.jwks import IssuerSettings, open_keys
 from sidecar.auth.keys import ALGORITHMS, Header, decode
+from sidecar.domain import untrusted
 
 log = structlog.get_logger("oidc")
 
@@ -166,7 +167,7 @@ def _read(text: str) -> _Token:
         raise _Refused("it is no JWT")
     header, claims, signature = text.split(".")
     try:
-        return _Token(
+        token = _Token(
             msgspec.json.decode(decode(header), type=Header),
             msgspec.json.decode(decode(claims), type=dict[str, Any]),
             f"{header}.{claims}".encode(),
@@ -174,6 +175,9 @@ def _read(text: str) -> _Token:
         )
     except (ValueError, RecursionError) as exc:
         raise _Refused(f"it cannot be read: {exc}") from None
+    if untrusted.too_deep(token.claims):
+        raise _Refused(f"its claims are nested more than {untrusted.DEPTH} times")
+    return token
 
 
 def _claim(claims: dict[str, Any], path: str) -> Any:

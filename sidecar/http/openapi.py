@@ -16,6 +16,8 @@ from sidecar.http import path_variables
 from sidecar.http.operations import Answer, Operation
 from sidecar.http.problems import CONTENT_TYPE
 
+# RFC 9110; before 3.13 Python has the older phrases.
+_PHRASES = {413: "Content Too Large", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 _REF = "#/components/schemas/{name}"
 _BINARY = {"type": "string", "format": "binary"}
 _SECURITY: dict[str, dict[str, Any]] = {
@@ -118,7 +120,7 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
     described["responses"] = {
         **{str(answer.status): _answer(answer, schema) for answer in op.answers},
         **{
-            str(status): {"description": HTTPStatus(status).phrase, "content": problem}
+            str(status): {"description": _PHRASES.get(status) or HTTPStatus(status).phrase, "content": problem}
             for status in sorted({*op.errors, *common_errors(op)})
         },
     }

@@ -33,7 +33,7 @@ class _Request(msgspec.Struct):
     claims: list[None] = msgspec.field(default_factory=lambda: [None])
 
     def claim(self) -> bool:
-        """Return True to one thread only: to the Flux thread, which then sends it, or to the event loop, which expires it."""
+        """Return True to one thread: to the Flux thread, which sends it, or to the event loop, which expires it."""
         try:
             self.claims.pop()
         except IndexError:
