@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ async def test_another_instance_sets_the_store_aside(tmp_path: Path) -> None:
         await wait_stored(feed, 2)
         assert await store.counts.jobs("true") == 1
     (aside,) = tmp_path.glob("s.*.first.sqlite")
-    assert sqlite3.connect(aside).execute("SELECT id FROM jobs").fetchall() == [(1,)]
+    with closing(sqlite3.connect(aside)) as db:
+        assert db.execute("SELECT id FROM jobs").fetchall() == [(1,)]
 
 
 async def test_reads_go_on_while_instances_change(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -95,7 +96,8 @@ async def test_a_store_that_is_set_aside_has_no_active_jobs(tmp_path: Path) -> N
     assert (await _jobs(store))[1].state == "SCHED"
     await store.close()
     [aside] = tmp_path.glob("s.*.first.sqlite")
-    rows = sqlite3.connect(aside).execute("SELECT id, state, result FROM jobs ORDER BY id").fetchall()
+    with closing(sqlite3.connect(aside)) as db:
+        rows = db.execute("SELECT id, state, result FROM jobs ORDER BY id").fetchall()
     assert rows == [(1, "INACTIVE", "FAILED"), (2, "INACTIVE", "FAILED")]
 
 
