@@ -140,13 +140,16 @@ class Volume:
         say(f"  submitted in {time.monotonic() - begin:.0f} s")
 
 
-def fill(volume: Volume, broker: Broker) -> tuple[Server, float, list[Probe]]:
-    """Start a server with a new store beside a broker that has jobs, and wait until it knows them.
+def fill(volume: Volume, site: Site) -> tuple[Server, float, list[Probe]]:
+    """Replace a site's server by one with a new store, and wait until that has read all jobs.
+
+    An instance has one server at a time: a second one is refused.
 
     Returns:
         the server; seconds from its ``connected`` to the first 200 of /readyz; the probes of /livez and of a list.
     """
-    server = volume.server(broker, "fill")
+    volume.discard(site.server)
+    server = site.server = volume.server(site.broker, "fill")
     with (
         Probe(server.url, "/readyz") as ready,
         Probe(server.url, "/livez") as livez,

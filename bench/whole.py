@@ -51,8 +51,7 @@ def first_fill(volume: Volume, rounds: int) -> list[Row]:
     """A server with a new store, beside a broker that has all jobs: from the connection to the complete list.
 
     The limit transfers one JSON array that is parsed and discarded; the server also folds each job's events, indexes
-    them
-    for search and writes them to disk.
+    them for search and writes them to disk.
     """
     row = Row(
         key="fill",
@@ -61,16 +60,15 @@ def first_fill(volume: Volume, rounds: int) -> list[Row]:
         to_reach=("≤", 2.0),
         limit_is="one job-list.list RPC of all jobs, parsed",
     )
-    broker = volume.full.broker
+    site = volume.full
     livez, listed, sizes = [], [], []
     for _ in range(rounds):
-        row.limits.append(run("joblist", broker.uri, volume.jobs))
-        server, seconds, (alive, first) = fill(volume, broker)
+        row.limits.append(run("joblist", site.broker.uri, volume.jobs))
+        server, seconds, (alive, first) = fill(volume, site)
         row.figures.append(seconds)
         livez.append(max(alive.latencies) * 1000)
         listed.append(max(first.latencies) * 1000)
         sizes.append(peak(server.pid))
-        volume.discard(server)
         say(f"  fill: limit {number(row.limits[-1])} s, server {number(seconds)} s")
     row.note = (
         f"{number(volume.jobs / statistics.median(row.figures))} jobs/s; worst answers meanwhile: "
@@ -95,10 +93,9 @@ def memory(volume: Volume, rounds: int) -> list[Row]:
     site = volume.full
     time.sleep(_SETTLED)
     live = rss(site.server.pid)
-    server, _, _ = fill(volume, site.broker)
+    server, _, _ = fill(volume, site)
     time.sleep(_SETTLED)
     filled = rss(server.pid)
-    volume.discard(server)
     row.figures = [live, filled]
     row.note = f"which saw them live {number(live)} MB, just filled {number(filled)} MB; {site.held:,} jobs are active"
     say(f"  memory: {row.note}")
