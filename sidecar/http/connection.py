@@ -79,6 +79,8 @@ class Handler(web.RequestHandler):
         if self._request_count > known:
             self._head_received()
         if self._request_count == self._answered:  # no head is complete yet
+            if not self._incoming.is_eof():
+                return  # the rest of a body that was refused: aiohttp drops it
             self._ahead += len(data)
             if self._ahead > MAX_HEAD:
                 self._refuse(HeadTooLarge(f"The head of a request is limited to {MAX_HEAD} bytes."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import resource
@@ -98,6 +99,18 @@ def test_anonymous_bodies_are_refused_early(guarded: tuple[Server, TokenFile], h
         if "chunked" in head:
             connection.sendall(b"1\r\na\r\n" * 16_385)
         assert answer(connection).startswith(b"HTTP/1.1 413 ")
+
+
+def test_the_rest_of_a_refused_body_is_no_request(guarded: tuple[Server, TokenFile]) -> None:
+    """It arrives after the response, and is dropped: it is not the head of a next request, which would be too long."""
+    server, _ = guarded
+    with connect(server) as connection:
+        connection.sendall(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n\r\n" + b"a" * 20_000)
+        first = connection.recv(12)
+        with contextlib.suppress(OSError):
+            connection.sendall(b"a" * 280_000)
+        assert first == b"HTTP/1.1 413"
+        assert b"HTTP/1.1 431" not in answer(connection)
 
 
 @pytest.mark.parametrize("path", ["/login", "/v1/jobs/submit", "/", "/nothing", "/livez"])

@@ -31,7 +31,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     lines = LogWriter(writer)
     monkeypatch.setattr(access_log, "STDERR", lines)
     monkeypatch.setattr(logs, "STDERR", lines)
-    monkeypatch.setattr(logs, "BUDGET", budget := LogBudget())
+    monkeypatch.setattr(logs, "BUDGET", budget := LogBudget(lambda: 0.0))  # no token is added meanwhile
     monkeypatch.setattr(access_log, "BUDGET", budget)
     monkeypatch.setattr(access_log, "log", structlog.get_logger("access"))  # the other one keeps its first writer
     yield reader
