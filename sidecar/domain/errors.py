@@ -269,6 +269,13 @@ class ClusterUnavailable(Unavailable):
     title, slug = "Kubernetes API server unavailable", "cluster-unavailable"
 
 
+class NotSent(Unavailable):
+    """A request could not be sent to Flux in time, and is not carried out: 503."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"{detail} The request was not sent.")
+
+
 class ResponseTimeout(Unavailable):
     """Flux has not responded to a command, which may still be carried out: 503; ``result`` gets a late response."""
 

@@ -78,10 +78,9 @@ class Handler(web.RequestHandler):
         super().data_received(data)
         if self._request_count > known:
             self._head_received()
-        if self._request_count == self._answered:  # no head is complete yet
-            if not self._incoming.is_eof():
-                return  # the rest of a body that was refused: aiohttp drops it
-            self._ahead += len(data)
+        if self._request_count == self._answered:
+            if self._incoming.is_eof():  # else it is the rest of a body that was refused, which aiohttp drops
+                self._ahead += len(data)  # of a head that is not complete yet
             if self._ahead > MAX_HEAD:
                 self._refuse(HeadTooLarge(f"The head of a request is limited to {MAX_HEAD} bytes."))
         elif self._request_count > known:

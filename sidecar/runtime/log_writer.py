@@ -48,7 +48,7 @@ class LogWriter:
         data = line.encode(errors="backslashreplace") + b"\n"
         with self._lock:
             self.write_buffer()
-            self._put(data, 1)
+            self._put(data)
 
     def buffer(self, line: str) -> bool:
         """Buffer a line, to be written together with the next ones: a system call per line costs more than the line.
@@ -68,16 +68,16 @@ class LogWriter:
         with self._lock:
             data, self._buffer = bytes(self._buffer), bytearray()
             if data:
-                self._put(data, data.count(b"\n"))
+                self._put(data)
 
-    def _put(self, data: bytes, lines: int) -> None:
+    def _put(self, data: bytes) -> None:
         """Write lines, or queue them."""
-        while data and not self._queue and self._write_now(data[:_CHUNK], lines):
+        while data and not self._queue and self._write_now(data[:_CHUNK]):
             data = data[_CHUNK:]
         if not data or self.fd is None:
             return
         if self._size + len(data) > _LIMIT:
-            self._lost += lines
+            self._lost += data.count(b"\n")
             return
         self._queue.append(data)
         self._size += len(data)
@@ -106,8 +106,8 @@ class LogWriter:
         while self._queue and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    def _write_now(self, chunk: bytes, lines: int = 1) -> bool:
-        """Write up to PIPE_BUF bytes of some lines; return False if the write would block."""
+    def _write_now(self, chunk: bytes) -> bool:
+        """Write up to PIPE_BUF bytes; return False if the write would block."""
         if self.fd is None:
             return True
         try:
@@ -117,7 +117,7 @@ class LogWriter:
         except BlockingIOError:  # another process has filled the pipe in the meantime
             return False
         except OSError:  # the reader has exited, or the disk is full
-            self._lost += lines
+            self._lost += chunk.count(b"\n")
         return True
 
     def _drain(self) -> None:

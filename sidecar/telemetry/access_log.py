@@ -58,11 +58,9 @@ class AccessLog:
 
     def write(self, line: RequestLine) -> None:
         """Write the line of a request, within the limits of the log."""
-        failed = line.status >= 500 and line.status != 503
-        plain = _PLAIN.fullmatch(line.path) and _PLAIN.fullmatch(line.caller) and _PLAIN.fullmatch(line.address)
         origin = ORIGIN.get()
-        if not (self._fast and plain and origin) or failed or origin.unauthenticated or line.status in REFUSED_STATUS:
-            log.log(logging.ERROR if failed else logging.INFO, "request", **line._asdict())
+        if not self._fast or origin is None or origin.unauthenticated or not _is_usual(line):
+            log.log(logging.ERROR if _has_failed(line) else logging.INFO, "request", **line._asdict())
             return
         if not BUDGET.acquire("request", (ALL, "")):
             return
@@ -70,6 +68,17 @@ class AccessLog:
         now = f"{datetime.now(UTC).isoformat()[:-6]}Z"
         if STDERR.buffer(self._format(line, now, origin.request_id, trace)):
             asyncio.get_running_loop().call_later(_INTERVAL, _flush)
+
+
+def _has_failed(line: RequestLine) -> bool:
+    return line.status >= 500 and line.status != 503
+
+
+def _is_usual(line: RequestLine) -> bool:
+    """Whether a line has the level and the limit of most lines, and text that is the same in each format."""
+    if _has_failed(line) or line.status in REFUSED_STATUS:
+        return False
+    return all(map(_PLAIN.fullmatch, (line.path, line.caller, line.address)))
 
 
 def _flush() -> None:
@@ -91,6 +100,6 @@ def _as_json(line: RequestLine, now: str, request_id: str, trace: tuple[str, str
     traced = f',"trace_id":"{trace[0]}","span_id":"{trace[1]}"' if trace else ""
     return (
         f'{{"method":"{line.method}","route":"{line.route}","path":"{line.path}","status":{line.status},'
-        f'"seconds":{msgspec.json.encode(line.seconds).decode()},"bytes":{line.bytes},"caller":"{line.caller}","address":"{line.address}",'
-        f'"event":"request","level":"info","timestamp":"{now}","request_id":"{request_id}"{traced}}}'
+        f'"seconds":{msgspec.json.encode(line.seconds).decode()},"bytes":{line.bytes},"caller":"{line.caller}",'
+        f'"address":"{line.address}","event":"request","level":"info","timestamp":"{now}","request_id":"{request_id}"{traced}}}'
     )

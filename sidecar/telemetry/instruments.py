@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import disable_created_metrics
 
-from sidecar.domain.errors import ResponseTimeout, Unavailable
+from sidecar.domain.errors import NotSent, ResponseTimeout, Unavailable
 from sidecar.telemetry import metrics
 from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.tracing import Tracing
@@ -114,7 +114,9 @@ class Instruments:
             self._rpc_errors.labels(topic, errno.errorcode.get(exc.errno or 0, "other")).inc()
             raise
         except Unavailable as exc:
-            self._rpc_errors.labels(topic, "ETIMEDOUT" if isinstance(exc, ResponseTimeout) else "ECONNRESET").inc()
+            self._rpc_errors.labels(
+                topic, "ETIMEDOUT" if isinstance(exc, NotSent | ResponseTimeout) else "ECONNRESET"
+            ).inc()
             raise
         finally:
             self._rpc.labels(topic).observe(time.perf_counter() - started)

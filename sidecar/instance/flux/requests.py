@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sidecar.domain.errors import ResponseTimeout, Unavailable
+from sidecar.domain.errors import NotSent, ResponseTimeout, Unavailable
 from sidecar.instance.flux import payload
 from sidecar.instance.flux.handoff import Delivery, Wakeup
 
@@ -89,7 +89,7 @@ class Requests:
         """End the wait for responses to requests that were queued before a time (:func:`time.monotonic`).
 
         The caller of a request that was sent gets :class:`ResponseTimeout`; its ``result`` is a future with the late
-        response. One that was not sent never will be: its caller gets :class:`Unavailable`, and may repeat it.
+        response. One that was not sent never will be: its caller gets :class:`NotSent`, and may repeat it.
         """
         for future, request in list(self._unanswered.items()):
             if request.queued_at >= sent_before:
@@ -98,7 +98,7 @@ class Requests:
             if future.done():
                 continue
             if request.claim():
-                future.set_exception(Unavailable(f"{detail} The request was not sent."))
+                future.set_exception(NotSent(detail))
             else:
                 late = self._late[future] = self._loop.create_future()
                 late.add_done_callback(_mark_retrieved)
