@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
@@ -20,6 +21,7 @@ from sidecar.http.negotiation import MEDIA_TYPE, NDJSON
 from sidecar.http.operations import Answer, operation
 from sidecar.http.page_cache import ResponseCache
 from sidecar.http.streaming import framed, stream_chunks
+from sidecar.http.whole import WholeResponse
 from sidecar.journal.feed import Feed
 from sidecar.store import Filter, Store
 
@@ -97,7 +99,7 @@ class JobListing:
         key = (request.rel_url.raw_query_string, lines)
         revision = self._store.revision
         if cached := self._cache.get(revision, key):
-            return web.Response(body=cached.body, headers=cached.headers)
+            return WholeResponse(body=cached.body, headers=cached.headers)
         if not lines and not (query.details or query.detail):
             return self._cached(revision, key, await self._plain(request, where, query.limit))
         form = _LINES if lines else _ARRAY if query.listing else _OBJECT
@@ -127,7 +129,7 @@ class JobListing:
         closing = b'],"position":"%b"%b}\n' % (event_id.encode(), cursor)
         headers = {"Content-Type": "application/json", position.HEADER: event_id, **_next_link(request, last)}
         if not cut:
-            return web.Response(body=b'{"jobs":[' + page.json + closing, headers=headers)
+            return WholeResponse(body=b'{"jobs":[' + page.json + closing, headers=headers)
         del page
         chunks = self._store.lists.chunks(where, limit, "brief")
         return await stream_chunks(request, framed(chunks, b",", b'{"jobs":[', closing), headers)
@@ -140,7 +142,7 @@ class JobListing:
         event_id = position.format_event_id(self._store, page.position)
         headers = {"Content-Type": form.media, position.HEADER: event_id, **_next_link(request, page.last)}
         body = form.opening + page.json + form.closing if page.json or form.opening else b""
-        return web.Response(body=body, headers=headers)
+        return WholeResponse(body=body, headers=headers)
 
     async def _chunks(
         self, request: web.Request, where: Filter, limit: int | None, form: _Format
@@ -155,6 +157,7 @@ class JobListing:
         )
 
 
+@functools.lru_cache(maxsize=256)
 def _filter(query: ListQuery) -> Filter:
     where = filters.read(query)
     if query.cursor is None:

@@ -17,6 +17,7 @@ from sidecar.domain.model import Job
 from sidecar.http.operations import Answer, operation
 from sidecar.http.page_cache import ResponseCache
 from sidecar.http.streaming import framed, whole_or_chunks
+from sidecar.http.whole import WholeResponse
 from sidecar.journal.feed import Feed
 from sidecar.store import Search, Store
 from sidecar.store.query import ORDERS
@@ -92,7 +93,7 @@ class JobSearch:
         search = Search(text=text, start=query.start, length=length, order=_order(parameters))
         draw = b"%d}\n" % query.draw
         if cached := self._cache.get(revision, search):
-            return web.Response(body=cached.body + draw, headers=cached.headers)
+            return WholeResponse(body=cached.body + draw, headers=cached.headers)
         total, matched = await self._store.counts.jobs(), await self._store.counts.jobs(text)
         left = max(0, matched - query.start)
         window = left if length is None else min(left, length)

@@ -72,7 +72,8 @@ class Origins:
         if not host:
             raise Misdirected("The request names no host: send the header Host, with a name of --allowed-hosts.")
         # An absolute URL in the request line, as sent to a proxy, takes precedence over Host (RFC 9112, 3.2.2).
-        for name in (host, request.host):
+        target = request.host
+        for name in (host,) if target == host else (host, target):
             if len(name) > _LONGEST_NAME or not self._host_known(name):
                 raise Misdirected(
                     f"This server is not called {name[:100]!r}; add the name to --allowed-hosts if it is."

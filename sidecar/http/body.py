@@ -180,13 +180,14 @@ def check_head(request: web.Request) -> None:
         UnsupportedMediaType: the body is compressed, and so without a limit; or its type is very long, which takes
             time in proportion to the square of its length to parse.
     """
-    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+    url, headers = request.rel_url, request.headers
+    path, query = url.raw_path, url.raw_query_string
     if query.count("&") >= _MAX_PARAMETERS:
         raise InvalidRequest(f"The query has more than {_MAX_PARAMETERS:,} parameters; send them as a body.")
     percent.check(path, query)
-    if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > _MAX_CONTENT_TYPE:
+    if len(headers.get(hdrs.CONTENT_TYPE, "")) > _MAX_CONTENT_TYPE:
         raise UnsupportedMediaType(f"Content-Type: it is longer than {_MAX_CONTENT_TYPE} characters.")
-    for line in request.headers.getall(hdrs.CONTENT_ENCODING, ()):
+    for line in headers.getall(hdrs.CONTENT_ENCODING, ()):
         for coding in line.split(","):
             if coding.strip().lower() not in ("", "identity"):
                 raise UnsupportedMediaType("Content-Encoding: none is supported; send the body uncompressed.")

@@ -46,13 +46,15 @@ def _check(request: web.BaseRequest) -> None:
         NotImplementedHere: its transfer coding is not supported, or it asks for a tunnel.
         InvalidRequest: its target is not a path.
     """
+    headers = request.headers
     check_version(request.version)
-    expected = request.headers.get(hdrs.EXPECT)
+    expected = headers.get(hdrs.EXPECT)
     if expected and expected.lower() != _CONTINUE:
         raise ExpectationFailed(f"Expect: only {_CONTINUE} is supported.")
-    for coding in ",".join(request.headers.getall(hdrs.TRANSFER_ENCODING, ())).split(","):
-        if coding.strip().lower() not in ("", "chunked", "identity"):
-            raise NotImplementedHere("Transfer-Encoding: only chunked is supported; send the body unencoded.")
+    if hdrs.TRANSFER_ENCODING in headers:
+        for coding in ",".join(headers.getall(hdrs.TRANSFER_ENCODING)).split(","):
+            if coding.strip().lower() not in ("", "chunked", "identity"):
+                raise NotImplementedHere("Transfer-Encoding: only chunked is supported; send the body unencoded.")
     if request.method == hdrs.METH_CONNECT:
         raise NotImplementedHere("CONNECT: this server is not a proxy.")
     if not request.rel_url.raw_path.startswith("/"):

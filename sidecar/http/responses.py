@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from aiohttp import ClientConnectionResetError, web
 
+from sidecar.http.headers import HEADERS
+
 STARTED = web.RequestKey("response", web.StreamResponse)
 """The response, once its headers are sent; an error afterwards aborts it."""
 RESPONSE_HEADERS = web.RequestKey("headers", dict[str, str])
-"""Headers of every response to this request, unless its handler sets others."""
+"""Headers of every response to this request, in addition to :data:`~sidecar.http.headers.HEADERS`."""
 CLIENT_CLOSED_REQUEST = 499
 """Status of a request if its client disconnected before the response, as nginx logs it."""
 
@@ -19,11 +21,12 @@ async def start_response(request: web.Request, response: web.StreamResponse) -> 
     await response.prepare(request)
 
 
-def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers of every response to this request."""
+def add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Add the headers of every response to this request, unless its handler has set others."""
     setdefault = response.headers.setdefault
-    for name, value in request[RESPONSE_HEADERS].items():
-        setdefault(name, value)
+    for headers in (request[RESPONSE_HEADERS], HEADERS):
+        for name, value in headers.items():
+            setdefault(name, value)
 
 
 def vary(request: web.Request, header: str) -> None:

@@ -14,6 +14,7 @@ from yarl import URL
 from sidecar.http import decoding, negotiation, path_variables, responses
 from sidecar.http.body_decoding import read_body
 from sidecar.http.operations import OPERATIONS, Operation
+from sidecar.http.whole import WholeResponse
 
 _JSON = {"Content-Type": "application/json"}
 _MAX_CACHED = 256  # characters of a query string; the struct of a longer one is not cached
@@ -34,18 +35,18 @@ class _NoQuery(msgspec.Struct, frozen=True):
 def add_route(app: web.Application, op: Operation) -> None:
     """Serve an operation, and register it in :data:`~sidecar.http.operations.OPERATIONS`."""
     handler = _reader(op) if op.method == "GET" else _command(_reader(op))
-    path = path_variables.router_path(op.path)
     app[OPERATIONS][handler] = op
-    app.router.add_route(op.method, path, handler, name=op.name)
+    resource = app.router.add_resource(path_variables.router_path(op.path), name=op.name)
+    resource.add_route(op.method, handler)
     if op.method == "GET":
-        app.router.add_route("HEAD", path, handler)
+        resource.add_route("HEAD", handler)
 
 
 def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """Return a JSON response; ``value`` may be encoded bytes."""
     body = value if isinstance(value, bytes) else msgspec.json.encode(value)
     body += b"\n"  # so that a terminal's prompt starts on a new line
-    return web.Response(body=body, status=status, headers={**_JSON, **headers} if headers else _JSON)
+    return WholeResponse(body=body, status=status, headers={**_JSON, **headers} if headers else _JSON)
 
 
 def _reader(op: Operation) -> RequestHandler:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from sidecar.auth.guard import ADMISSION
 from sidecar.http.responses import start_response
+from sidecar.http.whole import WholeResponse
 from sidecar.runtime.budget import Budget, Reservation
 
 _CHUNK = 64 * 1024
@@ -88,7 +89,7 @@ async def whole_or_chunks(
     while short and size <= MAX_WHOLE:
         chunk = await anext(chunks, None)
         if chunk is None:
-            return web.Response(body=b"".join(read), headers=headers)
+            return WholeResponse(body=b"".join(read), headers=headers)
         read.append(chunk)
         size += len(chunk)
     return await stream_chunks(request, _chained(read, chunks), headers)

@@ -8,10 +8,11 @@ escaped or shortened, a refusal with a limit of its own) do go through structlog
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 import sys
-from datetime import UTC, datetime
+import time
 from typing import NamedTuple
 
 import msgspec
@@ -65,8 +66,7 @@ class AccessLog:
         if not BUDGET.acquire("request", (ALL, "")):
             return
         trace = (origin.trace_id, origin.span_id) if origin.trace_id else None
-        now = f"{datetime.now(UTC).isoformat()[:-6]}Z"
-        if STDERR.buffer(self._format(line, now, origin.request_id, trace)):
+        if STDERR.buffer(self._format(line, _timestamp(time.time()), origin.request_id, trace)):
             asyncio.get_running_loop().call_later(_INTERVAL, _flush)
 
 
@@ -78,7 +78,23 @@ def _is_usual(line: RequestLine) -> bool:
     """Whether a line has the level and the limit of most lines, and text that is the same in each format."""
     if _has_failed(line) or line.status in REFUSED_STATUS:
         return False
-    return all(map(_PLAIN.fullmatch, (line.path, line.caller, line.address)))
+    return _PLAIN.fullmatch(line.path) is not None and _is_plain(line.caller) and _is_plain(line.address)
+
+
+@functools.lru_cache(maxsize=256)  # of few callers and addresses there are many lines
+def _is_plain(text: str) -> bool:
+    return _PLAIN.fullmatch(text) is not None
+
+
+def _timestamp(now: float) -> str:
+    """Return a Unix time as the other lines show it: in UTC, with microseconds."""
+    second = int(now)
+    return f"{_second(second)}.{int((now - second) * 1e6):06d}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def _flush() -> None:

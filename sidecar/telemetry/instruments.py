@@ -1,7 +1,6 @@
 """Prometheus instruments: what the server counts and measures while it runs.
 
-Names and help texts are those of :mod:`sidecar.telemetry.metrics`. Label values that every request needs are looked up
-once and cached: to find a labelled instrument costs as much as to use it.
+Names and help texts are those of :mod:`sidecar.telemetry.metrics`.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from prometheus_client.metrics import disable_created_metrics
 from sidecar.domain.errors import NotSent, ResponseTimeout, Unavailable
 from sidecar.telemetry import metrics
 from sidecar.telemetry.metrics import Metric
+from sidecar.telemetry.request_metrics import RequestMetrics
 from sidecar.telemetry.tracing import Tracing
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # they triple the series, and Prometheus does not use them
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
-_NO_ROUTE = "none"
 _NO_SPAN = nullcontext()
 _REFUSALS = {401: "unauthenticated", 403: "forbidden", 421: "misdirected", 429: "rate_limited"}
 
@@ -37,8 +35,8 @@ class Instruments:
     def __init__(self, tracing: Tracing | None = None) -> None:
         self.tracing = tracing
         self.registry = CollectorRegistry(auto_describe=False)
-        self._requests = self._counter(metrics.REQUESTS)
-        self._durations = self._histogram(metrics.DURATION)
+        self._requests = RequestMetrics()
+        self.registry.register(self._requests)
         self._refused = self._counter(metrics.REFUSED, metrics.REFUSALS)
         self._dropped = self._counter(metrics.DROPPED, metrics.DROPS)
         self._rpc = self._histogram(metrics.RPC)
@@ -47,19 +45,16 @@ class Instruments:
         self._store_errors = self._counter(metrics.STORE_ERRORS)
         self._task_deaths = self._counter(metrics.TASK_DEATHS, metrics.TASKS)
         self._streams = self._gauge(metrics.STREAMS)
-        self._in_flight = self._gauge(metrics.IN_FLIGHT)
         self.events = self._counter(metrics.EVENTS)
         """Stored job events."""
         self.restarts = self._counter(metrics.RECONNECTS)
         """Restarts of the journal."""
-        self._request_counters: dict[tuple[str, str, int], Counter] = {}
-        self._request_durations: dict[tuple[str, str], Histogram] = {}
 
     # ------------------------------------------------------------------------------------------------ requests
 
     def start_request(self, route: str, *, stream: bool) -> None:
         """Record the start of a request; see :meth:`end_request`."""
-        self._in_flight.inc()
+        self._requests.start()
         if stream:
             self._streams.labels(route).inc()
 
@@ -73,20 +68,9 @@ class Instruments:
             seconds: from the request's head to the end of the response.
             stream: whether it was a stream; its duration is not observed.
         """
-        method, route_label = method if method in _METHODS else "other", route or _NO_ROUTE
-        counter = self._request_counters.get((method, route_label, code))
-        if counter is None:
-            counter = self._requests.labels(method, route_label, str(code))
-            self._request_counters[method, route_label, code] = counter
-        counter.inc()
-        self._in_flight.dec()
+        self._requests.end(method, route, code, None if stream else seconds)
         if stream:
             self._streams.labels(route).dec()
-            return
-        durations = self._request_durations.get((method, route_label))
-        if durations is None:
-            durations = self._request_durations[method, route_label] = self._durations.labels(method, route_label)
-        durations.observe(seconds)
 
     def count_refusal(self, status: int, *, denied: bool = False) -> None:
         """Count a request that was not admitted; other statuses than those of a refusal are ignored."""

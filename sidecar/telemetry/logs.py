@@ -60,14 +60,20 @@ ORIGIN: ContextVar[Origin | None] = ContextVar("origin", default=None)
 """The request that the current task works on."""
 
 
-def origin(request_id: str, traceparent: str | None) -> Origin:
-    """Return the origin of a request; a malformed ``traceparent`` is ignored, as its specification demands."""
+def origin(request_id: str, traceparent: str | None, address: str = "") -> Origin:
+    """Return the origin of a request; a malformed ``traceparent`` is ignored, as its specification demands.
+
+    Args:
+        request_id: of the request.
+        traceparent: its header.
+        address: of the client, until the request is admitted.
+    """
     if traceparent and (match := _TRACEPARENT.fullmatch(traceparent.strip())):
         version, trace, span, _, more = match.groups()
         supported = version != "ff" and not (version == "00" and more)
         if supported and trace.strip("0") and span.strip("0"):
-            return Origin(request_id, trace, span)
-    return Origin(request_id)
+            return Origin(request_id, trace, span, address)
+    return Origin(request_id, unauthenticated=address)
 
 
 def configure(options: TelemetryOptions) -> None:

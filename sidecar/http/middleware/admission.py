@@ -14,7 +14,7 @@ from sidecar.auth.origins import SAFE
 from sidecar.http.body import check_head
 from sidecar.http.operations import OPERATION
 from sidecar.http.streaming import in_chunks
-from sidecar.telemetry.logs import ORIGIN
+from sidecar.telemetry.logs import ORIGIN, Origin
 
 REFRESH = istr("Flux-Refresh")
 """Header of a page's script that refreshes the page, without the user."""
@@ -46,7 +46,7 @@ def admit_requests(guard: Guard, use: InstanceUse) -> Middleware:
         # First of all: an unauthenticated client must not learn which paths exist.
         request[CALLER] = await guard.authorize(request, op.scope)
         if op.scope is not None and (admitted := ORIGIN.get()):
-            ORIGIN.set(admitted._replace(unauthenticated=""))
+            ORIGIN.set(Origin(admitted.request_id, admitted.trace_id, admitted.span_id))
         check_head(request)
         if op.scope is None:
             return await in_chunks(request, await handler(request))

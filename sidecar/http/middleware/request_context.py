@@ -12,9 +12,9 @@ from aiohttp.typedefs import Handler, Middleware
 from multidict import istr
 
 from sidecar.auth.origins import Origins
-from sidecar.http.headers import HEADERS
 from sidecar.http.operations import OPERATION, find_operation
 from sidecar.http.responses import RESPONSE_HEADERS, add_headers
+from sidecar.http.whole import WholeResponse
 from sidecar.telemetry.logs import ORIGIN, origin
 
 REQUEST_ID = istr("X-Request-Id")
@@ -44,15 +44,15 @@ def set_context(origins: Origins, connection: Callable[[], str]) -> Middleware:
         address = request[ADDRESS] = origins.address(request)
         request_id = _request_id(request)
         traceparent = request.get(TRACEPARENT) or request.headers.get(_TRACEPARENT)
-        ORIGIN.set(origin(request_id, traceparent)._replace(unauthenticated=address))
-        headers = request[RESPONSE_HEADERS] = {**HEADERS, REQUEST_ID: request_id}
+        ORIGIN.set(origin(request_id, traceparent, address))
+        headers = request[RESPONSE_HEADERS] = {REQUEST_ID: request_id}
         if origins.pages:
             headers.update(origins.shared_with(request))
         if (state := connection()) != "ready":
             headers[_STATE] = state  # the response may be out of date
         try:
             response = await handler(request)
-            if not response.prepared:
+            if not (response.prepared or isinstance(response, WholeResponse)):  # which adds them itself
                 add_headers(request, response)
             return response
         finally:
