@@ -7,7 +7,7 @@ import time
 from typing import Annotated, Any, Literal
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Meta
 
 from sidecar.api.fields import F58, JobID
@@ -15,7 +15,9 @@ from sidecar.auth.guard import ADMISSION, caller_of
 from sidecar.domain import fluid, jobspec, untrusted
 from sidecar.domain.durations import AS_TEXT
 from sidecar.domain.model import Entry, Job
+from sidecar.http import conditional
 from sidecar.http.operations import Answer, operation
+from sidecar.http.routing import json_response
 from sidecar.http.streaming import framed, whole_or_chunks
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
@@ -23,6 +25,7 @@ from sidecar.services.lookup import JobLookup
 from sidecar.store import LoggedEvents, Store
 
 _UNKNOWN = object()
+_RUNNING = b'"state":"RUN"'
 
 #: The states of a job that has reached each value of ``until``.
 _REACHED = {
@@ -87,17 +90,29 @@ class JobResource:
         self._feed = feed
         self._instance = instance
 
-    @operation("GET", "/v1/jobs/{uid}", query=GetQuery, answers=(Answer("The job", Job),), errors=(400, 404, 503))
-    async def get(self, request: web.Request, jobid: int, query: GetQuery) -> bytes:
+    @operation(
+        "GET",
+        "/v1/jobs/{uid}",
+        query=GetQuery,
+        headers=conditional.REQUEST_HEADERS,
+        answers=(Answer("The job", Job), conditional.NOT_MODIFIED),
+        errors=(400, 404, 503),
+    )
+    async def get(self, request: web.Request, jobid: int, query: GetQuery) -> web.Response:
         """Read one job; with wait, once it has reached until.
 
-        The response is the job as it is then: its state says whether it has reached until in time.
+        The response is the job as it is then: its state says whether it has reached until in time. It has an ETag,
+        unless the job is running: then runtime grows all the time.
         """
         if query.wait:
             await self._lookup.state(jobid)
             async with request[ADMISSION].while_authorized():
                 await self._wait(jobid, _REACHED[query.until], query.wait)
-        return await self._lookup.encoded(jobid)
+        encoded = await self._lookup.encoded(jobid)
+        if _RUNNING in encoded:
+            return json_response(encoded)
+        tag = conditional.weak_tag(hash(encoded))  # kept by the object, which the store caches
+        return conditional.not_modified(request, tag) or json_response(encoded, headers={hdrs.ETAG: tag})
 
     async def _wait(self, jobid: int, states: tuple[str, ...], seconds: float) -> None:
         deadline = time.monotonic() + seconds

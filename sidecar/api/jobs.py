@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Meta
 
 from sidecar.api import filters, fresh, position
@@ -16,6 +15,7 @@ from sidecar.api.filters import JobFilter
 from sidecar.domain import fluid
 from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import Brief, Job
+from sidecar.http import conditional
 from sidecar.http.html import relative_root
 from sidecar.http.negotiation import MEDIA_TYPE, NDJSON
 from sidecar.http.operations import Answer, operation
@@ -27,6 +27,10 @@ from sidecar.store import Filter, Store
 
 _RUNNING = b'"state":"RUN","result":"","returncode"'  # in a job with all its fields
 _ONE_CHUNK = 200  # jobs that are sent in one chunk
+
+
+_Key = tuple[str, bool]
+"""What a page depends on besides the store: the query string, and whether the page is NDJSON."""
 
 
 class _Format(NamedTuple):
@@ -82,7 +86,11 @@ class JobListing:
         "GET",
         "/v1/jobs",
         query=ListQuery,
-        answers=(Answer("The jobs, newest first", JobList | dict[str, Job] | list[Job], ("application/json", NDJSON)),),
+        headers=conditional.REQUEST_HEADERS,
+        answers=(
+            Answer("The jobs, newest first", JobList | dict[str, Job] | list[Job], ("application/json", NDJSON)),
+            conditional.NOT_MODIFIED,
+        ),
         errors=(400,),
     )
     async def list(self, request: web.Request, query: ListQuery) -> Any:
@@ -91,13 +99,18 @@ class JobListing:
         Plain: {"jobs": [{"id": ...}]}. With details=true an object of jobs by id; with listing=true too, an array.
         When limit cuts the list, a Link header of rel="next" leads to the next page. For Accept: application/x-ndjson
         the response has all fields of every match, one job per line. The header Flux-Events-Position, and position in
-        the plain list, is where /v1/events?after= continues.
+        the plain list, is where /v1/events?after= continues. A page has an ETag, unless it shows how long jobs have
+        been running.
         """
         where = _filter(query)
         await fresh.settle(request, self._feed)
         lines = request[MEDIA_TYPE] == NDJSON
         key = (request.rel_url.raw_query_string, lines)
         revision = self._store.revision
+        if conditional.is_conditional(request) and (
+            unchanged := conditional.not_modified(request, _tag(revision, key))
+        ):
+            return unchanged
         if cached := self._cache.get(revision, key):
             return WholeResponse(body=cached.body, headers=cached.headers)
         if not lines and not (query.details or query.detail):
@@ -111,10 +124,11 @@ class JobListing:
             return self._cached(revision, key, whole)
         return await self._chunks(request, where, query.limit, form)
 
-    def _cached(self, revision: int, key: Hashable, response: web.StreamResponse) -> web.StreamResponse:
-        """Cache a page until the store changes, unless it has running jobs: their runtime grows meanwhile."""
+    def _cached(self, revision: int, key: _Key, response: web.StreamResponse) -> web.StreamResponse:
+        """Cache and tag a page until the store changes, unless it has running jobs: their runtime grows meanwhile."""
         body = response.body if isinstance(response, web.Response) else None
         if isinstance(body, bytes) and _RUNNING not in body:
+            response.headers[hdrs.ETAG] = _tag(revision, key)
             self._cache.put(revision, key, body, response.headers)
         return response
 
@@ -155,6 +169,11 @@ class JobListing:
         return await stream_chunks(
             request, framed(chunks, form.separator.encode(), form.opening, form.closing), headers
         )
+
+
+def _tag(revision: int, key: _Key) -> str:
+    query, lines = key
+    return conditional.weak_tag(revision, f"{query}{NDJSON if lines else ''}")
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Meta
 
 from sidecar.api import fresh
 from sidecar.domain import untrusted
 from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import Job
+from sidecar.http import conditional
 from sidecar.http.operations import Answer, operation
 from sidecar.http.page_cache import ResponseCache
 from sidecar.http.streaming import framed, whole_or_chunks
@@ -70,7 +71,8 @@ class JobSearch:
         "/v1/jobs/search",
         query=SearchQuery,
         loose=True,
-        answers=(Answer("A window of the matches", SearchResult),),
+        headers=conditional.REQUEST_HEADERS,
+        answers=(Answer("A window of the matches", SearchResult), conditional.NOT_MODIFIED),
         errors=(400,),
     )
     async def search(self, request: web.Request, query: SearchQuery) -> web.StreamResponse:
@@ -92,8 +94,11 @@ class JobSearch:
         revision = self._store.revision
         search = Search(text=text, start=query.start, length=length, order=_order(parameters))
         draw = b"%d}\n" % query.draw
+        tag = conditional.weak_tag(revision, request.rel_url.raw_query_string)
+        if unchanged := conditional.not_modified(request, tag):
+            return unchanged
         if cached := self._cache.get(revision, search):
-            return WholeResponse(body=cached.body + draw, headers=cached.headers)
+            return WholeResponse(body=cached.body + draw, headers={**cached.headers, hdrs.ETAG: tag})
         total, matched = await self._store.counts.jobs(), await self._store.counts.jobs(text)
         left = max(0, matched - query.start)
         window = left if length is None else min(left, length)
@@ -108,6 +113,7 @@ class JobSearch:
         by_runtime = any(name == "runtime" for name, _ in search.order)  # changes while a job runs
         if isinstance(body, bytes) and b'"state":"RUN"' not in body and not by_runtime:
             self._cache.put(revision, search, body.removesuffix(draw), response.headers)
+            response.headers[hdrs.ETAG] = tag
         return response
 
 

@@ -125,7 +125,7 @@ class Origins:
         return {
             "Vary": "Origin",
             "Access-Control-Allow-Origin": origin,
-            "Access-Control-Expose-Headers": "Link, Location, Retry-After, Flux-Events-Position, X-Request-Id",
+            "Access-Control-Expose-Headers": "ETag, Link, Location, Retry-After, Flux-Events-Position, X-Request-Id",
         }
 
     def preflight(self, request: web.Request) -> web.Response | None:
@@ -140,7 +140,8 @@ class Origins:
             raise Forbidden(_ELSEWHERE)
         allowed = {
             "Access-Control-Allow-Methods": "GET, POST",
-            "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id",
+            "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-None-Match, "
+            "Last-Event-ID, X-Request-Id",
             "Access-Control-Max-Age": "600",
         }
         return web.Response(status=204, headers={**self.shared_with(request), **allowed})

@@ -1,19 +1,56 @@
-"""Conditional and range requests (RFC 9110, sections 13 and 14) for complete, unchanging content.
+"""Conditional and range requests (RFC 9110, sections 13 and 14).
 
-That is the files of pages and the OpenAPI document. Lists, jobs and output change all the time; clients resume there by
-a cursor, a position or a line.
+The files of pages and the OpenAPI document have strong entity tags and parts. Jobs and pages of lists have weak tags:
+the same answer may be compressed or not. A client that polls sends the tag of its last answer, and receives 304 until
+something has changed. Nothing that changes without a write to the store has a tag, such as a running job with its
+runtime so far.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
+import zlib
 from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 
 from sidecar.domain.errors import PreconditionFailed, RangeNotSatisfiable
+from sidecar.http.operations import Answer
+
+NOT_MODIFIED = Answer("Unchanged since the response with one of the tags in If-None-Match", media=(), status=304)
+"""The answer to a conditional request whose client has the present version."""
+REQUEST_HEADERS = {
+    "If-None-Match": "the ETag of an earlier response: the answer is 304, without a body, if nothing has changed"
+}
+"""The headers of conditional requests, for an operation's description."""
 
 _TAG = re.compile(r'(W/)?"([^"]*)"')
+_MASK = 2**64 - 1
+_PROCESS = secrets.token_hex(4)  # revisions and hashes of another process mean nothing in this one
+
+
+def weak_tag(version: int, of: str = "") -> str:
+    """Return the weak entity tag of an answer.
+
+    Args:
+        version: of the content: the revision of the store, or a hash.
+        of: what distinguishes the answer from others of that version.
+    """
+    return f'W/"{_PROCESS}-{version & _MASK:x}-{zlib.crc32(of.encode()):x}"'
+
+
+def not_modified(request: web.Request, tag: str) -> web.Response | None:
+    """Return the response 304 if the client has the version with this tag, else None."""
+    known = _joined(request, hdrs.IF_NONE_MATCH)
+    if known is None or not _matches(known, tag[3:-1], weak=True):
+        return None
+    return web.Response(status=304, headers={hdrs.ETAG: tag})
+
+
+def is_conditional(request: web.Request) -> bool:
+    """Whether a request may be answered with 304."""
+    return hdrs.IF_NONE_MATCH in request.headers
 
 
 def respond(request: web.Request, body: bytes, tag: str, headers: Mapping[str, str]) -> web.Response:

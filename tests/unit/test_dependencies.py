@@ -107,6 +107,18 @@ def test_a_response_knows_its_request() -> None:
     assert "self._req = None" in source(web.StreamResponse.write_eof), AIOHTTP
 
 
+def test_headers_wait_for_the_body() -> None:
+    """sidecar/http/whole.py encodes the headers itself, and has aiohttp write them together with the body."""
+    from aiohttp.http_writer import StreamWriter, _serialize_headers
+
+    assert "self._payload_writer = request._payload_writer" in source(web.StreamResponse._start), AIOHTTP
+    assert "self._headers_buf = buf" in source(StreamWriter.write_headers), AIOHTTP
+    assert "self._send_headers_with_payload(chunk, True)" in source(StreamWriter.write_eof), AIOHTTP
+    assert _serialize_headers("HTTP/1.1 200 OK", {"A": "b"}) == b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", AIOHTTP  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Potential header injection"):
+        _serialize_headers("HTTP/1.1 200 OK", {"A": "b\r\nC: d"})  # type: ignore[arg-type]
+
+
 def test_how_chunks_are_framed() -> None:
     """sidecar/http/sse.py writes the last one itself, to a reader that is too slow."""
     from aiohttp.http_writer import StreamWriter
