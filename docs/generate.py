@@ -50,6 +50,9 @@ _HTTP = """
 * **Bodies**: JSON, a form (URL-encoded or multipart) or the query, under the same names. Text is UTF-8, with or
   without a byte order mark; another charset, or any `Content-Encoding`, is 415. Bytes that are not UTF-8 are 400, also
   percent-encoded ones in a path, a query or a form.
+* **Compression**: lists, searches, eventlogs, outputs and metrics of 32 KiB and more are sent with gzip if
+  `Accept-Encoding` allows it. Nothing else is compressed.
+* **Conditional requests**: an answer with an `ETag` is 304 while `If-None-Match` has that tag and nothing has changed.
 * **`Accept`**, as in RFC 9110: lists, `q`, wildcards, any case. A `GET` below `/v1/` is 406 where none of its types
   is acceptable. Commands, probes and metrics are answered all the same; errors are always problems.
 * **Charset**: `text/plain` and `text/event-stream` say that they are UTF-8. What a job wrote, whatever it is, is

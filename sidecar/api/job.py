@@ -127,7 +127,11 @@ class JobResource:
                 await asyncio.wait([change], timeout=left)
 
     @operation(
-        "GET", "/v1/jobs/{uid}/eventlog", answers=(Answer("The entries so far", Eventlog),), errors=(400, 404, 503)
+        "GET",
+        "/v1/jobs/{uid}/eventlog",
+        compress=True,
+        answers=(Answer("The entries so far", Eventlog),),
+        errors=(400, 404, 503),
     )
     async def eventlog(self, request: web.Request, jobid: int) -> web.StreamResponse:
         """Read a job's eventlog.

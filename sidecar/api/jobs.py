@@ -86,6 +86,7 @@ class JobListing:
         "GET",
         "/v1/jobs",
         query=ListQuery,
+        compress=True,
         headers=conditional.REQUEST_HEADERS,
         answers=(
             Answer("The jobs, newest first", JobList | dict[str, Job] | list[Job], ("application/json", NDJSON)),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from msgspec import Meta
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.aiohttp import make_aiohttp_handler
@@ -59,7 +60,7 @@ class MetricsResource:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        self._expose = make_aiohttp_handler(registry)
+        self._expose = _handler(registry)
 
     def operations(self) -> list[Operation]:
         """Return the operations, with the scope that this server requires."""
@@ -72,6 +73,7 @@ class MetricsResource:
         quiet=True,
         port="metrics",
         query=MetricsQuery,
+        compress=True,
         loose=True,
         answers=(Answer("Metrics, as OpenMetrics or in Prometheus' own format", media=_MEDIA),),
         errors=(400,),
@@ -88,6 +90,7 @@ class MetricsResource:
         quiet=True,
         port="metrics",
         query=UsersQuery,
+        compress=True,
         loose=True,
         answers=(Answer("Metrics, as OpenMetrics or in Prometheus' own format", media=_MEDIA),),
         errors=(400, 404),
@@ -103,7 +106,12 @@ class MetricsResource:
         counts = await self._store.counts.by_user()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(UserCollector(counts))
-        return await make_aiohttp_handler(registry)(request)
+        return await _handler(registry)(request)
+
+
+def _handler(registry: CollectorRegistry) -> Handler:
+    """Return a handler that serves a registry; its own compression would ignore the qualities of Accept-Encoding."""
+    return make_aiohttp_handler(registry, disable_compression=True)
 
 
 def _check(request: web.Request) -> None:

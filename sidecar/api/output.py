@@ -77,6 +77,7 @@ class JobOutput:
         "GET",
         "/v1/jobs/{uid}/output",
         query=OutputQuery,
+        compress=True,
         answers=(
             Answer("The lines so far; as plain text for Accept: text/plain", OutputBody, ("application/json", *RAW)),
         ),

@@ -70,6 +70,7 @@ class JobSearch:
         "GET",
         "/v1/jobs/search",
         query=SearchQuery,
+        compress=True,
         loose=True,
         headers=conditional.REQUEST_HEADERS,
         answers=(Answer("A window of the matches", SearchResult), conditional.NOT_MODIFIED),

@@ -1,4 +1,4 @@
-"""Select the media type of a response by Accept (RFC 9110, section 12.5.1)."""
+"""Select the media type of a response by Accept, and its coding by Accept-Encoding (RFC 9110, section 12.5)."""
 
 from __future__ import annotations
 
@@ -123,6 +123,27 @@ def _only_errors(accept: str, default: str) -> bool:
     ranges = _read(accept)
     named = any(each.quality and f"{each.type}/{each.subtype}" == _PROBLEM for each in ranges)
     return named and not any(each.specificity(*default.split("/")) for each in ranges)
+
+
+def accepts_gzip(request: web.BaseRequest) -> bool:
+    """Whether to send a compressed response: gzip is acceptable, and not less than an uncompressed one."""
+    lines = request.headers.getall(hdrs.ACCEPT_ENCODING, ())
+    header = lines[0] if len(lines) == 1 else ",".join(lines)
+    return bool(header) and (_gzip_cached if len(header) <= _MAX_CACHED else _gzip)(header)
+
+
+def _gzip(header: str) -> bool:
+    qualities: dict[str, float] = {}
+    for text in header.lower().split(",", _MAX_RANGES)[:_MAX_RANGES]:
+        coding, _, parameters = text.partition(";")
+        quality = _quality(parameters)
+        if quality is not None:
+            qualities.setdefault("gzip" if coding.strip() == "x-gzip" else coding.strip(), quality)
+    wanted = qualities.get("gzip", qualities.get("*", 0.0))
+    return wanted > 0 and wanted >= qualities.get("identity", 0.0)
+
+
+_gzip_cached = functools.lru_cache(maxsize=256)(_gzip)
 
 
 def prefers_html(request: web.Request) -> bool:

@@ -49,6 +49,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Which port serves the operation where --metrics-port is set; without it the API's port serves all."""
     page: bool = False
     """For people: not a part of the API and its document."""
+    compress: bool = False
+    """A large answer may be compressed; see :mod:`sidecar.http.compression` for where it must not."""
     loose: bool = False
     """Ignore unknown query parameters."""
     answers: tuple[Answer, ...]

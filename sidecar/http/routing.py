@@ -52,15 +52,15 @@ def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | No
 def _reader(op: Operation) -> RequestHandler:
     """Return an aiohttp handler that reads the parameters of a request and calls the operation's handler."""
     assert op.handler is not None  # noqa: S101 - operations() binds it
-    handler, offered = op.handler, op.negotiated
+    handler, offered, varies = op.handler, op.negotiated, _varies(op)
     variables = list(path_variables.of_path(op.path).items())
 
     async def handle(request: web.Request) -> web.StreamResponse:
         arguments: dict[str, Any] = {}
         if offered:
             negotiation.choose(request, offered)
-            if len(offered) > 1:
-                responses.vary(request, "Accept")
+        if varies:
+            responses.vary(request, varies)
         for name, variable in variables:
             arguments[variable.argument] = variable.read(request.match_info[name])
         if op.body is not None:
@@ -76,6 +76,11 @@ def _reader(op: Operation) -> RequestHandler:
         return result if isinstance(result, web.StreamResponse) else json_response(result)
 
     return handle
+
+
+def _varies(op: Operation) -> str:
+    """Return the headers of a request that select a representation of its answer."""
+    return ", ".join([*(["Accept"] if len(op.negotiated) > 1 else []), *(["Accept-Encoding"] if op.compress else [])])
 
 
 def _command(handle: RequestHandler) -> RequestHandler:

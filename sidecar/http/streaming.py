@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 
 from sidecar.auth.guard import ADMISSION
+from sidecar.http import compression
 from sidecar.http.responses import start_response
 from sidecar.http.whole import WholeResponse
 from sidecar.runtime.budget import Budget, Reservation
@@ -60,7 +61,11 @@ async def stream_chunks(
         ConnectionError: the connection was lost, or aborted because its peer does not read.
     """
     response = web.StreamResponse(headers=headers)
-    with request[ADMISSION].as_stream(), hold(request, _IN_MEMORY):
+    memory = _IN_MEMORY
+    if compression.is_allowed(request):
+        compression.mark(response)
+        chunks, memory = compression.compressed(chunks), memory + compression.MEMORY
+    with request[ADMISSION].as_stream(), hold(request, memory):
         await start_response(request, response)
         if request.method != "HEAD":
             async with request[ADMISSION].while_authorized():
@@ -135,7 +140,7 @@ async def send(response: web.StreamResponse, data: bytes | bytearray) -> None:
 
 
 async def in_chunks(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Send a large complete response in chunks: aiohttp would copy all of it into the connection's buffer.
+    """Compress a large complete response, and send it in chunks: aiohttp would copy all of it into its buffer.
 
     Raises:
         TooManyRequests: the caller has too many unsent bytes.
@@ -143,7 +148,15 @@ async def in_chunks(request: web.Request, response: web.StreamResponse) -> web.S
         ConnectionError: the connection was lost, or aborted because its peer does not read.
     """
     body = response.body if isinstance(response, web.Response) and not response.prepared else None
-    if not isinstance(body, bytes) or len(body) <= _CHUNK or request.method == "HEAD":
+    if not isinstance(body, bytes) or len(body) < compression.SMALLEST:
+        return response
+    if compression.is_allowed(request):
+        assert isinstance(response, web.Response)  # noqa: S101 - it has a body
+        with hold(request, len(body)):
+            await compression.compress_whole(response)
+        body = response.body
+        assert isinstance(body, bytes)  # noqa: S101 - compressed
+    if len(body) <= _CHUNK or request.method == "HEAD":
         return response
     sent = web.StreamResponse(status=response.status, reason=response.reason, headers=response.headers)
     sent.content_length = len(body)

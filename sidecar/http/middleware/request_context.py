@@ -45,7 +45,8 @@ def set_context(origins: Origins, connection: Callable[[], str]) -> Middleware:
         request_id = _request_id(request)
         traceparent = request.get(TRACEPARENT) or request.headers.get(_TRACEPARENT)
         ORIGIN.set(origin(request_id, traceparent, address))
-        headers = request[RESPONSE_HEADERS] = {REQUEST_ID: request_id}
+        headers: dict[str, str] = {REQUEST_ID: request_id}
+        request[RESPONSE_HEADERS] = headers
         if origins.pages:
             headers.update(origins.shared_with(request))
         if (state := connection()) != "ready":

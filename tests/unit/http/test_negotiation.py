@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.errors import NotAcceptable
-from sidecar.http.negotiation import MEDIA_TYPE, best, choose
+from sidecar.http.negotiation import MEDIA_TYPE, accepts_gzip, best, choose
 
 JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
 OFFERED = (JSON, TEXT, BYTES)
@@ -103,3 +103,32 @@ def test_long_headers_are_parsed_quickly(accept: str) -> None:
     before = time.process_time()
     best(accept, OFFERED)
     assert time.process_time() - before < 0.5
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, False),
+        ("", False),
+        ("gzip", True),
+        ("GZip", True),
+        ("x-gzip", True),
+        ("deflate, gzip;q=1.0, *;q=0.5", True),
+        ("br;q=1.0, gzip;q=0.001", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.0, *", False),
+        ("*", True),
+        ("*;q=0", False),
+        ("identity", False),
+        ("identity;q=0", False),
+        ("identity;q=0.5, gzip;q=0.5", True),
+        ("identity;q=0.6, gzip;q=0.5", False),
+        ("gzip;q=2", False),
+        ("gzip;q=x", False),
+        ("gzipped", False),
+        ("," * 1000 + "gzip", False),
+    ],
+)
+def test_gzip(header: str | None, expected: bool) -> None:
+    headers = {} if header is None else {"Accept-Encoding": header}
+    assert accepts_gzip(make_mocked_request("GET", "/", headers)) is expected
