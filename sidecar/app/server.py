@@ -15,7 +15,7 @@ from sidecar.config.settings import Settings
 from sidecar.http import middleware, routing, streaming
 from sidecar.http.body import BODIES, Bodies
 from sidecar.http.middleware.problems import ErrorPages
-from sidecar.http.operations import OPERATIONS, Operation
+from sidecar.http.operations import Operation
 from sidecar.journal import orphans
 from sidecar.runtime.memory import trim_periodically
 from sidecar.runtime.parts import Parts
@@ -52,17 +52,17 @@ class Server:
 
     def application(self) -> web.Application:
         """Return the application of the API and the pages; its start starts the parts, its clean-up closes them."""
-        app = self._application(lambda op: op.port != "metrics" or not self.components.settings.telemetry.metrics_port)
-        app.router.add_get("/static/{path:.+}", static)
+        together = not self.components.settings.telemetry.metrics_port
+        app = self._application(lambda op: op.port != "metrics" or together, files=True)
         app.on_shutdown.append(self._end_streams)
         app.cleanup_ctx.append(self._run_parts)
         return app
 
     def metrics_application(self) -> web.Application:
         """Return the application of --metrics-port: metrics and probes."""
-        return self._application(lambda op: op.port != "api")
+        return self._application(lambda op: op.port != "api", files=False)
 
-    def _application(self, wanted: Callable[[Operation], bool]) -> web.Application:
+    def _application(self, wanted: Callable[[Operation], bool], *, files: bool) -> web.Application:
         components, settings = self.components, self.components.settings
         hooks = middleware.Hooks(
             connection=lambda: components.instance.status.connection,
@@ -71,8 +71,7 @@ class Server:
         )
         access_log = AccessLog(settings.telemetry)
         middlewares = middleware.chain(components.auth.guard, components.instruments, hooks, access_log)
-        app = web.Application(middlewares=middlewares, client_max_size=settings.limits.max_body)
-        app[OPERATIONS] = {}
+        app = web.Application(client_max_size=settings.limits.max_body)
         app[BODIES] = Bodies(
             settings.limits.max_body,
             settings.limits.body_timeout,
@@ -81,8 +80,12 @@ class Server:
             components.auth.guard.quota_key,
         )
         app[streaming.ANSWERS] = streaming.Answers(components.responses, components.auth.guard.quota_key)
+        router = routing.Router(app, middlewares)
         for op in filter(wanted, self.operations):
-            routing.add_route(app, op)
+            router.add_operation(op)
+        if files:
+            router.add_get("/static/{path:.+}", static)
+        router.close()
         return app
 
     # ------------------------------------------------------------------------------------------ start and close

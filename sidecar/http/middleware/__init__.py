@@ -9,7 +9,7 @@
 ``admission``       authentication, authorization, limits
 =================== ==================================================================================
 
-A middleware costs a request 0.2 µs (aiohttp 3.14, a chain of 5 compared with 1), of about 100 µs for a small read.
+:class:`sidecar.http.routing.Router` puts them around each handler: a middleware then costs a request 0.2 µs.
 """
 
 from __future__ import annotations
