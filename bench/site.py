@@ -65,6 +65,11 @@ class Volume:
         return self._site("small", max(10, self.jobs // 10))
 
     @cached_property
+    def thousand(self) -> Site:
+        """A thousand jobs, beside their own broker."""
+        return self._site("thousand", 1000)
+
+    @cached_property
     def empty(self) -> Site:
         """No jobs."""
         broker = self._broker("empty")
