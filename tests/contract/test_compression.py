@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sidecar.app import Server as Application
+from sidecar.app.server import Server as Application
 from tests.support.harness import Server
 from tests.support.settings import make_settings
 
