@@ -276,6 +276,7 @@ class Feed:
         """Write one frame of the history."""
         frame = self.history.take()
         self._publish(*await self._projection.merge(frame))
+        self.history.written()
         if frame.complete:
             await self._complete()
 

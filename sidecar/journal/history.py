@@ -25,7 +25,7 @@ log = structlog.get_logger("feed")
 
 _AHEAD = 2  # frames that wait to be written; the process waits meanwhile
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before the next process is started
-_END_TIMEOUT = 1.0  # seconds in which a killed process ends, unless a disk hangs
+_END_TIMEOUT = 0.8  # seconds in which a killed process ends, unless a disk hangs
 _LOG_INTERVAL = 10.0  # seconds
 _READ = 1024 * 1024  # bytes that are read ahead
 
@@ -61,7 +61,8 @@ class History:
         """Opens the history of the instance; None: the journal had all jobs."""
         self._available = available
         self._frames: deque[Frame] = deque()
-        self._space = asyncio.Event()
+        self._writing = False
+        self._changed = asyncio.Event()
         self._task: Supervised | None = None
         self._logged = 0.0
         self.progress = HistoryProgress(0, 0, "")
@@ -80,20 +81,34 @@ class History:
     async def stop(self) -> None:
         """End the process and drop its frames; it no longer has the store open when this returns."""
         if self._task:
-            await self._task.close(_END_TIMEOUT)
+            await self._task.close()
             self._task = None
         self._frames.clear()
+        self._writing = False
 
     def take(self) -> Frame:
-        """Remove the first frame."""
-        frame = self._frames.popleft()
-        self._space.set()
+        """Remove the first frame, to be followed by :meth:`written`."""
+        frame, self._writing = self._frames.popleft(), True
         total = max(frame.read, self.progress.total)  # further jobs may have ended
         self.progress = HistoryProgress(frame.read, total, "")
         if time.monotonic() - self._logged > _LOG_INTERVAL and not frame.complete:
             log.info("history is being read", jobs=frame.read, of=total)
             self._logged = time.monotonic()
         return frame
+
+    def written(self) -> None:
+        """Note that the frame that was taken last is in the store."""
+        self._writing = False
+        self._changed.set()
+
+    async def drained(self) -> None:
+        """Wait until the store has all frames: the next process looks up there what it can leave out."""
+        while self._frames or self._writing:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     # ------------------------------------------------------------------------------------------------ the task
 
@@ -111,11 +126,12 @@ class History:
 
     async def _attempt(self) -> str:
         """Read the history; return why that has failed, or an empty text."""
+        await self.drained()
         try:
             total, command = await self.open() if self.open else (0, ())
             self.progress = HistoryProgress(0, total, "")
             if not total:
-                await self._put(Frame(0, complete=True))
+                await self.put(Frame(0, complete=True))
                 return ""
             return await self._read(command)
         except Exception as exc:  # the instance does not respond, or the process cannot be started
@@ -130,7 +146,7 @@ class History:
                 frame = await _next_frame(process.stdout)
                 if frame.failure:
                     return frame.failure
-                await self._put(frame)
+                await self.put(frame)
                 if frame.complete:
                     return ""
         except (asyncio.IncompleteReadError, msgspec.DecodeError, ValueError) as exc:
@@ -139,15 +155,12 @@ class History:
             _kill(process)
             return f"the process that reads it has ended, with {await process.wait()}"
         finally:
-            _kill(process)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_END_TIMEOUT):
-                    await process.wait()
+            await _end(process)
 
-    async def _put(self, frame: Frame) -> None:
+    async def put(self, frame: Frame) -> None:
+        """Add a frame; wait while enough of them wait to be written."""
         while len(self._frames) >= _AHEAD:
-            self._space.clear()
-            await self._space.wait()
+            await self._change()
         self._frames.append(frame)
         self._available()
 
@@ -165,6 +178,17 @@ async def _next_frame(stream: asyncio.StreamReader | None) -> Frame:
     if size > history_frame.LARGEST:
         raise ValueError(f"its size would be {size} bytes")
     return history_frame.decode(await stream.readexactly(size))
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill a process and wait for its end; a task that is cancelled meanwhile waits all the same."""
+    _kill(process)
+    ending = asyncio.create_task(process.communicate(b""))  # reads what is left, so that its pipes are closed
+    try:
+        await asyncio.wait([ending], timeout=_END_TIMEOUT)
+    except asyncio.CancelledError:
+        await asyncio.wait([ending], timeout=_END_TIMEOUT)
+        raise
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -16,7 +16,7 @@ from sidecar.journal.batch import event_rows, job_row
 from sidecar.journal.counts import CountDeltas
 from sidecar.journal.history_frame import Frame, StoredJob, encode_job
 
-_RESPONSES = 256  # of one frame
+_RESPONSES = 512  # of one frame
 _BYTES = 2 * 1024 * 1024  # of one frame, without the response that exceeds them
 _END_NAME = b'"clean"'  # in the response of every job that has ended: the names in eventlogs are not escaped
 
@@ -76,7 +76,12 @@ class _Part:
             self._items.append(item)
 
     def frame(self, stored_events: LookUp) -> Frame:
-        """Fold the jobs that the store lacks, whole or in part."""
+        """Fold the jobs that the store lacks, whole or in part.
+
+        The responses come in no order. In the order of the jobs, the indexes of the store, above all that of the texts,
+        are written in two thirds of the time.
+        """
+        self._items.sort(key=lambda item: item.id)
         known = stored_events([item.id for item in self._items]) if self._items else {}
         jobs = []
         for item in self._items:

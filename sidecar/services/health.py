@@ -69,13 +69,13 @@ class Health:
         connected = status.connection == "ready"
         disconnected = f"The instance is {status.connection}: {status.detail or 'no response yet'}."
         lag = self._feed.lag
-        live = self._feed.live or not connected  # without a connection, report only that
+        followed = self._feed.live or not connected  # without a connection, report only that
         *live, tasks = self.live()
         return [
             *live,
             tasks._replace(problem=_sentences(self._tasks.dead)),
             Check("instance", "" if connected else disconnected),
-            Check("journal", "" if live else "The active jobs are being read.", note=self._history()),
+            Check("journal", "" if followed else "The active jobs are being read.", note=self._history()),
             Check("stored", self._feed.problem),
             Check("lag", f"Job events are stored {lag:.1f} s late." if lag > _MAX_LAG else ""),
             Check("service", "" if state == "running" else f"The service is {state}.", note=self._listener_problem()),
@@ -83,8 +83,8 @@ class Health:
         ]
 
     def _history(self) -> str:
-        """Return how far the history is read; empty if it is complete."""
-        return "" if self._feed.caught_up else f"{self._feed.history.progress}"
+        """Return how far the history is read; empty if it is complete, or nothing is read."""
+        return str(self._feed.history.progress) if self._feed.live and not self._feed.caught_up else ""
 
 
 def storage_checks(store: Store, *, min_free: int) -> list[PeriodicCheck]:
