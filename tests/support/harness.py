@@ -192,7 +192,8 @@ class Server(Process):
     def ready(self) -> Self:
         """Wait until the server is ready and has read the history."""
         self.live()
-        eventually(lambda: self.http.get("/v1/service").json()["history"]["complete"], what=f"history of {self.log}")
+        reading = "The history is being read"
+        eventually(lambda: reading not in self.http.get("/readyz?verbose").text, what=f"history of {self.log}")
         return self
 
     def close(self) -> None:
