@@ -73,16 +73,16 @@ def rss(pid: int) -> float:
     return _status(pid, "VmRSS") * 1024 / 1e6
 
 
-def peak(pid: int) -> float:
-    """Return the largest resident memory that a process ever had, in MB."""
-    return _status(pid, "VmHWM") * 1024 / 1e6
-
-
 def _status(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
     raise MeasurementError(f"process {pid} has no {name}")
+
+
+def _children(pid: int) -> list[int]:
+    """Return the children of all threads of a process."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 class _Watch:
@@ -115,16 +115,25 @@ class _Watch:
 
 
 class Memory(_Watch):
-    """The largest resident memory of a process during the context, and its growth."""
+    """The largest resident memory of a process during the context, and its growth.
 
-    def __init__(self, pid: int) -> None:
+    Args:
+        pid: the process.
+        children: whether its children count too.
+    """
+
+    def __init__(self, pid: int, *, children: bool = False) -> None:
         super().__init__(0.05)
-        self._pid = pid
+        self._pid, self._children = pid, children
         self.begin = self.most = rss(pid)
 
     def look(self) -> None:
         """Read the memory now."""
-        self.most = max(self.most, rss(self._pid))
+        total = rss(self._pid)
+        for child in _children(self._pid) if self._children else ():
+            with contextlib.suppress(OSError, MeasurementError):  # it has ended
+                total += rss(child)
+        self.most = max(self.most, total)
 
     @property
     def growth(self) -> float:

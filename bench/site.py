@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from bench.processes import MeasurementError, Probe, program, result, run, say
+from bench.processes import MeasurementError, Memory, Probe, program, result, run, say
 from bench.programs.submit_many import ends
 from tests.support.harness import Broker, Process, Server, beside, eventually
 
@@ -26,9 +26,9 @@ _CORES = 16  # of mock execution; no process runs on them
 class Site:
     """A broker with jobs, and a server beside it that has read all of them."""
 
-    def __init__(self, broker: Broker, server: Server, jobs: int) -> None:
+    def __init__(self, broker: Broker, server: Server, jobs: int, *, all_end: bool = False) -> None:
         self.broker, self.server, self.jobs = broker, server, jobs
-        self.held = sum(not ends(number) for number in range(jobs))
+        self.held = 0 if all_end else sum(not ends(number) for number in range(jobs))
 
     @cached_property
     def ids(self) -> list[str]:
@@ -58,6 +58,11 @@ class Volume:
     def full(self) -> Site:
         """All the jobs: two thirds held, one third ended."""
         return self._site("full", self.jobs)
+
+    @cached_property
+    def ended(self) -> Site:
+        """As many jobs, all ended: the history of an instance that has run for a while."""
+        return self._site("ended", self.jobs, all_end=True)
 
     @cached_property
     def small(self) -> Site:
@@ -113,11 +118,11 @@ class Volume:
         eventually(lambda: " run " in broker.run("uptime").stdout, what="a broker that accepts jobs")
         return broker
 
-    def _site(self, name: str, jobs: int) -> Site:
+    def _site(self, name: str, jobs: int, *, all_end: bool = False) -> Site:
         broker = self._broker(name)
         server = self.server(broker, f"{name}-server").ready()
-        site = Site(broker, server, jobs)
-        self._submit(broker, jobs, lambda: self._active(site))
+        site = Site(broker, server, jobs, all_end=all_end)
+        self._submit(broker, jobs, lambda: self._active(site), *(("all",) if all_end else ()))
         patience = time.monotonic() + 60 + jobs / 20
         while (active := self._active(site)) > site.held:
             say(f"  {name}: {active - site.held} jobs have yet to end")
@@ -132,10 +137,10 @@ class Volume:
     def _active(self, site: Site) -> int:
         return int(site.server.http.get("/v1/service").json()["active_jobs"])
 
-    def _submit(self, broker: Broker, jobs: int, active: Callable[[], int] | None = None) -> None:
+    def _submit(self, broker: Broker, jobs: int, active: Callable[[], int] | None = None, *which: str) -> None:
         say(f"submitting {jobs} jobs")
         begin = time.monotonic()
-        with program("submit_many", broker.uri, jobs) as process:
+        with program("submit_many", broker.uri, jobs, *which) as process:
             while process.poll() is None:
                 time.sleep(0.2)
                 if active and int(time.monotonic() - begin) % 10 == 9:
@@ -145,33 +150,46 @@ class Volume:
         say(f"  submitted in {time.monotonic() - begin:.0f} s")
 
 
-def fill(volume: Volume, site: Site) -> tuple[Server, float, list[Probe]]:
+class Fill(NamedTuple):
+    """A fill of a new store."""
+
+    server: Server
+    ready: float
+    """Seconds from the start of the server to the first 200 of /readyz."""
+    seconds: float
+    """Seconds from its connection to the end of the history."""
+    probes: dict[str, Probe]
+    """Latencies meanwhile, by path."""
+    memory: float
+    """Largest resident memory of all its processes together, in MB."""
+
+
+def fill(volume: Volume, site: Site) -> Fill:
     """Replace a site's server by one with a new store, and wait until that has read all jobs.
 
     An instance has one server at a time: a second one is refused.
-
-    Returns:
-        the server; seconds from its ``connected`` to the first 200 of /readyz; the probes of /livez and of a list.
     """
     volume.discard(site.server)
+    begin = time.time()
     server = site.server = volume.server(site.broker, "fill")
-    with (
-        Probe(server.url, "/readyz") as ready,
-        Probe(server.url, "/livez") as livez,
-        Probe(server.url, "/v1/jobs?limit=1") as listed,
-    ):
-        eventually(lambda: ready.status == 200, within=60 + volume.jobs / 100, what="readiness")
-    for probe in (livez, listed):
+    paths = ("/livez", "/v1/jobs?limit=1", "/")
+    with ExitStack() as stack:
+        ready = stack.enter_context(Probe(server.url, "/readyz"))
+        memory = stack.enter_context(Memory(server.pid, children=True))
+        probes = {path: stack.enter_context(Probe(server.url, path)) for path in paths}
+        eventually(lambda: "history is read" in server.text(), within=60 + volume.jobs / 100, what="the whole history")
+    for path, probe in probes.items():
         if probe.status != 200:
-            raise MeasurementError(f"{probe.status} while the store is filled")
-    return server, ready.since - _connected(server), [livez, listed]
+            raise MeasurementError(f"{path} is {probe.status} while the store is filled")
+    seconds = _logged(server, "history is read") - _logged(server, "connected")
+    return Fill(server, ready.since - begin, seconds, probes, memory.most)
 
 
-def _connected(server: Server) -> float:
-    """Return when the server's log says that it is connected, ``time.time()``."""
-    found = re.search(r"(\d{4}-\d\d-\d\dT[\d:.]+Z) \[info +\] connected", server.text())
+def _logged(server: Server, event: str) -> float:
+    """Return the time of a line in the server's log, ``time.time()``."""
+    found = re.search(rf"(\d{{4}}-\d\d-\d\dT[\d:.]+Z) \[info +\] {event}", server.text())
     if not found:
-        raise MeasurementError("the server's log does not say when it was connected")
+        raise MeasurementError(f"the server's log has no line {event!r}")
     return datetime.fromisoformat(found[1]).timestamp()
 
 

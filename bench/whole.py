@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from bench.processes import MeasurementError, Memory, peak, rss, run, say
+from bench.processes import MeasurementError, Memory, rss, run, say
 from bench.row import Row, number
 from bench.site import Volume, fill
 
@@ -50,31 +50,44 @@ def export(volume: Volume, rounds: int) -> list[Row]:
 def first_fill(volume: Volume, rounds: int) -> list[Row]:
     """A server with a new store, beside a broker that has all jobs: from the connection to the complete list.
 
-    The limit transfers one JSON array that is parsed and discarded; the server also folds each job's events, indexes
-    them for search and writes them to disk.
+    The limit receives the same journal and drops it; the server also folds each job's events, indexes them for search
+    and writes them to disk.
     """
     row = Row(
         key="fill",
         work="first fill of the store",
         unit="s",
-        to_reach=("≤", 2.0),
-        limit_is="one job-list.list RPC of all jobs, parsed",
+        to_reach=("≤", 2.5),
+        limit_is="a bare reader of the journal",
     )
-    site = volume.full
-    livez, listed, sizes = [], [], []
+    sizes = Row(
+        key="fill-memory",
+        work="memory of all its processes meanwhile",
+        unit="MB",
+        to_reach=("≤", 200.0),
+        beside="alone",
+        judge=max,
+    )
+    ready = Row(key="ready", work="start until ready, without a store", unit="s", to_reach=("≤", 2.0), beside="alone")
+    site = volume.ended
+    latencies: dict[str, list[float]] = {}
     for _ in range(rounds):
-        row.limits.append(run("joblist", site.broker.uri, volume.jobs))
-        server, seconds, (alive, first) = fill(volume, site)
-        row.figures.append(seconds)
-        livez.append(max(alive.latencies) * 1000)
-        listed.append(max(first.latencies) * 1000)
-        sizes.append(peak(server.pid))
-        say(f"  fill: limit {number(row.limits[-1])} s, server {number(seconds)} s")
-    row.note = (
-        f"{number(volume.jobs / statistics.median(row.figures))} jobs/s; worst answers meanwhile: "
-        f"/livez {number(max(livez))} ms, a list {number(max(listed))} ms; memory at most {number(max(sizes))} MB"
-    )
-    return [row]
+        row.limits.append(run("journal", site.broker.uri, volume.jobs))
+        filled = fill(volume, site)
+        row.figures.append(filled.seconds)
+        sizes.figures.append(filled.memory)
+        ready.figures.append(filled.ready)
+        for path, probe in filled.probes.items():
+            latencies.setdefault(path, []).extend(probe.latencies)
+        say(f"  fill: limit {number(row.limits[-1])} s, server {number(filled.seconds)} s")
+    p99 = ", ".join(f"{path} {number(_p99(each) * 1000)} ms" for path, each in latencies.items())
+    row.note = f"{number(volume.jobs / statistics.median(row.figures))} jobs/s; p99 of answers meanwhile: {p99}"
+    ready.note = f"beside {volume.jobs:,} jobs that have ended"
+    return [row, sizes, ready]
+
+
+def _p99(values: list[float]) -> float:
+    return sorted(values)[len(values) * 99 // 100]
 
 
 def memory(volume: Volume, rounds: int) -> list[Row]:
@@ -93,7 +106,7 @@ def memory(volume: Volume, rounds: int) -> list[Row]:
     site = volume.full
     time.sleep(_SETTLED)
     live = rss(site.server.pid)
-    server, _, _ = fill(volume, site)
+    server = fill(volume, site).server
     time.sleep(_SETTLED)
     filled = rss(server.pid)
     row.figures = [live, filled]

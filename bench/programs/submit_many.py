@@ -2,7 +2,8 @@
 
 Every third job ends, the others are held. One in thirty runs to its end in mock execution (Flux schedules it and
 starts no process); the others that end are canceled, as Flux runs only some dozens of jobs a second when it holds very
-many. The searched texts are created here too, see :func:`words`. Arguments: URI, number of jobs.
+many. The searched texts are created here too, see :func:`words`. Arguments: URI, number of jobs, and
+``all`` if all of them are to end.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def jobspec(number: int, mock: bool) -> str:
     return json.dumps({"version": 1, "resources": [slot], "tasks": [task], "attributes": {"system": system}})
 
 
-def main(uri: str, jobs: int) -> None:
+def main(uri: str, jobs: int, which: str = "") -> None:
     import flux
     import flux.job
 
@@ -86,7 +87,7 @@ def main(uri: str, jobs: int) -> None:
     def take() -> None:
         number, future = submitted.popleft()
         job = future.get_id()
-        if ends(number) and not runs(number):
+        if (which == "all" or ends(number)) and not runs(number):
             cancelled.append(flux.job.cancel_async(handle, job))
 
     for number in range(jobs):
@@ -103,4 +104,4 @@ def main(uri: str, jobs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -14,6 +14,8 @@ from sidecar.journal.feed import Feed
 
 LAG = "Flux-Journal-Lag"
 """How long an event has not been stored that a list may lack (seconds)."""
+HISTORY = "Flux-History"
+"""How many ended jobs a list may have, and how many the instance has, while the history is read."""
 _REPORTED = 1.0  # seconds: a smaller lag is not reported
 _BRIEFLY = 1.0  # seconds
 
@@ -21,12 +23,17 @@ _BRIEFLY = 1.0  # seconds
 async def settle(request: web.Request, feed: Feed) -> None:
     """Wait until a list reflects the caller's commands, and those of other callers if they are stored soon.
 
+    Headers of the response say by how much the journal lags behind, and that jobs of the history are missing.
+
     Raises:
         Lagging: commands of the caller are not stored within the limit.
     """
     await feed.barrier.wait_visible(caller_of(request).name)
     if (lag := feed.lag) > _REPORTED:
         request[RESPONSE_HEADERS][LAG] = f"{lag:.3f}"
+    if not feed.caught_up:
+        progress = feed.history.progress
+        request[RESPONSE_HEADERS][HISTORY] = f"read={progress.read}, total={progress.total}"
 
 
 async def settle_briefly(request: web.Request, feed: Feed) -> None:

@@ -55,6 +55,14 @@ class StopBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(max_length=1000, description="shown by GET /v1/service and in the log")] = ""
 
 
+class HistoryBody(msgspec.Struct):
+    """The history: the jobs that had ended before the server was connected."""
+
+    complete: Annotated[bool, Meta(description="whether all of them are read; until then lists lack some")]
+    read: Annotated[int, Meta(description="number of jobs that were read")]
+    total: Annotated[int, Meta(description="number of jobs that there are; 0 while it is not known")]
+
+
 class ServiceBody(Service, omit_defaults=False, kw_only=True):
     """The service and the instance that it serves."""
 
@@ -69,6 +77,7 @@ class ServiceBody(Service, omit_defaults=False, kw_only=True):
         float | None, Meta(description="seconds left until then if the instance stays idle; null while it is in use")
     ]
     instance: Annotated[Status, Meta(description="the instance and the connection to it")]
+    history: Annotated[HistoryBody, Meta(description="how far the history of jobs is read")]
 
 
 class Stopping(msgspec.Struct):
@@ -137,6 +146,7 @@ class ServiceResource:
         the job events received so far.
         """
         await fresh.settle_briefly(request, self._feed)
+        progress = self._feed.history.progress
         return ServiceBody(
             **msgspec.structs.asdict(self._lifecycle.service()),
             version=sidecar.__version__,
@@ -146,6 +156,7 @@ class ServiceResource:
             idle_stop=self._idle.after,
             idle_left=self._idle.left,
             instance=self._instance.status,
+            history=HistoryBody(self._feed.caught_up, progress.read, progress.total),
         )
 
     @operation(
@@ -198,7 +209,9 @@ class ServiceResource:
         errors=(400, 503),
     )
     async def readyz(self, request: web.Request, query: ReadyzQuery) -> web.Response:
-        """Check whether commands are accepted and lists are complete.
+        """Check whether commands are accepted and all active jobs are known.
+
+        With `verbose` it shows how far the history of ended jobs is read.
 
         The response does not wait: slow checks run in the background, and their last results are shown with their age.
         """

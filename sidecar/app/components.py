@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,8 @@ class Components:
         self.feed = Feed(self.store, self.instruments, log_jobs=settings.telemetry.log_jobs)
         self.instance = _instance(settings, directory, self.instruments)
         self.feed.replay = self.instance.replay_history
+        if not settings.engine.embedded:
+            self.feed.history.open = self._open_history
         self.resources = ResourcePoller(self.instance, self.feed)
         self.launchers = Launchers(
             directory, uri=settings.jobs.uri, kill_timeout=settings.engine.kill_timeout, tasks=self.tasks
@@ -90,6 +93,12 @@ class Components:
         )
         flags = shell_options.parse(dict(parse_option_flags(settings.jobs.option_flags)))
         self.submissions = Submissions(self.instance, self.feed, self.store, flags)
+
+    async def _open_history(self) -> tuple[int, list[str]]:
+        """Return the number of ended jobs of the instance, and the command that reads them."""
+        ended = await self.instance.ended_jobs()
+        module = [sys.executable, "-P", "-m", "sidecar.history"]
+        return ended, [*module, *self.instance.history_source(), str(self.store.path)]
 
     def _close_timed_out(self) -> None:
         """Kill what still runs; called in another thread, because the event loop may be blocked."""

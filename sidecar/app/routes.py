@@ -59,7 +59,7 @@ class Routes:
         self._logs = OutputLogs(c.instance)
         self._outputs = JobOutputs(self._lookup, self._logs)
         self._open_to_all, self._no_auth = c.auth.guard.allows_anonymous, settings.access.no_auth
-        self.layout = Layout(c.store, c.instance, c.lifecycle, no_auth=settings.access.no_auth)
+        self.layout = Layout(c.store, c.feed, c.instance, c.lifecycle, no_auth=settings.access.no_auth)
         self.login = LoginPages(c.auth.guard, no_auth=settings.access.no_auth)
         self.history = History(c.feed)
         resources = (*self._jobs(), *self._instance(), *self._pages())

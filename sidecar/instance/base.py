@@ -122,6 +122,16 @@ class Instance(Protocol):
     def replay_history(self) -> None:
         """Send the whole history again, if the instance keeps one: events that were sent before may have been lost."""
 
+    async def ended_jobs(self) -> int:
+        """Return the number of jobs that have ended and that the instance still has.
+
+        Raises:
+            OSError, Unavailable: the instance does not respond.
+        """
+
+    def history_source(self) -> tuple[str, str]:
+        """Return the arguments by which :mod:`sidecar.history` finds the instance: its URI, and the broker there."""
+
     async def close(self) -> None:
         """Disconnect from the instance; the embedded engine ends its jobs."""
 

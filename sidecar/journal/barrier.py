@@ -216,6 +216,17 @@ class Barrier:
                 await self.check_store()
         return done()
 
+    async def wait_stored(self) -> None:
+        """Wait until all events received from the instance are stored, while the store makes progress."""
+
+        def done() -> bool:
+            return self._progress.all_stored or self._retry.stuck > STUCK
+
+        while not done() and not self._progress.stopping:
+            before = self._progress.stored
+            if not await self.wait(done, TIMEOUT) and self._progress.stored == before:
+                return
+
     async def check_store(self) -> None:
         """Resolve pending jobs that the store has: their events may have come long before."""
         for jobid in list(self.accepted)[:_CHECKED]:

@@ -47,7 +47,7 @@ class Batch:
         if not entries:
             return
         self.deltas.add(job, entries)
-        for count, json in _rows(entries):
+        for count, json in event_rows(entries):
             self.position += count
             self.logged.append(
                 LoggedEvents(
@@ -66,7 +66,7 @@ class Batch:
             )
 
 
-def _rows(entries: Sequence[Entry]) -> Iterable[tuple[int, bytes]]:
+def event_rows(entries: Sequence[Entry]) -> Iterable[tuple[int, bytes]]:
     """Encode entries as rows: the number of entries of each row, and their JSON array."""
     if len(entries) <= _SMALL:
         with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):

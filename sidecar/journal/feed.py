@@ -1,8 +1,10 @@
 """Process the events of the journal: each event reaches the store and the subscribers once.
 
-The instance pushes journal items; one task folds and writes them, in order and in batches. A history repeats the whole
-eventlog of each job: entries that the store has are skipped and the others are added, so nothing is lost or counted
-twice when the server or the connection restarts. After each write, waiting requests and subscribers are notified.
+The instance pushes journal items; one task folds and writes them, in order and in batches. The journal begins with the
+whole eventlog of each active job: entries that the store has are skipped and the others are added, so nothing is lost
+or counted twice when the server or the connection restarts. The jobs that had ended before come from another process
+(:mod:`sidecar.journal.history`); they are written between the live batches. After each write, waiting requests and
+subscribers are notified.
 """
 
 from __future__ import annotations
@@ -10,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
 from sidecar.domain.model import HistoryBegin, JobEvents
 from sidecar.journal import orphans
 from sidecar.journal.active_jobs import ActiveJobs
-from sidecar.journal.barrier import TIMEOUT, Barrier
+from sidecar.journal.barrier import Barrier
 from sidecar.journal.batch import Batch
 from sidecar.journal.counts import JobCounts
+from sidecar.journal.history import History
 from sidecar.journal.inbox import Inbox
 from sidecar.journal.progress import Progress
 from sidecar.journal.projection import STRETCH, Projection
@@ -27,15 +30,14 @@ from sidecar.journal.retry import STUCK, Retry
 from sidecar.journal.tail import Tail
 from sidecar.journal.waiters import Waiters
 from sidecar.runtime.tasks import Supervisor
-from sidecar.store import Store, StoreError
+from sidecar.store import LoggedEvents, Store
 from sidecar.telemetry.instruments import Instruments
 
 log = structlog.get_logger("feed")
 
-_BATCH, _HISTORY_BATCH = 256, 512  # jobs
+_BATCH, _REPLAY_BATCH = 256, 512  # jobs
 _BATCH_BYTES = 8 * 1024 * 1024
 _CLOSE_TIMEOUT = 3.0  # seconds to write the received events when the server stops
-_END_JOBS = 60.0  # seconds; the events of the next instance wait meanwhile
 _CHECK_INTERVAL = 1.0  # seconds
 _GATHER = 0.02  # seconds between transactions: under load each then contains the events of many jobs
 
@@ -64,7 +66,12 @@ class Feed:
         self._begin_marks: deque[int] = deque()  # number of the job accepted last before each queued history
         self._begin_mark = 0
         self._task: asyncio.Task[None] | None = None
+        self._tasks = Supervisor()
         self._oldest_timestamp = 0.0
+        self.history = History(self._inbox.available.set)
+        """Reads the jobs that had ended before the journal was followed."""
+        self.live = False
+        """Whether all active jobs are known, and followed."""
         self.caught_up = False
         """Whether the history has been read, so that lists are complete."""
 
@@ -76,10 +83,12 @@ class Feed:
 
     def start(self, tasks: Supervisor | None = None) -> None:
         """Start the task that processes the items."""
-        self._task = (tasks or Supervisor()).start(self._run, "feed", vital=True).task
+        self._tasks = tasks or self._tasks
+        self._task = self._tasks.start(self._run, "feed", vital=True).task
 
     async def close(self) -> None:
         """Write the received events, then end the task; give up after a timeout, as the disk may be full or hang."""
+        await self.history.stop()
         if self._task:
             stored = asyncio.create_task(self._progress.wait_for(lambda: self._progress.all_stored))
             await asyncio.wait([self._task, stored], timeout=_CLOSE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
@@ -111,9 +120,9 @@ class Feed:
     def active_count(self) -> int:
         """Number of jobs that are not inactive, including accepted ones that are not stored yet.
 
-        While nothing can be stored, or the history is being read, it is the number known from the journal so far.
+        While nothing can be stored, or the active jobs are being read, it is the number known from the journal so far.
         """
-        if self._retry.stuck > STUCK or not self.caught_up:
+        if self._retry.stuck > STUCK or not self.live:
             return len(self.active_jobs)
         active = self._projection.active
         return len(active) + sum(jobid not in active for jobid in self.barrier.accepted)
@@ -137,7 +146,7 @@ class Feed:
     def lag(self) -> float:
         """Age of the oldest live event or accepted job that is not in the store yet (seconds); 0 without any."""
         oldest = self._oldest_timestamp or self._inbox.oldest_timestamp
-        return max(self.barrier.accepted.waiting, time.time() - oldest if oldest and self.caught_up else 0.0)
+        return max(self.barrier.accepted.waiting, time.time() - oldest if oldest and self.live else 0.0)
 
     # ------------------------------------------------------------------------------------------------- input
 
@@ -150,7 +159,7 @@ class Feed:
         self._progress.all_stored = False
         if isinstance(item, HistoryBegin):
             self._begin_marks.append(self.barrier.accepted.last_number)
-            self.caught_up = False  # already now: until the item is processed, lists may show another instance's jobs
+            self.live = self.caught_up = False  # already now: until then lists may show another instance's jobs
 
     def interrupted(self) -> None:
         """Record that no events follow until the next history; see :class:`~sidecar.instance.base.Sink`."""
@@ -171,18 +180,7 @@ class Feed:
             except TimeoutError:
                 if self._retry.stuck <= STUCK:
                     await self.barrier.check_store()
-        await self.wait_stored()
-
-    async def wait_stored(self) -> None:
-        """Wait until all received events are stored, while the store makes progress."""
-
-        def done() -> bool:
-            return self._progress.all_stored or self._retry.stuck > STUCK
-
-        while not done() and not self._progress.stopping:
-            before = self._progress.stored
-            if not await self.barrier.wait(done, TIMEOUT) and self._progress.stored == before:
-                return
+        await self.barrier.wait_stored()
 
     def end_streams(self, reason: str, detail: str) -> None:
         """End every stream with this reason, and wake all waiting requests: the server stops."""
@@ -194,7 +192,8 @@ class Feed:
 
     async def _run(self) -> None:
         if self._starts:  # the task died within a batch: only the whole history can make up for it
-            self._oldest_timestamp, self.caught_up = 0.0, False
+            self._oldest_timestamp, self.live, self.caught_up = 0.0, False, False
+            await self.history.stop()
             self.replay()
             self._inbox.available.set()
         self._starts += 1
@@ -202,9 +201,13 @@ class Feed:
         while True:
             await self._inbox.available.wait()
             self._inbox.available.clear()
-            while self._inbox:
-                await self._step()
-                self.barrier.advance(self._inbox.taken)
+            while self._inbox or self.history:
+                if self._inbox:
+                    await self._step()
+                    self.barrier.advance(self._inbox.taken)
+                if self.history:
+                    await self._merge()
+                self._progress.all_stored = not self._inbox
                 await self._progress.notify()
             self._progress.all_stored = True
             await self._progress.notify()
@@ -213,16 +216,17 @@ class Feed:
     async def _step(self) -> None:
         """Fold and write one batch: up to its limits, or to the start or end of a history."""
         batch = Batch(self._store.position)
-        limit = _HISTORY_BATCH if self._projection.in_history else _BATCH
+        limit = _REPLAY_BATCH if self._projection.in_replay else _BATCH
         while self._inbox and len(batch.records) < limit and batch.size < _BATCH_BYTES:
             item, size = self._inbox.take()
             batch.size += size
             if isinstance(item, HistoryBegin):
                 await self._write(batch)
-                await self._begin_history(item)
+                await self._begin(item)
                 return
             if item.id == -1:
-                await self._end_history(batch)
+                await self._write(batch)
+                await self._go_live()
                 return
             if item.events:
                 await self._fold(item, batch)
@@ -231,8 +235,7 @@ class Feed:
     async def _fold(self, item: JobEvents, batch: Batch) -> None:
         self._oldest_timestamp = self._oldest_timestamp or item.events[0].timestamp
         try:
-            if self._projection.needs_restore(item.id):
-                await self._projection.restore(item.id)
+            await self._projection.prepare(item, self._inbox)
             if self._projection.fold(item, batch):
                 self.barrier.resolve(item.id)
         except Exception as exc:  # a bug triggered by an unforeseen value must not affect other jobs
@@ -244,9 +247,10 @@ class Feed:
         if batch.responses % STRETCH == 0:
             await asyncio.sleep(0)
 
-    async def _begin_history(self, begin: HistoryBegin) -> None:
+    async def _begin(self, begin: HistoryBegin) -> None:
+        await self.history.stop()
         self._begin_mark = self._begin_marks.popleft()
-        await self._end_jobs_of_other(begin.identity)
+        await orphans.end_jobs_of_other(self._store, begin.identity)
         aside = await self._retry.until_done(lambda: self._store.begin_instance(begin.identity))
         if aside:
             log.warning("another instance: the store of the previous one was set aside", path=str(aside))
@@ -254,29 +258,47 @@ class Feed:
             self.waiters.notify_all()
             self.barrier.accepted.forget_recent()
             self.barrier.resolve_up_to(self._begin_mark)
-        await self._projection.begin_history()
+        await self._projection.begin()
 
-    async def _end_jobs_of_other(self, identity: str) -> None:
-        """End the jobs of the previous instance, if it was another one: its store is about to be set aside."""
-        try:
-            if await self._store.instance() not in ("", identity):
-                await orphans.end_active_jobs(self._store, within=_END_JOBS)
-        except StoreError as exc:
-            log.error("jobs of the previous instance keep their last known state", reason=str(exc))
+    async def _go_live(self) -> None:
+        """Follow live events from now on, and read the history beside them."""
+        await self._projection.go_live()
+        if self._begin_marks:
+            return  # the connection was lost meanwhile
+        self.live = True
+        log.info("active jobs are read", active=self.active_count)
+        if self.history.open is None:
+            await self._complete()
+        else:
+            await self.history.restart(self._tasks)
 
-    async def _end_history(self, batch: Batch) -> None:
+    async def _merge(self) -> None:
+        """Write one frame of the history."""
+        frame = self.history.take()
+        self._publish(*await self._projection.merge(frame))
+        self.history.written()
+        if frame.complete:
+            await self._complete()
+
+    async def _complete(self) -> None:
+        batch = Batch(self._store.position)
         await self._projection.add_purged(batch)
         await self._write(batch)
         self.barrier.resolve_up_to(self._begin_mark)
-        await self._projection.end_history()
-        self.caught_up = True  # only now, when the last events of the history are written too
-        log.info("history is read", active=self.active_count)
+        await self._projection.complete()
+        if not self._begin_marks:
+            self.caught_up = True
+            log.info("history is read", active=self.active_count, ended=self.history.progress.read)
 
     async def _write(self, batch: Batch) -> None:
         await self._projection.write(batch)
-        for jobid in (*batch.records, *batch.deleted):
+        self._publish((*batch.records, *batch.deleted), batch.logged)
+        self._oldest_timestamp = 0.0
+
+    def _publish(self, jobids: Iterable[int], logged: Sequence[LoggedEvents]) -> None:
+        """Notify what waits for these jobs, or for events."""
+        for jobid in jobids:
             self.barrier.resolve(jobid)
             self.waiters.notify(jobid)
-        if batch.logged:
-            self.tail.publish(batch.logged)
-        self._oldest_timestamp = 0.0
+        if logged:
+            self.tail.publish(logged)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import pwd
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -47,7 +47,10 @@ def new_record(events: JobEvents) -> Record | None:
         t_submit=untrusted.seconds(events.events[0].timestamp) or 0.0,
     )
     record = Record(job, untrusted.encode(spec), idempotency_key=submitters.idempotency_key(spec), faults=faults)
-    _guarded(record, "jobspec", lambda: details.apply_jobspec(record, spec))
+    try:
+        details.apply_jobspec(record, spec)
+    except Exception as exc:
+        _note_bug(record, "jobspec", exc)
     return record
 
 
@@ -94,22 +97,23 @@ def apply(record: Record, event: Event) -> Entry | None:
         event = msgspec.structs.replace(event, timestamp=job.t_submit)
     handler = HANDLERS.get(event.name)
     if handler and (record.active or event.name in AFTER_END):
-        _guarded(record, event.name, lambda: handler(record, event))
+        try:
+            handler(record, event)
+        except Exception as exc:
+            _note_bug(record, event.name, exc)
     if event.name == "annotations":
         return None
     record.nevents += 1
-    entry = Entry(event.timestamp, untrusted.text(event.name, _EVENT_NAME), event.context, job.state)
+    name = event.name if handler else untrusted.text(event.name, _EVENT_NAME)
+    entry = Entry(event.timestamp, name, event.context, job.state)
     if not record.active:
         entry.result, entry.returncode = job.result, job.returncode
     return entry
 
 
-def _guarded(record: Record, part: str, work: Callable[[], None]) -> None:
-    """Fold one part of a job; an exception is noted as a fault and does not affect the other parts."""
-    try:
-        work()
-    except Exception as exc:  # a bug triggered by an unforeseen value must not affect other jobs
-        record.faults.note(part, f"cannot be folded: {type(exc).__name__}: {untrusted.text(str(exc), 200)}")
+def _note_bug(record: Record, part: str, exc: Exception) -> None:
+    """Note an exception in one part of a job: a bug triggered by an unforeseen value must not affect the others."""
+    record.faults.note(part, f"cannot be folded: {type(exc).__name__}: {untrusted.text(str(exc), 200)}")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import islice
 
 import msgspec
 
@@ -43,6 +44,10 @@ class Inbox:
         if self._items and isinstance(first := self._items[0][0], JobEvents) and first.events:
             return first.events[0].timestamp
         return 0.0
+
+    def next_jobids(self, limit: int) -> list[int]:
+        """Return the jobs of the first items."""
+        return [item.id for item, _ in islice(self._items, limit) if isinstance(item, JobEvents)]
 
     def push(self, item: HistoryBegin | JobEvents) -> None:
         """Append an item."""

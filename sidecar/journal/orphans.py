@@ -19,11 +19,12 @@ from sidecar.journal import counts, fold
 from sidecar.journal.batch import Batch, digests, job_row, search_text
 from sidecar.journal.counts import JobCounts
 from sidecar.journal.record import Record
-from sidecar.store import Store
+from sidecar.store import Store, StoreError
 
 log = structlog.get_logger("store")
 
 _BATCH = 256
+_END_JOBS = 60.0  # seconds; the events of the next instance wait meanwhile
 UNREADABLE = {"state": "RUN"}
 """Column values assumed for an active job with an unreadable row."""
 _STOPPED = "the instance was stopped before this job could start"
@@ -53,6 +54,20 @@ async def end_active_jobs(store: Store, *, within: float, stopped: bool = False)
     while time.monotonic() - started < within and (jobids := tuple(islice(remaining, _BATCH))):
         ended += await _end_jobs(store, totals, jobids, stopped=stopped)
     log.info("jobs of an ended instance are ended in the store", jobs=ended, left=len(active) - ended)
+
+
+async def end_jobs_of_other(store: Store, identity: str) -> None:
+    """End the jobs of the previous instance, if it was another one: its store is about to be set aside.
+
+    Args:
+        store: the store.
+        identity: of the instance that is connected now.
+    """
+    try:
+        if await store.instance() not in ("", identity):
+            await end_active_jobs(store, within=_END_JOBS)
+    except StoreError as exc:
+        log.error("jobs of the previous instance keep their last known state", reason=str(exc))
 
 
 async def _end_jobs(store: Store, totals: JobCounts, jobids: Sequence[int], *, stopped: bool) -> int:

@@ -11,10 +11,13 @@ import structlog
 from msgspec import UNSET
 
 from sidecar.domain import restored, untrusted
-from sidecar.domain.model import PENDING, Entry, JobEvents
+from sidecar.domain.model import ANONYMOUS, PENDING, Entry, JobEvents
 from sidecar.journal import counts, fold
 from sidecar.journal.batch import Batch, digests, job_row, search_text
 from sidecar.journal.counts import JobCounts, JobGroup
+from sidecar.journal.history_frame import Frame
+from sidecar.journal.inbox import Inbox
+from sidecar.journal.merge import HistoryPart
 from sidecar.journal.orphans import UNREADABLE, end_purged
 from sidecar.journal.record import Record, RecordCache
 from sidecar.journal.retry import Retry
@@ -27,6 +30,7 @@ jobs = structlog.get_logger("jobs")
 STRETCH = 32  # responses that are folded, or rows that are encoded, in one iteration of the event loop
 _MAX_RECORDS = 2000  # in memory; those of other jobs are read from the store at their next event
 _MAX_RECORD_BYTES = 32 * 1024 * 1024
+_LOOK_UP = 511  # jobs whose events are counted in the store at once with those of another job
 _FAULTS = 4096  # most recently logged faults, which are not logged again
 
 
@@ -56,39 +60,60 @@ class Projection:
         self._records = RecordCache(_MAX_RECORDS, _MAX_RECORD_BYTES)
         self._unvalidated: dict[int, tuple[Record, list[Entry]]] = {}  # with the entries that are withheld
         self._logged_faults: OrderedDict[tuple[int, str], None] = OrderedDict()
-        self._seen: set[int] | None = None
-        self._stored_nevents: dict[int, int] = {}
-
-    @property
-    def in_history(self) -> bool:
-        """Whether the history is being read."""
-        return self._seen is not None
+        self.in_replay = False
+        """Whether the eventlogs of the active jobs are being read."""
+        self._known: dict[int, int] = {}  # number of stored events of the next jobs of the replay
+        self._ended: set[int] | None = None  # jobs whose end was in the journal; None once the history is complete
+        self._stored_whole: int | None = None  # a job whose events come again
 
     # ----------------------------------------------------------------------------------------------- history
 
-    async def begin_history(self) -> None:
-        """Start to read a history, which repeats the whole eventlog of each job."""
+    async def begin(self) -> None:
+        """Start to read the journal, which begins with the whole eventlog of each active job."""
         for state in (self._records, self.active, self.held, self._unvalidated):
             state.clear()
         self._instruments.restarts.inc()
         await self.recount()
-        self._stored_nevents = await self._retry.until_done(self._store.counts.events)
-        self._seen = set()
+        self.in_replay, self._known, self._ended = True, {}, set()
+
+    async def go_live(self) -> None:
+        """Follow live events from now on."""
+        self.in_replay, self._known = False, {}
+        await self.recount()
+
+    async def merge(self, frame: Frame) -> tuple[list[int], list[LoggedEvents]]:
+        """Write a part of the history, without the jobs that the journal has as well.
+
+        Returns:
+            The jobs, and their events.
+        """
+        for jobid, kind, detail in frame.faults:
+            self.note_fault(jobid, kind, detail)
+        part = HistoryPart(
+            frame, self._store.position, lambda jobid: jobid in self.active or jobid in (self._ended or ())
+        )
+        totals = self._counts.merged(part.totals)
+        if part.rows:
+            await self._write_rows(part.rows, part.logged, [], counts.rows(totals))
+        self._counts.totals.update(totals)
+        for queue, number in part.added.items():
+            self._counts.groups[JobGroup(queue or ANONYMOUS, "INACTIVE")] += number
+        return [row.id for row in part.rows], part.logged
 
     async def add_purged(self, batch: Batch) -> None:
-        """Add the end of jobs that are active in the store and not in the history: they have ended unseen."""
+        """Add the end of jobs that are active in the store and nowhere else: they have ended unseen."""
         for jobid in await self._retry.until_done(self._store.active_jobids):
-            if self._seen is not None and jobid not in self._seen and jobid not in batch.records:
-                raw = await self._retry.until_done(functools.partial(self._store.job, jobid))
-                if raw:
-                    job = restored.job(raw, jobid, UNREADABLE)
-                    record, entries = end_purged(job, self._stored_nevents.get(jobid, 0))
+            if jobid not in self.active and jobid not in (self._ended or ()):
+                stored = await self._retry.until_done(functools.partial(self._store.record, jobid))
+                if stored:
+                    raw, _, nevents = stored
+                    record, entries = end_purged(restored.job(raw, jobid, UNREADABLE), nevents)
                     batch.records[jobid] = record
                     batch.append(record.job, entries)
 
-    async def end_history(self) -> None:
-        """Follow live events from now on."""
-        self._seen, self._stored_nevents = None, {}
+    async def complete(self) -> None:
+        """Note that the history is complete."""
+        self._ended = None
         await self.recount()
 
     async def recount(self) -> None:
@@ -100,14 +125,25 @@ class Projection:
 
     # -------------------------------------------------------------------------------------------------- fold
 
-    def needs_restore(self, jobid: int) -> bool:
-        """Return whether :meth:`restore` must run before the next events of a job are folded."""
-        return (
-            self._seen is None
-            and jobid in self.active
-            and jobid not in self._records
-            and jobid not in self._unvalidated
-        )
+    async def prepare(self, item: JobEvents, following: Inbox) -> None:
+        """Read from the store what is needed to fold a journal response.
+
+        Args:
+            item: the response.
+            following: the responses after it.
+        """
+        jobid = item.id
+        if self.in_replay:
+            if jobid not in self._known:
+                jobids = [jobid, *following.next_jobids(_LOOK_UP)]
+                known = await self._retry.until_done(lambda: self._store.counts.events_of(jobids))
+                self._known = {each: known.get(each, 0) for each in jobids}
+        elif jobid in self.active:
+            if jobid not in self._records and jobid not in self._unvalidated:
+                await self.restore(jobid)
+        elif item.events[0].name == "submit":
+            state = await self._retry.until_done(lambda: self._store.state(jobid))
+            self._stored_whole = jobid if state == "INACTIVE" else None  # the history is ahead of the live events
 
     async def restore(self, jobid: int) -> None:
         """Recreate the record of an active job that is not in memory."""
@@ -129,13 +165,14 @@ class Projection:
         """
         record, withheld = self._unvalidated.pop(item.id, (None, []))
         known, new = 0, record is not None
-        if self._seen is None:
-            record = record or self._records.get(item.id)
-        else:
-            self._seen.add(item.id)
-            known = self._stored_nevents.get(item.id, 0)
+        if self.in_replay:
+            known = self._known.get(item.id, 0)
             if len(item.events) <= known and item.events[-1].name == "clean":
                 return True
+        elif item.id == self._stored_whole:
+            return True
+        else:
+            record = record or self._records.get(item.id)
         if record is None:
             record, new = fold.new_record(item), True
             if record is None:
@@ -161,9 +198,14 @@ class Projection:
 
     def forget(self, jobid: int) -> None:
         """Drop the in-memory state of a job."""
-        self.active.discard(jobid)
+        self._note_ended(jobid)
         self.held.discard(jobid)
         self._records.discard(jobid)
+
+    def _note_ended(self, jobid: int) -> None:
+        self.active.discard(jobid)
+        if self._ended is not None:
+            self._ended.add(jobid)
 
     def note_fault(self, jobid: int, kind: str, detail: str, **fields: object) -> None:
         """Log a part of a job that cannot be read, once for each kind."""
@@ -210,7 +252,7 @@ class Projection:
         self._instruments.events.inc(sum(each.count for each in logged))
 
     def _count(self, record: Record, group: JobGroup | None) -> None:
-        if self._seen is None:  # after a history all jobs are recounted: only some of them were counted before
+        if not self.in_replay:  # after a replay all jobs are recounted: only some of them were counted before
             if self._log_jobs and group:
                 self._log_change(record, group)
             self._counts.reclassify(record.group, group)
@@ -229,7 +271,7 @@ class Projection:
         self._records.discard(jobid)
         self.held.discard(jobid)
         if not record.active:
-            self.active.discard(jobid)
+            self._note_ended(jobid)
             return
         self._records.put(record)
         if record.job.urgency == 0 and record.job.state in PENDING:

@@ -35,6 +35,7 @@ _BUCKETS = {metric.name: (*map(str, metric.buckets), "+Inf") for metric in metri
 _SERVER_METRICS = (
     metrics.CONNECTIONS,
     metrics.CAUGHT_UP,
+    metrics.HISTORY,
     metrics.LAG,
     metrics.BACKLOG,
     metrics.RESOURCES_AGE,
@@ -183,6 +184,8 @@ class ServerCollector(Collector):
         updated = min(self._poller.resources.updated, self._poller.queues.updated)
         yield _gauge(metrics.CONNECTIONS, [((), self._connections())])
         yield _gauge(metrics.CAUGHT_UP, [((), self._feed.caught_up)])
+        progress = self._feed.history.progress
+        yield _gauge(metrics.HISTORY, [(("read",), progress.read), (("total",), progress.total)])
         yield _gauge(metrics.LAG, [((), self._feed.lag)])
         yield _gauge(metrics.BACKLOG, [((), self._feed.backlog)])
         yield _gauge(metrics.RESOURCES_AGE, [((), max(0.0, time.time() - updated))] if updated else [])

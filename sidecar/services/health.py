@@ -64,23 +64,27 @@ class Health:
         ]
 
     def ready(self) -> list[Check]:
-        """Return all checks: whether commands are accepted and lists are complete."""
+        """Return all checks: whether commands are accepted and all active jobs are known."""
         status, state = self._instance.status, self._lifecycle.state
         connected = status.connection == "ready"
         disconnected = f"The instance is {status.connection}: {status.detail or 'no response yet'}."
         lag = self._feed.lag
-        complete = self._feed.caught_up or not connected  # without a connection, report only that
+        followed = self._feed.live or not connected  # without a connection, report only that
         *live, tasks = self.live()
         return [
             *live,
             tasks._replace(problem=_sentences(self._tasks.dead)),
             Check("instance", "" if connected else disconnected),
-            Check("journal", "" if complete else "The history of jobs is being read."),
+            Check("journal", "" if followed else "The active jobs are being read.", note=self._history()),
             Check("stored", self._feed.problem),
             Check("lag", f"Job events are stored {lag:.1f} s late." if lag > _MAX_LAG else ""),
             Check("service", "" if state == "running" else f"The service is {state}.", note=self._listener_problem()),
             *(check.result for check in self._periodic),
         ]
+
+    def _history(self) -> str:
+        """Return how far the history is read; empty if it is complete, or nothing is read."""
+        return str(self._feed.history.progress) if self._feed.live and not self._feed.caught_up else ""
 
 
 def storage_checks(store: Store, *, min_free: int) -> list[PeriodicCheck]:

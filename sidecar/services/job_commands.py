@@ -105,7 +105,7 @@ class JobCommands:
         Raises:
             Forbidden: the filter names another submitter, and the caller lacks the scope admin.
             Lagging: jobs that were accepted before are not stored within the limit.
-            Unavailable: the instance does not answer, or the history is not read yet.
+            Unavailable: the instance does not answer, or the active jobs are not known yet.
         """
         own = "admin" not in caller.scopes
         if own:
@@ -113,8 +113,8 @@ class JobCommands:
                 raise Forbidden(f"submitter: jobs of other callers than {caller.name} need the scope admin.")
             where = msgspec.structs.replace(where, submitter=caller.name)
         self._instance.status.require_ready()
-        if not self._feed.caught_up:
-            raise Unavailable("The history of jobs is being read: which jobs match is not known yet.")
+        if not self._feed.live:
+            raise Unavailable("The active jobs are being read: which jobs match is not known yet.")
         await self._feed.barrier.wait_visible(where.submitter if own else None)
         states = tuple(state for state in where.states or ACTIVE if state != "INACTIVE")
         return await self._store.lists.jobids(msgspec.structs.replace(where, states=states)) if states else []

@@ -188,7 +188,7 @@ class Stop:
         await self._launchers.wait_idle()
         await self._instance.refuse_submits("the instance is draining")
         await self._instance.wait_until_idle()  # as reported by the instance: the store may be stuck
-        await self._feed.wait_stored()
+        await self._feed.barrier.wait_stored()
 
     # ---------------------------------------------------------------------------------------------------- shutdown
 

@@ -164,15 +164,19 @@ class Submissions:
         Raises:
             Unavailable: the job may be in the part of the history that is not read yet.
         """
-        if not self._feed.caught_up:
-            raise Unavailable("The history of jobs is being read: whether this key was used is not known yet.")
+        if not self._feed.live:
+            raise Unavailable("The active jobs are being read: whether this key was used is not known yet.")
         if self._generation != self._feed.tail.generation:
             self._generation = self._feed.tail.generation
             self._accepted.clear()  # another instance with other jobs
         await self._forget_stored()
         if submitted := self._accepted.get(key):
             return submitted.jobid, submitted.digest
-        return await self._store.job_of_key(key)
+        complete = self._feed.caught_up  # before the store is read: the history may be complete right afterwards
+        known = await self._store.job_of_key(key)
+        if known is None and not complete:
+            raise Unavailable("The history of jobs is being read: whether this key was used is not known yet.")
+        return known
 
     async def _forget_stored(self) -> None:
         """Forget some keys that the store has, and those that it will not get."""

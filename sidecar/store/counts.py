@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 from sidecar.domain.errors import StoreError
 from sidecar.domain.model import ACTIVE
 from sidecar.store.connections import Connections
+from sidecar.store.known import stored_events
 from sidecar.store.query import Search
 
 _MAX_TEXTS = 1000  # search texts with cached counts
@@ -75,14 +76,9 @@ class Counts:
         sql = "SELECT iif(submitter = '', username, submitter), lower(state), count(*) FROM jobs GROUP BY 1, 2"
         return {(user, state): count for user, state, count in await self._connections.fetch_in_thread(sql)}
 
-    async def events(self) -> dict[int, int]:
-        """Return the number of events by job; 0 if the row is damaged."""
-
-        def read(db: sqlite3.Connection) -> dict[int, int]:
-            rows = db.execute("SELECT id, nevents FROM jobs")
-            return {jobid: count if isinstance(count, int) else 0 for jobid, count in rows}
-
-        return await self._connections.read_in_thread(read)
+    async def events_of(self, jobids: Sequence[int]) -> dict[int, int]:
+        """Return the number of stored events of some jobs; see :func:`~sidecar.store.known.stored_events`."""
+        return await self._connections.read_in_thread(lambda db: stored_events(db, jobids))
 
     async def totals(self) -> list[tuple[str, str, str]]:
         """Return name, labels and value of the metrics that were written."""

@@ -33,8 +33,8 @@ SERVICE_STATES = ("running", "waiting", "draining", "stopping", "stopped")
 REFUSALS = ("unauthenticated", "denied", "forbidden", "misdirected", "rate_limited")
 DROPS = ("slow", "unauthenticated")
 TASKS = (
-    "embedded job", "event", "feed", "flux", "guard", "health", "history", "idle", "launcher", "memory", "outlook",
-    "output", "pages", "ping", "scaling", "stop", "survey", "token secret", "watch", "watchdog",
+    "embedded job", "event", "feed", "flux", "guard", "health", "history", "history reader", "idle", "launcher",
+    "memory", "outlook", "output", "pages", "ping", "scaling", "stop", "survey", "token secret", "watch", "watchdog",
 )  # fmt: skip
 
 
@@ -168,6 +168,13 @@ RPC_ERRORS = Metric(
 )
 CAUGHT_UP = Metric(
     "flux_sidecar_journal_caught_up", "gauge", "server", "1 while the history of jobs has been read completely."
+)
+HISTORY = Metric(
+    "flux_sidecar_history_jobs",
+    "gauge",
+    "server",
+    "Jobs that had ended before the server was connected: how many were read, and how many there are.",
+    ("jobs",),
 )
 LAG = Metric("flux_sidecar_journal_lag_seconds", "gauge", "server", "Age of the oldest job event that is not stored.")
 BACKLOG = Metric("flux_sidecar_journal_backlog", "gauge", "server", "Responses of the journal that are not stored yet.")

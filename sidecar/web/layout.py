@@ -9,6 +9,7 @@ from aiohttp import web
 from sidecar.api import position
 from sidecar.domain.errors import Problem
 from sidecar.instance import Instance
+from sidecar.journal.feed import Feed
 from sidecar.services.lifecycle import Lifecycle
 from sidecar.store import Store
 from sidecar.web.render import render_page
@@ -19,13 +20,15 @@ class Layout:
 
     Args:
         store: has the position from which a page's scripts follow events.
+        feed: knows how far the history is read.
         instance: the instance that is served.
         lifecycle: has the state of the service.
         no_auth: whether pages warn that the server was started with --no-auth.
     """
 
-    def __init__(self, store: Store, instance: Instance, lifecycle: Lifecycle, *, no_auth: bool) -> None:
+    def __init__(self, store: Store, feed: Feed, instance: Instance, lifecycle: Lifecycle, *, no_auth: bool) -> None:
         self._store = store
+        self._feed = feed
         self._instance = instance
         self._lifecycle = lifecycle
         self._no_auth = no_auth
@@ -41,6 +44,7 @@ class Layout:
             "instance": self._instance.status,
             "service": self._lifecycle.service(),
             "no_auth": self._no_auth,
+            "reading": "" if self._feed.caught_up or not self._feed.live else str(self._feed.history.progress),
             "position": position.format_event_id(self._store, self._store.position),
         }
 

@@ -184,8 +184,16 @@ class Server(Process):
             self._client = httpx.Client(base_url=self.url, timeout=PATIENCE, verify=self.verify)
         return self._client
 
-    def ready(self) -> Self:
+    def live(self) -> Self:
+        """Wait until the server is ready; it may still read the history of ended jobs."""
         eventually(lambda: self.http.get("/readyz").status_code == 200, what=f"readiness of {self.log}")
+        return self
+
+    def ready(self) -> Self:
+        """Wait until the server is ready and has read the history."""
+        self.live()
+        reading = "The history is being read"
+        eventually(lambda: reading not in self.http.get("/readyz?verbose").text, what=f"history of {self.log}")
         return self
 
     def close(self) -> None:

@@ -93,6 +93,14 @@ class EmbeddedInstance:
         """End the wait for a history: there is none."""
         self._sink.push(JobEvents(-1, []))
 
+    async def ended_jobs(self) -> int:
+        """Return 0: the events of every job were sent already."""
+        return 0
+
+    def history_source(self) -> tuple[str, str]:
+        """Return nothing: there is no history."""
+        return "", ""
+
     async def close(self) -> None:
         """End all jobs, and the processes that have left their sessions."""
         await self.end_jobs()

@@ -39,6 +39,8 @@ class Broker(msgspec.Struct):
     rc2_none: bool
     identity: str
     inherited: Environment | None
+    process: str = ""
+    """Identifies the process of the broker."""
 
 
 def handshake(handle: Any, broker_above: int | None, address: str) -> Broker:
@@ -79,7 +81,13 @@ def handshake(handle: Any, broker_above: int | None, address: str) -> Broker:
         rc2_none="broker.rc2_none" in handle.rpc("attr.list").get()["names"],
         identity=identity,
         inherited=None if pid == broker_above else _remote_environment(handle),
+        process=process_of(handle),
     )
+
+
+def process_of(handle: Any) -> str:
+    """Return what identifies the process of the broker of a connection: its pid and its start."""
+    return f"{_attribute(handle, 'broker.pid')} {_attribute(handle, 'broker.starttime')}"
 
 
 def flush_pending_submits(handle: Any, identity: str) -> None:

@@ -88,6 +88,16 @@ class FluxInstance:
         """Connect again: the journal then starts with its history."""
         self._connection.reconnect()
 
+    async def ended_jobs(self) -> int:
+        """Return the number of inactive jobs."""
+        stats = await self._client.rpc("job-manager.stats-get")
+        return int(stats["inactive_jobs"])
+
+    def history_source(self) -> tuple[str, str]:
+        """Return the URI, and what identifies the broker of this connection."""
+        broker = self._connection.broker
+        return self.status.uri, broker.process if broker else ""
+
     async def close(self) -> None:
         """End the Flux thread; the instance continues."""
         await self._connection.close()

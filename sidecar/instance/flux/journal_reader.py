@@ -56,9 +56,9 @@ class JournalReader:
         """Whether the first response has come: the connection is in use."""
 
     def start(self, broker: Broker) -> None:
-        """Request the journal with its history; ``broker`` is reported as connected with the first response."""
+        """Request the journal from the active jobs on; ``broker`` is reported as connected with the first response."""
         self._broker = broker
-        self._rpc = self._handle.rpc(_TOPIC, {"full": True}, 0, flux.constants.FLUX_RPC_STREAMING)
+        self._rpc = self._handle.rpc(_TOPIC, {"full": False}, 0, flux.constants.FLUX_RPC_STREAMING)
         self._rpc.then(self._on_response)
 
     def check(self, *_: Any) -> None:

@@ -234,7 +234,7 @@ async def test_events_in_any_number_are_read_in_parts(stored: Push) -> None:
 
 async def test_a_row_of_an_earlier_version_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Earlier versions wrote rows of any size, with contexts of up to a megabyte."""
-    monkeypatch.setattr(batch, "_rows", lambda entries: [(len(entries), msgspec.json.encode(entries))])
+    monkeypatch.setattr(batch, "event_rows", lambda entries: [(len(entries), msgspec.json.encode(entries))])
     store = Store(tmp_path / "s.sqlite")
     await store.open()
     item = JobEvents(1, [Event(1.0, "submit"), *(Event(2.0 + n, "memo", {"k": "m" * 100_000}) for n in range(50))])

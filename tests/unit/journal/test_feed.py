@@ -94,7 +94,7 @@ async def test_events_of_a_job_are_published_once_it_is_valid(tmp_path: Path) ->
             for item in (HistoryBegin("i"), END, first, *between, live(1, "validate"), live(1, "depend")):
                 feed.push(item)
             await wait_stored(feed, 1)
-            await asyncio.wait_for(feed.wait_stored(), 5)
+            await asyncio.wait_for(feed.barrier.wait_stored(), 5)
             names = [entry.name for each in await store.events_between(0, 100, 100) for _, entry in each.entries(0)]
             assert names == ["submit", "validate", "depend"]
             assert await states(store) == {1: "PRIORITY"}

@@ -1,0 +1,64 @@
+"""Entry point of the process that reads the history of an instance for the server that has started it.
+
+It has an interpreter of its own, so that requests to the server do not wait while a long history is decoded, folded
+and encoded. It writes frames (:mod:`sidecar.journal.history_frame`) to its standard output, whose reader bounds how far
+ahead it is, and ends when its standard input does: with the server, however that ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sqlite3
+import sys
+import threading
+from pathlib import Path
+
+from sidecar.instance.flux import journal
+from sidecar.instance.flux.history import responses
+from sidecar.journal.history_fold import frames
+from sidecar.journal.history_frame import Frame, encode
+from sidecar.store.known import read_only, stored_events
+
+_FAILURE = 1  # exit code
+
+
+def main() -> None:
+    """Read the history. Arguments: URI of the instance, its broker, path of the store."""
+    uri, broker, path = sys.argv[1:]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # of a whole process group: the server ends this one
+        signal.signal(number, signal.SIG_IGN)
+    gc.disable()  # there are no cycles, and to look for them takes a tenth of the time
+    threading.Thread(target=_end_with_server, daemon=True).start()
+    try:
+        _read(uri, broker, Path(path))
+    except BrokenPipeError:
+        sys.exit(_FAILURE)
+    except (OSError, sqlite3.Error) as exc:
+        text = (exc.strerror if isinstance(exc, OSError) else "") or str(exc)
+        _write(encode(Frame(0, failure=text)))
+        sys.exit(_FAILURE)
+
+
+def _read(uri: str, broker: str, path: Path) -> None:
+    with read_only(path) as db:
+        for frame in frames(responses(uri, broker), journal.decode, lambda jobids: stored_events(db, jobids)):
+            _write(encode(frame))
+
+
+def _write(data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(sys.stdout.fileno(), left) :]
+
+
+def _end_with_server() -> None:
+    """Wait for the end of the standard input, to which the server writes nothing; then end this process at once."""
+    while os.read(sys.stdin.fileno(), 1):
+        continue
+    os._exit(_FAILURE)
+
+
+if __name__ == "__main__":
+    main()
