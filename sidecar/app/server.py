@@ -102,6 +102,8 @@ class Server:
         components.auth.start(components.tasks)
         started.add("store", components.store.close, _STORE)
         await components.store.open()
+        migration = components.tasks.start(components.store.migrated, "migration", on_death="end")
+        started.add("migration", migration.close)
         started.add("jobs of the instance", self._end_jobs, _END_JOBS + _STORE)
         started.add("feed", components.feed.close, _FEED)
         components.feed.start(components.tasks)
