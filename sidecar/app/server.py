@@ -131,6 +131,7 @@ class Server:
             started.add("tracing", lambda: asyncio.to_thread(tracing.close))
         started.add("health", components.health.close)
         components.health.start()
+        started.add("retention", tasks.start(components.retention.run, "retention").close)
         started.add("history", self._routes.history.close)
         self._routes.history.start(tasks)
 

@@ -58,6 +58,7 @@ class Projection:
         self._logged_faults: OrderedDict[tuple[int, str], None] = OrderedDict()
         self._seen: set[int] | None = None
         self._stored_nevents: dict[int, int] = {}
+        self._removed_until = 0.0
 
     @property
     def in_history(self) -> bool:
@@ -72,6 +73,7 @@ class Projection:
             state.clear()
         self._instruments.restarts.inc()
         await self.recount()
+        self._removed_until = self._store.gone.until  # before the counts: it may grow meanwhile
         self._stored_nevents = await self._retry.until_done(self._store.counts.events)
         self._seen = set()
 
@@ -134,7 +136,7 @@ class Projection:
         else:
             self._seen.add(item.id)
             known = self._stored_nevents.get(item.id, 0)
-            if len(item.events) <= known and item.events[-1].name == "clean":
+            if item.events[-1].name == "clean" and (len(item.events) <= known or self._was_removed(known, item)):
                 return True
         if record is None:
             record, new = fold.new_record(item), True
@@ -158,6 +160,11 @@ class Projection:
         batch.records[item.id] = record
         batch.append(record.job, [*withheld, *entries])
         return False
+
+    def _was_removed(self, known: int, item: JobEvents) -> bool:
+        """Return whether the store had an ended job and has removed it: jobs are removed in the order of their ends."""
+        end = untrusted.seconds(item.events[-1].timestamp)
+        return not known and end is not None and end <= self._removed_until
 
     def forget(self, jobid: int) -> None:
         """Drop the in-memory state of a job."""

@@ -22,6 +22,7 @@ from sidecar.runtime.threads import Workers
 from sidecar.store.lock import StoreLock
 from sidecar.store.migration import Migration, Stopped
 from sidecar.store.readers import Readers
+from sidecar.store.retention import Gone, load
 from sidecar.store.schema import MIGRATED_VERSION, check, connect, inspect, version_of
 
 T = TypeVar("T")
@@ -52,6 +53,8 @@ class Connections:
         """Position of the last event written."""
         self.revision = 0
         """Changes with every write: a result read at this revision is still valid."""
+        self.gone = Gone()
+        """What retention has removed."""
         self.size = 0
         """Size of the file and its write-ahead log at the last write or probe (bytes)."""
         self.lock = StoreLock(path)
@@ -167,7 +170,9 @@ class Connections:
         """Read the name and the last position of the file, which is created if needed."""
         db = self._writing_connection()
         self.id = db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()[0]
-        self.position = db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0]
+        self.gone = load(db)
+        [last] = db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
+        self.position = max(last, self.gone.position)
         self._measure()
 
     def _measure(self) -> None:

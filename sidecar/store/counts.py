@@ -53,6 +53,12 @@ class Counts:
             self._matches.clear()
             raise
 
+    async def inactive(self) -> int:
+        """Return the number of jobs that have ended."""
+        sql = "SELECT count(*) FROM jobs WHERE state = 'INACTIVE'"
+        [[count]] = await self._connections.fetch_in_thread(sql)
+        return int(count)
+
     async def by_group(self) -> list[Group]:
         """Return the number of jobs in each group."""
         return await self._connections.fetch_in_thread(_GROUPS)

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from sidecar.store import eventlog
+from sidecar.store import eventlog, retention
 from sidecar.store.connections import Connections
 from sidecar.store.counts import Counts
 from sidecar.store.damage import Damage
@@ -97,6 +97,34 @@ class Store:
     ) -> None:
         """Write one transaction; see :meth:`Writer.write`."""
         await self._writer.write(rows, logged, deleted, totals)
+
+    async def remove_ended(self, count: int, before: float | None = None) -> dict[int, str]:
+        """Remove the inactive jobs that have ended first.
+
+        Args:
+            count: maximum number of jobs.
+            before: only those that ended before this time (Unix seconds).
+
+        Returns:
+            The jobs, with their queue.
+
+        Raises:
+            StoreError: nothing was removed, for example because the disk is full.
+        """
+        return await self._writer.remove_ended(count, before)
+
+    async def merge_texts(self, pages: int, *, begin: bool) -> bool:
+        """Drop the texts of removed jobs from the text index; see :func:`sidecar.store.retention.merge_texts`."""
+        return await self.connections.write(lambda db: retention.merge_texts(db, pages, begin=begin))
+
+    async def shrink(self, pages: int, spare: int) -> bool:
+        """Cut free pages off the file; see :func:`sidecar.store.retention.shrink`."""
+        return await self.connections.write(lambda db: retention.shrink(db, pages, spare))
+
+    @property
+    def gone(self) -> retention.Gone:
+        """What :meth:`remove_ended` has removed so far."""
+        return self.connections.gone
 
     # ------------------------------------------------------------------------------------------------ one job
 

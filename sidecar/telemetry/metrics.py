@@ -33,8 +33,8 @@ SERVICE_STATES = ("running", "waiting", "draining", "stopping", "stopped")
 REFUSALS = ("unauthenticated", "denied", "forbidden", "misdirected", "rate_limited")
 DROPS = ("slow", "unauthenticated")
 TASKS = (
-    "embedded job", "event", "feed", "flux", "guard", "health", "history", "idle", "launcher", "memory", "outlook",
-    "output", "pages", "ping", "scaling", "stop", "survey", "token secret", "watch", "watchdog",
+    "embedded job", "event", "feed", "flux", "guard", "health", "history", "idle", "launcher", "memory", "migration",
+    "outlook", "output", "pages", "ping", "retention", "scaling", "stop", "survey", "token secret", "watch", "watchdog",
 )  # fmt: skip
 
 
@@ -189,6 +189,21 @@ STORE_WRITE = Metric(
 )
 STORE_ERRORS = Metric(
     "flux_sidecar_store_write_errors_total", "counter", "server", "Failed transactions of the job store."
+)
+REMOVALS = ("number", "age", "disk")
+STORE_REMOVED = Metric(
+    "flux_sidecar_store_removed_jobs_total",
+    "counter",
+    "server",
+    "Inactive jobs that were removed from the job store: by --keep-jobs (number), --keep-for (age) or --min-free-disk "
+    "(disk).",
+    ("reason",),
+)
+STORE_RETENTION = Metric(
+    "flux_sidecar_store_retention_timestamp_seconds",
+    "gauge",
+    "server",
+    "When inactive jobs beyond the limits were last removed from the job store, or none had to be (Unix time).",
 )
 LOOP_LAG = Metric(
     "flux_sidecar_event_loop_lag_seconds",
