@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from docs import chart, dashboard, differences, metrics
-from sidecar.app import Server
+from sidecar.app.server import Server
 from sidecar.config import table
 from sidecar.config.embedded import EmbeddedOptions
 from sidecar.config.settings import Settings

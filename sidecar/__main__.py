@@ -6,7 +6,6 @@ memory because this module and :mod:`sidecar.follower` import next to nothing.
 
 from __future__ import annotations
 
-import gc
 import sys
 
 from sidecar.runtime import termination
@@ -31,10 +30,8 @@ def main() -> None:
         import warnings
 
         warnings.simplefilter("ignore")
-    gc.disable()  # what modules create stays: to look for garbage in it takes a tenth of the start
     from sidecar.cli import main as command
 
-    gc.enable()
     command()
 
 

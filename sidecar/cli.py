@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import gc
 import json
-import socket
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import structlog
 from cyclopts import (
     App,
     CoercionError,
@@ -21,23 +20,13 @@ from cyclopts import (
 )
 
 import sidecar
-from sidecar import app as server
-from sidecar.auth.tokens import append_line, make_token
+from sidecar.app import failures
 from sidecar.config import table, values
 from sidecar.config.early import early_option
-from sidecar.config.embedded import EmbeddedOptions
 from sidecar.config.environment import in_kubernetes
 from sidecar.config.settings import Settings
-from sidecar.http import openapi as openapi_document
-from sidecar.runtime import log_writer, parts, termination
-from sidecar.services.lifecycle import ServerFailed
-from sidecar.store import StoreError
-from sidecar.telemetry import logs
+from sidecar.runtime import log_writer, termination
 
-log = structlog.get_logger("server")
-
-_ALL = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not listened on
-_BINDINGS = frozenset({"flux", "_flux", "cffi", "_cffi_backend", "ply", "yaml"})
 _EXAMPLES = """Examples:
 
     flux start flux-sidecar serve
@@ -90,47 +79,25 @@ def serve(settings: Annotated[Settings, Parameter(name="*")] = Settings()) -> No
     settings = settings.located()
     try:
         settings.check()
-        logs.configure(settings.telemetry)
-        logs.take_over()
-        _log_environment(settings)
-        parts.run(server.serve(settings, functools.partial(_announce, settings)))
-    except ServerFailed as exc:
-        _fail(f"The server has ended with a failure: {exc}.", server.SOFTWARE_ERROR)
-    except (values.SettingsError, StoreError, ImportError, OSError) as exc:
-        text = _start_failure(exc)
-        parts.run(server.report_failure(settings, text))
-        _fail(text)
+        gc.disable()  # what modules create stays: to look for garbage in it takes a tenth of the start
+        from sidecar.app import command  # it imports the whole server, which a wrong option does not need
+
+        gc.enable()
+        warnings = _warnings.copy()
+        _warnings.clear()
+        command.run(settings, warnings)
+    except (failures.Failed, values.SettingsError, ImportError, OSError) as exc:
+        code = exc.code if isinstance(exc, failures.Failed) else failures.USAGE_ERROR
+        text = _failure(exc)
+        if code == failures.USAGE_ERROR and not settings.kubernetes.no_cluster:
+            _report(settings, text)
+        _fail(text, code)
     termination.exit_process(0)
 
 
-def _log_environment(settings: Settings) -> None:
-    """Log warnings about the environment, and options with values from variables of other programs."""
-    for text in settings.listen.notes:
-        log.info(text)
-    for text in _warnings:
-        log.warning(text)
-    _warnings.clear()
-
-
-def _start_failure(exc: Exception) -> str:
-    """Return why the server has not started."""
-    if isinstance(exc, ImportError):
-        return _unloadable(exc)
-    if isinstance(exc, OSError):
-        where = f"{exc.filename}: " if exc.filename else ""
-        return f"The server cannot start: {where}{exc.strerror or exc}."
-    return "\n".join([str(exc), *_warnings])
-
-
-def _unloadable(exc: ImportError) -> str:
-    """Return what to install for a module that cannot be loaded."""
-    if (exc.name or "").partition(".")[0] in _BINDINGS:
-        return (
-            f"The Flux bindings cannot be loaded: {exc}.\n"
-            "They need libflux-core where the loader finds it, and the extra flux-sidecar[flux] of its version. In the "
-            "source tree: pip install '.[flux]' flux-python==VERSION (`flux version` shows libflux-core's)."
-        )
-    return f"A module cannot be loaded: {exc}. Install flux-sidecar again, into an environment of its own."
+def _failure(exc: Exception) -> str:
+    """Return why the server has not started, with warnings that were not logged: one may be the cause."""
+    return "\n".join([failures.describe(exc), *(_warnings if isinstance(exc, values.SettingsError) else ())])
 
 
 tokens = App(name="token", help="Bearer tokens for --tokens.")
@@ -148,6 +115,8 @@ def new(
     ] = None,
 ) -> None:
     """Create a token for NAME and print it. It cannot be shown again: the file contains only its digest."""
+    from sidecar.auth.tokens import append_line, make_token
+
     try:
         token, line = make_token(name, values.parse_list(scopes))
     except ValueError as exc:
@@ -174,41 +143,23 @@ def _earlier_tokens(name: str, count: int, file: Path) -> str:
 @app.command
 def openapi() -> None:
     """Print the OpenAPI document of this version. It needs no instance."""
-    settings = Settings(engine=EmbeddedOptions(embedded=True))
-    operations = server.Server(settings, Path("/nonexistent")).operations
-    print(json.dumps(openapi_document.document(operations), indent=2, ensure_ascii=False))
+    from sidecar.app import command
+
+    print(json.dumps(command.openapi_document(), indent=2, ensure_ascii=False))
 
 
-def _announce(settings: Settings, urls: list[str]) -> None:
-    """Print the first commands for a user at a terminal, or log the addresses."""
-    url, curl = urls[0], "curl"
-    if url.startswith("unix:"):
-        curl, base = f"curl --unix-socket {url.removeprefix('unix://')}", "http://localhost"
-    else:
-        base = callable_url(url)
-        if settings.authenticates:
-            curl = 'curl -H "Authorization: Bearer $TOKEN"'
-    text = f"flux-sidecar {sidecar.__version__} listens on {' and '.join(urls)} (docs: {base}/docs)"
-    if settings.telemetry.log_format == "json":
-        log.info(text, version=sidecar.__version__, urls=urls, docs=f"{base}/docs")
-        return
-    log_writer.writer_to(sys.stdout).write(
-        f"\n{text}\n\n"
-        f"  {curl} -X POST {base}/v1/jobs/submit -d command='echo hello'\n"
-        f"  {curl} {base}/v1/jobs\n"
-        f"  {curl} -X POST {base}/v1/service/stop\n"
-    )
+def _report(settings: Settings, text: str) -> None:
+    """Record a failed start in the cluster, if all modules can be loaded."""
+    with contextlib.suppress(ImportError):
+        from sidecar.app import command
+
+        command.report(settings, text)
 
 
-def callable_url(url: str) -> str:
-    """Return a URL that other machines can use for a server that listens on all of its addresses."""
-    scheme, _, rest = url.partition("://")
-    host, _, port = rest.rpartition(":")
-    return f"{scheme}://{socket.gethostname()}:{port}" if host in _ALL else url
-
-
-def _fail(text: str, code: int = server.USAGE_ERROR) -> NoReturn:
+def _fail(text: str, code: int = failures.USAGE_ERROR) -> NoReturn:
     if _serves() and _as_json():
+        from sidecar.telemetry import logs
+
         log_writer.STDERR.write(logs.line("error", "the server has not started or has failed", reason=text, code=code))
     else:
         log_writer.STDERR.write(f"flux-sidecar: {text}")
@@ -235,4 +186,4 @@ def main() -> None:
     try:  # without a terminal, report an error of the command line as every other failure
         app(exit_on_error=False, print_error=False)
     except CycloptsError as exc:
-        _fail(_usage_error(exc), server.USAGE_ERROR)
+        _fail(_usage_error(exc), failures.USAGE_ERROR)

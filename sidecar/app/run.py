@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from sidecar.app.components import cluster
+from sidecar.app.failures import SOFTWARE_ERROR, USAGE_ERROR
 from sidecar.app.server import Server
 from sidecar.cluster import end_file
 from sidecar.config import secrets
@@ -25,8 +26,6 @@ from sidecar.runtime.parts import close_within
 from sidecar.services.lifecycle import Lifecycle, ServerFailed
 
 log = structlog.get_logger("server")
-
-USAGE_ERROR, SOFTWARE_ERROR = 2, 70  # exit codes; the second is EX_SOFTWARE of sysexits.h
 
 # Seconds.
 _REMOVE, _END_FILE = 2.0, 3.0

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sidecar.app import Server as Application
+from sidecar.app.server import Server as Application
 from tests.contract.test_errors import problem
 from tests.support.access import SCOPES, TokenFile, audit
 from tests.support.harness import Server, eventually

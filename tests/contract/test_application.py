@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
-from sidecar.app import Server
+from sidecar.app.server import Server
 from tests.support.harness import PATIENCE
 from tests.support.settings import make_settings
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from sidecar.app import Server as Application
+from sidecar.app.server import Server as Application
 from tests.support.access import TokenFile
 from tests.support.harness import BIN, SIDECAR, Server, embedded
 from tests.support.settings import make_settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,16 +33,17 @@ def test_the_second_is_refused(options: tuple[str, ...], tmp_path: Path, started
 
 
 def test_a_successor_starts_at_once(tmp_path: Path, started: Start) -> None:
-    """After kill -9, and while the predecessor is still ending; with the jobs that it accepted."""
+    """After kill -9, and while the predecessor is still ending; with the jobs that it accepted.
+
+    A server that gets neither lease within their timeouts would exit with 2 instead of becoming ready.
+    """
     broker = started(Broker(tmp_path, cores=4)).running()
     first = started(beside(broker, tmp_path, "--no-stop-on-signal")).ready()
     jobs = [first.submit("sleep 600")]
     for number in (signal.SIGKILL, signal.SIGTERM):
         successor = started(beside(broker, tmp_path, "--no-stop-on-signal"))
         first.signal(number)
-        begin = time.monotonic()
         successor.ready()
-        assert time.monotonic() - begin < 10
         assert {each["id"] for each in successor.http.get("/v1/jobs").json()["jobs"]} == set(jobs)
         jobs.append(successor.submit("sleep 600"))
         first = successor

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from cyclopts import CycloptsError
 
 import sidecar
 from sidecar import cli
+from sidecar.app import command, failures
 from tests.support.command_line import run_command
 from tests.support.harness import BIN
 
@@ -62,13 +65,11 @@ def test_a_repeated_option(flag: str, text: str) -> None:
 
 
 def test_a_missing_module_is_named() -> None:
-    from sidecar.cli import _unloadable
-
-    assert "flux-sidecar[flux]" in _unloadable(ImportError("No module named 'flux'", name="flux.job"))
-    assert "pip install '.[flux]' flux-python==" in _unloadable(
+    assert "flux-sidecar[flux]" in failures.describe(ImportError("No module named 'flux'", name="flux.job"))
+    assert "pip install '.[flux]' flux-python==" in failures.describe(
         ImportError("libflux-core.so.2: cannot open", name="_flux._core")
     )
-    text = _unloadable(ImportError("No module named 'joserfc'", name="joserfc"))
+    text = failures.describe(ImportError("No module named 'joserfc'", name="joserfc"))
     assert "joserfc" in text
     assert "libflux" not in text
 
@@ -78,9 +79,25 @@ def test_a_missing_module_is_named() -> None:
 )
 def test_the_announced_address_can_be_called(host: str, url: str) -> None:
     given = f"https://{host}:5000"
-    assert cli.callable_url(given) == (url.format(socket.gethostname()) or given)
+    assert command.callable_url(given) == (url.format(socket.gethostname()) or given)
 
 
 def test_the_version() -> None:
     assert run_command("--version").stdout.strip() == sidecar.__version__
     assert (BIN / "flux-sidecar").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["serve", "--port", "many"], 2), (["serve", "--uri", "/x"], 2)]
+)
+def test_help_and_errors_do_not_load_the_server(arguments: list[str], code: int) -> None:
+    """They answer in a fraction of the time that the server needs to start."""
+    program = (
+        "import sys; sys.argv[1:] = %r\n"
+        "from sidecar.__main__ import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'aiohttp', 'sqlite3', 'sidecar.app.server'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program % arguments], text=True, capture_output=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"

@@ -16,7 +16,7 @@ PRUNE = (ROOT / "image/prune").read_text()
 @pytest.mark.parametrize(
     ("modules", "loaded"),
     [
-        ("sidecar.app, sidecar.cli, sidecar.web.pages, sidecar.api.cluster, sidecar.services.scaling", False),
+        ("sidecar.app.command, sidecar.cli, sidecar.web.pages, sidecar.api.cluster, sidecar.services.scaling", False),
         ("sidecar.follower", False),
         ("sidecar.cluster.cluster", True),
         ("sidecar.auth.kubernetes", True),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sidecar import follower
-from sidecar.app import Server as Application
+from sidecar.app.server import Server as Application
 from sidecar.cluster import end_file, outlook
 from sidecar.cluster.end_file import Verdict
 from sidecar.cluster.objects import Job

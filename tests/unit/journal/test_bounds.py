@@ -96,21 +96,24 @@ def test_a_job_is_small_for_any_submit() -> None:
 # ---------------------------------------------------------------------------------------------------- responses
 
 
-_KEYS: dict[str, dict[str, Any]] = {f"k{number}": {} for number in range(200_000)}
+def _keys() -> dict[str, Any]:
+    return {f"k{number}": {} for number in range(200_000)}
+
+
 _DEEP = b"[" * 70 + b"]" * 70
-_LARGE = {
-    "keys": response(jobspec={**_SPEC, "more": _KEYS}),
-    "one branch that is deep": response(jobspec={**_SPEC, "more": 7}).replace(b"7", b"[%b,%b]" % (_DEEP, b",".join([b"[]"] * 1_000_000))),
-    "branches": response(jobspec={**_SPEC, "more": 7}).replace(b"7", b"[%b]" % b",".join([_DEEP] * 20_000)),
-    "R with a graph": response(R={"version": 1, "execution": {"R_lite": [{"rank": "0-3", "children": {"core": "0-7"}}], "nodelist": ["n[0-3]"]}, "scheduling": _KEYS}),
-    "an update": response({"timestamp": 2.0, "name": "jobspec-update", "context": {"attributes.system.x": _KEYS}}),
+_LARGE: dict[str, Callable[[], bytes]] = {
+    "keys": lambda: response(jobspec={**_SPEC, "more": _keys()}),
+    "one branch that is deep": lambda: response(jobspec={**_SPEC, "more": 7}).replace(b"7", b"[%b,%b]" % (_DEEP, b",".join([b"[]"] * 1_000_000))),
+    "branches": lambda: response(jobspec={**_SPEC, "more": 7}).replace(b"7", b"[%b]" % b",".join([_DEEP] * 20_000)),
+    "R with a graph": lambda: response(R={"version": 1, "execution": {"R_lite": [{"rank": "0-3", "children": {"core": "0-7"}}], "nodelist": ["n[0-3]"]}, "scheduling": _keys()}),
+    "an update": lambda: response({"timestamp": 2.0, "name": "jobspec-update", "context": {"attributes.system.x": _keys()}}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", _LARGE)
 def test_megabytes_are_read_for_a_few_members(what: str) -> None:
     """This takes less time than to create objects of all of them, which no code does."""
-    text = _LARGE[what]
+    text = _LARGE[what]()
     began = time.thread_time()
     whole = json.loads(text)
     took = time.thread_time() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,19 +215,21 @@ class Memory:
         return output
 
 
+def _one_long_entry() -> tuple[list[bytes], int]:
+    whole = entry("stdout", "0", b"x" * 3_000_000)
+    return [whole[begin : begin + 30_000] for begin in range(0, len(whole), 30_000)], 3_000_000
+
+
 #: Logs with many incomplete lines or entries, by name: the chunks, and the bytes of output in them.
-INCOMPLETE = {
-    "lines": (
+INCOMPLETE: dict[str, Callable[[], tuple[list[bytes], int]]] = {
+    "lines": lambda: (
         [b"".join(entry("stdout", str(rank), b"x" * 300_000) for rank in range(4))]
         + [entry("stdout", str(number % 4), b".") for number in range(400)],
         4 * 300_000 + 400,
     ),
-    "an entry": ([b"x" * 100_000 for _ in range(200)] + [b"\n" + entry("stdout", "0", b"behind\n")], 7),
-    "an entry that ends": (
-        [entry("stdout", "0", b"x" * 3_000_000)[begin : begin + 30_000] for begin in range(0, 3_100_000, 30_000)],
-        3_000_000,
-    ),
-    "a line for each task": (
+    "an entry": lambda: ([b"x" * 100_000 for _ in range(200)] + [b"\n" + entry("stdout", "0", b"behind\n")], 7),
+    "an entry that ends": _one_long_entry,
+    "a line for each task": lambda: (
         [b"".join(entry("stdout", str(rank), b"x" * 40) for rank in range(1000))]
         + [entry("stdout", str(number), b".") for number in range(200)],
         1000 * 40 + 200,
@@ -237,7 +240,7 @@ INCOMPLETE = {
 @pytest.mark.parametrize("name", INCOMPLETE)
 async def test_incomplete_lines_are_stored_once(name: str) -> None:
     """Not once for each chunk in which they are incomplete: that is a gigabyte for some megabytes of output."""
-    chunks, size = INCOMPLETE[name]
+    chunks, size = INCOMPLETE[name]()
     output = await Memory(*chunks).open()
     tracemalloc.start()
     try:
