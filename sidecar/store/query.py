@@ -36,6 +36,8 @@ JOINED = "jobs LEFT JOIN documents ON documents.num = jobs.num AND documents.job
 """Jobs with their documents."""
 DOCUMENT = "id, CAST(json AS BLOB), running"
 """ID of a job, its document as stored, and the start of its run while it runs."""
+_INDEXED = {"id", "f58id", "t_submit", "state", "result", "name", "username"}
+_MAX_SCANNED, _MAX_DECODED = 200_000, 10_000
 _F58 = re.compile("[fƒ][1-9A-HJ-NP-Za-km-z]+")
 _SHORTEST = 3  # characters of a text that the trigram index finds
 
@@ -44,6 +46,24 @@ def _order(order: Sequence[tuple[str, bool]], last: str) -> str:
     """Return the terms of a total order; missing values come first if it ascends."""
     terms = [f"{_expression(name)} {'DESC' if down else 'ASC'}" for name, down in order]
     return ", ".join([*terms, f"id {last}"])
+
+
+def sort_problem(order: Sequence[tuple[str, bool]], count: int) -> str:
+    """Return why jobs cannot be sorted: a sort without an index reads all of them, and others wait meanwhile.
+
+    Args:
+        order: names out of :data:`ORDERS`, and whether descending.
+        count: number of the jobs.
+
+    Returns:
+        The reason; empty if they can be sorted.
+    """
+    for name, _ in order:
+        most = count if name in _INDEXED else _MAX_SCANNED if name in _COLUMNS or name == "runtime" else _MAX_DECODED
+        if count > most:
+            names = ", ".join(sorted(_INDEXED))
+            return f"{count} jobs cannot be sorted by {name}, at most {most}: use query=, or sort by {names}."
+    return ""
 
 
 def _chosen(condition: str, order: Sequence[tuple[str, bool]], last: str, columns: str) -> str:
