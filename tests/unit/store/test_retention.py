@@ -33,7 +33,8 @@ def removed(instruments: Instruments, reason: str) -> float | None:
 
 
 def history(feed: Feed, *items: JobEvents) -> None:
-    for item in (HistoryBegin("i"), *items, END):
+    feed.push(HistoryBegin("i"))
+    for item in (*items, END):
         feed.push(item)
 
 
@@ -194,7 +195,8 @@ async def test_a_kill_during_a_removal(tmp_path: Path) -> None:
 async def test_nothing_is_removed_by_number_while_the_history_is_read(tmp_path: Path) -> None:
     """Of a job in the history it would be unknown whether it was counted and removed, or is new."""
     async with running(tmp_path / "s.sqlite") as (feed, store):
-        for item in (HistoryBegin("i"), *JOBS):
+        feed.push(HistoryBegin("i"))
+        for item in JOBS:
             feed.push(item)
         await feed.wait_stored()
         tool, _ = retention(feed, store, Limits(5, 1, 0))
