@@ -19,6 +19,7 @@ from sidecar.instance.flux import journal
 from sidecar.instance.flux.history import responses
 from sidecar.journal.history_fold import frames
 from sidecar.journal.history_frame import Frame, encode
+from sidecar.store import retention
 from sidecar.store.known import read_only, stored_events
 
 _FAILURE = 1  # exit code
@@ -43,7 +44,9 @@ def main() -> None:
 
 def _read(uri: str, broker: str, path: Path) -> None:
     with read_only(path) as db:
-        for frame in frames(responses(uri, broker), journal.decode, lambda jobids: stored_events(db, jobids)):
+        removed_until = retention.load(db).until
+        found = frames(responses(uri, broker), journal.decode, lambda jobids: stored_events(db, jobids), removed_until)
+        for frame in found:
             _write(encode(frame))
 
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
+from sidecar.domain.errors import Closed, Gone
 from sidecar.http.operations import Answer, operation
 from sidecar.http.sse import AFTER, EVENT_STREAM, EVENT_STREAM_TYPE, EventStream, StreamLimits
 from sidecar.http.streaming import hold
@@ -59,20 +60,23 @@ class Events:
         query=EventsQuery,
         headers=_RESUME,
         answers=(Answer("Server-sent events, one for each entry of any job's eventlog", media=(EVENT_STREAM,)),),
-        errors=(400,),
+        errors=(400, 410),
     )
     async def events(self, request: web.Request, query: EventsQuery) -> web.StreamResponse:
         """Follow the events of all jobs that match.
 
         data is {"id", "f58id", "timestamp", "name", "context", "state"}; the last event of a job also has result and
         returncode. state and result filter by the job's state after the event. The event's id resumes the stream, also
-        after a restart of the server. An event named end is the last one; its reason says why.
+        after a restart of the server. An event named end is the last one; its reason says why. 410, or the reason
+        removed: events after this position were removed with their jobs, see --keep-jobs.
         """
         where = filters.read(query)
         after = position.requested_event_id(request, self._store, query.after)
         if after is None:
             await fresh.settle(request, self._feed)
             after = self._store.position
+        if 0 < after < self._store.gone.position:
+            raise Gone(position.removed(self._store))
         stream = EventStream(self._limits, functools.partial(hold, request))
         if request.method == "HEAD":
             return web.Response(headers={"Content-Type": EVENT_STREAM_TYPE})
@@ -81,10 +85,13 @@ class Events:
         return await stream.run(self._follow(stream, where, after, generation))
 
     async def _follow(self, stream: EventStream, where: Filter, after: int, generation: int) -> None:
-        tail, sent = self._feed.tail, after
+        tail, sent, gone = self._feed.tail, after, self._store.gone.position
         while True:
             await tail.wait(after, generation)
+            before = after
             data, after = await self._next(where, after)
+            if before < self._store.gone.position != gone:
+                raise Closed("removed", position.removed(self._store))
             if data:
                 sent = after
             elif after - sent > _SKIPPED:

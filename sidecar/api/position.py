@@ -33,6 +33,14 @@ def requested_event_id(request: web.Request, store: Store, after: str | None) ->
     return None
 
 
+def removed(store: Store) -> str:
+    """Return the text for a reader that misses events, because they were removed with their jobs."""
+    return (
+        f"Events up to {format_event_id(store, store.gone.position)} were removed with their jobs (--keep-jobs, "
+        "--keep-for, --min-free-disk). Use 0 for the first event that is kept, or the position of GET /v1/jobs."
+    )
+
+
 def _parse(name: str, text: str, store: Store) -> int:
     if text == "0":
         return 0

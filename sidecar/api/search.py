@@ -21,7 +21,7 @@ from sidecar.http.streaming import framed, whole_or_chunks
 from sidecar.http.whole import WholeResponse
 from sidecar.journal.feed import Feed
 from sidecar.store import Search, Store
-from sidecar.store.query import ORDERS
+from sidecar.store.query import ORDERS, sort_problem
 
 _ONE_CHUNK = 200  # matches that are sent in one chunk
 _COMPUTED = ("", "function")  # columns[n][data] of a column that is not a field of a job
@@ -82,8 +82,9 @@ class JobSearch:
         recordsFiltered counts the jobs after query, start and length; recordsMatched those that match the query. The
         beginning of each field is searched: 2,048 bytes of a command or a list of nodes, 1,024 of any other. A job's id
         is found in every spelling. order[0][column], order[0][dir] and columns[0][data] sort by any field of a job that
-        is a number or text, and by those of its exception, such as exception.type. A search in one column and a regular
-        expression are 400.
+        is a number or text, and by those of its exception, such as exception.type; of more than 10,000 matches only by
+        columns of the table of jobs, of more than 200,000 by id, t_submit, state, result, name and username. Any other
+        sort, a search in one column and a regular expression are 400.
         """
         parameters = request.query
         _check_columns(parameters)
@@ -101,6 +102,8 @@ class JobSearch:
         if cached := self._cache.get(revision, search):
             return WholeResponse(body=cached.body + draw, headers={**cached.headers, hdrs.ETAG: tag})
         total, matched = await self._store.counts.jobs(), await self._store.counts.jobs(text)
+        if problem := sort_problem(search.order, matched):
+            raise InvalidRequest(f"order: {problem}")
         left = max(0, matched - query.start)
         window = left if length is None else min(left, length)
         # Jobs may be added while the response is sent: the window keeps the size that the counts say.

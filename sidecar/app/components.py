@@ -28,6 +28,7 @@ from sidecar.services.launchers import Launchers
 from sidecar.services.lifecycle import Lifecycle
 from sidecar.services.pod import Pod
 from sidecar.services.resources import ResourcePoller
+from sidecar.services.retention import Limits, Retention
 from sidecar.services.scaling import Scaler
 from sidecar.services.signals import Signals
 from sidecar.services.submissions import Submissions
@@ -91,6 +92,8 @@ class Components:
             storage_checks(self.store, min_free=settings.limits.min_free_disk << 20),
             listener_problem=lambda: self.listeners.unreachable,
         )
+        limits = Limits(settings.jobs.keep_jobs, settings.jobs.keep_for, settings.limits.min_free_disk << 20)
+        self.retention = Retention(self.store, self.feed, limits, self.instruments)
         flags = shell_options.parse(dict(parse_option_flags(settings.jobs.option_flags)))
         self.submissions = Submissions(self.instance, self.feed, self.store, flags)
 

@@ -105,6 +105,8 @@ class Server:
         components.auth.start(components.tasks)
         started.add("store", components.store.close, _STORE)
         await components.store.open()
+        migration = components.tasks.start(components.store.migrated, "migration", on_death="end")
+        started.add("migration", migration.close)
         started.add("jobs of the instance", self._end_jobs, _END_JOBS + _STORE)
         started.add("feed", components.feed.close, _FEED)
         components.feed.start(components.tasks)
@@ -132,6 +134,7 @@ class Server:
             started.add("tracing", lambda: asyncio.to_thread(tracing.close))
         started.add("health", components.health.close)
         components.health.start()
+        started.add("retention", tasks.start(components.retention.run, "retention").close)
         started.add("history", self._routes.history.close)
         self._routes.history.start(tasks)
 

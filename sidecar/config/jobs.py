@@ -36,6 +36,22 @@ class JobOptions:
             "own file: a second server exits with 2 and names the first.",
         ),
     ] = ""
+    keep_jobs: Annotated[
+        int,
+        option(
+            "keep_jobs",
+            "Maximum number of inactive jobs in the store. Beyond it those that ended first are removed, with their "
+            "events; their idempotency keys stay. 0: unlimited.",
+        ),
+    ] = 1_000_000
+    keep_for: Annotated[
+        float,
+        option(
+            "keep_for",
+            "How long inactive jobs stay in the store after their end. 0: without a limit.",
+            unit="seconds",
+        ),
+    ] = 0.0
     option_flags: Annotated[
         str,
         option(
@@ -127,7 +143,7 @@ class JobOptions:
             SettingsError: they are not valid; the text says what to change.
         """
         require_positive(self, "rpc_timeout", "silence_timeout")
-        require_not_negative(self, "lost_timeout", "start_timeout")
+        require_not_negative(self, "lost_timeout", "start_timeout", "keep_jobs", "keep_for")
         parse_option_flags(self.option_flags)
         if self.idle_stop:
             parse_duration("--idle-stop", self.idle_stop)

@@ -77,7 +77,12 @@ class LimitOptions:
     ] = 15.0
     min_free_disk: Annotated[
         int,
-        option("min_free_disk", "Free disk space for the store below which /readyz fails. 0: never.", unit="MiB"),
+        option(
+            "min_free_disk",
+            "Free disk space for the store below which /readyz fails. When less than twice of it is free, the inactive "
+            "jobs that ended first are removed, except for the last 1,000. 0: never.",
+            unit="MiB",
+        ),
     ] = 16
 
     def check(self) -> None:

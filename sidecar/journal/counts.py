@@ -56,6 +56,10 @@ class JobCounts:
         if after is not None:
             self.groups[after] += 1
 
+    def remove(self, queue: str, state: str) -> None:
+        """Take a job out of its group, in a state but SCHED; it was removed from the store."""
+        self.reclassify(JobGroup(queue or ANONYMOUS, state), None)
+
     def load(
         self, groups: Iterable[tuple[str, str, bool, int, int, int]], totals: Iterable[tuple[str, str, str]]
     ) -> None:

@@ -54,6 +54,12 @@ def new_record(events: JobEvents) -> Record | None:
     return record
 
 
+def ended_until(events: JobEvents, time: float) -> bool:
+    """Return whether the last event of an eventlog has a valid timestamp up to a time (Unix seconds)."""
+    end = untrusted.seconds(events.events[-1].timestamp)
+    return end is not None and end <= time
+
+
 def restore_record(job: Job, spec: bytes, nevents: int, exceptions: Iterable[Mapping[str, Any]]) -> Record:
     """Recreate a record from the store.
 

@@ -24,21 +24,24 @@ Decode = Callable[[bytes], JobEvents]
 LookUp = Callable[[Sequence[int]], dict[int, int]]
 
 
-def frames(responses: Iterable[bytes], decode: Decode, stored_events: LookUp) -> Iterator[Frame]:
+def frames(
+    responses: Iterable[bytes], decode: Decode, stored_events: LookUp, removed_until: float = 0.0
+) -> Iterator[Frame]:
     """Yield the history in frames, the last of which is complete.
 
     Args:
         responses: of the journal, up to the response that ends the history.
         decode: decodes a response; ValueError: it cannot be read.
         stored_events: returns the number of stored events of jobs.
+        removed_until: end of the job that was removed last from the store (Unix seconds).
     """
-    part = _Part(0)
+    part = _Part(0, removed_until)
     for response in responses:
         if _END_NAME in response:
             part.add(response, decode)
             if part.full:
                 yield part.frame(stored_events)
-                part = _Part(part.read)
+                part = _Part(part.read, removed_until)
     frame = part.frame(stored_events)
     frame.complete = True
     yield frame
@@ -49,10 +52,12 @@ class _Part:
 
     Args:
         read: number of jobs in the frames before.
+        removed_until: see :func:`frames`.
     """
 
-    def __init__(self, read: int) -> None:
+    def __init__(self, read: int, removed_until: float) -> None:
         self.read = read
+        self._removed_until = removed_until
         self._responses = self._bytes = 0
         self._items: list[JobEvents] = []
         self._faults: list[tuple[int, str, str]] = []
@@ -86,7 +91,7 @@ class _Part:
         jobs = []
         for item in self._items:
             stored = known.get(item.id, 0)
-            if len(item.events) > stored:
+            if len(item.events) > stored and (stored or not fold.ended_until(item, self._removed_until)):
                 try:
                     if job := self._fold(item, stored):
                         jobs.append(job)

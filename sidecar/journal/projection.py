@@ -65,6 +65,7 @@ class Projection:
         self._known: dict[int, int] = {}  # number of stored events of the next jobs of the replay
         self._ended: set[int] | None = None  # jobs whose end was in the journal; None once the history is complete
         self._stored_whole: int | None = None  # a job whose events come again
+        self._removed_until = 0.0  # end of the job that was removed last from the store
 
     # ----------------------------------------------------------------------------------------------- history
 
@@ -74,6 +75,7 @@ class Projection:
             state.clear()
         self._instruments.restarts.inc()
         await self.recount()
+        self._removed_until = self._store.gone.until
         self.in_replay, self._known, self._ended = True, {}, set()
 
     async def go_live(self) -> None:
@@ -167,7 +169,7 @@ class Projection:
         known, new = 0, record is not None
         if self.in_replay:
             known = self._known.get(item.id, 0)
-            if len(item.events) <= known and item.events[-1].name == "clean":
+            if item.events[-1].name == "clean" and (len(item.events) <= known or self._was_removed(known, item)):
                 return True
         elif item.id == self._stored_whole:
             return True
@@ -195,6 +197,10 @@ class Projection:
         batch.records[item.id] = record
         batch.append(record.job, [*withheld, *entries])
         return False
+
+    def _was_removed(self, known: int, item: JobEvents) -> bool:
+        """Return whether the store had an ended job and has removed it: jobs are removed in the order of their ends."""
+        return not known and fold.ended_until(item, self._removed_until)
 
     def forget(self, jobid: int) -> None:
         """Drop the in-memory state of a job."""

@@ -20,8 +20,10 @@ import structlog
 from sidecar.domain.errors import StoreError
 from sidecar.runtime.threads import Workers
 from sidecar.store.lock import StoreLock
+from sidecar.store.migration import Migration, Stopped
 from sidecar.store.readers import Readers
-from sidecar.store.schema import check, connect, inspect
+from sidecar.store.retention import Gone, load
+from sidecar.store.schema import MIGRATED_VERSION, check, connect, inspect, version_of
 
 T = TypeVar("T")
 log = structlog.get_logger("store")
@@ -51,6 +53,8 @@ class Connections:
         """Position of the last event written."""
         self.revision = 0
         """Changes with every write: a result read at this revision is still valid."""
+        self.gone = Gone()
+        """What retention has removed."""
         self.size = 0
         """Size of the file and its write-ahead log at the last write or probe (bytes)."""
         self.lock = StoreLock(path)
@@ -59,11 +63,16 @@ class Connections:
         self._writing: sqlite3.Connection | None = None
         self._readers = Readers(path)
         self._readable = asyncio.Event()
+        self._migration: Migration | None = None
+        self._migrated: asyncio.Future[None] | None = None
 
     # ----------------------------------------------------------------------------------------- open and close
 
     async def open(self) -> None:
         """Open the file for this server alone; create it if it does not exist.
+
+        Of a file of an earlier version only the conversion is begun. Until :meth:`migrated` returns, reads raise
+        StoreError with the progress, and writes wait.
 
         Raises:
             StoreError: the file is not a store of this version, is damaged, cannot be read or written, or is in use.
@@ -71,16 +80,44 @@ class Connections:
         try:
             await self._writer.run(self._open)
         except (sqlite3.Error, OSError) as exc:
-            damaged = isinstance(exc, sqlite3.Error) and not isinstance(exc, sqlite3.OperationalError)
-            repair = f"{_REPAIR.format(name=self.path.name)}, or name" if damaged else "Name"
-            text = f"The store {self.path} cannot be opened: {_reason(exc)}. {repair} another with --store."
-            raise StoreError(text) from exc
+            raise self._unopened(exc) from exc
+        if self._migration:
+            self._migrated = self._writer.run(self._migrate)
+        else:
+            self._readable.set()
+
+    async def migrated(self) -> None:
+        """Wait until a file of an earlier version is converted; return at once for any other.
+
+        Raises:
+            StoreError: it cannot be converted.
+        """
+        if self._migrated is None:
+            return
+        try:
+            await self._migrated
+        except Stopped:
+            return
+        except (sqlite3.Error, OSError) as exc:
+            raise self._unopened(exc) from exc
+        self._migration = None
+        self.revision += 1
         self._readable.set()
+
+    def _unopened(self, exc: sqlite3.Error | OSError) -> StoreError:
+        damaged = isinstance(exc, sqlite3.Error) and not isinstance(exc, sqlite3.OperationalError)
+        repair = f"{_REPAIR.format(name=self.path.name)}, or name" if damaged else "Name"
+        return StoreError(f"The store {self.path} cannot be opened: {_reason(exc)}. {repair} another with --store.")
 
     def _open(self) -> None:
         inspect(self.path)
         self.lock.take()
         try:
+            if version_of(self.path) == MIGRATED_VERSION:
+                self.lock.take_file()
+                self._migration = Migration(self.path)
+                self.id, self.position = self._migration.id, self._migration.position
+                return
             self._load()
             check(self.path)
             self._readers.open()
@@ -89,8 +126,17 @@ class Connections:
             self.lock.release()
             raise
 
+    def _migrate(self) -> None:
+        """Convert the file in the writer's thread, so that writes wait for the new one."""
+        if self._migration:
+            self._migration.run()
+            self._load()
+            self._readers.open()
+
     async def close(self) -> None:
         """Finish started writes and close the file; give up after a timeout, as the disk may hang."""
+        if self._migration:
+            self._migration.stop()
         self._readers.interrupt()
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
@@ -124,7 +170,9 @@ class Connections:
         """Read the name and the last position of the file, which is created if needed."""
         db = self._writing_connection()
         self.id = db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()[0]
-        self.position = db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0]
+        self.gone = load(db)
+        [last] = db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
+        self.position = max(last, self.gone.position)
         self._measure()
 
     def _measure(self) -> None:
@@ -219,6 +267,7 @@ class Connections:
         Raises:
             StoreError: the check failed.
         """
+        self._require_converted()
 
         def work(db: sqlite3.Connection) -> None:
             with db:
@@ -260,6 +309,7 @@ class Connections:
         Raises:
             StoreError: the file cannot be read, or the disk does not respond.
         """
+        self._require_converted()
         try:
             async with asyncio.timeout(_READ_TIMEOUT):
                 await self._readable.wait()
@@ -268,6 +318,10 @@ class Connections:
             raise StoreError(f"The store {self.path} has not responded for {_READ_TIMEOUT:g} s.") from None
         except sqlite3.Error as exc:
             raise self._unreadable(exc) from exc
+
+    def _require_converted(self) -> None:
+        if self._migration:
+            raise StoreError(str(self._migration))
 
     def _unreadable(self, exc: sqlite3.Error) -> StoreError:
         """Return the error of a read; remember damage, which only another file can repair."""

@@ -16,12 +16,8 @@ _MAX_TEXTS = 1000  # search texts with cached counts
 _GROUPS = """
 SELECT queue, state, 0, 0, 0, count(*) FROM jobs WHERE state != 'SCHED' GROUP BY queue, state
 UNION ALL
-SELECT queue, state, urgency = 0, iif(urgency = 0, 0, nodes), iif(urgency = 0, 0, cores), count(*) FROM (
-  SELECT queue, state, json_extract(json, '$.urgency') AS urgency, CAST(json_extract(json, '$.nnodes') AS INTEGER) AS
-    nodes, CAST(json_extract(json, '$.ncores') AS INTEGER) AS cores
-  FROM (SELECT queue, state, iif(json_valid(json), json, '{}') AS json FROM jobs JOIN documents ON job = id
-    WHERE state = 'SCHED'))
-GROUP BY 1, 2, 3, 4, 5
+SELECT queue, state, coalesce(held, 0), iif(held, 0, CAST(coalesce(nnodes, 0) AS INTEGER)),
+  iif(held, 0, CAST(coalesce(ncores, 0) AS INTEGER)), count(*) FROM jobs WHERE state = 'SCHED' GROUP BY 1, 2, 3, 4, 5
 """
 
 Group = tuple[str, str, bool, int, int, int]
@@ -57,6 +53,12 @@ class Counts:
         except StoreError:
             self._matches.clear()
             raise
+
+    async def inactive(self) -> int:
+        """Return the number of jobs that have ended."""
+        sql = "SELECT count(*) FROM jobs WHERE state = 'INACTIVE'"
+        [[count]] = await self._connections.fetch_in_thread(sql)
+        return int(count)
 
     async def by_group(self) -> list[Group]:
         """Return the number of jobs in each group."""

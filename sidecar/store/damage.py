@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from sidecar.domain import fluid, restored
-from sidecar.domain.model import Brief
+from sidecar.domain import restored
+from sidecar.store.packing import Damaged, is_checked, unpacked
 from sidecar.store.rows import StoredEvent
 
 log = structlog.get_logger("store")
@@ -43,35 +43,44 @@ class Damage:
             self._logged.popitem(last=False)
         log.error("a part of the store cannot be read; the rest is served", job=jobid, part=part, reason=reason)
 
-    def checked_job(self, db: sqlite3.Connection, json: bytes, jobid: int, shape: str = "full") -> bytes:
+    def job(self, db: sqlite3.Connection, jobid: int, cell: bytes | None) -> bytes:
         """Return the JSON of a job; if it is damaged, rebuild it from the other columns.
 
         Args:
             db: reads the columns.
-            json: the JSON as stored, in this shape.
             jobid: the job.
-            shape: ``brief``, ``full`` or ``keyed``; see :meth:`sidecar.store.lists.Lists.page`.
+            cell: its document as stored; None if there is none.
         """
-        if restored.is_whole(json.partition(b":")[2] if shape == "keyed" else json):
-            return json
-        self.note(jobid, "job", "it is not JSON")
-        job = restored.job(b"", jobid, _columns(db, jobid))
-        if shape == "brief":
-            return msgspec.json.encode(Brief(jobid, fluid.f58(jobid), job.state, job.result, job.name))
-        encoded = msgspec.json.encode(job)
-        return b'"%d":%b' % (jobid, encoded) if shape == "keyed" else encoded
+        json = self.json(cell or b"", jobid, "job")
+        return json if json is not None else msgspec.json.encode(restored.job(b"", jobid, _columns(db, jobid)))
 
-    def checked_entries(self, json: bytes, jobid: int) -> bytes:
-        """Return the JSON of eventlog entries; an empty array if it is damaged."""
-        return json if self.entries(json, jobid) else b"[]"
-
-    def entries(self, json: bytes, jobid: int) -> list[StoredEvent]:
-        """Decode eventlog entries; return none if they are damaged."""
+    def json(self, cell: bytes, jobid: int, part: str) -> bytes | None:
+        """Return the JSON object in a cell; None if it is damaged."""
         try:
-            return _decode(json)
+            json = unpacked(cell)
+        except Damaged as exc:
+            self.note(jobid, part, str(exc))
+            return None
+        if is_checked(cell) or restored.is_whole(json):
+            return json
+        self.note(jobid, part, "it is not JSON")
+        return None
+
+    def checked_entries(self, cell: bytes, jobid: int) -> bytes:
+        """Return the JSON of eventlog entries; an empty array if it is damaged."""
+        return self._decoded(cell, jobid)[0]
+
+    def entries(self, cell: bytes, jobid: int) -> list[StoredEvent]:
+        """Decode eventlog entries; return none if they are damaged."""
+        return self._decoded(cell, jobid)[1]
+
+    def _decoded(self, cell: bytes, jobid: int) -> tuple[bytes, list[StoredEvent]]:
+        try:
+            json = unpacked(cell)
+            return json, _decode(json)
         except (ValueError, RecursionError) as exc:
             self.note(jobid, "events", str(exc))
-            return []
+            return b"[]", []
 
 
 def _columns(db: sqlite3.Connection, jobid: int) -> dict[str, Any]:

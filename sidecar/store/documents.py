@@ -7,6 +7,19 @@ from typing import NamedTuple
 _MAX_COUNT, _MAX_BYTES = 1024, 8 * 1024 * 1024
 
 
+def running_job(json: bytes, running: object, now: float) -> bytes:
+    """Return the JSON of a job; while it is in RUN, with its runtime so far, without which it is stored.
+
+    Args:
+        json: as stored.
+        running: time when the job started (Unix seconds) if it is in RUN.
+        now: current time.
+    """
+    if not isinstance(running, float):
+        return json
+    return json[:-1] + b',"runtime":%.6f}' % max(0.0, now - running)
+
+
 class Document(NamedTuple):
     """A job as the store has it."""
 

@@ -85,8 +85,8 @@ def ends(
 def exceptions(db: sqlite3.Connection, damage: Damage, jobid: int) -> list[StoredEvent]:
     """Return the first exception of each severity, the most severe one among them."""
     found: dict[bytes, StoredEvent] = {}
-    for (json,) in db.execute(f"{_ENTRIES} AND instr(json, ?) ORDER BY position", (jobid, b'"exception"')):
-        for entry in damage.entries(json, jobid):
+    for (cell,) in db.execute(f"{_ENTRIES} ORDER BY position", (jobid,)):
+        for entry in damage.entries(cell, jobid):
             if entry.name == "exception" and len(found) < _MAX_SEVERITIES:
                 found.setdefault(_severity(entry), entry)
     return list(found.values())

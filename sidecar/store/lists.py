@@ -9,9 +9,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from sidecar.domain.model import Brief
 from sidecar.store.connections import Connections
 from sidecar.store.damage import Damage
-from sidecar.store.query import Filter, Search
+from sidecar.store.documents import running_job
+from sidecar.store.query import DOCUMENT, JOINED, Filter, Search
 from sidecar.store.rows import Page
 
 T = TypeVar("T")
@@ -23,18 +25,8 @@ _LARGEST_PAGE = 1024 * 1024  # bytes; the job that exceeds them is the last one 
 _LARGEST_CHUNK = 256 * 1024  # the same for a chunk of a long list; a stalled reader keeps one in memory
 _INLINE_BRIEF, _INLINE_FULL = 500, 200  # largest pages that are read on the event loop
 _INT64 = 2**63 - 1
-# A running job is stored without its runtime so far, which is added here.
-_FULL_JSON = (
-    "iif(running IS NULL, json, substr(json, 1, length(json) - 1) || printf(',\"runtime\":%.6f}', max(0, ? - running)))"
-)
-_JOINED = "jobs JOIN documents ON job = id"
-_SHAPES = {
-    "brief": ("brief", "jobs"),
-    "full": (_FULL_JSON, _JOINED),
-    "keyed": (f"printf('\"%d\":', id) || {_FULL_JSON}", _JOINED),
-}
-_COLUMNS = f"CAST({_FULL_JSON} AS BLOB), job"
-"""Columns of a search: the JSON of a job (its first parameter is the current time) and its ID."""
+_BRIEF = "SELECT id, CAST(f58id AS TEXT), CAST(state AS TEXT), CAST(result AS TEXT), CAST(name AS TEXT) FROM jobs"
+_FULL = f"SELECT {DOCUMENT} FROM {JOINED}"  # noqa: S608 - constants
 
 
 class _PageQuery(NamedTuple):
@@ -122,7 +114,7 @@ class Lists:
     async def search(self, search: Search) -> AsyncIterator[bytes]:
         """Yield the JSON of the jobs in the search's window, in chunks; jobs in a chunk are separated by commas."""
         start, left = search.start, search.length
-        statement = search.select(_COLUMNS)
+        statement = search.select(DOCUMENT)
         while left is None or left > 0:
             count = _CHUNK if left is None else min(left, _CHUNK)
             jobs = await self._read_search(statement, _Window(start, count), export=left is None or left > _CHUNK)
@@ -145,7 +137,7 @@ class Lists:
             where: the filter.
             read: called in a thread with the JSON of each job, which may be large; returns the part to keep.
         """
-        statement = search.within(where, _COLUMNS)
+        statement = search.within(where, DOCUMENT)
         return await self._connections.read_in_thread(lambda db: _table(db, self._damage, statement, read))
 
 
@@ -153,17 +145,22 @@ def _page(db: sqlite3.Connection, damage: Damage, query: _PageQuery) -> tuple[li
     """Return the JSON of jobs, newest first, and the last one's ID if there are more."""
     where, limit, shape, largest = query
     condition, values = where.where()
-    column, table = _SHAPES[shape]
     rows = -1 if limit is None else min(limit + 1, _INT64) if limit else 0  # one more shows whether there are more
-    sql = f"SELECT CAST({column} AS BLOB), id FROM {table} WHERE {condition} ORDER BY id DESC LIMIT ?"  # noqa: S608 - values are bound
-    now = () if shape == "brief" else (time.time(),)
+    select = _BRIEF if shape == "brief" else _FULL
     jobs: list[bytes] = []
     size, last = 0, None
-    for json, jobid in db.execute(sql, (*now, *values, rows)):
+    now = time.time()
+    for row in db.execute(f"{select} WHERE {condition} ORDER BY id DESC LIMIT ?", (*values, rows)):
         if len(jobs) == limit or size > largest:
             return jobs, last
-        jobs.append(json := damage.checked_job(db, json, jobid, shape))
-        size, last = size + len(json), jobid
+        if shape == "brief":
+            last, json = row[0], _encode(Brief(*row))
+        else:
+            last, json = row[0], running_job(damage.job(db, *row[:2]), row[2], now)
+            if shape == "keyed":
+                json = b'"%d":%b' % (last, json)
+        jobs.append(json)
+        size += len(json)
     return jobs, None
 
 
@@ -171,9 +168,9 @@ def _search(db: sqlite3.Connection, damage: Damage, statement: _Statement, windo
     """Return the JSON of matching jobs in a window; fewer if they are large."""
     sql, values = statement
     jobs: list[bytes] = []
-    size = 0
-    for json, jobid in db.execute(f"{sql} LIMIT ? OFFSET ?", (time.time(), *values, window.length, window.start)):
-        jobs.append(json := damage.checked_job(db, json, jobid))
+    size, now = 0, time.time()
+    for jobid, cell, running in db.execute(sql, (*values, window.length, window.start)):
+        jobs.append(json := running_job(damage.job(db, jobid, cell), running, now))
         size += len(json)
         if size > _LARGEST_CHUNK:
             break
@@ -182,5 +179,10 @@ def _search(db: sqlite3.Connection, damage: Damage, statement: _Statement, windo
 
 def _table(db: sqlite3.Connection, damage: Damage, statement: _Statement, read: Callable[[bytes], T]) -> list[T]:
     """Return what ``read`` makes of the JSON of each matching job."""
-    sql, values = statement
-    return [read(damage.checked_job(db, *row)) for row in db.execute(sql, (time.time(), *values))]
+    now = time.time()
+    return [
+        read(running_job(damage.job(db, jobid, cell), running, now)) for jobid, cell, running in db.execute(*statement)
+    ]
+
+
+_encode = msgspec.json.Encoder().encode

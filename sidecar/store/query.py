@@ -32,6 +32,12 @@ ORDERS = frozenset(Job.__struct_fields__) - {"command", "dependencies", "annotat
     f"exception.{name}" for name in ExceptionInfo.__struct_fields__
 }
 """Names by which a search may be ordered: the scalar members of a job, and of its exception."""
+JOINED = "jobs LEFT JOIN documents ON documents.num = jobs.num AND documents.job = id"
+"""Jobs with their documents."""
+DOCUMENT = "id, CAST(json AS BLOB), running"
+"""ID of a job, its document as stored, and the start of its run while it runs."""
+_INDEXED = {"id", "f58id", "t_submit", "state", "result", "name", "username"}
+_MAX_SCANNED, _MAX_DECODED = 200_000, 10_000
 _F58 = re.compile("[fƒ][1-9A-HJ-NP-Za-km-z]+")
 _SHORTEST = 3  # characters of a text that the trigram index finds
 
@@ -42,12 +48,42 @@ def _order(order: Sequence[tuple[str, bool]], last: str) -> str:
     return ", ".join([*terms, f"id {last}"])
 
 
+def sort_problem(order: Sequence[tuple[str, bool]], count: int) -> str:
+    """Return why jobs cannot be sorted: a sort without an index reads all of them, and others wait meanwhile.
+
+    Args:
+        order: names out of :data:`ORDERS`, and whether descending.
+        count: number of the jobs.
+
+    Returns:
+        The reason; empty if they can be sorted.
+    """
+    for name, _ in order:
+        most = count if name in _INDEXED else _MAX_SCANNED if name in _COLUMNS or name == "runtime" else _MAX_DECODED
+        if count > most:
+            names = ", ".join(sorted(_INDEXED))
+            return f"{count} jobs cannot be sorted by {name}, at most {most}: use query=, or sort by {names}."
+    return ""
+
+
+def _chosen(condition: str, order: Sequence[tuple[str, bool]], last: str, columns: str) -> str:
+    """Return the statement that selects columns of a window of jobs; its last parameters are the limit and the offset.
+
+    The window is found by IDs alone, and its jobs are read afterwards: to sort whole jobs takes ten times as long.
+    """
+    terms = _order(order, last)
+    simple = all(name in _COLUMNS or name == "runtime" for name, _ in order)
+    source = "jobs" if simple else JOINED
+    window = f"SELECT id AS chosen FROM {source} WHERE {condition} ORDER BY {terms} LIMIT ? OFFSET ?"  # noqa: S608
+    return f"SELECT {columns} FROM ({window}) CROSS JOIN {JOINED} WHERE id = chosen ORDER BY {terms}"  # noqa: S608
+
+
 def _expression(name: str) -> str:
     if name in _COLUMNS:
         return _COLUMNS[name]
     if name == "runtime":  # of a running job: its runtime so far
-        return f"iif(state = 'RUN', {time.time():.3f} - t_run, coalesce(runtime, 0))"
-    return f"nullif(iif(json_valid(json), json_extract(json, '$.{name}'), NULL), '')"
+        return f"iif(state = 'RUN', {time.time():.3f} - since, coalesce(runtime, 0))"
+    return f"nullif(member(json, '{name}'), '')"
 
 
 class Filter(msgspec.Struct, kw_only=True, frozen=True):
@@ -125,43 +161,37 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
     """Names out of :data:`ORDERS`, and whether descending."""
 
     def select(self, columns: str) -> tuple[str, list[Any]]:
-        """Return the statement that selects columns of the matching jobs in order, and its parameters."""
-        order = _order(self.order, "DESC")  # by default the newest first
+        """Return the statement that selects columns of the matching jobs in order.
+
+        Returns:
+            The statement, and its parameters except for the last two: the limit and the offset.
+        """
         if not self.text:
-            return f"SELECT {columns} FROM jobs JOIN documents ON job = id ORDER BY {order}", []  # noqa: S608 - constants
+            return _chosen("1", self.order, "DESC", columns), []  # by default the newest first
         text, values = self._text_condition()
         other, more = self._column_condition()
         if not other and not self.order:
             # The index yields matches one by one, newest first: the cost does not grow with their number.
-            newest = (
-                f"jobs_text CROSS JOIN documents ON job = jobs_text.rowid WHERE {text} ORDER BY jobs_text.rowid DESC"
-            )
-            return f"SELECT {columns} FROM {newest}", values  # noqa: S608 - values are bound
-        matching = f"id IN (SELECT rowid FROM jobs_text WHERE {text}){other}"  # noqa: S608
-        return f"SELECT {columns} FROM jobs JOIN documents ON job = id WHERE {matching} ORDER BY {order}", values + more  # noqa: S608
+            newest = f"SELECT rowid AS chosen FROM jobs_text WHERE {text} ORDER BY rowid DESC LIMIT ? OFFSET ?"  # noqa: S608
+            return (
+                f"SELECT {columns} FROM ({newest}) CROSS JOIN documents ON documents.num = chosen "  # noqa: S608
+                "CROSS JOIN jobs ON id = job ORDER BY chosen DESC"
+            ), values
+        matching = f"jobs.num IN (SELECT rowid FROM jobs_text WHERE {text}){other}"  # noqa: S608
+        return _chosen(matching, self.order, "DESC", columns), values + more
 
     def within(self, where: Filter, columns: str) -> tuple[str, list[Any]]:
-        """Return the statement that selects columns of the window of jobs that match search and filter.
-
-        The window is found by IDs alone, and its jobs are read afterwards: to sort whole jobs takes ten times as long.
-        """
+        """Return the statement that selects columns of the window of jobs that match search and filter."""
         condition, values = where.where()
         if self.text:
             text, more = self._text_condition()
             other, others = self._column_condition()
-            condition += f" AND (id IN (SELECT rowid FROM jobs_text WHERE {text}){other})"  # noqa: S608 - values are bound
+            condition += f" AND (jobs.num IN (SELECT rowid FROM jobs_text WHERE {text}){other})"  # noqa: S608 - values are bound
             values += more + others
         # The same direction, so that an index has this order.
         last = "ASC" if self.order and not self.order[-1][1] else "DESC"
-        order = _order(self.order, last)
-        simple = all(name in _COLUMNS or name == "runtime" for name, _ in self.order)
-        source = "jobs" if simple else "jobs JOIN documents ON job = id"
-        window = f"SELECT id AS chosen FROM {source} WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"  # noqa: S608
         values += [-1 if self.length is None else self.length, self.start]
-        return (
-            f"SELECT {columns} FROM ({window}) CROSS JOIN jobs ON id = chosen CROSS JOIN documents ON job = chosen "  # noqa: S608
-            f"ORDER BY {order}"
-        ), values
+        return _chosen(condition, self.order, last, columns), values
 
     def count(self) -> tuple[str, list[Any]]:
         """Return the statement that counts the matching jobs, and its parameters."""
@@ -171,7 +201,7 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
         other, more = self._column_condition()
         if not other:
             return f"SELECT count(*) FROM jobs_text WHERE {text}", values  # noqa: S608 - values are bound
-        matching = f"id IN (SELECT rowid FROM jobs_text WHERE {text}){other}"  # noqa: S608
+        matching = f"jobs.num IN (SELECT rowid FROM jobs_text WHERE {text}){other}"  # noqa: S608
         return f"SELECT count(*) FROM jobs WHERE {matching}", values + more  # noqa: S608
 
     @property

@@ -11,30 +11,36 @@ from contextlib import closing
 from pathlib import Path
 
 from sidecar.domain.errors import StoreError
+from sidecar.store.packing import member
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION, MIGRATED_VERSION = 5, 4
 _APPLICATION = 0x666C7363  # "flsc", in the header of the file; files of older servers have 0
 _BUSY_TIMEOUT = 1.0
 _CHECK_SECONDS, _CHECK_STEPS = 2.0, 100_000
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+-- `num` numbers jobs in the order of their IDs, densely, so that the text index takes little space; see numbers.py.
+-- `since` is the start of the state while the job is in RUN, and its end; `held` and `ncores` are set in SCHED only.
 CREATE TABLE jobs (
-  id INTEGER PRIMARY KEY, t_submit REAL NOT NULL, t_run REAL, state TEXT NOT NULL, result TEXT NOT NULL,
-  userid INTEGER NOT NULL, username TEXT NOT NULL, submitter TEXT NOT NULL,
-  queue TEXT NOT NULL, name TEXT NOT NULL,
-  nnodes INTEGER, ntasks INTEGER, runtime REAL, nevents INTEGER NOT NULL, brief TEXT NOT NULL);
--- A table of its own, so that a list reads few pages of the file. `running` is t_run while the job is in RUN.
-CREATE TABLE documents (job INTEGER PRIMARY KEY, running REAL, json TEXT NOT NULL);
-CREATE INDEX jobs_state ON jobs (state, id);
-CREATE INDEX jobs_result ON jobs (result, id);
-CREATE INDEX jobs_username ON jobs (username, id);
-CREATE INDEX jobs_submitter ON jobs (submitter, id) WHERE submitter != '';
-CREATE INDEX jobs_name ON jobs (name, id);
-CREATE INDEX jobs_t_submit ON jobs (t_submit, id);
-CREATE VIRTUAL TABLE jobs_text USING fts5 (text, tokenize = 'trigram');
+  id INTEGER PRIMARY KEY, num INTEGER NOT NULL, f58id TEXT NOT NULL, t_submit REAL NOT NULL, since REAL,
+  state TEXT NOT NULL, result TEXT NOT NULL, userid INTEGER NOT NULL, username TEXT NOT NULL, submitter TEXT NOT NULL,
+  queue TEXT NOT NULL, name TEXT NOT NULL, nnodes INTEGER, ntasks INTEGER, runtime REAL, nevents INTEGER NOT NULL,
+  held INTEGER, ncores INTEGER);
+-- A table of its own, so that a list reads few pages of the file. `running` is the start of RUN while the job is in it.
+CREATE TABLE documents (num INTEGER PRIMARY KEY, job INTEGER NOT NULL, running REAL, json BLOB NOT NULL);
+-- The ID is the last column of each index, as the key of its table.
+CREATE INDEX jobs_state ON jobs (state);
+CREATE INDEX jobs_result ON jobs (result);
+CREATE INDEX jobs_username ON jobs (username);
+CREATE INDEX jobs_submitter ON jobs (submitter) WHERE submitter != '';
+CREATE INDEX jobs_name ON jobs (name);
+CREATE INDEX jobs_t_submit ON jobs (t_submit);
+-- For the removal of the jobs that have ended first.
+CREATE INDEX jobs_ended ON jobs (since) WHERE state = 'INACTIVE';
+CREATE VIRTUAL TABLE jobs_text USING fts5 (text, tokenize = 'trigram', columnsize = 0);
 -- The journal's events in order: `count` entries of one job's eventlog, the last of which has this position.
 CREATE TABLE events (position INTEGER PRIMARY KEY, job INTEGER NOT NULL, count INTEGER NOT NULL, json BLOB NOT NULL);
-CREATE INDEX events_job ON events (job, position);
+CREATE INDEX events_job ON events (job);
 CREATE TABLE jobspecs (job INTEGER PRIMARY KEY, json BLOB NOT NULL);
 -- Totals of metrics: of a counter its value, of a histogram its sum and buckets.
 CREATE TABLE totals (name TEXT NOT NULL, labels TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (name, labels))
@@ -52,6 +58,8 @@ def open_file(path: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> sqlite3.Con
     """
     db = sqlite3.connect(path, timeout=busy_timeout, check_same_thread=False)
     db.text_factory = _text
+    db.create_function("member", 2, member, deterministic=True)
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file: pages that become free can be cut off
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     return db
@@ -62,8 +70,21 @@ def _text(raw: bytes) -> str:
     return raw.decode(errors="replace")
 
 
+def version_of(path: Path) -> int:
+    """Return the version of a file; 0 if it is new.
+
+    Raises:
+        StoreError, OSError, sqlite3.Error: see :func:`inspect`.
+    """
+    inspect(path)
+    if not path.exists() or not path.stat().st_size:
+        return 0
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT)) as db:
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
 def inspect(path: Path) -> None:
-    """Check that a file is a store of this version, or can become one, without changing it.
+    """Check that a file is a store of this version or one that is converted, or can become one, without changing it.
 
     Raises:
         StoreError: it is a store of another version, or another program's file.
@@ -102,10 +123,10 @@ def _require_regular(path: Path, what: str) -> bool:
 
 def _require(db: sqlite3.Connection, path: Path, version: int) -> None:
     """Check that a database is a store of this version."""
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"The store {path} is of version {version}; this server needs {SCHEMA_VERSION}. Name another with --store."
-        )
+    if version not in (SCHEMA_VERSION, MIGRATED_VERSION):
+        newer = " A newer server has written it: use that one," if version > SCHEMA_VERSION else ""
+        name = "or name another with --store." if newer else "Name another with --store."
+        raise StoreError(f"The store {path} is of version {version}; this server needs {SCHEMA_VERSION}.{newer} {name}")
     try:
         named = db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
     except sqlite3.OperationalError as exc:
@@ -129,13 +150,26 @@ def connect(path: Path) -> sqlite3.Connection:
     # The writer caches the indexes' pages, and checkpoints the write-ahead log less often.
     db.execute("PRAGMA cache_size = -4096")
     db.execute("PRAGMA wal_autocheckpoint = 8192")
-    if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-        # Positions are only valid in the file that issued them, so each file has a name of its own.
-        name = f"INSERT INTO meta VALUES ('id', '{secrets.token_hex(4)}');"  # noqa: S608 - hexadecimal digits
-        marks = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA_VERSION};"
-        with closing(db.cursor()) as cursor:
-            cursor.executescript(f"BEGIN; {_SCHEMA} {name} {marks} COMMIT;")
+    [version] = db.execute("PRAGMA user_version").fetchone()
+    if version == MIGRATED_VERSION:
+        db.close()
+        raise StoreError(f"The store {path} is of version {version} and has not been converted. Restart the server.")
+    if version == 0:
+        create(db, name=secrets.token_hex(4))
     return db
+
+
+def create(db: sqlite3.Connection, name: str) -> None:
+    """Create the schema in a new file.
+
+    Args:
+        db: its connection.
+        name: of the file: positions are only valid in the file that issued them.
+    """
+    marks = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA_VERSION};"
+    named = f"INSERT INTO meta VALUES ('id', '{name}');"  # noqa: S608 - hexadecimal digits
+    with closing(db.cursor()) as cursor:
+        cursor.executescript(f"BEGIN; {_SCHEMA} {named} {marks} COMMIT;")
 
 
 def check(path: Path) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from sidecar.domain import restored
-from sidecar.store import eventlog
+from sidecar.store import eventlog, retention
 from sidecar.store.connections import Connections
 from sidecar.store.counts import Counts
 from sidecar.store.damage import Damage
-from sidecar.store.documents import Document, DocumentCache
+from sidecar.store.documents import Document, DocumentCache, running_job
 from sidecar.store.lists import Lists
+from sidecar.store.query import DOCUMENT, JOINED
 from sidecar.store.rows import LoggedEvents, Row, StoredEvent
 from sidecar.store.writer import Writer
 
 _INT64 = 2**63 - 1
+_DOCUMENT = f"SELECT {DOCUMENT} FROM {JOINED} WHERE id = ?"  # noqa: S608 - constants
 _EVENTS = 1000  # rows of an eventlog that are read in one call
 
 
@@ -38,6 +40,10 @@ class Store:
     async def open(self) -> None:
         """Open the file; see :meth:`Connections.open`."""
         await self.connections.open()
+
+    async def migrated(self) -> None:
+        """Wait until a file of an earlier version is converted; see :meth:`Connections.migrated`."""
+        await self.connections.migrated()
 
     async def close(self) -> None:
         """Close the file; see :meth:`Connections.close`."""
@@ -92,6 +98,34 @@ class Store:
         """Write one transaction; see :meth:`Writer.write`."""
         await self._writer.write(rows, logged, deleted, totals)
 
+    async def remove_ended(self, count: int, before: float | None = None) -> dict[int, str]:
+        """Remove the inactive jobs that have ended first.
+
+        Args:
+            count: maximum number of jobs.
+            before: only those that ended before this time (Unix seconds).
+
+        Returns:
+            The jobs, with their queue.
+
+        Raises:
+            StoreError: nothing was removed, for example because the disk is full.
+        """
+        return await self._writer.remove_ended(count, before)
+
+    async def merge_texts(self, pages: int, *, begin: bool) -> bool:
+        """Drop the texts of removed jobs from the text index; see :func:`sidecar.store.retention.merge_texts`."""
+        return await self.connections.write(lambda db: retention.merge_texts(db, pages, begin=begin))
+
+    async def shrink(self, pages: int, spare: int) -> bool:
+        """Cut free pages off the file; see :func:`sidecar.store.retention.shrink`."""
+        return await self.connections.write(lambda db: retention.shrink(db, pages, spare))
+
+    @property
+    def gone(self) -> retention.Gone:
+        """What :meth:`remove_ended` has removed so far."""
+        return self.connections.gone
+
     # ------------------------------------------------------------------------------------------------ one job
 
     async def job(self, jobid: int) -> bytes | None:
@@ -99,22 +133,19 @@ class Store:
         document = self._documents.get(jobid)
         if document is None:
             revision = self.revision
-            sql = "SELECT running, CAST(json AS BLOB) FROM documents WHERE job = ?"
-            rows = await self.connections.fetch_inline(sql, (_bounded(jobid),))
-            if not rows:
+            document = await self.connections.read_inline(lambda db: self._document(db, _bounded(jobid)))
+            if document is None:
                 return None
-            running, json = rows[0]
-            if not restored.is_whole(json):
-                running, json = None, await self._checked_job(json, jobid)
-            document = Document(running if isinstance(running, float) else None, json)
             if revision == self.revision:  # otherwise it may be outdated: it was read in a thread
                 self._documents.put(jobid, document)
-        running, json = document
-        # A running job is stored without its runtime so far.
-        return json if running is None else json[:-1] + b',"runtime":%.6f}' % max(0.0, time.time() - running)
+        return running_job(document.json, document.running, time.time())
 
-    async def _checked_job(self, json: bytes, jobid: int) -> bytes:
-        return await self.connections.read_in_thread(lambda db: self._damage.checked_job(db, json, jobid))
+    def _document(self, db: sqlite3.Connection, jobid: int) -> Document | None:
+        row = db.execute(_DOCUMENT, (jobid,)).fetchone()
+        if row is None:
+            return None
+        _, cell, running = row
+        return Document(running if isinstance(running, float) else None, self._damage.job(db, jobid, cell))
 
     async def state(self, jobid: int) -> str | None:
         """Return the state of a job; None if it does not exist."""
@@ -138,12 +169,7 @@ class Store:
         """Return the JSON of a job's jobspec, without its environment; None if the job does not exist."""
         sql = "SELECT CAST(json AS BLOB) FROM jobspecs WHERE job = ?"
         rows = await self.connections.fetch_inline(sql, (_bounded(jobid),))
-        if not rows:
-            return None
-        if not restored.is_whole(json := rows[0][0]):
-            self._damage.note(jobid, "jobspec", "it is not JSON")
-            return b"{}"
-        return bytes(json)
+        return (self._damage.json(rows[0][0], jobid, "jobspec") or b"{}") if rows else None
 
     async def record(self, jobid: int) -> tuple[bytes, bytes, int] | None:
         """Return what is needed to continue folding a job, except for its exceptions.
@@ -151,19 +177,14 @@ class Store:
         Returns:
             The JSON of the job and of its jobspec, and the number of its events; None if it does not exist.
         """
-        rows = await self.connections.fetch_inline(
-            "SELECT CAST(documents.json AS BLOB), nevents FROM jobs JOIN documents ON documents.job = id WHERE id = ?",
-            (jobid,),
-        )
-        if not rows:
+        document = await self.connections.read_inline(lambda db: self._document(db, jobid))
+        if document is None:
             return None
-        json, nevents = rows[0]
-        if not restored.is_whole(json):
-            json = await self._checked_job(json, jobid)
+        [[nevents]] = await self.connections.fetch_inline("SELECT nevents FROM jobs WHERE id = ?", (jobid,))
         if not isinstance(nevents, int):
             sql = "SELECT coalesce(sum(count), 0) FROM events WHERE job = ?"
             [[nevents]] = await self.connections.fetch_in_thread(sql, (jobid,))
-        return json, await self.jobspec(jobid) or b"{}", nevents
+        return document.json, await self.jobspec(jobid) or b"{}", nevents
 
     async def job_of_key(self, key: str) -> tuple[int, str] | None:
         """Return the job that was submitted with an idempotency key, and the digest of its request."""

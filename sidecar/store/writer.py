@@ -7,22 +7,14 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sidecar.domain.errors import StoreError
 from sidecar.store.connections import Connections
 from sidecar.store.documents import DocumentCache
+from sidecar.store.inserts import write_batch
+from sidecar.store.retention import remove
 from sidecar.store.rows import LoggedEvents, Row
 
-# Only columns that can change are updated, so that the indexes over the others are left alone.
-_UPDATE = """ON CONFLICT (id) DO UPDATE SET
-  t_run = excluded.t_run, state = excluded.state, result = excluded.result, queue = excluded.queue,
-  nnodes = excluded.nnodes, ntasks = excluded.ntasks, runtime = excluded.runtime, nevents = excluded.nevents,
-  brief = excluded.brief
-"""
-_COLUMNS = 15
-_ROWS = 64  # rows of one statement
-_DELETE = ("jobs WHERE id", "documents WHERE job", "jobs_text WHERE rowid", "jobspecs WHERE job", "keys WHERE job")
 _UNSAFE = re.compile(r"[^0-9A-Za-z_-]")  # in an instance's identity, which becomes a part of a file name
 _MAX_IDENTITY = 64
 _MAX_NAMES = 1000
@@ -118,48 +110,14 @@ class Writer:
         for jobid in deleted:
             self._documents.discard(jobid)
 
-
-def write_batch(
-    db: sqlite3.Connection,
-    rows: Sequence[Row],
-    logged: Sequence[LoggedEvents],
-    deleted: Sequence[int],
-    totals: Sequence[tuple[str, str, str]],
-) -> None:
-    """Write one transaction; see :meth:`Writer.write`."""
-    texts = [(row.id, row.text) for row in rows if row.text is not None]
-    specs = [(row.id, row.jobspec) for row in rows if row.jobspec is not None]
-    documents = [(row.id, row.t_run if row.state == "RUN" else None, row.json) for row in rows]
-    keys = [(row.key[0], row.id, row.key[1]) for row in rows if row.key]
-    events = [(each.position, each.jobid, each.count, each.json) for each in logged]
-    with db:
-        _insert(db, "INSERT INTO jobs", [row[:_COLUMNS] for row in rows], _UPDATE)
-        _insert(db, "INSERT OR REPLACE INTO documents", documents)
-        _insert(db, "INSERT OR REPLACE INTO jobs_text (rowid, text)", texts)
-        _insert(db, "INSERT OR REPLACE INTO jobspecs", specs)
-        # The first job of a key counts; a second one can only have been submitted by something else than this server.
-        _insert(db, "INSERT OR IGNORE INTO keys", keys)
-        # A commit that failed may have been carried out: its repetition must not fail on existing rows.
-        _insert(db, "INSERT OR REPLACE INTO events", events)
-        _insert(db, "INSERT OR REPLACE INTO totals", totals)
-        for sql in _DELETE:
-            db.executemany(f"DELETE FROM {sql} = ?", [(jobid,) for jobid in deleted])  # noqa: S608 - constants
-
-
-def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]], suffix: str = "") -> None:
-    """Insert rows, many in each statement.
-
-    The interpreter lock is released and acquired around every statement. Beside threads that compute, each time costs
-    milliseconds: one statement per row made writing four times as slow as everything else together.
-    """
-    start, count = 0, _ROWS
-    while start < len(rows):
-        while count > len(rows) - start:
-            count //= 2  # few distinct lengths, so that each statement is prepared once
-        values = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * count)
-        flat = [value for row in rows[start : start + count] for value in row]
-        db.execute(f"{into} VALUES {values} {suffix}", flat)
-        start += count
+    async def remove_ended(self, count: int, before: float | None) -> dict[int, str]:
+        """Remove inactive jobs; see :meth:`sidecar.store.store.Store.remove_ended`."""
+        jobs, self._connections.gone = await self._connections.write(lambda db: remove(db, count, before))
+        if jobs:
+            self._connections.revision += 1
+        for jobid in jobs:
+            self._documents.discard(jobid)
+        return jobs
 
 
 def _identity(db: sqlite3.Connection) -> str | None:

@@ -43,6 +43,10 @@ class Instruments:
         self._rpc_errors = self._counter(metrics.RPC_ERRORS)
         self._store_writes = self._histogram(metrics.STORE_WRITE)
         self._store_errors = self._counter(metrics.STORE_ERRORS)
+        self.removed_jobs = self._counter(metrics.STORE_REMOVED, metrics.REMOVALS)
+        """Jobs that retention has removed, by reason."""
+        self.retention_runs = self._gauge(metrics.STORE_RETENTION)
+        """Time of its last run."""
         self._task_deaths = self._counter(metrics.TASK_DEATHS, metrics.TASKS)
         self._streams = self._gauge(metrics.STREAMS)
         self.events = self._counter(metrics.EVENTS)

@@ -34,7 +34,8 @@ REFUSALS = ("unauthenticated", "denied", "forbidden", "misdirected", "rate_limit
 DROPS = ("slow", "unauthenticated")
 TASKS = (
     "embedded job", "event", "feed", "flux", "guard", "health", "history", "history reader", "idle", "launcher",
-    "memory", "outlook", "output", "pages", "ping", "scaling", "stop", "survey", "token secret", "watch", "watchdog",
+    "memory", "migration", "outlook", "output", "pages", "ping", "retention", "scaling", "stop", "survey",
+    "token secret", "watch", "watchdog",
 )  # fmt: skip
 
 
@@ -196,6 +197,21 @@ STORE_WRITE = Metric(
 )
 STORE_ERRORS = Metric(
     "flux_sidecar_store_write_errors_total", "counter", "server", "Failed transactions of the job store."
+)
+REMOVALS = ("number", "age", "disk")
+STORE_REMOVED = Metric(
+    "flux_sidecar_store_removed_jobs_total",
+    "counter",
+    "server",
+    "Inactive jobs that were removed from the job store: by --keep-jobs (number), --keep-for (age) or --min-free-disk "
+    "(disk).",
+    ("reason",),
+)
+STORE_RETENTION = Metric(
+    "flux_sidecar_store_retention_timestamp_seconds",
+    "gauge",
+    "server",
+    "When inactive jobs beyond the limits were last removed from the job store, or none had to be (Unix time).",
 )
 LOOP_LAG = Metric(
     "flux_sidecar_event_loop_lag_seconds",

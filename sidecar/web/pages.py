@@ -15,12 +15,14 @@ from msgspec import UNSET, Meta
 from sidecar.api import filters, fresh
 from sidecar.auth.guard import caller_of
 from sidecar.domain import idset, jobspec, restored, untrusted
+from sidecar.domain.errors import InvalidRequest
 from sidecar.domain.model import PENDING, RESULTS, STATES, Job, Node
 from sidecar.http.operations import Answer, operation
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
 from sidecar.services.lookup import JobLookup
 from sidecar.store import Filter, Search, Store, StoredEvent
+from sidecar.store.query import sort_problem
 from sidecar.telemetry.metrics import NODE_STATES
 from sidecar.web.history import History
 from sidecar.web.layout import Layout
@@ -138,6 +140,8 @@ class Pages:
             length=_ROWS + 1,
             order=((query.sort, not query.up),) if query.sort != "id" or query.up else (),
         )
+        if problem := sort_problem(search.order, sum(self._feed.counts.groups.values())):
+            raise InvalidRequest(f"sort: {problem}")
         rows = await self._store.lists.table(search, where, _row)
         queues = await self._instance.queues()
         return render_page(

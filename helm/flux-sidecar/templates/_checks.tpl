@@ -63,7 +63,7 @@ application: [image, pullPolicy, workingDir, environment, secretEnvironment, vol
 server: [port, idleStop, logFormat, logLevel, environment, secretEnvironment, resources]
 auth: [token, callers, existingSecret, kubernetes]
 tls: [existingSecret]
-store: [enabled, existingClaim, size, storageClass, accessModes]
+store: [enabled, existingClaim, size, keepJobs, keepFor, storageClass, accessModes]
 flux: [view, viewPullPolicy, resources, brokerOptions, brokerConfig, cores]
 minicluster: [backoffLimit, deadlineSeconds, cleanup, quiet, connectTimeout]
 job: [backoffLimit, deadlineSeconds, ttlSecondsAfterFinished, terminationGracePeriodSeconds]
@@ -377,6 +377,8 @@ test: [timeoutSeconds]
   "FLUX_SIDECAR_METRICS_OPEN" "set metrics.open"
   "FLUX_SIDECAR_METRICS_USERS" "set metrics.users"
   "FLUX_SIDECAR_STORE" "set store.enabled"
+  "FLUX_SIDECAR_KEEP_JOBS" "set store.keepJobs"
+  "FLUX_SIDECAR_KEEP_FOR" "set store.keepFor"
   "FLUX_SIDECAR_TOKENS" "set auth.callers, or auth.existingSecret"
   "FLUX_SIDECAR_TOKENS_SECRET" "set auth.callers, or auth.existingSecret"
   "FLUX_SIDECAR_TLS_CERT" "set tls.existingSecret"

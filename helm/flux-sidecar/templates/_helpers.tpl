@@ -78,6 +78,8 @@ would be FLUX_SIDECAR_METRICS_PORT: so both ports are always set. */}}
 {{- if .Values.metrics.open }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_OPEN" "true" }}{{ end }}
 {{- if .Values.metrics.users }}{{ $_ := set $environment "FLUX_SIDECAR_METRICS_USERS" "true" }}{{ end }}
 {{- if .Values.store.enabled }}{{ $_ := set $environment "FLUX_SIDECAR_STORE" "/var/lib/flux-sidecar/jobs.sqlite" }}{{ end }}
+{{- $_ := set $environment "FLUX_SIDECAR_KEEP_JOBS" (.Values.store.keepJobs | int64 | toString) }}
+{{- if .Values.store.keepFor }}{{ $_ := set $environment "FLUX_SIDECAR_KEEP_FOR" .Values.store.keepFor }}{{ end }}
 {{- $environment = mergeOverwrite $environment .Values.server.environment }}
 {{- if $hosts }}{{ $_ := set $environment "FLUX_SIDECAR_ALLOWED_HOSTS" (join "," $hosts) }}{{ end }}
 {{- toYaml $environment }}

@@ -19,7 +19,7 @@ from sidecar.http.sse import EventStream, StreamLimits
 from sidecar.journal.tail import Tail
 from sidecar.runtime.clock import LoopClock
 from sidecar.services.lookup import JobLookup
-from sidecar.store import Filter, LoggedEvents, Store, StoreError, writer
+from sidecar.store import Filter, LoggedEvents, Store, StoreError, inserts, writer
 from sidecar.telemetry.instruments import Instruments
 from tests.support.journal import END, job, live, running, wait_stored
 from tests.support.stored import entries
@@ -282,7 +282,7 @@ async def test_a_stream_that_reads_between_commit_and_publication_misses_nothing
         for item in (HistoryBegin("i"), job(1), END):
             feed.push(item)
         await wait_stored(feed, 1)
-        started, committed, write_batch = threading.Event(), threading.Event(), writer.write_batch
+        started, committed, write_batch = threading.Event(), threading.Event(), inserts.write_batch
 
         def watched(*arguments: Any) -> None:
             started.set()

@@ -23,7 +23,7 @@ END = JobEvents(-1, [])
 SPEC = {"tasks": [{"command": ["true"]}], "resources": [], "attributes": {"system": {"job": {"name": "named"}}}}
 #: Damaged content of a JSON cell.
 CELLS = [b"", b"{", b"5", b"\xff\xfe", b'{"id":2,"name":"\xff"}', b"[" * 3000, b'[{"timestamp":"x"}]']
-COLUMNS = ["documents SET json", "jobs SET brief", "jobspecs SET json", "events SET json"]
+COLUMNS = ["documents SET json", "jobs SET f58id", "jobspecs SET json", "events SET json"]
 
 
 def job(number: int, *names: str) -> JobEvents:
@@ -135,7 +135,7 @@ async def test_a_running_job_and_a_purged_job(tmp_path: Path, cell: bytes) -> No
     [
         "UPDATE jobs SET state = CAST(x'ff' AS TEXT) WHERE id = 2", "UPDATE jobs SET state = 'RUX' WHERE id = 2", "UPDATE jobs SET queue = x'ff00' WHERE id = 2",
         "UPDATE jobs SET username = CAST(x'c328' AS TEXT) WHERE id = 2", "UPDATE jobs SET nevents = 'many' WHERE id = 2", "UPDATE jobs SET name = CAST(x'80' AS TEXT) WHERE id = 2",
-        "UPDATE jobs SET userid = 'root', nnodes = 'x' WHERE id = 2", "UPDATE totals SET value = x'ff'", "UPDATE totals SET labels = '{'", "UPDATE totals SET value = '[1e999]'",
+        "UPDATE jobs SET userid = 'root', nnodes = 'x' WHERE id = 2", "UPDATE jobs SET num = 3, since = 'x' WHERE id = 2", "UPDATE documents SET job = 7 WHERE job = 2", "UPDATE totals SET value = x'ff'", "UPDATE totals SET labels = '{'", "UPDATE totals SET value = '[1e999]'",
         "UPDATE documents SET running = 'x' WHERE job = 2",
     ],
 )  # fmt: skip

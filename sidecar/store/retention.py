@@ -1,0 +1,113 @@
+"""Remove the jobs that have ended first, and give their space back to the file system.
+
+Jobs go in the order of their ends. So one time says which jobs have been removed: an instance still has them and
+delivers them again in each history, where a job that ended up to this time, and is not in the store, is skipped. Their
+idempotency keys stay, and so do the totals of metrics. The highest position of their events is kept too: a reader that
+continues from an earlier one has missed some.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+from sidecar.store.inserts import delete_jobs
+
+SPARE = 2048
+"""Free pages that stay in the file, for the next writes."""
+_META = "SELECT value FROM meta WHERE key = ?"
+_TIME, _POSITION = "removed_until", "removed_position"
+
+
+class Gone(NamedTuple):
+    """What has been removed so far."""
+
+    until: float = 0.0
+    """End of the job removed last (Unix seconds)."""
+    position: int = 0
+    """Highest position of a removed event."""
+
+
+class Removed(NamedTuple):
+    """The result of one step."""
+
+    jobs: dict[int, str]
+    """Removed jobs, with their queue."""
+    gone: Gone
+
+
+def load(db: sqlite3.Connection) -> Gone:
+    """Return what has been removed so far."""
+    until, position = (db.execute(_META, (key,)).fetchone() for key in (_TIME, _POSITION))
+    try:
+        return Gone(float(until[0]) if until else 0.0, int(position[0]) if position else 0)
+    except ValueError:  # a damaged row
+        return Gone()
+
+
+def remove(db: sqlite3.Connection, count: int, before: float | None) -> Removed:
+    """Remove the inactive jobs that have ended first, in one transaction.
+
+    Args:
+        db: the connection that writes.
+        count: maximum number of jobs.
+        before: only jobs that ended before this time (Unix seconds).
+    """
+    condition, values = ("AND since < ?", [before]) if before is not None else ("", [])
+    sql = f"SELECT id, queue, since FROM jobs INDEXED BY jobs_ended WHERE state = 'INACTIVE' {condition} ORDER BY since LIMIT ?"  # noqa: S608, E501
+    rows = db.execute(sql, (*values, count)).fetchall()
+    gone = load(db)
+    if not rows:
+        return Removed({}, gone)
+    ids = [(row[0],) for row in rows]
+    until = [row[2] for row in rows if isinstance(row[2], float)]
+    positions = [
+        db.execute("SELECT coalesce(max(position), 0) FROM events WHERE job = ?", each).fetchone()[0] for each in ids
+    ]
+    gone = Gone(max(gone.until, *until, 0.0), max(gone.position, *positions))
+    with db:
+        delete_jobs(db, [jobid for (jobid,) in ids])
+        db.executemany("DELETE FROM events WHERE job = ?", ids)
+        db.executemany(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(_TIME, repr(gone.until)), (_POSITION, str(gone.position))]
+        )
+    return Removed({row[0]: str(row[1]) for row in rows}, gone)
+
+
+def merge_texts(db: sqlite3.Connection, pages: int, *, begin: bool) -> bool:
+    """Drop the texts of removed jobs from the text index, a part at a time.
+
+    A removal only adds a mark to the index; text and mark go when the parts of the index that have them are merged,
+    which would happen after several times as many jobs.
+
+    Args:
+        db: the connection that writes.
+        pages: approximate number of pages to write.
+        begin: whether to begin a merge of all parts; otherwise it is continued.
+
+    Returns:
+        Whether something is left to do.
+    """
+    before = db.total_changes
+    with db:
+        db.execute("INSERT INTO jobs_text (jobs_text, rank) VALUES ('merge', ?)", (-pages if begin else pages,))
+    return db.total_changes - before >= 2  # fewer: nothing was merged, as SQLite's documentation says
+
+
+def shrink(db: sqlite3.Connection, pages: int, spare: int) -> bool:
+    """Cut free pages off the file.
+
+    Args:
+        db: the connection that writes.
+        pages: maximum number of pages, which are moved meanwhile.
+        spare: free pages that stay.
+
+    Returns:
+        Whether more than the spare ones are left.
+    """
+    [free] = db.execute("PRAGMA freelist_count").fetchone()
+    if free > spare:
+        # Not execute(): it takes one step of a statement without columns, and each step frees one page.
+        db.executescript(f"PRAGMA incremental_vacuum({min(pages, free - spare)})")
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # only then does the file become shorter
+    return bool(free > spare + pages)
