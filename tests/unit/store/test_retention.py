@@ -52,7 +52,7 @@ ACTIVE = JobEvents(JOBS[19].id, JOBS[19].events[:5], JOBS[19].jobspec, JOBS[19].
 async def test_the_jobs_that_ended_first_are_removed(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, store):
         history(feed, *ENDING, ACTIVE)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         totals = dict(feed.counts.totals)
         position = store.position
         tool, instruments = retention(feed, store, Limits(5, 0, 0))
@@ -78,32 +78,32 @@ async def test_removed_jobs_do_not_come_back(tmp_path: Path) -> None:
     """The instance still has them, and delivers them at each connect; those that the store never had are added."""
     async with running(tmp_path / "s.sqlite") as (feed, store):
         history(feed, *ENDING, ACTIVE)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         await retention(feed, store, Limits(5, 0, 0))[0].apply()
         kept, totals = await jobids(store), dict(feed.counts.totals)
     later = [typical.job(number, rate=1.0) for number in (30, 31)]
     async with running(tmp_path / "s.sqlite") as (feed, store):
         position = store.position
         history(feed, *ENDING, ACTIVE)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         assert feed.caught_up
         assert await jobids(store) == kept
         assert store.position == position
         assert feed.counts.totals == totals
         history(feed, *ENDING, ACTIVE, *later)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         assert set(await jobids(store)) == {*kept, *(each.id for each in later)}
         assert store.position == position + 20
         # The active job ends after its store has forgotten those before it.
         feed.push(JobEvents(ACTIVE.id, JOBS[19].events[5:]))
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         assert await store.state(ACTIVE.id) == "INACTIVE"
 
 
 async def test_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, store):
         history(feed, *ENDING, ACTIVE)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         monkeypatch.setattr("time.time", lambda: JOBS[10].events[-1].timestamp + 100)
         tool, instruments = retention(feed, store, Limits(0, 100.0, 0))
         await tool.apply()
@@ -135,7 +135,7 @@ async def test_the_file_becomes_shorter(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "s.sqlite"
     async with running(path) as (feed, store):
         history(feed)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         for rows, logged in typical.history(0, 2000, store.position):
             await store.write(rows, logged)
         await store.connections.write(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
@@ -157,7 +157,7 @@ async def test_little_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sidecar.services.retention._ALWAYS_KEPT", 5)
     async with running(tmp_path / "s.sqlite") as (feed, store):
         history(feed, *JOBS)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         tool, instruments = retention(feed, store, Limits(0, 0, 15), free=free)
         with structlog.testing.capture_logs() as logs:
             await tool.apply()
@@ -171,7 +171,7 @@ async def test_a_kill_during_a_removal(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     async with running(path) as (feed, store):
         history(feed, *JOBS)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
     code = (
         "import os, signal, sys; from pathlib import Path; from sidecar.store import retention, schema\n"
         "delete = retention.delete_jobs\n"
@@ -185,7 +185,7 @@ async def test_a_kill_during_a_removal(tmp_path: Path) -> None:
     assert done.returncode == -9
     async with running(path) as (feed, store):
         history(feed, *JOBS)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         assert len(await jobids(store)) == 20
         await retention(feed, store, Limits(15, 0, 0))[0].apply()
         assert sorted(await jobids(store)) == [each.id for each in JOBS[5:]]
@@ -198,11 +198,11 @@ async def test_nothing_is_removed_by_number_while_the_history_is_read(tmp_path: 
         feed.push(HistoryBegin("i"))
         for item in JOBS:
             feed.push(item)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         tool, _ = retention(feed, store, Limits(5, 1, 0))
         await tool.apply()
         assert len(await jobids(store)) == 20
         feed.push(END)
-        await feed.wait_stored()
+        await feed.barrier.wait_stored()
         await tool.apply()
         assert await jobids(store) == [], "they ended long ago"
