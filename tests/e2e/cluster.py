@@ -190,13 +190,14 @@ class Release:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def ready(self) -> Release:
-        def answers() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return self.call("GET", "/readyz").status_code == 200
-            return False
+    def is_ready(self) -> bool:
+        """Return whether the server is ready; its pod may be ending, or not be there yet."""
+        with contextlib.suppress(httpx.TransportError):
+            return self.call("GET", "/readyz").status_code == 200
+        return False
 
-        eventually(answers, within=START, what="readiness")
+    def ready(self) -> Release:
+        eventually(self.is_ready, within=START, what="readiness")
         return self
 
     def submit(self, command: str | list[str], **parameters: Any) -> str:

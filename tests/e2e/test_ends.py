@@ -273,7 +273,7 @@ def test_node_that_is_given_up(install: Install, shape: Shape, size: int, kubele
     def over() -> bool:
         if job_result(cluster.job()):
             return True
-        return not down(cluster) and cluster.call("GET", "/readyz").status_code == 200
+        return not down(cluster) and cluster.is_ready()
 
     eventually(over, within=300, what="the end of the Job, or a new instance")
     if not down(cluster):
