@@ -11,7 +11,8 @@ from aiohttp import web
 
 from sidecar.api import filters, fresh, position
 from sidecar.api.filters import JobFilter
-from sidecar.domain.errors import Closed, Gone
+from sidecar.domain.closed import Closed
+from sidecar.domain.errors import Gone
 from sidecar.http.operations import Answer, operation
 from sidecar.http.sse import AFTER, EVENT_STREAM, EVENT_STREAM_TYPE, EventStream, StreamLimits
 from sidecar.http.streaming import hold

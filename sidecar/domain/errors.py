@@ -294,14 +294,5 @@ def without_traceback(problem: Problem) -> Problem:
     return problem.with_traceback(None)
 
 
-class Closed(Exception):
-    """There are no more events; ``reason`` is a word for programs, ``detail`` a text for users."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
 class StoreError(Exception):
     """The store cannot be used; the text says why and what to do."""

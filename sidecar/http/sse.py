@@ -15,7 +15,8 @@ from aiohttp_sse import EventSourceResponse
 from msgspec import Meta, Struct
 
 from sidecar.auth.guard import ADMISSION
-from sidecar.domain.errors import Closed, Problem, StoreError, Unauthenticated
+from sidecar.domain.closed import Closed
+from sidecar.domain.errors import Problem, StoreError, Unauthenticated
 from sidecar.http.responses import is_lost, start_response
 from sidecar.runtime.clock import LoopClock
 

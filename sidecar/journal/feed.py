@@ -102,8 +102,6 @@ class Feed:
                 task.cancel()
             await asyncio.gather(self._task, stored, return_exceptions=True)
 
-    # ------------------------------------------------------------------------------------------------ status
-
     @property
     def problem(self) -> str:
         """Why events cannot be written now; empty while they can."""
@@ -148,8 +146,6 @@ class Feed:
         oldest = self._oldest_timestamp or self._inbox.oldest_timestamp
         return max(self.barrier.accepted.waiting, time.time() - oldest if oldest and self.live else 0.0)
 
-    # ------------------------------------------------------------------------------------------------- input
-
     def push(self, item: HistoryBegin | JobEvents) -> None:
         """Receive one item from the instance; see :class:`~sidecar.instance.base.Sink`."""
         self.last_event = time.monotonic()
@@ -164,8 +160,6 @@ class Feed:
     def interrupted(self) -> None:
         """Record that no events follow until the next history; see :class:`~sidecar.instance.base.Sink`."""
         self.active_jobs.interrupted()
-
-    # --------------------------------------------------------------------------------------------------- wait
 
     async def wait_idle(self) -> None:
         """Wait until no job is active, and every accepted job has been in the journal."""
@@ -187,8 +181,6 @@ class Feed:
         self._progress.stopping = True
         self.tail.close(reason, detail)
         self.waiters.notify_all()
-
-    # ------------------------------------------------------------------------------------------------ the task
 
     async def _run(self) -> None:
         if self._starts:  # the task died within a batch: only the whole history can make up for it

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from sidecar.domain.errors import Closed
+from sidecar.domain.closed import Closed
 from sidecar.store import LoggedEvents, Store
 
 _RECENT, _RECENT_SIZE = 4096, 16 * 1024 * 1024  # minimum number of rows in memory, unless they exceed these bytes

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from sidecar.domain.errors import Closed, Problem
+from sidecar.domain.closed import Closed
+from sidecar.domain.errors import Problem
 from sidecar.domain.model import Queues, Resources
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed

@@ -9,7 +9,6 @@ writer: from then on no read runs on the event loop, and every read and the clos
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,11 +18,12 @@ import structlog
 
 from sidecar.domain.errors import StoreError
 from sidecar.runtime.threads import Workers
+from sidecar.store import failures
 from sidecar.store.lock import StoreLock
 from sidecar.store.migration import Migration, Stopped
 from sidecar.store.readers import Readers
 from sidecar.store.retention import Gone, load
-from sidecar.store.schema import MIGRATED_VERSION, check, connect, inspect, version_of
+from sidecar.store.schema import MIGRATED_VERSION, check, connect, inspect, size_of, version_of
 
 T = TypeVar("T")
 log = structlog.get_logger("store")
@@ -32,10 +32,6 @@ _SLOW = 1.0  # seconds after which a write may mean that the disk hangs
 _READ_TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 2.5  # a stop allows 3 s for this part
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_REPAIR = "Move {name}, {name}-wal and {name}-shm away, or rebuild the file with sqlite3's .recover"
-_REPLACED = (
-    "was removed or replaced while it was open. Events written from now on are lost when the server ends: restart it."
-)
 
 
 class Connections:
@@ -66,8 +62,6 @@ class Connections:
         self._migration: Migration | None = None
         self._migrated: asyncio.Future[None] | None = None
 
-    # ----------------------------------------------------------------------------------------- open and close
-
     async def open(self) -> None:
         """Open the file for this server alone; create it if it does not exist.
 
@@ -80,7 +74,7 @@ class Connections:
         try:
             await self._writer.run(self._open)
         except (sqlite3.Error, OSError) as exc:
-            raise self._unopened(exc) from exc
+            raise failures.unopened(self.path, exc) from exc
         if self._migration:
             self._migrated = self._writer.run(self._migrate)
         else:
@@ -99,15 +93,10 @@ class Connections:
         except Stopped:
             return
         except (sqlite3.Error, OSError) as exc:
-            raise self._unopened(exc) from exc
+            raise failures.unopened(self.path, exc) from exc
         self._migration = None
         self.revision += 1
         self._readable.set()
-
-    def _unopened(self, exc: sqlite3.Error | OSError) -> StoreError:
-        damaged = isinstance(exc, sqlite3.Error) and not isinstance(exc, sqlite3.OperationalError)
-        repair = f"{_REPAIR.format(name=self.path.name)}, or name" if damaged else "Name"
-        return StoreError(f"The store {self.path} cannot be opened: {_reason(exc)}. {repair} another with --store.")
 
     def _open(self) -> None:
         inspect(self.path)
@@ -130,8 +119,7 @@ class Connections:
         """Convert the file in the writer's thread, so that writes wait for the new one."""
         if self._migration:
             self._migration.run()
-            self._load()
-            self._readers.open()
+            self._reopen()
 
     async def close(self) -> None:
         """Finish started writes and close the file; give up after a timeout, as the disk may hang."""
@@ -173,18 +161,7 @@ class Connections:
         self.gone = load(db)
         [last] = db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
         self.position = max(last, self.gone.position)
-        self._measure()
-
-    def _measure(self) -> None:
-        size = 0
-        for suffix in ("", "-wal", "-shm"):
-            try:
-                size += os.stat(f"{self.path}{suffix}").st_size
-            except OSError:  # not created yet, removed, or unreachable: that must not fail a committed write
-                continue
-        self.size = size
-
-    # ------------------------------------------------------------------------------------------------ replace
+        self.size = size_of(self.path)
 
     @property
     def readable(self) -> bool:
@@ -224,14 +201,9 @@ class Connections:
         """
         self._close_writing()  # the last connection to close moves the write-ahead log into the file
         if self.path.with_name(f"{self.path.name}-wal").exists():
-            raise StoreError(
-                f"The store {self.path} holds another instance's jobs and cannot be set aside: another program has it "
-                "open, or its disk is full. End that program, or free space."
-            )
+            raise failures.in_use(self.path)
         self.path.rename(path := choose_path())
         return path
-
-    # -------------------------------------------------------------------------------------------------- write
 
     @property
     def stuck(self) -> float:
@@ -240,13 +212,12 @@ class Connections:
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call a function with the connection that writes, in the writer's thread; see :meth:`run_in_writer`."""
+        return await self.run_in_writer(lambda: self._write(work))
 
-        def run() -> T:
-            result = work(self._writing_connection())
-            self._measure()
-            return result
-
-        return await self.run_in_writer(run)
+    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        result = work(self._writing_connection())
+        self.size = size_of(self.path)
+        return result
 
     async def run_in_writer(self, work: Callable[[], T]) -> T:
         """Call a function in the writer's thread.
@@ -256,10 +227,8 @@ class Connections:
         """
         try:
             return await self._writer.run(work)
-        except sqlite3.OperationalError as exc:
-            raise StoreError(f"The store {self.path} cannot be written: {exc}.") from exc
         except (sqlite3.DatabaseError, OSError) as exc:
-            raise StoreError(f"The store {self.path} cannot be written: {_reason(exc)}. {_repair(self.path)}") from exc
+            raise failures.unwritten(self.path, exc) from exc
 
     async def probe(self) -> None:
         """Check that the file can be written and is still at its path.
@@ -279,11 +248,9 @@ class Connections:
         try:
             replaced = await self._writer.run(lambda: self.lock.replaced)
         except OSError as exc:
-            raise StoreError(f"The path of the store {self.path} cannot be checked: {_reason(exc)}.") from None
+            raise failures.unchecked(self.path, exc) from None
         if replaced:
-            raise StoreError(f"The store {self.path} {_REPLACED}")
-
-    # --------------------------------------------------------------------------------------------------- read
+            raise failures.replaced(self.path)
 
     async def fetch_inline(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Query on the event loop: only for a few rows that an index finds."""
@@ -325,18 +292,9 @@ class Connections:
 
     def _unreadable(self, exc: sqlite3.Error) -> StoreError:
         """Return the error of a read; remember damage, which only another file can repair."""
-        error = StoreError(f"The store {self.path} cannot be read: {exc}.")
-        if not isinstance(exc, sqlite3.OperationalError | sqlite3.ProgrammingError):
-            error = StoreError(f"The store {self.path} cannot be read: {exc}. {_repair(self.path)}")
+        error = failures.unreadable(self.path, exc)
+        if failures.is_damage(exc):
             if not self._damage:
                 log.error("the store is damaged", reason=str(error))
             self._damage = str(error)
         return error
-
-
-def _reason(exc: Exception) -> str:
-    return exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-
-
-def _repair(path: Path) -> str:
-    return f"A restart alone does not repair it. Stop the server. {_REPAIR.format(name=path.name)}. Start the server."

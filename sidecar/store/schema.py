@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import sqlite3
 import stat
@@ -189,3 +190,14 @@ def check(path: Path) -> None:
             raise
     if result != "ok":
         raise sqlite3.DatabaseError(f"it is damaged: {result}")
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file with its write-ahead log (bytes)."""
+    size = 0
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            size += os.stat(f"{path}{suffix}").st_size
+        except OSError:  # not created yet, removed, or unreachable: that must not fail a committed write
+            continue
+    return size

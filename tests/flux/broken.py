@@ -140,7 +140,7 @@ def everything() -> None:
 
     hung_disk()
     bad_closes()
-    writer.write_batch = hang
+    writer.write_batch = hang  # type: ignore[attr-defined]
     Pod._record_event = never_end  # type: ignore[method-assign]
     EmbeddedInstance.close = never_end  # type: ignore[method-assign]
 

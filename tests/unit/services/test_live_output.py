@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from sidecar.domain.errors import Closed, Problem, Unavailable
+from sidecar.domain.closed import Closed
+from sidecar.domain.errors import Problem, Unavailable
 from sidecar.domain.model import HistoryBegin
 from sidecar.domain.output import Run
 from sidecar.journal.feed import Feed
