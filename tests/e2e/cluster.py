@@ -22,6 +22,7 @@ CHART = ROOT / "helm/flux-sidecar"
 REPORTS = Path(os.environ.get("E2E_REPORTS", ROOT / "e2e-report"))
 
 #: Timeout of a cluster that has to pull no image.
+_PROBE = 10.0  # seconds: a request over the forward of a pod that has gone is not answered
 START, END = 180.0, 90.0
 
 
@@ -193,7 +194,7 @@ class Release:
     def is_ready(self) -> bool:
         """Return whether the server is ready; its pod may be ending, or not be there yet."""
         with contextlib.suppress(httpx.TransportError):
-            return self.call("GET", "/readyz").status_code == 200
+            return self.call("GET", "/readyz", timeout=_PROBE).status_code == 200
         return False
 
     def ready(self) -> Release:
