@@ -43,6 +43,7 @@ class _FreeNumbers:
     def __init__(self, db: sqlite3.Connection, wanted: Sequence[int]) -> None:
         self._db = db
         self._taken: set[int] = set()
+        self._probed: set[int] = set()
         self._next: dict[int, int] = {}
         """For a number that is not free, the next one to try."""
         self._last = 0
@@ -53,7 +54,8 @@ class _FreeNumbers:
 
     def take(self, first: int) -> int:
         """Return the first free number from one on, of those that are tried, or else the last one of all."""
-        if first in self._taken and first not in self._next:
+        if first in self._taken and first not in self._probed:  # also if a job of this batch has just taken it
+            self._probed.add(first)
             sql = "SELECT num FROM documents WHERE num BETWEEN ? AND ?"
             self._taken.update(num for (num,) in self._db.execute(sql, (first, first + _PROBED)))
         number = self._next.get(first, first)

@@ -110,7 +110,8 @@ class TestOutput:
             found.append(message)
             if len(found) == 2:
                 break
-        assert server.job(job)["state"] == "RUN", "the lines are sent while the job runs"
+        state = server.http.get(f"/v1/jobs/{job}?wait=60&until=run").json()["state"]
+        assert state == "RUN", "the lines are sent while the job runs"
         assert sorted((m.data["stream"], m.data["data"]) for m in found) == [("stderr", "two\n"), ("stdout", "one\n")]
         go = server.job(job)["cwd"] + "/go"
         server.run(["touch", go])

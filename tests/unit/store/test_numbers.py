@@ -49,3 +49,19 @@ def test_many_jobs_of_one_millisecond(tmp_path: Path) -> None:
         assert len(set(found.values())) == 2000
         assert max(found.values()) < later[5000 << 24]
         assert [found[jobid] for jobid in range(0, 2000, 100)] == sorted(found[jobid] for jobid in range(0, 2000, 100))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_job_gets_the_number_of_another(tmp_path: Path, seed: int) -> None:
+    """Jobs of several brokers, submitted within some milliseconds, in any order: a number of two would lose a document."""
+    chance = random.Random(seed)
+    jobids = [clock << 24 | broker << 10 | seq for clock in range(9) for broker in range(3) for seq in range(3)]
+    chance.shuffle(jobids)
+    with closing(connect(tmp_path / "s.sqlite")) as db:
+        found: dict[int, int] = {}
+        while jobids:
+            some = numbers(db, [jobids.pop() for _ in range(min(len(jobids), chance.randint(1, 9)))])
+            assert not set(some.values()) & set(found.values())
+            assert len(set(some.values())) == len(some)
+            insert(db, some)
+            found |= some
