@@ -230,6 +230,9 @@ def test_trouble_of_flux_before_the_history_is_complete(tmp_path: Path, started:
     server.ready()
     if trouble != "reload":  # Flux's scheduler does not find the new job manager
         assert server.run("true")["result"] == "COMPLETED"
+    else:  # nor does job-list, which ends with the old one
+        broker.run("module", "remove", "-f", "job-list")
+        assert broker.run("module", "load", "job-list").returncode == 0
     agree(server, broker)
     assert server.stop().status_code == 202
     assert server.wait() == 0
