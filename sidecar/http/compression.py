@@ -1,7 +1,7 @@
 """Compress large answers of operations that allow it (gzip, RFC 9110, section 8.4).
 
-An operation allows it by ``compress=True``. Those are reads of jobs and metrics, where every caller who can put text
-into an answer can read all of it. Nothing else is compressed, in particular no answer with a token and no page with a
+An operation allows it by ``compress=True``. Those are reads of jobs and metrics: a caller that can put text into
+such an answer can read all of it. Nothing else is compressed, in particular no answer with a token and no page with a
 form: the size of a compressed answer tells how much of a chosen text is in it (BREACH). Event streams are not
 compressed either: each event would have to be flushed on its own, which takes most of the gain, and each stream would
 take a quarter of a megabyte.

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from sidecar.domain import untrusted
-from sidecar.domain.model import Brief, Entry, Job
+from sidecar.domain.model import Entry, Job
 from sidecar.journal.counts import CountDeltas
 from sidecar.journal.record import Record
 from sidecar.store import LARGEST_CONTEXT, LoggedEvents, Row, merged, plain
@@ -109,7 +109,6 @@ def job_row(record: Record) -> Row:
         ntasks=job.ntasks or None,
         runtime=job.runtime or None,
         nevents=record.nevents,
-        brief=_encode(Brief(job.id, job.f58id, job.state, job.result, job.name)).decode(),
         json=json.decode(),
         text=text if stored[0] != record.stored_digests[0] else None,
         jobspec=record.jobspec if stored[1] != record.stored_digests[1] else None,

@@ -32,7 +32,6 @@ class Row(NamedTuple):
     ntasks: int | None
     runtime: float | None
     nevents: int
-    brief: str
     json: str
     text: str | None
     jobspec: bytes | None

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
+
+from sidecar.domain import fluid
+from sidecar.domain.model import Brief
 from sidecar.store import LoggedEvents, Row
 
 _SCHEMA = """
@@ -45,7 +49,10 @@ def write(path: Path, batches: Iterable[tuple[list[Row], list[LoggedEvents]]]) -
         for rows, logged in batches:
             with db:
                 for row in rows:
-                    db.execute(f"INSERT OR REPLACE INTO jobs VALUES ({', '.join('?' * 15)})", row[:15])
+                    brief = msgspec.json.encode(
+                        Brief(row.id, fluid.f58(row.id), row.state, row.result, row.name)
+                    ).decode()
+                    db.execute(f"INSERT OR REPLACE INTO jobs VALUES ({', '.join('?' * 15)})", (*row[:14], brief))
                     running = row.t_run if row.state == "RUN" else None
                     db.execute("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", (row.id, running, row.json))
                     if row.text is not None:

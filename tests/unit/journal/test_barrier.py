@@ -88,9 +88,7 @@ async def test_each_reader_waits_for_its_own_commands(store: Store, monkeypatch:
         with pytest.raises(Lagging):
             await wait()
     # The store has the job although its events were not noticed: the store is checked.
-    await store.write(
-        [Row(1, 1.0, None, "SCHED", "", 0, "root", "", "", "", 1, 1, None, 1, "{}", "{}", "", b"{}", None)]
-    )
+    await store.write([Row(1, 1.0, None, "SCHED", "", 0, "root", "", "", "", 1, 1, None, 1, "{}", "", b"{}", None)])
     monkeypatch.setattr("sidecar.journal.barrier.TIMEOUT", 5)
     monkeypatch.setattr("sidecar.journal.barrier._CHECK_INTERVAL", 0.05)
     await barrier.wait_visible("alice")

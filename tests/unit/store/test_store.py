@@ -26,7 +26,7 @@ from tests.support.journal import END, job, running, wait_stored
 def row(number: int, text: str) -> Row:
     return Row(
         number, 1.0, None, "SCHED", "", 0, "root", "", "", "name", 1, 1, None, 1,
-        f'{{"id":{number}}}', f'{{"id":{number},"command":["{text}"]}}', text, b"{}", None,
+        f'{{"id":{number},"command":["{text}"]}}', text, b"{}", None,
     )  # fmt: skip
 
 
