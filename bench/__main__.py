@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import followers, outputs, predecessor, reads, scrapes, searches, slope, submits, whole
+from bench import followers, million, outputs, predecessor, reads, scrapes, searches, slope, submits, whole
 from bench.processes import say
 from bench.row import Row, markdown_table, text_table
 from bench.site import Volume
@@ -44,10 +44,11 @@ ROWS: dict[str, Callable[[Volume, int], list[Row]]] = {
     "submit": submits.submit,
     "bulk": submits.bulk,
     "slope": slope.slope,
+    "million": million.million,
     "predecessor": predecessor.predecessor,
 }
-#: Only on request: the first takes as long as all the others together, the second needs PyPI.
-_ON_REQUEST = frozenset({"slope", "predecessor"})
+#: Only on request: the first takes as long as all the others together, the last needs PyPI.
+_ON_REQUEST = frozenset({"slope", "million", "predecessor"})
 
 
 def main() -> int:

@@ -181,11 +181,11 @@ def fill(volume: Volume, site: Site) -> Fill:
     for path, probe in probes.items():
         if probe.status != 200:
             raise MeasurementError(f"{path} is {probe.status} while the store is filled")
-    seconds = _logged(server, "history is read") - _logged(server, "connected")
+    seconds = logged(server, "history is read") - logged(server, "connected")
     return Fill(server, ready.since - begin, seconds, probes, memory.most)
 
 
-def _logged(server: Server, event: str) -> float:
+def logged(server: Server, event: str) -> float:
     """Return the time of a line in the server's log, ``time.time()``."""
     found = re.search(rf"(\d{{4}}-\d\d-\d\dT[\d:.]+Z) \[info +\] {event}", server.text())
     if not found:

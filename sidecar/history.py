@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from sidecar.instance.flux import journal
@@ -28,12 +29,22 @@ _FAILURE = 1  # exit code
 def main() -> None:
     """Read the history. Arguments: URI of the instance, its broker, path of the store."""
     uri, broker, path = sys.argv[1:]
+    run(responses(uri, broker), Path(path))
+
+
+def run(texts: Iterable[bytes], path: Path) -> None:
+    """Write a history to the standard output.
+
+    Args:
+        texts: the responses of the journal, up to the response that ends the history.
+        path: of the store, which is only read.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # of a whole process group: the server ends this one
         signal.signal(number, signal.SIG_IGN)
     gc.disable()  # there are no cycles, and to look for them takes a tenth of the time
     threading.Thread(target=_end_with_server, daemon=True).start()
     try:
-        _read(uri, broker, Path(path))
+        _read(texts, path)
     except BrokenPipeError:
         sys.exit(_FAILURE)
     except (OSError, sqlite3.Error) as exc:
@@ -42,10 +53,10 @@ def main() -> None:
         sys.exit(_FAILURE)
 
 
-def _read(uri: str, broker: str, path: Path) -> None:
+def _read(texts: Iterable[bytes], path: Path) -> None:
     with read_only(path) as db:
         removed_until = retention.load(db).until
-        found = frames(responses(uri, broker), journal.decode, lambda jobids: stored_events(db, jobids), removed_until)
+        found = frames(texts, journal.decode, lambda jobids: stored_events(db, jobids), removed_until)
         for frame in found:
             _write(encode(frame))
 
