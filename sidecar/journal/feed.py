@@ -255,13 +255,13 @@ class Feed:
     async def _go_live(self) -> None:
         """Follow live events from now on, and read the history beside them."""
         await self._projection.go_live()
+        if self.history.open is None:
+            await self._complete()  # before the server is ready: it never has an incomplete list
         if self._begin_marks:
             return  # the connection was lost meanwhile
         self.live = True
         log.info("active jobs are read", active=self.active_count)
-        if self.history.open is None:
-            await self._complete()
-        else:
+        if self.history.open is not None:
             await self.history.restart(self._tasks)
 
     async def _merge(self) -> None:
