@@ -72,7 +72,8 @@ def shortened(raw: bytes | msgspec.Raw, limit: int) -> dict[str, Any]:
             names.append(name)
             left -= size
     kept: dict[str, Any] = {}
-    for number, name in enumerate(names):  # from the smallest: the rest of its share is for the others
+    names.sort(key=lambda name: len(members[name]))
+    for number, name in enumerate(names):  # from the smallest value: the rest of its share is for the others
         share, value = left // (len(names) - number), members[name]
         if len(value) <= least + share:
             kept[name] = _decode(value)

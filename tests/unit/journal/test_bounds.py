@@ -69,6 +69,12 @@ def test_a_context_is_shortened_to_so_many_bytes(context: dict[str, Any], most: 
     assert kept.keys() == context.keys() or "…" in kept
 
 
+def test_no_member_is_shortened_without_need() -> None:
+    """A short value behind a long name takes less of the rest than a long value behind a short name."""
+    context = {"": [1] * 17, "a" * 40: 1234567890}
+    assert untrusted.shortened(msgspec.json.encode(context), encoded(context) + 20) == context
+
+
 def test_small_members_of_a_large_context_are_kept() -> None:
     context = {"note": "n" * 10**6, "type": "cancel", "severity": 0, "list": [1] * 10**5, "odd": "\x01" * 10**5}
     kept = untrusted.shortened(msgspec.json.encode(context), 16 * 1024)
