@@ -171,12 +171,13 @@ def test_unread_exports(tmp_path: Any, started: Callable[[Any], Server]) -> None
     server = started(embedded(tmp_path, "--send-timeout", "5")).ready()
     line = b'{"command":["true","%b"],"urgency":0}\n' % (b"a" * 20_000)
     assert server.http.post("/v1/jobs/bulk", content=line * 1000).text.count('"status":200') == 1000
-    before = server.descriptors
     with contextlib.ExitStack() as stack:
-        for _ in range(5):
+        readers = [
             stack.enter_context(ask(server.url, "/v1/jobs", buffer=4096, Accept="application/x-ndjson"))
-        eventually(lambda: server.descriptors >= before + 5, what="all connected")
-        eventually(lambda: server.descriptors <= before, what="the end of all connections")
+            for _ in range(5)
+        ]
+        assert {reader.recv(15) for reader in readers} == {b"HTTP/1.1 200 OK"}
+        eventually(lambda: server.text().count("a response was not read") == 5, what="the end of all connections")
     assert len(server.http.get("/v1/jobs", headers={"Accept": "application/x-ndjson"}).text.splitlines()) == 1000
 
 
