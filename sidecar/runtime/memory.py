@@ -23,13 +23,20 @@ _ARENAS = 2  # heaps, for any number of threads; each reserves 64 MiB of address
 _INTERVAL = 2.0  # seconds
 _COLLECT = 4.0  # minimum of seconds between garbage collections, while memory use has grown
 _WORTH_IT = 16 * 1024 * 1024  # bytes; a trim takes some milliseconds
-_BEFORE = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")
+_MALLINFO = (
+    "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+)  # fmt: skip
 
 
 class _Mallinfo2(ctypes.Structure):
     """The result of mallinfo2(3)."""
 
-    _fields_ = tuple((name, ctypes.c_size_t) for name in (*_BEFORE, "fordblks", "keepcost"))
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO)
+
+    @property
+    def used(self) -> int:
+        """Bytes that are allocated, with those that are mapped on their own."""
+        return int(self.uordblks + self.hblkhd)
 
 
 def configure_malloc() -> None:
@@ -61,19 +68,21 @@ async def trim_periodically() -> None:
 async def _trim(statm: IO[bytes], mallinfo: Callable[[], _Mallinfo2], trim: Callable[[int], int]) -> None:
     gc.collect()
     gc.freeze()  # objects of the start live as long as the process: exclude them from collections
-    least, free_then = _resident(statm), 0
-    floor, collected = least, time.monotonic()
+    least, floor, collected = _resident(statm) - mallinfo().used, _resident(statm), time.monotonic()
     while True:
         await asyncio.sleep(_INTERVAL)
         if _resident(statm) - floor >= _WORTH_IT and time.monotonic() - collected >= _COLLECT:
             gc.collect()
             collected = time.monotonic()
-        resident, free = _resident(statm), mallinfo().fordblks
-        least, free_then, floor = min(least, resident), min(free_then, free), min(floor, resident)
-        # Returned memory counts as free too, until it is used again; then one of the two values has grown.
-        if free >= _WORTH_IT and max(resident - least, free - free_then) >= _WORTH_IT:
+        heap, resident = mallinfo(), _resident(statm)
+        # Not the heap's free memory: that is counted as free also after it was returned.
+        unused = resident - heap.used
+        least, floor = min(least, unused), min(floor, resident)
+        if heap.fordblks >= _WORTH_IT and unused - least >= _WORTH_IT:
             await asyncio.to_thread(trim, 0)
-            least, free_then = _resident(statm), free
+            after = _resident(statm)
+            if resident - after < _WORTH_IT:  # the rest is between allocations, so that it cannot be returned
+                least = after - mallinfo().used
 
 
 def _statm() -> IO[bytes]:
