@@ -18,8 +18,9 @@ from pathlib import Path
 
 from sidecar.instance.flux import journal
 from sidecar.instance.flux.history import responses
-from sidecar.journal.history_fold import frames
+from sidecar.journal.history_fold import frames, has_end
 from sidecar.journal.history_frame import Frame, encode
+from sidecar.journal.history_order import in_order
 from sidecar.store import retention
 from sidecar.store.known import read_only, stored_events
 
@@ -56,7 +57,8 @@ def run(texts: Iterable[bytes], path: Path) -> None:
 def _read(texts: Iterable[bytes], path: Path) -> None:
     with read_only(path) as db:
         removed_until = retention.load(db).until
-        found = frames(texts, journal.decode, lambda jobids: stored_events(db, jobids), removed_until)
+        ordered = in_order(filter(has_end, texts))
+        found = frames(ordered, journal.decode, lambda jobids: stored_events(db, jobids), removed_until)
         for frame in found:
             _write(encode(frame))
 

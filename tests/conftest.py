@@ -1,6 +1,6 @@
 """Fixtures. Every contract test runs with both engines; tests whose requirements are missing are counted.
 
-`make test` runs the suite in three worker processes (pytest-xdist), as many tests wait. Rules for that:
+`make test` runs the suite in four worker processes (pytest-xdist), as many tests wait. Rules for that:
 
 * A test gets its directories from ``tmp_path``, its ports from the system (``--port 0``) and its processes from
   ``started``, ``own_server`` or ``server``: it uses no name that tests of another worker could use too.

@@ -24,24 +24,28 @@ Decode = Callable[[bytes], JobEvents]
 LookUp = Callable[[Sequence[int]], dict[int, int]]
 
 
+def has_end(response: bytes) -> bool:
+    """Return whether a response may be that of a job that has ended, which is cheaper than to decode it."""
+    return _END_NAME in response
+
+
 def frames(
     responses: Iterable[bytes], decode: Decode, stored_events: LookUp, removed_until: float = 0.0
 ) -> Iterator[Frame]:
     """Yield the history in frames, the last of which is complete.
 
     Args:
-        responses: of the journal, up to the response that ends the history.
+        responses: of the journal; those of jobs that have not ended change nothing.
         decode: decodes a response; ValueError: it cannot be read.
         stored_events: returns the number of stored events of jobs.
         removed_until: end of the job that was removed last from the store (Unix seconds).
     """
     part = _Part(0, removed_until)
     for response in responses:
-        if _END_NAME in response:
-            part.add(response, decode)
-            if part.full:
-                yield part.frame(stored_events)
-                part = _Part(part.read, removed_until)
+        part.add(response, decode)
+        if part.full:
+            yield part.frame(stored_events)
+            part = _Part(part.read, removed_until)
     frame = part.frame(stored_events)
     frame.complete = True
     yield frame
@@ -83,8 +87,7 @@ class _Part:
     def frame(self, stored_events: LookUp) -> Frame:
         """Fold the jobs that the store lacks, whole or in part.
 
-        The responses come in no order. In the order of the jobs, the indexes of the store, above all that of the texts,
-        are written in two thirds of the time.
+        In the order of the jobs, the indexes of the store, above all that of the texts, are written in less time.
         """
         self._items.sort(key=lambda item: item.id)
         known = stored_events([item.id for item in self._items]) if self._items else {}

@@ -167,7 +167,7 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
             The statement, and its parameters except for the last two: the limit and the offset.
         """
         if not self.text:
-            return _chosen("1", self.order, "DESC", columns), []  # by default the newest first
+            return _chosen("1", self.order, self._last, columns), []
         text, values = self._text_condition()
         other, more = self._column_condition()
         if not other and not self.order:
@@ -178,7 +178,7 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
                 "CROSS JOIN jobs ON id = job ORDER BY chosen DESC"
             ), values
         matching = f"jobs.num IN (SELECT rowid FROM jobs_text WHERE {text}){other}"  # noqa: S608
-        return _chosen(matching, self.order, "DESC", columns), values + more
+        return _chosen(matching, self.order, self._last, columns), values + more
 
     def within(self, where: Filter, columns: str) -> tuple[str, list[Any]]:
         """Return the statement that selects columns of the window of jobs that match search and filter."""
@@ -188,10 +188,8 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
             other, others = self._column_condition()
             condition += f" AND (jobs.num IN (SELECT rowid FROM jobs_text WHERE {text}){other})"  # noqa: S608 - values are bound
             values += more + others
-        # The same direction, so that an index has this order.
-        last = "ASC" if self.order and not self.order[-1][1] else "DESC"
         values += [-1 if self.length is None else self.length, self.start]
-        return _chosen(condition, self.order, last, columns), values
+        return _chosen(condition, self.order, self._last, columns), values
 
     def count(self) -> tuple[str, list[Any]]:
         """Return the statement that counts the matching jobs, and its parameters."""
@@ -203,6 +201,11 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
             return f"SELECT count(*) FROM jobs_text WHERE {text}", values  # noqa: S608 - values are bound
         matching = f"jobs.num IN (SELECT rowid FROM jobs_text WHERE {text}){other}"  # noqa: S608
         return f"SELECT count(*) FROM jobs WHERE {matching}", values + more  # noqa: S608
+
+    @property
+    def _last(self) -> str:
+        """The direction of IDs among jobs that are equal otherwise: an index has this order in both directions only."""
+        return "ASC" if self.order and not self.order[-1][1] else "DESC"
 
     @property
     def _needle(self) -> str:

@@ -21,6 +21,7 @@ from sidecar.instance.flux import journal
 from sidecar.journal import history_fold
 from sidecar.journal.feed import Feed
 from sidecar.journal.history_frame import Frame
+from sidecar.journal.history_order import in_order
 from sidecar.store import Filter, Store
 from sidecar.store.known import read_only, stored_events
 from sidecar.telemetry.instruments import Instruments
@@ -111,7 +112,8 @@ class Server:
             msgspec.json.encode(each) for each in (*self.flux.backlog(ended=True), *self.flux.backlog(ended=False))
         ]
         with read_only(self.path) as db:
-            self.frames[:] = history_fold.frames(texts, journal.decode, lambda jobids: stored_events(db, jobids))
+            ordered = in_order(filter(history_fold.has_end, texts))
+            self.frames[:] = history_fold.frames(ordered, journal.decode, lambda jobids: stored_events(db, jobids))
 
     async def live(self) -> None:
         while not self.feed.live:
