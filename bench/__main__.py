@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import followers, million, outputs, predecessor, reads, scrapes, searches, slope, submits, whole
+from bench import followers, million, outputs, predecessor, reads, scrapes, searches, slope, soak, submits, whole
 from bench.processes import say
 from bench.row import Row, markdown_table, text_table
 from bench.site import Volume
@@ -45,10 +45,11 @@ ROWS: dict[str, Callable[[Volume, int], list[Row]]] = {
     "bulk": submits.bulk,
     "slope": slope.slope,
     "million": million.million,
+    "soak": soak.soak,
     "predecessor": predecessor.predecessor,
 }
-#: Only on request: the first takes as long as all the others together, the last needs PyPI.
-_ON_REQUEST = frozenset({"slope", "million", "predecessor"})
+#: Only on request: these take minutes or half an hour, and the last one needs PyPI.
+_ON_REQUEST = frozenset({"slope", "million", "soak", "predecessor"})
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from sidecar.store.schema import size_of
 from tests.support.harness import Server, eventually
 
 _TIMES, _REQUESTS = 10, 40
-_HERE = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+HERE = {"PYTHONPATH": str(Path(__file__).parent.parent)}
 _PROBED = ("/livez", "/v1/jobs?limit=100")
 _SORTED = ("id", "t_submit", "state", "result", "name", "username")
 _FILTERS = (
@@ -46,8 +46,8 @@ def million(volume: Volume, _: int) -> list[Row]:
     directory = volume.new_directory("million")
     store = directory / "jobs.sqlite"
     options = ("--embedded", "--port", "0", "--store", str(store), "--keep-jobs", "0", "--rate-limit", "0")
-    argv = [sys.executable, "-m", "bench.programs.generated_server", str(jobs), "serve", *options]
-    server = volume.start(Server(argv, directory, **_HERE))
+    argv = [sys.executable, "-m", "bench.programs.generated_server", str(jobs), "0", "serve", *options]
+    server = volume.start(Server(argv, directory, **HERE))
     with ExitStack() as stack:
         watched = stack.enter_context(Memory(server.pid, children=True))
         probes = [stack.enter_context(Probe(server.url, path)) for path in _PROBED]

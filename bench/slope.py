@@ -8,6 +8,7 @@ server that keeps nothing has slope 0, however long it runs.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.processes import MeasurementError, rss, say
@@ -61,7 +62,7 @@ def _cancel(server: Server) -> None:
     )
 
 
-def fit(xs: list[int], ys: list[float]) -> float:
+def fit(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Return the slope of the line through points, by least squares."""
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     spread = sum((x - mean_x) ** 2 for x in xs)
