@@ -157,6 +157,8 @@ class Release:
             return self._http
         self.close_forward()
         argv = ["kubectl", "--namespace", self.namespace, "port-forward", self.forwarded, ":5000"]
+        # By default it waits a minute for a pod that runs: also after the last one has ended.
+        argv += ["--pod-running-timeout=5s"]
         self._forward = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self._forward.stdout is not None
         line = self._forward.stdout.readline()
