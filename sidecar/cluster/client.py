@@ -198,7 +198,7 @@ class _Status(msgspec.Struct):
 
 
 def _status_message(body: bytes) -> str:
-    """Return the message of a Status object; empty: the body is none."""
+    """Return the message of a Status object; empty if the body is not one."""
     try:
         return msgspec.json.decode(body, type=_Status).message
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -70,7 +70,7 @@ def decode(body: Any) -> Frame:
     """Return the frame in a message without its header.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: it is not a frame.
     """
     return _decode_frame(body)
 

@@ -48,7 +48,7 @@ def _receive(handle: Any, match: Any, text: Any) -> bytes:
     """Return the next response.
 
     Raises:
-        OSError: there is none, or it is an error.
+        OSError: the connection broke, or the response is an error.
     """
     message = lib.flux_recv(handle.handle, match, 0)
     if message == ffi.NULL:
