@@ -8,9 +8,6 @@
 * All workers must collect the same tests in the same order: parametrize with lists and tuples, never with a set.
 * An assertion must hold on a busy machine. A limit of a time is the limit that users are promised, or a ratio of two
   times measured in the same test. To wait, use ``eventually`` and its default.
-* ``@pytest.mark.alone``: no worker runs another test meanwhile. It is for tests that measure a latency or a rate,
-  and for those that load both cores so much that the measurements of others would be wrong. Each leaves one core idle,
-  so most tests do without it: memory, descriptors and exactly-once do not depend on other tests.
 * The timeouts are for a machine whose cores are busy. ``@pytest.mark.long`` gives a longer timeout to a test that takes
   minutes on an idle one; it is defined here.
 """
@@ -18,10 +15,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,24 +85,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_testnodedown(node: Any) -> None:
     """Take a worker's counts; all workers have collected the same tests, so they are equal."""
     _left_out.update(Counter(getattr(node, "workeroutput", {}).get("left_out", {})) - _left_out)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let a test that is marked ``alone`` wait for the other workers' tests, and delay the next ones."""
-    if not hasattr(item.config, "workerinput"):
-        return (yield)
-    alone = item.get_closest_marker("alone")
-    turn, room = (os.open(path, os.O_RDONLY) for path in (Path(__file__), Path(harness.__file__)))
-    try:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # so that a test that waits to be alone is not overtaken for ever
-        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        if not alone:
-            fcntl.flock(turn, fcntl.LOCK_UN)
-        return (yield)
-    finally:
-        os.close(room)
-        os.close(turn)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -23,7 +23,7 @@ from tests.support.sse import Reader
 Start = Callable[[Any], Any]
 
 # Number of kills; on an idle machine a round takes one and a half seconds.
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "50"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "20"))
 
 _LINES = 20
 
@@ -211,6 +211,6 @@ def test_killed_without_a_kept_store(tmp_path: Path, started: Start) -> None:
     print(f"seed {seed}")
     broker = started(Broker(tmp_path, cores=4)).running()
     lives = Lives(broker, tmp_path, started)
-    clients = _kill_under_load(lives, max(3, ROUNDS // 3), random.Random(seed))
+    clients = _kill_under_load(lives, max(3, ROUNDS // 2), random.Random(seed))
     _one_job_each(lives, clients)
     assert lives.end(signal.SIGTERM) == 0
