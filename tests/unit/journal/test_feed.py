@@ -40,7 +40,7 @@ async def test_history_then_live(tmp_path: Path) -> None:
         assert feed.active_count == 2
         for number in (2, 3):
             feed.push(live(number, "clean"))
-        await asyncio.wait_for(feed.wait_idle(), 5)
+        await asyncio.wait_for(feed.wait_idle(), 60)
         assert feed.active_count == 0
 
 
@@ -94,7 +94,7 @@ async def test_events_of_a_job_are_published_once_it_is_valid(tmp_path: Path) ->
             for item in (HistoryBegin("i"), END, first, *between, live(1, "validate"), live(1, "depend")):
                 feed.push(item)
             await wait_stored(feed, 1)
-            await asyncio.wait_for(feed.barrier.wait_stored(), 5)
+            await asyncio.wait_for(feed.barrier.wait_stored(), 60)
             names = [entry.name for each in await store.events_between(0, 100, 100) for _, entry in each.entries(0)]
             assert names == ["submit", "validate", "depend"]
             assert await states(store) == {1: "PRIORITY"}
@@ -213,7 +213,7 @@ async def test_waiters_are_removed(tmp_path: Path) -> None:
         assert len(feed.waiters) == 0
         with feed.waiters.next_change(1) as change:
             feed.push(job(1))
-            await asyncio.wait_for(change, 5)
+            await asyncio.wait_for(change, 60)
         assert len(feed.waiters) == 0
 
 
@@ -227,7 +227,7 @@ async def test_a_job_that_is_not_in_memory_is_restored(tmp_path: Path, monkeypat
         exception = JobEvents(1, [Event(5.0, "exception", {"type": "oops", "severity": 0, "note": "n"})])
         for item in (exception, live(2, "finish"), live(1, "clean"), live(2, "clean"), live(3, "clean")):
             feed.push(item)
-        await asyncio.wait_for(feed.wait_idle(), 5)
+        await asyncio.wait_for(feed.wait_idle(), 60)
         assert feed.active_count == 0
         raw = await store.job(1)
         assert raw is not None
@@ -282,19 +282,21 @@ async def test_a_stream_that_reads_between_commit_and_publication_misses_nothing
         for item in (HistoryBegin("i"), job(1), END):
             feed.push(item)
         await wait_stored(feed, 1)
-        started, committed, write_batch = threading.Event(), threading.Event(), inserts.write_batch
+        started, committed, released = threading.Event(), threading.Event(), threading.Event()
+        write_batch = inserts.write_batch
 
         def watched(*arguments: Any) -> None:
             started.set()
             write_batch(*arguments)
             committed.set()
+            released.wait(60)
 
         monkeypatch.setattr(writer, "write_batch", watched)
         feed.push(live(1, "finish"))
         feed.push(live(1, "clean"))
         while not started.is_set():
             await asyncio.sleep(0)
-        assert committed.wait(5)  # the event loop, blocked here, has not seen the result
+        assert committed.wait(60)
         stream, position = Recorded(), store.position
         limits = StreamLimits(60.0, 60.0, Instruments().count_dropped_stream, LoopClock())
         events = Events(store, feed, JobLookup(store, feed), limits)
@@ -302,5 +304,6 @@ async def test_a_stream_that_reads_between_commit_and_publication_misses_nothing
         await asyncio.sleep(0)
         assert store.position == position
         assert (await store.state_and_position(1))[0] == "INACTIVE"
-        await asyncio.wait_for(following, 5)
+        released.set()
+        await asyncio.wait_for(following, 60)
         assert stream.names == ["submit", "validate", "finish", "clean", "end"]
