@@ -89,6 +89,7 @@ class Migration:
         try:
             with closing(self._old()) as old, closing(self._begun(old)) as new:
                 self._copy(old, new)
+                new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # the close would not raise its errors
             self._replace()
         except sqlite3.OperationalError as exc:
             if exc.sqlite_errorcode != sqlite3.SQLITE_FULL:

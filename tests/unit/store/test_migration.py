@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -192,6 +193,28 @@ async def test_a_full_disk_leaves_the_old_file(path: Path, monkeypatch: pytest.M
     assert not path.with_name("s.sqlite.new").exists()
     async with opened(path) as store:
         assert await store.counts.jobs() == _JOBS
+
+
+async def test_an_error_at_the_end_is_not_taken_for_another_program(
+    path: Path, expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy is complete in the write-ahead log, and cannot be moved into the file. A limit stands for the disk."""
+    copy, limits = Migration._copy, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(self: Migration, old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+        copy(self, old, new)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Migration, "_copy", limited)
+        try:
+            with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
+                Migration(path).run()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    async with opened(path) as store:
+        pages, found, _, specs, *_ = await contents(store)
+        assert [pages, found, specs] == expected
 
 
 async def test_a_file_that_is_open_elsewhere_is_not_replaced(path: Path) -> None:
