@@ -176,6 +176,10 @@ class Feed:
                     await self.barrier.check_store()
         await self.barrier.wait_stored()
 
+    async def remove_ended(self, count: int, before: float | None) -> int:
+        """Remove the inactive jobs that have ended first; return their number. See :meth:`Store.remove_ended`."""
+        return await self._projection.remove_ended(count, before)
+
     def end_streams(self, reason: str, detail: str) -> None:
         """End every stream with this reason, and wake all waiting requests: the server stops."""
         self._progress.stopping = True

@@ -63,9 +63,10 @@ class Projection:
         self.in_replay = False
         """Whether the eventlogs of the active jobs are being read."""
         self._known: dict[int, int] = {}  # number of stored events of the next jobs of the replay
-        self._ended: set[int] | None = None  # jobs whose end was in the journal; None once the history is complete
+        self._ended: set[int] | None = None  # jobs of the journal that ended, and removed ones; None without a history
         self._stored_whole: int | None = None  # a job whose events come again
         self._removed_until = 0.0  # end of the job that was removed last from the store
+        self._counting = asyncio.Lock()  # held while jobs are counted in the store, or removed from it
 
     # ----------------------------------------------------------------------------------------------- history
 
@@ -120,10 +121,22 @@ class Projection:
 
     async def recount(self) -> None:
         """Load all counts from the store: it was written by an earlier server, or a whole history was added."""
-        self._counts.load(
-            await self._retry.until_done(self._store.counts.by_group),
-            await self._retry.until_done(self._store.counts.totals),
-        )
+
+        async def load() -> None:
+            async with self._counting:
+                self._counts.load(await self._store.counts.by_group(), await self._store.counts.totals())
+
+        await self._retry.until_done(load)
+
+    async def remove_ended(self, count: int, before: float | None) -> int:
+        """Remove jobs from the store and the counts; a history that is being read may have them again."""
+        async with self._counting:
+            removed = await self._store.remove_ended(count, before)
+            for jobid, queue in removed.items():
+                self._counts.remove(queue, "INACTIVE")
+                if self._ended is not None:
+                    self._ended.add(jobid)
+        return len(removed)
 
     # -------------------------------------------------------------------------------------------------- fold
 
@@ -200,7 +213,7 @@ class Projection:
 
     def _was_removed(self, known: int, item: JobEvents) -> bool:
         """Return whether the store had an ended job and has removed it: jobs are removed in the order of their ends."""
-        return not known and fold.ended_until(item, self._removed_until)
+        return not known and (fold.ended_until(item, self._removed_until) or item.id in (self._ended or ()))
 
     def forget(self, jobid: int) -> None:
         """Drop the in-memory state of a job."""

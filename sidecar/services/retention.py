@@ -28,7 +28,7 @@ _PAGES = 256  # of the file, cut off in one step
 _MERGED = 0.25  # of the jobs in the store: if more have been removed, the text index is merged
 _EARLY = 2  # times --min-free-disk: jobs are removed before /readyz fails
 _ALWAYS_KEPT = 1000  # jobs that are kept even on a full disk: others may have filled it
-_ENDED = "INACTIVE"
+_DISK = "disk"  # the reason for which jobs are removed also while the history is read
 
 
 class Limits(NamedTuple):
@@ -107,15 +107,13 @@ class Retention:
             before: time (Unix seconds).
         """
         total = 0
-        while left is None or left > total:
+        while (left is None or left > total) and (reason == _DISK or self._feed.caught_up):
             count = _BATCH if left is None else min(_BATCH, left - total)
-            removed = await self._store.remove_ended(count, before)
-            self._instruments.removed_jobs.labels(reason).inc(len(removed))
-            for queue in removed.values():
-                self._feed.counts.remove(queue, _ENDED)
-            total += len(removed)
-            self._unmerged += len(removed)
-            if len(removed) < count:
+            removed = await self._feed.remove_ended(count, before)
+            self._instruments.removed_jobs.labels(reason).inc(removed)
+            total += removed
+            self._unmerged += removed
+            if removed < count:
                 break
             await asyncio.sleep(_PAUSE)
         if total:
@@ -133,7 +131,7 @@ class Retention:
                     free_mib=free >> 20, required_mib=self._limits.free >> 20, inactive=inactive,
                 )  # fmt: skip
             count = min(max(_BATCH, inactive // 20), inactive - _ALWAYS_KEPT)
-            if count <= 0 or not await self._remove("disk", count):
+            if count <= 0 or not await self._remove(_DISK, count):
                 return
             await self._shrink(spare=0)
         self._warned = False

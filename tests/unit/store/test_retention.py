@@ -6,16 +6,22 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 
 from sidecar.domain.model import HistoryBegin, JobEvents
+from sidecar.instance.flux import journal
 from sidecar.journal.feed import Feed
+from sidecar.journal.history_fold import frames
 from sidecar.services.retention import Limits, Retention
 from sidecar.store import Filter, Store
+from sidecar.store.counts import Group
+from sidecar.store.known import read_only, stored_events
 from sidecar.telemetry.instruments import Instruments
 from tests.support import typical
 from tests.support.journal import END, running
@@ -206,3 +212,65 @@ async def test_nothing_is_removed_by_number_while_the_history_is_read(tmp_path: 
         await feed.barrier.wait_stored()
         await tool.apply()
         assert await jobids(store) == [], "they ended long ago"
+
+
+@pytest.mark.parametrize(("limits", "left"), [(Limits(5, 0, 0), 5), (Limits(0, 0, 15), 10)])
+async def test_jobs_that_are_removed_while_the_history_is_read_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits, left: int
+) -> None:
+    """The connection is lost during a removal: the next history still has these jobs, and the store does not."""
+    monkeypatch.setattr("sidecar.services.retention._BATCH", 1)
+    monkeypatch.setattr("sidecar.services.retention._ALWAYS_KEPT", 10)
+    path = tmp_path / "s.sqlite"
+    async with running(path) as (feed, store):
+        history(feed, *JOBS)
+        await feed.barrier.wait_stored()
+        totals, free = dict(feed.counts.totals), 0 if limits.free else 1 << 40
+        feed.history.open = never
+        tool, _ = retention(feed, store, limits, free=free)
+        removing = asyncio.create_task(tool.apply())
+        while not store.gone.position:
+            await asyncio.sleep(0)
+        history(feed)
+        while not feed.live:
+            await asyncio.sleep(0)
+        until = store.gone.until
+        await removing
+        with read_only(path) as db:
+            texts = [msgspec.json.encode(each) for each in JOBS]
+            for frame in frames(texts, journal.decode, lambda jobs: stored_events(db, jobs), until):
+                await feed.history.put(frame)
+        while not feed.caught_up:
+            await asyncio.sleep(0)
+        await tool.apply()
+        assert sorted(await jobids(store)) == [each.id for each in JOBS[-left:]]
+        assert {cell: values[1:] for cell, values in feed.counts.totals.items()} == {
+            cell: values[1:] for cell, values in totals.items()
+        }
+        assert sum(feed.counts.groups.values()) == left
+
+
+async def never() -> tuple[int, Sequence[str]]:
+    """Stand for a process whose frames the test delivers."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_jobs_that_are_removed_while_all_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        history(feed, *JOBS)
+        await feed.barrier.wait_stored()
+        counting, by_group = asyncio.Event(), store.counts.by_group
+
+        async def slow() -> list[Group]:
+            found = await by_group()
+            counting.set()
+            await asyncio.sleep(0.1)
+            return found
+
+        monkeypatch.setattr(store.counts, "by_group", slow)
+        recount = asyncio.create_task(feed._projection.recount())
+        await counting.wait()
+        await retention(feed, store, Limits(5, 0, 0))[0].apply()
+        await recount
+        assert sum(feed.counts.groups.values()) == 5
