@@ -167,6 +167,8 @@ class Events:
                 jobid
             ) as change:  # before the read, so that no event is missed in between
                 state, last = await self._store.state_and_position(jobid)
+                if not state:  # it was removed meanwhile: no change follows
+                    raise Closed("removed", position.removed(self._store))
                 while after < min(last, self._store.position):
                     data, after = await self._next(filters.EVERYTHING, after, jobid)
                     if data:

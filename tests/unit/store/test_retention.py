@@ -14,10 +14,15 @@ import msgspec
 import pytest
 import structlog
 
+from sidecar.api.events import Events
+from sidecar.domain.closed import Closed
 from sidecar.domain.model import HistoryBegin, JobEvents
+from sidecar.http.sse import EventStream, StreamLimits
 from sidecar.instance.flux import journal
 from sidecar.journal.feed import Feed
 from sidecar.journal.history_fold import frames
+from sidecar.runtime.clock import LoopClock
+from sidecar.services.lookup import JobLookup
 from sidecar.services.retention import Limits, Retention
 from sidecar.store import Filter, Store
 from sidecar.store.counts import Group
@@ -274,3 +279,16 @@ async def test_jobs_that_are_removed_while_all_are_counted(tmp_path: Path, monke
         await retention(feed, store, Limits(5, 0, 0))[0].apply()
         await recount
         assert sum(feed.counts.groups.values()) == 5
+
+
+async def test_a_stream_of_a_removed_job_ends(tmp_path: Path) -> None:
+    """Its reader was busy with earlier events when the job ended and was removed."""
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        history(feed, *JOBS)
+        await feed.barrier.wait_stored()
+        await retention(feed, store, Limits(5, 0, 0))[0].apply()
+        limits = StreamLimits(60.0, 60.0, Instruments().count_dropped_stream, LoopClock())
+        events, stream = Events(store, feed, JobLookup(store, feed), limits), EventStream(limits)
+        with pytest.raises(Closed, match="removed with their jobs") as raised:
+            await asyncio.wait_for(events._follow_job(stream, JOBS[0].id, 0), 30)
+        assert raised.value.reason == "removed"
