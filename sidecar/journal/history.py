@@ -26,6 +26,7 @@ from sidecar.runtime.tasks import Supervised, Supervisor
 log = structlog.get_logger("feed")
 
 _AHEAD = 2  # frames that wait to be written; the process waits meanwhile
+_TAKEN = 60.0  # seconds in which a frame is taken; a process that waits longer makes the broker queue events for it
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before the next process is started
 _END_TIMEOUT = 0.8  # seconds in which a killed process ends, unless a disk hangs
 _LOG_INTERVAL = 10.0  # seconds
@@ -148,7 +149,11 @@ class History:
                 frame = await _next_frame(process.stdout)
                 if frame.failure:
                     return frame.failure
-                await self.put(frame)
+                try:
+                    async with asyncio.timeout(_TAKEN):
+                        await self.put(frame)
+                except TimeoutError:
+                    return f"the jobs that were read have not been stored for {_TAKEN:g} s"
                 if frame.complete:
                     return ""
         except (asyncio.IncompleteReadError, msgspec.DecodeError, ValueError) as exc:

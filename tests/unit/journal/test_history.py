@@ -127,6 +127,18 @@ async def test_frames_that_are_not_taken_hold_the_process_up(tmp_path: Path) -> 
         assert len(read) == history._AHEAD
 
 
+async def test_a_process_ends_when_its_frames_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker queues the events that it does not read. Another one starts when the frames are stored."""
+    monkeypatch.setattr(history, "_TAKEN", 0.05)
+    many, rest = b"".join(encode(Frame(number)) for number in (1, 2, 3)), encode(Frame(4, complete=True))
+    async with reading(writes(many, stay=True), writes(rest, stay=True)) as (read, event):
+        while not read.progress.problem:
+            await asyncio.sleep(0.01)
+        assert read.progress.problem == "the jobs that were read have not been stored for 0.05 s"
+        monkeypatch.setattr(history, "_TAKEN", 60.0)
+        assert [(await take(read, event)).read for _ in range(3)] == [1, 2, 4]
+
+
 async def test_the_next_process_starts_when_the_frames_before_are_stored() -> None:
     """It looks up in the store what it can leave out."""
     starts: list[int] = []
