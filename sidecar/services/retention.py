@@ -130,6 +130,9 @@ class Retention:
                     "the disk is nearly full: the jobs that ended first are removed",
                     free_mib=free >> 20, required_mib=self._limits.free >> 20, inactive=inactive,
                 )  # fmt: skip
+            if not await self._store.checkpoint():
+                log.warning("no jobs are removed: the file cannot become shorter while another program reads it")
+                return
             count = min(max(_BATCH, inactive // 20), inactive - _ALWAYS_KEPT)
             if count <= 0 or not await self._remove(_DISK, count):
                 return

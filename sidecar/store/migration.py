@@ -180,6 +180,7 @@ def _cells(jobid: int, *columns: object) -> Cells:
     """Return the cells of a job; what is damaged stays as it is."""
     *plain, document, text, spec = columns
     document, spec = bytes(document or b""), None if spec is None else bytes(spec)  # type: ignore[call-overload]
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text
     row = Row._make((jobid, *plain, document.decode(errors="replace"), text, spec, None))
     return Cells(row, _packed_object(document), None if spec is None else _packed_object(spec))
 

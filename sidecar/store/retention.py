@@ -94,6 +94,16 @@ def merge_texts(db: sqlite3.Connection, pages: int, *, begin: bool) -> bool:
     return db.total_changes - before >= 2  # fewer: nothing was merged, as SQLite's documentation says
 
 
+def checkpoint(db: sqlite3.Connection) -> bool:
+    """Copy the write-ahead log into the file, as far as possible.
+
+    Returns:
+        Whether all of it was copied. If not, something reads an earlier state; until it ends, the file keeps its size.
+    """
+    _, pages, copied = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return bool(pages == copied)
+
+
 def shrink(db: sqlite3.Connection, pages: int, spare: int) -> bool:
     """Cut free pages off the file.
 
@@ -109,5 +119,5 @@ def shrink(db: sqlite3.Connection, pages: int, spare: int) -> bool:
     if free > spare:
         # Not execute(): it takes one step of a statement without columns, and each step frees one page.
         db.executescript(f"PRAGMA incremental_vacuum({min(pages, free - spare)})")
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # only then does the file become shorter
+        checkpoint(db)  # only then does the file become shorter
     return bool(free > spare + pages)

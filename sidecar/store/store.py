@@ -117,6 +117,10 @@ class Store:
         """Drop the texts of removed jobs from the text index; see :func:`sidecar.store.retention.merge_texts`."""
         return await self.connections.write(lambda db: retention.merge_texts(db, pages, begin=begin))
 
+    async def checkpoint(self) -> bool:
+        """Copy the write-ahead log into the file; see :func:`sidecar.store.retention.checkpoint`."""
+        return await self.connections.write(retention.checkpoint)
+
     async def shrink(self, pages: int, spare: int) -> bool:
         """Cut free pages off the file; see :func:`sidecar.store.retention.shrink`."""
         return await self.connections.write(lambda db: retention.shrink(db, pages, spare))

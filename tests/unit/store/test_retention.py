@@ -178,6 +178,25 @@ async def test_little_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert sum("nearly full" in line["event"] for line in logs) == (left == 5)
 
 
+async def test_a_backup_costs_no_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another program reads the file, a removal frees no space, however many jobs it takes."""
+    monkeypatch.setattr("sidecar.services.retention._ALWAYS_KEPT", 5)
+    monkeypatch.setattr("sidecar.services.retention._BATCH", 3)
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        history(feed, *JOBS)
+        await feed.barrier.wait_stored()
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as backup:
+            backup.execute("BEGIN")
+            backup.execute("SELECT count(*) FROM jobs").fetchone()
+            tool, _ = retention(feed, store, Limits(0, 0, 15), free=20)
+            for _ in range(3):
+                await tool.apply()
+            assert len(await jobids(store)) == 17, "one batch, before the backup is noticed"
+            backup.execute("COMMIT")
+        await tool.apply()
+        assert len(await jobids(store)) == 5
+
+
 async def test_a_kill_during_a_removal(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     async with running(path) as (feed, store):
