@@ -148,6 +148,7 @@ class TestOutput:
     def test_output_so_far(self, server: Server) -> None:
         job = server.submit(["sh", "-c", "echo up; sleep 60"])
         eventually(lambda: server.output(job) == ["up\n"])
+        server.state(job, "RUN")  # its output may be read before its start is stored
         *found, end = messages(server, f"/v1/jobs/{job}/output/stream", follow="false")
         assert [message.data["data"] for message in found] == ["up\n"]
         assert (end.data["reason"], end.data["state"]) == ("so far", "RUN")
