@@ -8,10 +8,8 @@ and texts that few, many or no jobs contain.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from urllib.parse import urlencode
 
 from bench.processes import MeasurementError, Memory, Probe, rss, say
@@ -23,7 +21,6 @@ from sidecar.store.schema import size_of
 from tests.support.harness import Server, eventually
 
 _TIMES, _REQUESTS = 10, 40
-HERE = {"PYTHONPATH": str(Path(__file__).parent.parent)}
 _PROBED = ("/livez", "/v1/jobs?limit=100")
 _SORTED = ("id", "t_submit", "state", "result", "name", "username")
 _FILTERS = (
@@ -43,11 +40,7 @@ def million(volume: Volume, _: int) -> list[Row]:
     memory = row("million-memory", "memory of all its processes meanwhile", "MB", "≤", 250.0)
     size = row("million-store", "store, after the fill", "bytes a job", "≤", 1500.0)
     reads = row("million-reads", "p99 of the slowest kind of read", "ms", "≤", 200.0)
-    directory = volume.new_directory("million")
-    store = directory / "jobs.sqlite"
-    options = ("--embedded", "--port", "0", "--store", str(store), "--keep-jobs", "0", "--rate-limit", "0")
-    argv = [sys.executable, "-m", "bench.programs.generated_server", str(jobs), "0", "serve", *options]
-    server = volume.start(Server(argv, directory, **HERE))
+    server, store = volume.generated("million", jobs, 0, "--keep-jobs", "0")
     with ExitStack() as stack:
         watched = stack.enter_context(Memory(server.pid, children=True))
         probes = [stack.enter_context(Probe(server.url, path)) for path in _PROBED]

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from urllib.parse import urlencode
 
 from bench.processes import MeasurementError, say
 from bench.row import Row, number
-from bench.site import Volume, load
+from bench.site import HERE, Volume, load
 from tests.support.harness import Server
 
 _CLIENTS, _PATHS = 16, 400
-_HERE = {"PYTHONPATH": str(Path(__file__).parent.parent)}
 _TOLERANCE = 400  # bytes of headers (Link, chunks) in a response
 
 
@@ -54,7 +52,7 @@ def _row(volume: Volume, rounds: int, key: str, work: str, paths: list[str], cou
     server, directory = volume.full.server, volume.new_directory(key)
     bodies = directory / "bodies.json"
     bodies.write_text(json.dumps({path: server.http.get(path).raise_for_status().text for path in paths}))
-    bare = volume.start(Server([sys.executable, "-m", "bench.programs.bare", str(bodies)], directory, **_HERE))
+    bare = volume.start(Server([sys.executable, "-m", "bench.programs.bare", str(bodies)], directory, **HERE))
     requests = [["GET", volume.random.choice(paths), {}, ""] for _ in range(count)]
     size = 0.0
     for number_ in range(rounds + 1):

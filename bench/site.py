@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ from tests.support.harness import Broker, Process, Server, beside, eventually
 
 P = TypeVar("P", bound=Process)
 
+HERE = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+"""Environment in which :mod:`bench.programs` are found."""
 _CORES = 16  # of mock execution; no process runs on them
 
 
@@ -105,6 +108,24 @@ class Volume:
         directory = self.new_directory(name)
         store = directory / "jobs.sqlite"
         return self.start(beside(broker, directory, "--store", str(store), "--no-stop-on-signal", "--rate-limit", "0"))
+
+    def generated(self, name: str, ended: int, rate: float, *options: str) -> tuple[Server, Path]:
+        """Start a server whose jobs are generated, without Flux, see :mod:`bench.programs.generated_server`.
+
+        Args:
+            name: of its directory.
+            ended: number of jobs in the history.
+            rate: new jobs per second.
+            options: further options of the server.
+
+        Returns:
+            The server, and the path of its store.
+        """
+        directory = self.new_directory(name)
+        store = directory / "jobs.sqlite"
+        argv = [sys.executable, "-m", "bench.programs.generated_server", str(ended), str(rate), "serve", "--embedded"]
+        argv += ["--port", "0", "--store", str(store), "--rate-limit", "0", *options]
+        return self.start(Server(argv, directory, **HERE)), store
 
     def discard(self, server: Server) -> None:
         """End a server that is no longer needed, and remove its store."""

@@ -9,18 +9,15 @@ line over the time.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.million import HERE
 from bench.processes import Probe, program, rss, say
 from bench.row import Row, number, percentile
 from bench.site import Volume
 from bench.slope import fit
 from sidecar.store.schema import size_of
-from tests.support.harness import Server
 from tests.support.metrics import scrape
 
 #: Less for a quick test: SOAK_SECONDS, SOAK_WARM_UP.
@@ -32,11 +29,8 @@ _LAG = "flux_sidecar_journal_lag_seconds"
 
 def soak(volume: Volume, _: int) -> list[Row]:
     """One run: the growth of memory, descriptors, lag and store in an hour."""
-    directory = volume.new_directory("soak")
-    store = directory / "jobs.sqlite"
-    options = ("--embedded", "--port", "0", "--store", str(store), "--keep-jobs", str(_KEPT), "--rate-limit", "0")
-    argv = [sys.executable, "-m", "bench.programs.generated_server", "0", str(_RATE), "serve", *options]
-    server = volume.start(Server(argv, directory, **HERE)).ready()
+    server, store = volume.generated("soak", 0, _RATE, "--keep-jobs", str(_KEPT))
+    server.ready()
     begin, points, lags = time.monotonic(), list[tuple[float, float, float, float, float]](), list[float]()
     with ExitStack() as stack:
         page = stack.enter_context(Probe(server.url, "/v1/jobs?limit=100"))
@@ -48,9 +42,8 @@ def soak(volume: Volume, _: int) -> list[Row]:
                 points.append((now / 3600, memory, files, lag, size_of(store) / 1e6))
                 lags.append(lag)
             if int(now) % 60 < _INTERVAL:
-                say(
-                    f"  {now:.0f} s: {number(memory)} MB, {files} files, lag {lag:.2f} s, {size_of(store) / 1e6:.0f} MB"
-                )
+                stored = size_of(store) / 1e6
+                say(f"  {now:.0f} s: {number(memory)} MB, {files} files, lag {lag:.2f} s, store {stored:.0f} MB")
             time.sleep(_INTERVAL)
     rows = []
     for column, (key, unit, most) in enumerate(
@@ -60,8 +53,7 @@ def soak(volume: Volume, _: int) -> list[Row]:
         row.figures.append(fit([point[0] for point in points], [point[column] for point in points]))
         row.note = f"{number(points[0][column])} at first, {number(points[-1][column])} at last"
         rows.append(row)
-    rows[
-        2
-    ].note = f"p99 {percentile(lags, 0.99):.2f} s; p99 of a page {number(1000 * percentile(page.latencies, 0.99))} ms"
+    slow = 1000 * percentile(page.latencies, 0.99)
+    rows[2].note = f"p99 {percentile(lags, 0.99):.2f} s; p99 of a page {number(slow)} ms"
     volume.discard(server)
     return rows

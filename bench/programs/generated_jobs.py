@@ -32,11 +32,6 @@ _JOBSPEC = (
 _EVENT = '{"timestamp":%.6f,"name":"%s"%s}'
 
 
-def number_of_nodes(number: int) -> int:
-    """Return the nodes of a job: most have one."""
-    return 1 << max(0, Random(number).randrange(-12, 6))  # noqa: S311
-
-
 def submitted(number: int) -> float:
     """Return the time of a job's submit (Unix seconds)."""
     return _BEGIN + number // _ARRAY * _INTERVAL + number % _ARRAY * 0.01
@@ -57,7 +52,7 @@ def responses(jobs: int) -> Iterator[bytes]:
 def response(number: int) -> bytes:
     """Return the whole eventlog of a job, with its jobspec and resources, as the journal sends it."""
     source, known = Random(number), words(number)  # noqa: S311 - the same jobs in every run
-    nodes, array = number_of_nodes(number), number // _ARRAY
+    nodes, array = 1 << max(0, source.randrange(-12, 6)), number // _ARRAY  # most have one node
     user = 1000 + array % _USERS
     spec = _JOBSPEC % (
         nodes, min(_CORES, 1 << source.randrange(6)), known["common"], known["rare"], 1000 + number % 7,

@@ -92,9 +92,7 @@ class Projection:
         """
         for jobid, kind, detail in frame.faults:
             self.note_fault(jobid, kind, detail)
-        part = HistoryPart(
-            frame, self._store.position, lambda jobid: jobid in self.active or jobid in (self._ended or ())
-        )
+        part = HistoryPart(frame, self._store.position, self._is_followed)
         totals = self._counts.merged(part.totals)
         if part.rows:
             await self._write_rows(part.rows, part.logged, [], counts.rows(totals))
@@ -106,13 +104,17 @@ class Projection:
     async def add_purged(self, batch: Batch) -> None:
         """Add the end of jobs that are active in the store and nowhere else: they have ended unseen."""
         for jobid in await self._retry.until_done(self._store.active_jobids):
-            if jobid not in self.active and jobid not in (self._ended or ()):
+            if not self._is_followed(jobid):
                 stored = await self._retry.until_done(functools.partial(self._store.record, jobid))
                 if stored:
                     raw, _, nevents = stored
                     record, entries = end_purged(restored.job(raw, jobid, UNREADABLE), nevents)
                     batch.records[jobid] = record
                     batch.append(record.job, entries)
+
+    def _is_followed(self, jobid: int) -> bool:
+        """Return whether the journal has had events of a job, or the job was removed since the history began."""
+        return jobid in self.active or jobid in (self._ended or ())
 
     async def complete(self) -> None:
         """Note that the history is complete."""
