@@ -46,7 +46,10 @@ class Prepared(msgspec.Struct, frozen=True):
 
 
 def prepared(jobspec: Mapping[str, Any]) -> Prepared:
-    """Return a jobspec that is ready to be submitted."""
+    """Return a jobspec that is ready to be submitted.
+
+    Its outline, which checks see, has only the members that they need: a check of another one must add it here.
+    """
     (first,), system = jobspec["tasks"], jobspec["attributes"]["system"]
     kept = {name: system[name] for name in _CHECKED if name in system}
     per_resource = get(system, _PER_RESOURCE)

@@ -78,8 +78,8 @@ class JobEvents(Struct):
     """Values of the message that are not valid: an example by the kind of fault."""
 
 
-class HistoryBegin(Struct):
-    """The start of the journal: history follows, up to the events with the id -1.
+class JournalBegin(Struct):
+    """The start of the journal: the eventlogs of jobs follow, up to the events with the id -1.
 
     ``identity`` identifies the instance; it stays the same when the instance restarts.
     """

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from sidecar.domain.errors import Unavailable
 from sidecar.domain.jobspec import Prepared
-from sidecar.domain.model import Environment, HistoryBegin, JobEvents, Queues, Resources
+from sidecar.domain.model import Environment, JobEvents, JournalBegin, Queues, Resources
 from sidecar.runtime.tasks import Supervisor
 
 Connection = Literal["connecting", "ready", "lost", "gone"]
@@ -59,7 +59,7 @@ class Status(Struct):
 class Sink(Protocol):
     """Receives the job events in order."""
 
-    def push(self, item: HistoryBegin | JobEvents) -> None:
+    def push(self, item: JournalBegin | JobEvents) -> None:
         """Accept one item. Called on the event loop; must not block."""
 
     def interrupted(self) -> None:

@@ -63,7 +63,10 @@ class AcceptedJobs:
         self._numbers_by_caller.setdefault(caller, {})[jobid] = self.last_number
 
     def remove(self, jobid: int) -> None:
-        """Remove a job that is in the store; the journal may be ahead of the response to its submit."""
+        """Remove a job that is in the store.
+
+        One that was not added yet is remembered: its events have preceded the response to its submit.
+        """
         job = self._jobs.pop(jobid, None)
         if job is None:
             self._recent[jobid] = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from sidecar.domain.model import HistoryBegin, JobEvents
+from sidecar.domain.model import JobEvents, JournalBegin
 
 _RECENT = 4096
 _ENDS = frozenset({"clean", "invalidate"})
@@ -26,21 +26,21 @@ class ActiveJobs:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole history was received and the journal is followed; otherwise there may be more jobs."""
+        """Whether the journal has delivered all active jobs and is still followed; otherwise there may be more."""
         return self._history_read and not self._interrupted
 
     def __len__(self) -> int:
         """Return the number of jobs that have not ended, including accepted ones without any event yet."""
         return len(self._active) + len(self._accepted)
 
-    def push(self, item: HistoryBegin | JobEvents) -> None:
+    def push(self, item: JournalBegin | JobEvents) -> None:
         """Process one journal item; see :class:`~sidecar.instance.base.Sink`."""
-        if isinstance(item, HistoryBegin):
+        if isinstance(item, JournalBegin):
             self._active.clear()
             self._accepted_before_history = list(self._accepted)
             self._history_read = self._interrupted = False
         elif item.id == -1:
-            for jobid in self._accepted_before_history:  # not in the history: purged by Flux, or never accepted
+            for jobid in self._accepted_before_history:  # not active any more: ended, purged, or never accepted
                 self._accepted.pop(jobid, None)
             self._accepted_before_history, self._history_read = [], True
         elif item.events:

@@ -88,7 +88,10 @@ def _entry(entry: Entry) -> bytes:
 
 
 def job_row(record: Record) -> Row:
-    """Encode a job as a row; search text and jobspec are None if the store has them already."""
+    """Encode a job as a row; search text and jobspec are None if the store has them already.
+
+    The record then counts as stored: ``stored_digests`` and ``stored_size`` are updated.
+    """
     job = record.job
     text = search_text(job)
     # A running job is stored without its runtime so far; reads add it.

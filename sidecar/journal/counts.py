@@ -2,7 +2,7 @@
 
 The feed processes each event once. Totals are written to the store in the transaction of the event that they count, so
 a server that was killed continues without counting a job twice. The groups follow from the store's jobs: they are
-recounted after each history, and updated in between.
+recounted when the journal begins, when it goes live and when the history is complete, and updated in between.
 """
 
 from __future__ import annotations

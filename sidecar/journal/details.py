@@ -52,7 +52,7 @@ def _without_null(members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply_jobspec(record: Record, spec: dict[str, Any]) -> None:
-    """Set the fields of a jobspec; the counts of resources only until R is known."""
+    """Set the fields that follow from the jobspec; those that R has as well only until it is known."""
     job, faults = record.job, record.faults
     system = Members(spec, "jobspec", faults).inner("attributes").inner("system")
     command = jobspec.command(spec)

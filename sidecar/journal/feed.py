@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from sidecar.domain.model import HistoryBegin, JobEvents
+from sidecar.domain.model import JobEvents, JournalBegin
 from sidecar.journal import orphans
 from sidecar.journal.active_jobs import ActiveJobs
 from sidecar.journal.barrier import Barrier
@@ -46,7 +46,7 @@ class Feed:
     """Keep the store up to date with an instance's journal.
 
     Args:
-        store: written by the feed only.
+        store: written by the feed; at a stop also by :mod:`sidecar.journal.orphans`.
         instruments: metrics of writes and events.
         log_jobs: whether to log each change of a job's state.
     """
@@ -63,7 +63,7 @@ class Feed:
         self.tail = Tail(store)
         self.counts = JobCounts()
         self._projection = Projection(store, self._retry, self.counts, instruments, log_jobs=log_jobs)
-        self._begin_marks: deque[int] = deque()  # number of the job accepted last before each queued history
+        self._begin_marks: deque[int] = deque()  # for each queued JournalBegin, the job accepted last
         self._begin_mark = 0
         self._task: asyncio.Task[None] | None = None
         self._tasks = Supervisor()
@@ -146,14 +146,14 @@ class Feed:
         oldest = self._oldest_timestamp or self._inbox.oldest_timestamp
         return max(self.barrier.accepted.waiting, time.time() - oldest if oldest and self.live else 0.0)
 
-    def push(self, item: HistoryBegin | JobEvents) -> None:
+    def push(self, item: JournalBegin | JobEvents) -> None:
         """Receive one item from the instance; see :class:`~sidecar.instance.base.Sink`."""
         self.last_event = time.monotonic()
         self._inbox.push(item)
         self.active_jobs.push(item)
         self._progress.received = self._inbox.received
         self._progress.all_stored = False
-        if isinstance(item, HistoryBegin):
+        if isinstance(item, JournalBegin):
             self._begin_marks.append(self.barrier.accepted.last_number)
             self.live = self.caught_up = False  # already now: until then lists may show another instance's jobs
 
@@ -210,13 +210,13 @@ class Feed:
             await asyncio.sleep(_GATHER)
 
     async def _step(self) -> None:
-        """Fold and write one batch: up to its limits, or to the start or end of a history."""
+        """Fold and write one batch: up to its limits, a :class:`JournalBegin`, or the end of the replay."""
         batch = Batch(self._store.position)
         limit = _REPLAY_BATCH if self._projection.in_replay else _BATCH
         while self._inbox and len(batch.records) < limit and batch.size < _BATCH_BYTES:
             item, size = self._inbox.take()
             batch.size += size
-            if isinstance(item, HistoryBegin):
+            if isinstance(item, JournalBegin):
                 await self._write(batch)
                 await self._begin(item)
                 return
@@ -243,7 +243,7 @@ class Feed:
         if batch.responses % STRETCH == 0:
             await asyncio.sleep(0)
 
-    async def _begin(self, begin: HistoryBegin) -> None:
+    async def _begin(self, begin: JournalBegin) -> None:
         await self.history.stop()
         self._begin_mark = self._begin_marks.popleft()
         await orphans.end_jobs_of_other(self._store, begin.identity)

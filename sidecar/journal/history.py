@@ -26,7 +26,7 @@ from sidecar.runtime.tasks import Supervised, Supervisor
 log = structlog.get_logger("feed")
 
 _AHEAD = 2  # frames that wait to be written; the process waits meanwhile
-_TAKEN = 60.0  # seconds in which a frame is taken; a process that waits longer makes the broker queue events for it
+_TAKEN = 60.0  # seconds until the process is killed if its frame is not taken: the broker queues responses for it
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before the next process is started
 _END_TIMEOUT = 0.8  # seconds in which a killed process ends, unless a disk hangs
 _LOG_INTERVAL = 10.0  # seconds
@@ -76,7 +76,7 @@ class History:
         return len(self._frames)
 
     async def restart(self, tasks: Supervisor) -> None:
-        """Read the history from its beginning; the last frame is complete."""
+        """Start to read the history from its beginning; the last frame has ``complete`` set."""
         await self.stop()
         self.progress, self._logged = HistoryProgress(0, 0, ""), time.monotonic()
         self._task = tasks.start(self._run, "history reader")
@@ -199,7 +199,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a process. Its own method would take the exit code of one that has just ended from asyncio."""
+    """Kill a process; not by its own method, which may reap the process before asyncio's watcher does."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)

@@ -87,7 +87,7 @@ class _Part:
     def frame(self, stored_events: LookUp) -> Frame:
         """Fold the jobs that the store lacks, whole or in part.
 
-        In the order of the jobs, the indexes of the store, above all that of the texts, are written in less time.
+        They are sorted by ID: writes to the indexes of the store, above all to the text index, are faster then.
         """
         self._items.sort(key=lambda item: item.id)
         known = stored_events([item.id for item in self._items]) if self._items else {}

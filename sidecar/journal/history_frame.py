@@ -15,7 +15,7 @@ from sidecar.store import Row
 
 HEADER = struct.Struct(">I")
 LARGEST = 256 * 1024 * 1024
-"""Bytes of a message; a larger length is not one."""
+"""Maximum bytes of a message; a larger length means that the stream is corrupt."""
 
 
 class StoredJob(msgspec.Struct, array_like=True, gc=False):

@@ -1,9 +1,9 @@
 """Put the responses of the history in the order of their jobs, as far as memory allows.
 
-They come in no order. A store into which they are written like that has to change another page of each index for every
-job, and soon becomes several times as slow as one that is written in order. So responses are collected in runs, which
-are sorted. Each run may have as many jobs as all runs before, so that its jobs share pages with each other however
-large the store is; the first one is small, so that the first jobs are stored early.
+Responses arrive unordered. To insert them like that changes another page of each index for every job, which makes a
+large store several times as slow. So they are collected in runs, which are sorted. Each run may have as many jobs as
+all runs before, up to 12 MiB, so that its jobs share pages; the first one is small, so that the first jobs are stored
+early.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from itertools import islice
 
 import msgspec
 
-from sidecar.domain.model import HistoryBegin, JobEvents
+from sidecar.domain.model import JobEvents, JournalBegin
 
 _encode = msgspec.json.Encoder().encode
 _UNIT = 16 * 1024  # bytes that weigh as much as one journal response
@@ -19,7 +19,7 @@ class Inbox:
     """First-in, first-out queue that knows the size of its items."""
 
     def __init__(self) -> None:
-        self._items: deque[tuple[HistoryBegin | JobEvents, int]] = deque()
+        self._items: deque[tuple[JournalBegin | JobEvents, int]] = deque()
         self._bytes = 0
         self.received = 0
         """Number of items pushed so far."""
@@ -49,7 +49,7 @@ class Inbox:
         """Return the jobs of the first items."""
         return [item.id for item, _ in islice(self._items, limit) if isinstance(item, JobEvents)]
 
-    def push(self, item: HistoryBegin | JobEvents) -> None:
+    def push(self, item: JournalBegin | JobEvents) -> None:
         """Append an item."""
         size = _size(item) if isinstance(item, JobEvents) else 0
         self._items.append((item, size))
@@ -57,7 +57,7 @@ class Inbox:
         self.received += 1
         self.available.set()
 
-    def take(self) -> tuple[HistoryBegin | JobEvents, int]:
+    def take(self) -> tuple[JournalBegin | JobEvents, int]:
         """Remove the first item; return it and its size in bytes."""
         item, size = self._items.popleft()
         self._bytes -= size

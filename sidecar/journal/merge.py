@@ -29,7 +29,7 @@ class HistoryPart:
     Args:
         frame: the frame.
         position: position of the last event in the store.
-        followed: returns whether the journal has had events of a job.
+        followed: returns whether to drop a job: the journal has delivered it, or it was removed meanwhile.
     """
 
     def __init__(self, frame: Frame, position: int, followed: Callable[[int], bool]) -> None:
@@ -73,7 +73,7 @@ class HistoryPart:
             )
 
     def _subtract(self, job: StoredJob) -> None:
-        """Take the part of a job that is dropped from the totals."""
+        """Subtract a job that is dropped from the totals."""
         deltas = CountDeltas()
         whole = restored.job(job.row.json.encode(), job.row.id)
         deltas.add(whole, [entry for _, json in job.events for entry in _decode_entries(json)])

@@ -109,5 +109,5 @@ def _end(record: Record, nevents: int, kind: str, note: str) -> list[Entry]:
         Event(now, "clean", {}),
     )
     entries = [entry for event in events if (entry := fold.apply(record, event))]
-    record.nevents = nevents  # these are not the instance's: if it continues after all, its next events follow
+    record.nevents = nevents  # the instance's count: with these entries in it, its next events would look stored
     return entries

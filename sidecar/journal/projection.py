@@ -30,7 +30,7 @@ jobs = structlog.get_logger("jobs")
 STRETCH = 32  # responses that are folded, or rows that are encoded, in one iteration of the event loop
 _MAX_RECORDS = 2000  # in memory; those of other jobs are read from the store at their next event
 _MAX_RECORD_BYTES = 32 * 1024 * 1024
-_LOOK_UP = 511  # jobs whose events are counted in the store at once with those of another job
+_LOOK_UP = 511  # further queued jobs that are looked up in the same query
 _FAULTS = 4096  # most recently logged faults, which are not logged again
 
 
@@ -38,7 +38,7 @@ class Projection:
     """The jobs as the store has them, or will have them after the next write.
 
     Args:
-        store: written by this class only.
+        store: written by this class; at a stop also by :mod:`sidecar.journal.orphans`.
         retry: calls the store.
         job_counts: updated with each write.
         instruments: metrics of writes and events.
@@ -63,8 +63,8 @@ class Projection:
         self.in_replay = False
         """Whether the eventlogs of the active jobs are being read."""
         self._known: dict[int, int] = {}  # number of stored events of the next jobs of the replay
-        self._ended: set[int] | None = None  # jobs of the journal that ended, and removed ones; None without a history
-        self._stored_whole: int | None = None  # a job whose events come again
+        self._ended: set[int] | None = None  # jobs that a frame must not add: ended in the journal, or removed
+        self._stored_whole: int | None = None  # a job that the history has stored: its live events are skipped
         self._removed_until = 0.0  # end of the job that was removed last from the store
         self._counting = asyncio.Lock()  # held while jobs are counted in the store, or removed from it
 
@@ -178,7 +178,7 @@ class Projection:
         """Fold a journal response, and add what changed to a batch.
 
         Returns:
-            Whether the store had the job's whole eventlog already.
+            Whether nothing has to be written: the store has the whole eventlog, or has removed the job.
         """
         record, withheld = self._unvalidated.pop(item.id, (None, []))
         known, new = 0, record is not None

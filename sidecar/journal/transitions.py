@@ -202,4 +202,4 @@ HANDLERS: dict[str, Callable[[Record, Event], None]] = {
     "flux-restart": _revert,
 }
 AFTER_END = frozenset({"annotations", "memo", "jobspec-update", "resource-update"})
-"""Events that also change a job that has ended."""
+"""Events that are applied after ``clean`` too, if they are in the same response or batch."""

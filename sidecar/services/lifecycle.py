@@ -60,7 +60,7 @@ class Lifecycle:
         workload: the instance with its jobs and launchers.
         pod: receives the Events, and ends a broker that does not run yet.
         tasks: runs the stop.
-        deadline: limits the time of the whole end, from when the server starts to end what it runs.
+        deadline: limits the duration of the shutdown, from when the server starts to end its jobs and launchers.
         start_timeout: how long a stop waits for the instance to run before its broker is ended, in seconds.
     """
 
@@ -206,11 +206,11 @@ class Lifecycle:
         self._started.set()
 
     def leave(self) -> None:
-        """Let the server leave."""
+        """Request the orderly exit of the server; the instance is not stopped."""
         self._leave.set()
 
     def fail(self, cause: str) -> None:
-        """Let the server leave with a failure: it cannot go on, and a new one may."""
+        """Request the exit of the server with a failure: it cannot continue, and a new process may."""
         log.error("the server ends", cause=cause)
         self._failure = self._failure or cause
         self.leave()
@@ -226,7 +226,7 @@ class Lifecycle:
             leave.cancel()
 
     async def run(self) -> None:
-        """Wait until the server is to leave, then end the stop and the launchers.
+        """Wait until the server is to leave, then cancel the task of the stop and end the launchers.
 
         Raises:
             SettingsError: the instance belongs to another user.

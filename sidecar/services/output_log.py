@@ -5,7 +5,8 @@ chunk is read, decoded to :class:`~sidecar.domain.output.Run` objects and droppe
 for all readers, within a limit for the whole server; a reader is only a position. So a slow reader uses no memory but
 for the data that is being sent to it, and ten readers of one log decode it about once.
 
-At most two chunks are read and decoded at a time, outside the event loop: other requests are answered meanwhile.
+Two loads run at a time, and each reads up to eight chunks ahead. Large chunks are decoded in a thread, so that other
+requests are answered meanwhile.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ class Cursor:
                 lines -= length
 
     async def seek(self, number: int, end: int, *, rest: bool = False) -> bool:
-        """Move behind a number of lines; return whether the log has that many."""
+        """Move past a number of lines; return whether the log has that many."""
         if not self._origin:
             index = bisect_right(self.log.index, number, key=lambda each: each[1]) - 1
             chunk, lines = self.log.index[index]
@@ -238,7 +239,7 @@ class Cursor:
         return self._number >= number
 
     async def _next(self, end: int, rest: bool) -> Run | None:
-        """Return the run at the position, without moving behind it."""
+        """Return the run at the position, without moving past it."""
         while self._chunk < end:
             segment = await self.log.segment(self._chunk, self._state)
             if run := self._run_in(segment):
@@ -247,7 +248,7 @@ class Cursor:
         return self._run_in(await self.log.rest(self._state)) if rest and self._state else None
 
     def _run_in(self, segment: Segment) -> Run | None:
-        """Return the run of a segment at the position; None if the position is behind the segment."""
+        """Return the run of a segment at the position; None if the position is past the segment."""
         index = bisect_right(segment.ends, self._number - self._base)
         if index == len(segment.runs):
             return None

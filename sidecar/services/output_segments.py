@@ -134,7 +134,7 @@ class Segments:
 
 
 def _decode(state: Assembler | None, data: bytes | None) -> Segment:
-    """Decode a chunk in slices: other threads wait for the interpreter lock."""
+    """Decode a chunk in slices: other threads wait for the GIL meanwhile."""
     if data is None:
         return Segment(state.rest() if state else [], Assembler(), 0)
     assembler = state.copy() if state else Assembler()

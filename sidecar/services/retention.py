@@ -39,7 +39,7 @@ class Limits(NamedTuple):
     seconds: float
     """Time since the end of a job; 0: any time."""
     free: int
-    """Bytes of free disk space; 0: any."""
+    """Bytes of free disk space; jobs are removed while less than twice as much is free. 0: never."""
 
 
 class Retention:
@@ -121,7 +121,7 @@ class Retention:
         return total
 
     async def _free_disk(self) -> None:
-        """Remove jobs while too little space is free, until that helps no more."""
+        """Remove jobs until enough space is free, few inactive jobs are left, or another program reads the file."""
         while (free := await self._thread.run(self._free_bytes)) < _EARLY * self._limits.free:
             inactive = await self._store.counts.inactive()
             if not self._warned:

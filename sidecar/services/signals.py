@@ -14,7 +14,7 @@ from sidecar.services.stop import SIGNALLED_START
 
 log = structlog.get_logger("lifecycle")
 
-_SECOND_SIGNAL = 1.0  # seconds in which a shutdown that was not sent yet may still be
+_SECOND_SIGNAL = 1.0  # seconds in which a shutdown that was not sent yet may still be sent
 
 
 class Signals:

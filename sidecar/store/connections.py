@@ -23,7 +23,7 @@ from sidecar.store.lock import StoreLock
 from sidecar.store.migration import Migration, Stopped
 from sidecar.store.readers import Readers
 from sidecar.store.retention import Gone, load
-from sidecar.store.schema import MIGRATED_VERSION, check, connect, inspect, size_of, version_of
+from sidecar.store.schema import CONVERTIBLE_VERSION, check, connect, inspect, size_of, version_of
 
 T = TypeVar("T")
 log = structlog.get_logger("store")
@@ -44,7 +44,7 @@ class Connections:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = ""
-        """Name of this file: positions in another file mean nothing here."""
+        """Random ID of the file: positions of events are valid only with it."""
         self.position = 0
         """Position of the last event written."""
         self.revision = 0
@@ -102,7 +102,7 @@ class Connections:
         inspect(self.path)
         self.lock.take()
         try:
-            if version_of(self.path) == MIGRATED_VERSION:
+            if version_of(self.path) == CONVERTIBLE_VERSION:
                 self.lock.take_file()
                 self._migration = Migration(self.path)
                 self.id, self.position = self._migration.id, self._migration.position
@@ -199,7 +199,7 @@ class Connections:
         Raises:
             StoreError: another program has the file open.
         """
-        self._close_writing()  # the last connection to close moves the write-ahead log into the file
+        self._close_writing()  # closing the last connection checkpoints the write-ahead log
         if self.path.with_name(f"{self.path.name}-wal").exists():
             raise failures.in_use(self.path)
         self.path.rename(path := choose_path())

@@ -1,7 +1,7 @@
-"""Read rows of the store that cannot be decoded: the file was damaged, or an earlier version wrote invalid values.
+"""Return jobs whose stored document is damaged, from the other columns of their rows.
 
-SQLite detects a broken page, but not a changed bit within it. Such a row affects only its own job: lists, searches and
-streams continue, with the values of that job's other columns.
+SQLite detects a broken page, but not a changed bit within it; and an earlier version may have written invalid values.
+Such a row affects only its own job: lists, searches and streams continue.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ _MAX_COUNT, _MAX_BYTES = 1024, 8 * 1024 * 1024
 
 
 def running_job(json: bytes, running: object, now: float) -> bytes:
-    """Return the JSON of a job; while it is in RUN, with its runtime so far, without which it is stored.
+    """Return the JSON of a job; in RUN with its runtime so far, which is not stored.
 
     Args:
         json: as stored.

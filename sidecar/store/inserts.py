@@ -126,7 +126,7 @@ def delete_jobs(db: sqlite3.Connection, jobids: Sequence[int]) -> None:
 def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]], suffix: str = "") -> None:
     """Insert rows, many in each statement.
 
-    The interpreter lock is released and acquired around every statement. Beside threads that compute, each time costs
+    The GIL is released and acquired around every statement. Beside threads that compute, each time costs
     milliseconds: one statement per row made writing four times as slow as everything else together.
     """
     start, count = 0, _ROWS

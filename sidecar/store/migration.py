@@ -23,7 +23,7 @@ from sidecar.domain.errors import StoreError
 from sidecar.store.inserts import Cells, insert_jobs
 from sidecar.store.packing import packed, packed_entries
 from sidecar.store.rows import Row
-from sidecar.store.schema import MIGRATED_VERSION, create, open_file
+from sidecar.store.schema import CONVERTIBLE_VERSION, create, open_file
 
 log = structlog.get_logger("store")
 
@@ -171,8 +171,8 @@ class Migration:
 
     def _full(self, why: str) -> StoreError:
         return StoreError(
-            f"The store {self._path} of version {MIGRATED_VERSION} cannot be converted: {why}. It is unchanged. Free "
-            "space there, or name another with --store."
+            f"The store {self._path} of version {CONVERTIBLE_VERSION} cannot be converted: {why}. It is unchanged. "
+            "Free space there, or name another with --store."
         )
 
 

@@ -2,8 +2,8 @@
 
 The index stores for each text the differences of successive numbers. Between two job IDs the difference takes five
 bytes: their lower 24 bits are the generator and a sequence number, most of which are unused. Here each millisecond has
-four numbers, and a job has the next free one from that of its sequence number on. So jobs can be in another order than
-their IDs only if they were submitted within some milliseconds: to two brokers, or more than four in one.
+four numbers, and a job has the next free one from that of its sequence number on. So jobs are in the order of their
+IDs, except some that were submitted within the same milliseconds, to two brokers or more than four in one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _FreeNumbers:
             self._taken.update(num for (num,) in db.execute(sql, some))
 
     def take(self, first: int) -> int:
-        """Return the first free number from one on, of those that are tried, or else the last one of all."""
+        """Return the first free number from ``first`` on; if 256 are taken, one above the highest in use."""
         if first in self._taken and first not in self._probed:  # also if a job of this batch has just taken it
             self._probed.add(first)
             sql = "SELECT num FROM documents WHERE num BETWEEN ? AND ?"

@@ -32,7 +32,7 @@ class Damaged(ValueError):
 
 
 class _Codecs(threading.local):
-    """Compressors and decompressors of a thread: they work without the interpreter lock."""
+    """Compressors and decompressors of a thread: they work without the GIL."""
 
     def __init__(self) -> None:
         content = zstandard.ZstdCompressionDict(dictionary.FIRST, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
@@ -49,7 +49,7 @@ _codecs = _Codecs()
 
 
 def packed(json: bytes) -> bytes:
-    """Compress JSON, with a checksum."""
+    """Compress JSON, with a checksum; return it unchanged, without one, if that is not smaller."""
     return _smaller(_codecs.checked(json), json)
 
 

@@ -101,7 +101,7 @@ class Filter(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def indexed(self) -> bool:
-        """Whether the first rows are found without skipping many that do not match."""
+        """Whether only ``before_id`` is set, so that the primary key finds the page."""
         return msgspec.structs.replace(self, before_id=None) == _NO_FILTER
 
     def matches(self, userid: int, username: str, submitter: str, queue: str, name: str, t_submit: float) -> bool:
@@ -204,7 +204,7 @@ class Search(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def _last(self) -> str:
-        """The direction of IDs among jobs that are equal otherwise: an index has this order in both directions only."""
+        """The direction of IDs among equal jobs: that of the last column, so that one index serves both."""
         return "ASC" if self.order and not self.order[-1][1] else "DESC"
 
     @property

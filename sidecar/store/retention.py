@@ -77,8 +77,8 @@ def remove(db: sqlite3.Connection, count: int, before: float | None) -> Removed:
 def merge_texts(db: sqlite3.Connection, pages: int, *, begin: bool) -> bool:
     """Drop the texts of removed jobs from the text index, a part at a time.
 
-    A removal only adds a mark to the index; text and mark go when the parts of the index that have them are merged,
-    which would happen after several times as many jobs.
+    A removal only adds a delete marker to the FTS5 index. Text and marker disappear when the segments that have them
+    are merged, which by itself would happen after several times as many jobs.
 
     Args:
         db: the connection that writes.
@@ -109,11 +109,11 @@ def shrink(db: sqlite3.Connection, pages: int, spare: int) -> bool:
 
     Args:
         db: the connection that writes.
-        pages: maximum number of pages, which are moved meanwhile.
+        pages: maximum number of pages to free in this step.
         spare: free pages that stay.
 
     Returns:
-        Whether more than the spare ones are left.
+        Whether more free pages than the spare ones are left.
     """
     [free] = db.execute("PRAGMA freelist_count").fetchone()
     if free > spare:

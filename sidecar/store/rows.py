@@ -51,7 +51,7 @@ class StoredEvent(msgspec.Struct):
 
 
 class LoggedEvents(msgspec.Struct):
-    """Eventlog entries of one job from one journal response, or a part of them if they are large.
+    """Consecutive eventlog entries of one job, of one journal response or several.
 
     ``position`` is that of the last entry, ``count`` the number of entries, ``json`` a JSON array of them. The other
     fields are for filters.

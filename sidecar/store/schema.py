@@ -14,14 +14,14 @@ from pathlib import Path
 from sidecar.domain.errors import StoreError
 from sidecar.store.packing import member
 
-SCHEMA_VERSION, MIGRATED_VERSION = 5, 4
+SCHEMA_VERSION, CONVERTIBLE_VERSION = 5, 4
 _APPLICATION = 0x666C7363  # "flsc", in the header of the file; files of older servers have 0
 _BUSY_TIMEOUT = 1.0
 _CHECK_SECONDS, _CHECK_STEPS = 2.0, 100_000
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 -- `num` numbers jobs in the order of their IDs, densely, so that the text index takes little space; see numbers.py.
--- `since` is the start of the state while the job is in RUN, and its end; `held` and `ncores` are set in SCHED only.
+-- `since` is the start time in RUN and the end time in INACTIVE; `held` and `ncores` are set in SCHED only.
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY, num INTEGER NOT NULL, f58id TEXT NOT NULL, t_submit REAL NOT NULL, since REAL,
   state TEXT NOT NULL, result TEXT NOT NULL, userid INTEGER NOT NULL, username TEXT NOT NULL, submitter TEXT NOT NULL,
@@ -85,7 +85,7 @@ def version_of(path: Path) -> int:
 
 
 def inspect(path: Path) -> None:
-    """Check that a file is a store of this version or one that is converted, or can become one, without changing it.
+    """Check, without writing, that a file is new, or a store of this version or of the one that is converted.
 
     Raises:
         StoreError: it is a store of another version, or another program's file.
@@ -123,8 +123,8 @@ def _require_regular(path: Path, what: str) -> bool:
 
 
 def _require(db: sqlite3.Connection, path: Path, version: int) -> None:
-    """Check that a database is a store of this version."""
-    if version not in (SCHEMA_VERSION, MIGRATED_VERSION):
+    """Check that a database is a store of this version, or of the one that is converted."""
+    if version not in (SCHEMA_VERSION, CONVERTIBLE_VERSION):
         newer = " A newer server has written it: use that one," if version > SCHEMA_VERSION else ""
         name = "or name another with --store." if newer else "Name another with --store."
         raise StoreError(f"The store {path} is of version {version}; this server needs {SCHEMA_VERSION}.{newer} {name}")
@@ -152,7 +152,7 @@ def connect(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA cache_size = -4096")
     db.execute("PRAGMA wal_autocheckpoint = 8192")
     [version] = db.execute("PRAGMA user_version").fetchone()
-    if version == MIGRATED_VERSION:
+    if version == CONVERTIBLE_VERSION:
         db.close()
         raise StoreError(f"The store {path} is of version {version} and has not been converted. Restart the server.")
     if version == 0:

@@ -64,7 +64,7 @@ class Store:
 
     @property
     def id(self) -> str:
-        """Name of the file: positions in another file mean nothing here."""
+        """Random ID of the file: positions of events are valid only with it."""
         return self.connections.id
 
     @property

@@ -1,4 +1,4 @@
-"""Write jobs and events to the store, and start a new file for another instance; used by the feed only."""
+"""Write jobs and events to the store, and start a new file for another instance."""
 
 from __future__ import annotations
 

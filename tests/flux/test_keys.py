@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.domain.model import HistoryBegin, JobEvents
+from sidecar.domain.model import JobEvents, JournalBegin
 from sidecar.runtime.tasks import Supervisor
 from sidecar.telemetry.instruments import Instruments
 from tests.support.harness import FLUX, Broker, beside
@@ -88,7 +88,7 @@ class _NullSink:
 
     backlog = 0
 
-    def push(self, item: HistoryBegin | JobEvents) -> None:
+    def push(self, item: JournalBegin | JobEvents) -> None:
         """Discard an item."""
 
     def interrupted(self) -> None:

@@ -22,7 +22,7 @@ from sidecar.domain import feasibility, fluid, resource_counts
 from sidecar.domain import jobspec as jobspecs
 from sidecar.domain.errors import Conflict, Ended, NotFound, Rejected
 from sidecar.domain.jobspec import Prepared
-from sidecar.domain.model import ANONYMOUS, Environment, HistoryBegin, JobEvents, Node, Queues, Resources
+from sidecar.domain.model import ANONYMOUS, Environment, JobEvents, JournalBegin, Node, Queues, Resources
 from sidecar.domain.model import Queue as QueueStatus
 from sidecar.domain.resource_counts import Counts
 from sidecar.instance.base import Ending, OutputChunks, Sink, Status
@@ -86,7 +86,7 @@ class EmbeddedInstance:
         self._jobs.start(sink, tasks)
         self.status.set_connection("ready")
         self.status.broker_state = "run"
-        sink.push(HistoryBegin("embedded"))
+        sink.push(JournalBegin("embedded"))
         sink.push(JobEvents(-1, []))
 
     def replay_history(self) -> None:

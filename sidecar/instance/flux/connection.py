@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from sidecar.config.early import LOCAL
-from sidecar.domain.model import HistoryBegin
+from sidecar.domain.model import JournalBegin
 from sidecar.instance.base import Ending, Sink, Status
 from sidecar.instance.flux.broker import STATE_TOPIC, Broker
 from sidecar.instance.flux.callbacks import Callbacks
@@ -145,7 +145,7 @@ class FluxConnection:
         self.status.version, self.status.size = broker.version, broker.size
         self.status.set_connection("ready")
         log.info("connected", uri=self.status.uri, version=broker.version, size=broker.size, ending=self.ending)
-        self._sink.push(HistoryBegin(broker.identity))
+        self._sink.push(JournalBegin(broker.identity))
 
     def _on_disconnected(self, reason: str) -> None:
         self.status.set_connection("lost", reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.domain.model import Event, HistoryBegin, JobEvents
+from sidecar.domain.model import Event, JobEvents, JournalBegin
 from sidecar.journal.active_jobs import ActiveJobs
 
 END = JobEvents(-1, [])
@@ -15,7 +15,7 @@ def events(job: int, *names: str) -> JobEvents:
 def test_history_and_live() -> None:
     jobs = ActiveJobs()
     assert not jobs.complete
-    for item in (HistoryBegin("i"), events(1, "submit", "alloc", "clean"), events(2, "submit", "alloc")):
+    for item in (JournalBegin("i"), events(1, "submit", "alloc", "clean"), events(2, "submit", "alloc")):
         jobs.push(item)
     assert not jobs.complete
     jobs.push(END)
@@ -34,7 +34,7 @@ def test_history_and_live() -> None:
 
 def test_accepted_before_and_after_its_events() -> None:
     jobs = ActiveJobs()
-    jobs.push(HistoryBegin("i"))
+    jobs.push(JournalBegin("i"))
     jobs.push(END)
     jobs.note_accepted(1)
     assert len(jobs) == 1
@@ -52,10 +52,10 @@ def test_accepted_before_and_after_its_events() -> None:
 def test_another_history() -> None:
     """Jobs accepted before it and not in it are forgotten; those accepted meanwhile are not."""
     jobs = ActiveJobs()
-    for item in (HistoryBegin("i"), END, events(1, "submit")):
+    for item in (JournalBegin("i"), END, events(1, "submit")):
         jobs.push(item)
     jobs.note_accepted(2)
-    jobs.push(HistoryBegin("i"))
+    jobs.push(JournalBegin("i"))
     assert not jobs.complete
     jobs.note_accepted(3)
     jobs.push(END)
@@ -68,11 +68,11 @@ def test_another_history() -> None:
 def test_an_interrupted_journal() -> None:
     """The jobs are incomplete until the end of the next history, whatever was still in flight."""
     jobs = ActiveJobs()
-    jobs.push(HistoryBegin("i"))
+    jobs.push(JournalBegin("i"))
     jobs.interrupted()
     jobs.push(END)
     assert not jobs.complete
-    jobs.push(HistoryBegin("i"))
+    jobs.push(JournalBegin("i"))
     assert not jobs.complete
     jobs.push(END)
     assert jobs.complete

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.domain import untrusted
-from sidecar.domain.model import Event, HistoryBegin, JobEvents
+from sidecar.domain.model import Event, JobEvents, JournalBegin
 from sidecar.instance.flux import depth, journal
 from sidecar.journal import batch, fold
 from sidecar.journal.batch import Batch
@@ -191,7 +191,7 @@ async def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     feed.start()
 
     async def push(text: bytes) -> tuple[Store, Tail]:
-        for item in (HistoryBegin("i"), journal.decode(text), _END):
+        for item in (JournalBegin("i"), journal.decode(text), _END):
             feed.push(item)
         while not feed.caught_up:
             await asyncio.sleep(0.001)

@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.api.events import Events
 from sidecar.domain.errors import Lagging
-from sidecar.domain.model import Event, HistoryBegin, JobEvents
+from sidecar.domain.model import Event, JobEvents, JournalBegin
 from sidecar.http.sse import EventStream, StreamLimits
 from sidecar.journal.tail import Tail
 from sidecar.runtime.clock import LoopClock
@@ -32,7 +32,7 @@ async def states(store: Store) -> dict[int, str]:
 
 async def test_history_then_live(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, store):
-        for item in (HistoryBegin("i"), job(1, "finish", "clean"), job(2), END, live(2, "finish"), job(3)):
+        for item in (JournalBegin("i"), job(1, "finish", "clean"), job(2), END, live(2, "finish"), job(3)):
             feed.push(item)
         await wait_stored(feed, 3)
         assert feed.caught_up
@@ -47,7 +47,7 @@ async def test_history_then_live(tmp_path: Path) -> None:
 async def test_a_second_history_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     jobs = [job(n, "finish", "clean") for n in range(1, 700)]
-    items: list[HistoryBegin | JobEvents] = [HistoryBegin("i"), *jobs, job(700, "finish"), END]
+    items: list[JournalBegin | JobEvents] = [JournalBegin("i"), *jobs, job(700, "finish"), END]
     seen = []
     for _ in range(2):
         async with running(path) as (feed, store):
@@ -62,7 +62,7 @@ async def test_a_second_history_changes_nothing(tmp_path: Path) -> None:
 
 async def test_purged_jobs_are_kept(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, store):
-        for item in (HistoryBegin("i"), job(1, "finish", "clean"), job(2), END, HistoryBegin("i"), END, job(3)):
+        for item in (JournalBegin("i"), job(1, "finish", "clean"), job(2), END, JournalBegin("i"), END, job(3)):
             feed.push(item)
         await wait_stored(feed, 3)
         assert await states(store) == {1: "INACTIVE", 2: "INACTIVE", 3: "DEPEND"}
@@ -75,7 +75,7 @@ async def test_an_invalid_job_is_removed(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, store):
         refused = JobEvents(1, job(1).events[:1], jobspec=job(1).jobspec)
         exception = JobEvents(1, [Event(1.1, "exception", {"type": "validate", "severity": 0, "note": "no"})])
-        for item in (HistoryBegin("i"), END, refused, exception, live(1, "invalidate"), job(2)):
+        for item in (JournalBegin("i"), END, refused, exception, live(1, "invalidate"), job(2)):
             feed.push(item)
         await wait_stored(feed, 2)
         assert await states(store) == {2: "DEPEND"}
@@ -89,9 +89,9 @@ async def test_events_of_a_job_are_published_once_it_is_valid(tmp_path: Path) ->
     """The submit event comes alone, as it does live, even if a history begins in between."""
     whole = job(1)
     first = JobEvents(1, whole.events[:1], jobspec=whole.jobspec)
-    for between in ((), (HistoryBegin("i"), first, END)):
+    for between in ((), (JournalBegin("i"), first, END)):
         async with running(tmp_path / f"{len(between)}.sqlite") as (feed, store):
-            for item in (HistoryBegin("i"), END, first, *between, live(1, "validate"), live(1, "depend")):
+            for item in (JournalBegin("i"), END, first, *between, live(1, "validate"), live(1, "depend")):
                 feed.push(item)
             await wait_stored(feed, 1)
             await asyncio.wait_for(feed.barrier.wait_stored(), 60)
@@ -103,7 +103,7 @@ async def test_events_of_a_job_are_published_once_it_is_valid(tmp_path: Path) ->
 async def test_an_invalid_event_does_not_stop_the_feed(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, store):
         invalid = JobEvents(1, [Event(2.0, "urgency", {"urgency": "high"})])
-        for item in (HistoryBegin("i"), END, job(1), invalid, job(2)):
+        for item in (JournalBegin("i"), END, job(1), invalid, job(2)):
             feed.push(item)
         await wait_stored(feed, 2)
         assert feed.running
@@ -112,7 +112,7 @@ async def test_an_invalid_event_does_not_stop_the_feed(tmp_path: Path) -> None:
 
 async def test_a_job_without_events_stays_pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, _):
-        feed.push(HistoryBegin("i"))
+        feed.push(JournalBegin("i"))
         feed.push(END)
         await feed.wait_idle()
         feed.barrier.note_accepted(5, "alice")
@@ -138,12 +138,12 @@ async def test_a_job_without_events_stays_pending(tmp_path: Path, monkeypatch: p
 async def test_another_instance_sets_the_store_aside(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     async with running(path) as (feed, store):
-        for item in (HistoryBegin("first"), END, job(1), HistoryBegin("second"), END, job(2)):
+        for item in (JournalBegin("first"), END, job(1), JournalBegin("second"), END, job(2)):
             feed.push(item)
         await wait_stored(feed, 2)
         assert await states(store) == {2: "DEPEND"}
         # The same ID and text in the next instance: the job is found there too.
-        for item in (HistoryBegin("third"), END, job(2)):
+        for item in (JournalBegin("third"), END, job(2)):
             feed.push(item)
         assert not feed.caught_up, "as soon as a new history begins"
         while not feed.caught_up:
@@ -158,7 +158,7 @@ async def test_another_instance_sets_the_store_aside(tmp_path: Path) -> None:
 async def test_reads_go_on_while_instances_change(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, store):
         for round_ in range(5):
-            for item in (HistoryBegin(f"instance {round_}"), END, job(round_ + 1)):
+            for item in (JournalBegin(f"instance {round_}"), END, job(round_ + 1)):
                 feed.push(item)
             waiting = asyncio.create_task(wait_stored(feed, round_ + 1))
             while not waiting.done():
@@ -176,7 +176,7 @@ async def test_a_full_disk_delays_events_and_loses_none(tmp_path: Path, monkeypa
 
     monkeypatch.setattr("sidecar.journal.retry._INTERVAL", 0.01)
     async with running(tmp_path / "s.sqlite") as (feed, store):
-        feed.push(HistoryBegin("i"))
+        feed.push(JournalBegin("i"))
         feed.push(END)
         feed.push(job(1))
         await wait_stored(feed, 1)
@@ -206,7 +206,7 @@ async def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
 
 async def test_waiters_are_removed(tmp_path: Path) -> None:
     async with running(tmp_path / "s.sqlite") as (feed, _):
-        feed.push(HistoryBegin("i"))
+        feed.push(JournalBegin("i"))
         feed.push(END)
         with feed.waiters.next_change(1):
             assert len(feed.waiters) == 1
@@ -220,7 +220,7 @@ async def test_waiters_are_removed(tmp_path: Path) -> None:
 async def test_a_job_that_is_not_in_memory_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.journal.projection._MAX_RECORDS", 1)
     async with running(tmp_path / "s.sqlite") as (feed, store):
-        for item in (HistoryBegin("i"), END, job(1), job(2), job(3)):
+        for item in (JournalBegin("i"), END, job(1), job(2), job(3)):
             feed.push(item)
         await wait_stored(feed, 3)
         assert feed.active_count == 3
@@ -241,7 +241,7 @@ async def test_positions_continue_in_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     for names in ((), ("finish",), ("finish", "clean")):
         async with running(path) as (feed, store):
-            for item in (HistoryBegin("i"), job(1, *names), END):
+            for item in (JournalBegin("i"), job(1, *names), END):
                 feed.push(item)
             await feed.close()
             entries = [pair for each in await store.events_between(0, 100, 100) for pair in each.entries(0)]
@@ -279,7 +279,7 @@ async def test_a_stream_that_reads_between_commit_and_publication_misses_nothing
 ) -> None:
     """The file may be ahead of the published position: subscribers have yet to get the last events of a job."""
     async with running(tmp_path / "s.sqlite") as (feed, store):
-        for item in (HistoryBegin("i"), job(1), END):
+        for item in (JournalBegin("i"), job(1), END):
             feed.push(item)
         await wait_stored(feed, 1)
         started, committed, released = threading.Event(), threading.Event(), threading.Event()

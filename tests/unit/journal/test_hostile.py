@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.domain import idset, untrusted
-from sidecar.domain.model import STATES, HistoryBegin, Job, JobEvents
+from sidecar.domain.model import STATES, Job, JobEvents, JournalBegin
 from sidecar.instance.flux import journal
 from sidecar.journal.feed import Feed
 from sidecar.store import Filter, Search, Store
@@ -52,7 +52,7 @@ class Journal:
         await self.store.open()
         self.feed = Feed(self.store, Instruments())
         self.feed.start()
-        self.feed.push(HistoryBegin("i"))
+        self.feed.push(JournalBegin("i"))
         self.feed.push(JobEvents(-1, []))
 
     def push(self, jobs: list[OddJob]) -> list[int]:
@@ -169,7 +169,7 @@ async def test_odd_jobs_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyP
         await store.open()
         feed = Feed(store, Instruments())
         feed.start()
-        for item in (HistoryBegin("i"), journal.decode(odd), JobEvents(-1, [])):
+        for item in (JournalBegin("i"), journal.decode(odd), JobEvents(-1, [])):
             feed.push(item)
         await feed.close()
         assert feed.caught_up

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.domain.model import Event, HistoryBegin, JobEvents
+from sidecar.domain.model import Event, JobEvents, JournalBegin
 from sidecar.instance.flux import journal
 from sidecar.journal import history_fold
 from sidecar.journal.feed import Feed
@@ -99,7 +99,7 @@ class Server:
 
     def connect(self) -> None:
         """Subscribe to the journal: its active jobs, and from now on each event."""
-        self.feed.push(HistoryBegin("i"))
+        self.feed.push(JournalBegin("i"))
         for item in [*self.flux.backlog(ended=False), END]:
             self.feed.push(item)
         self.frames.clear()
@@ -223,7 +223,7 @@ async def _reference(directory: Path, flux: Flux) -> dict[str, Any]:
     await reference.store.open()
     reference.feed = Feed(reference.store, Instruments())
     reference.feed.start()
-    reference.feed.push(HistoryBegin("i"))
+    reference.feed.push(JournalBegin("i"))
     for item in [*flux.backlog(ended=True), *flux.backlog(ended=False), END]:
         reference.feed.push(item)
     await reference.complete()

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecar.domain.model import Event, HistoryBegin, Job, JobEvents
+from sidecar.domain.model import Event, Job, JobEvents, JournalBegin
 from sidecar.journal import orphans
 from sidecar.journal.counts import JobCounts
 from sidecar.journal.feed import Feed
@@ -28,7 +28,7 @@ def job(number: int, *names: str) -> JobEvents:
     return JobEvents(number, events, jobspec={"tasks": [{"command": ["true"]}], "resources": [], "attributes": {}})
 
 
-async def _stored(path: Path, *items: HistoryBegin | JobEvents) -> Store:
+async def _stored(path: Path, *items: JournalBegin | JobEvents) -> Store:
     store = Store(path)
     await store.open()
     feed = Feed(store, Instruments())
@@ -46,7 +46,7 @@ async def _jobs(store: Store) -> dict[int, Job]:
 
 async def test_a_stop_ends_active_jobs(tmp_path: Path) -> None:
     store = await _stored(
-        tmp_path / "s.sqlite", HistoryBegin("i"), job(1), job(2, "alloc"), job(3, "alloc", "finish", "clean"), END
+        tmp_path / "s.sqlite", JournalBegin("i"), job(1), job(2, "alloc"), job(3, "alloc", "finish", "clean"), END
     )
     await orphans.end_active_jobs(store, within=5.0, stopped=True)
     jobs = await _jobs(store)
@@ -70,7 +70,7 @@ async def test_a_stop_ends_active_jobs(tmp_path: Path) -> None:
     await store.close()
     # The instance had not ended after all: its own events take precedence.
     store = await _stored(
-        tmp_path / "s.sqlite", HistoryBegin("i"), job(1, "alloc"), job(2, "alloc", "finish", "clean"), END
+        tmp_path / "s.sqlite", JournalBegin("i"), job(1, "alloc"), job(2, "alloc", "finish", "clean"), END
     )
     jobs = await _jobs(store)
     assert (jobs[1].state, jobs[2].result) == ("RUN", "COMPLETED")
@@ -78,7 +78,7 @@ async def test_a_stop_ends_active_jobs(tmp_path: Path) -> None:
 
 
 async def test_the_time_limit(tmp_path: Path) -> None:
-    store = await _stored(tmp_path / "s.sqlite", HistoryBegin("i"), *(job(number) for number in range(1, 1000)), END)
+    store = await _stored(tmp_path / "s.sqlite", JournalBegin("i"), *(job(number) for number in range(1, 1000)), END)
     await orphans.end_active_jobs(store, within=0.0)
     assert len(await store.active_jobids()) == 999
     async with asyncio.timeout(30):
@@ -90,9 +90,9 @@ async def test_the_time_limit(tmp_path: Path) -> None:
 
 async def test_a_store_that_is_set_aside_has_no_active_jobs(tmp_path: Path) -> None:
     """Its server may have been killed before it could end them."""
-    store = await _stored(tmp_path / "s.sqlite", HistoryBegin("first"), job(1), job(2, "alloc"), END)
+    store = await _stored(tmp_path / "s.sqlite", JournalBegin("first"), job(1), job(2, "alloc"), END)
     await store.close()
-    store = await _stored(tmp_path / "s.sqlite", HistoryBegin("second"), job(1), END)
+    store = await _stored(tmp_path / "s.sqlite", JournalBegin("second"), job(1), END)
     assert (await _jobs(store))[1].state == "SCHED"
     await store.close()
     [aside] = tmp_path.glob("s.*.first.sqlite")
@@ -104,7 +104,7 @@ async def test_a_store_that_is_set_aside_has_no_active_jobs(tmp_path: Path) -> N
 @pytest.mark.parametrize("project", [2**40, "x"])
 async def test_an_unreadable_job_is_ended(tmp_path: Path, project: object) -> None:
     path = tmp_path / "s.sqlite"
-    store = await _stored(path, HistoryBegin("i"), job(1), END)
+    store = await _stored(path, JournalBegin("i"), job(1), END)
     await store.close()
     with sqlite3.connect(path) as db:
         db.execute("UPDATE documents SET json = ?", (msgspec.json.encode({"id": 1, "project": project, "state": 7}),))

@@ -14,7 +14,7 @@ import structlog.testing
 
 from sidecar.domain.closed import Closed
 from sidecar.domain.errors import Problem, Unavailable
-from sidecar.domain.model import HistoryBegin
+from sidecar.domain.model import JournalBegin
 from sidecar.domain.output import Run
 from sidecar.journal.feed import Feed
 from sidecar.runtime.tasks import Supervisor
@@ -92,7 +92,7 @@ class Following:
 async def followed(path: Path) -> AsyncIterator[tuple[Any, LiveOutputs, Feed]]:
     """Yield an instance with one running job, the live outputs, and the feed."""
     async with running(path / "s.sqlite") as (feed, store), asyncio.timeout(20):
-        for item in (HistoryBegin("i"), job(1, "alloc"), END):
+        for item in (JournalBegin("i"), job(1, "alloc"), END):
             feed.push(item)
         await wait_stored(feed, 1)
         instance: Any = Instance()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import structlog
 
-from sidecar.domain.model import Event, HistoryBegin, Job, JobEvents
+from sidecar.domain.model import Event, Job, JobEvents, JournalBegin
 from sidecar.journal import orphans
 from sidecar.journal.counts import JobCounts
 from sidecar.journal.feed import Feed
@@ -37,7 +37,7 @@ async def written(path: Path) -> None:
     await store.open()
     feed = Feed(store, Instruments())
     feed.start()
-    for item in (HistoryBegin("i"), job(1), job(2), job(3, "alloc", "finish", "clean"), END):
+    for item in (JournalBegin("i"), job(1), job(2), job(3, "alloc", "finish", "clean"), END):
         feed.push(item)
     await feed.close()
     await store.close()
@@ -93,7 +93,7 @@ async def test_any_cell(tmp_path: Path, column: str, cell: bytes) -> None:
         feed = Feed(store, Instruments())
         feed.start()
         for item in (
-            HistoryBegin("i"),
+            JournalBegin("i"),
             job(1, "alloc"),
             job(2, "alloc", "finish", "clean"),
             job(3, "alloc", "finish", "clean"),
@@ -117,7 +117,7 @@ async def test_a_running_job_and_a_purged_job(tmp_path: Path, cell: bytes) -> No
     await store.open()
     feed = Feed(store, Instruments())
     feed.start()
-    for item in (HistoryBegin("i"), job(1), END):
+    for item in (JournalBegin("i"), job(1), END):
         feed.push(item)
     feed.push(JobEvents(1, [Event(9.0, "alloc")]))
     feed.push(JobEvents(1, [Event(9.1, "finish", {"status": 0}), Event(9.2, "clean")]))
@@ -150,7 +150,7 @@ async def test_any_column(tmp_path: Path, sql: str) -> None:
     JobCounts().load(await store.counts.by_group(), await store.counts.totals())
     feed = Feed(store, Instruments())
     feed.start()
-    for item in (HistoryBegin("i"), job(1), job(2), END):
+    for item in (JournalBegin("i"), job(1), job(2), END):
         feed.push(item)
     await feed.close()
     assert feed.caught_up

@@ -16,7 +16,7 @@ import structlog
 
 from sidecar.api.events import Events
 from sidecar.domain.closed import Closed
-from sidecar.domain.model import HistoryBegin, JobEvents
+from sidecar.domain.model import JobEvents, JournalBegin
 from sidecar.http.sse import EventStream, StreamLimits
 from sidecar.instance.flux import journal
 from sidecar.journal.feed import Feed
@@ -44,7 +44,7 @@ def removed(instruments: Instruments, reason: str) -> float | None:
 
 
 def history(feed: Feed, *items: JobEvents) -> None:
-    feed.push(HistoryBegin("i"))
+    feed.push(JournalBegin("i"))
     for item in (*items, END):
         feed.push(item)
 
@@ -225,7 +225,7 @@ async def test_a_kill_during_a_removal(tmp_path: Path) -> None:
 async def test_nothing_is_removed_by_number_while_the_history_is_read(tmp_path: Path) -> None:
     """Of a job in the history it would be unknown whether it was counted and removed, or is new."""
     async with running(tmp_path / "s.sqlite") as (feed, store):
-        feed.push(HistoryBegin("i"))
+        feed.push(JournalBegin("i"))
         for item in JOBS:
             feed.push(item)
         await feed.barrier.wait_stored()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.domain.model import HistoryBegin
+from sidecar.domain.model import JournalBegin
 from sidecar.journal.feed import Feed
 from sidecar.runtime.threads import Workers
 from sidecar.store import Filter, LoggedEvents, Row, Store, StoreError
@@ -39,7 +39,7 @@ async def test_a_hanging_disk_does_not_delay_the_close(tmp_path: Path, monkeypat
     await store.open()
     feed = Feed(store, Instruments())
     feed.start()
-    feed.push(HistoryBegin("i"))
+    feed.push(JournalBegin("i"))
     feed.push(END)
     await feed.wait_idle()
     hanging = asyncio.create_task(store.connections.run_in_writer(lambda: back.wait(30)))
@@ -92,7 +92,7 @@ async def test_calls_run_in_order_without_cancelled_ones() -> None:
 async def test_a_repeated_commit_changes_nothing(tmp_path: Path) -> None:
     """A commit may have been carried out although it was reported as failed."""
     async with running(tmp_path / "s.sqlite") as (feed, store):
-        for item in (HistoryBegin("i"), END, job(1), job(2)):
+        for item in (JournalBegin("i"), END, job(1), job(2)):
             feed.push(item)
         await wait_stored(feed, 2)
         await feed.close()
