@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -71,6 +72,12 @@ def expect(process: subprocess.Popen[str], word: str) -> None:
 def rss(pid: int) -> float:
     """Return a process's resident memory in MB (10^6 bytes)."""
     return _status(pid, "VmRSS") * 1024 / 1e6
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used so far, of all its threads, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _status(pid: int, name: str) -> int:
