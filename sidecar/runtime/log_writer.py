@@ -19,6 +19,7 @@ from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
 _CHUNK = select.PIPE_BUF  # bytes that a pipe accepts as a whole when it is writable
@@ -42,6 +43,8 @@ class LogWriter:
         self._size = 0
         self._draining = False
         self._lost = 0
+        self.defer: Callable[[], bool] = lambda: False
+        """Schedules :meth:`write_buffer` for the end of the event loop's iteration; returns whether it could."""
 
     def write(self, line: str) -> None:
         """Write a line, or queue it."""
@@ -49,6 +52,12 @@ class LogWriter:
         with self._lock:
             self.write_buffer()
             self._put(data)
+
+    def write_soon(self, line: str) -> None:
+        """Write a line together with those of the same iteration of the event loop; in other threads at once."""
+        self.buffer(line)
+        if not self.defer():
+            self.write_buffer()
 
     def buffer(self, line: str) -> bool:
         """Buffer a line, to be written together with the next ones: a system call per line costs more than the line.
@@ -86,7 +95,8 @@ class LogWriter:
             start_new_thread(self._drain, ())
 
     #: The methods that :mod:`structlog` calls.
-    msg = debug = info = warning = warn = error = critical = fatal = failure = exception = log = write
+    msg = warning = warn = error = critical = fatal = failure = exception = log = write
+    debug = info = write_soon
 
     @property
     def lost(self) -> int:

@@ -21,6 +21,7 @@ import structlog
 from sidecar.config.telemetry import TelemetryOptions
 from sidecar.runtime.log_writer import STDERR
 from sidecar.telemetry.log_budget import ALL
+from sidecar.telemetry.log_rendering import timestamp
 from sidecar.telemetry.logs import BUDGET, ORIGIN, REFUSED_STATUS, report_dropped
 
 log = structlog.get_logger("access")
@@ -66,7 +67,7 @@ class AccessLog:
         if not BUDGET.acquire("request", (ALL, "")):
             return
         trace = (origin.trace_id, origin.span_id) if origin.trace_id else None
-        if STDERR.buffer(self._format(line, _timestamp(time.time()), origin.request_id, trace)):
+        if STDERR.buffer(self._format(line, timestamp(time.time()), origin.request_id, trace)):
             asyncio.get_running_loop().call_later(_INTERVAL, _flush)
 
 
@@ -84,17 +85,6 @@ def _is_usual(line: RequestLine) -> bool:
 @functools.lru_cache(maxsize=256)  # of few callers and addresses there are many lines
 def _is_plain(text: str) -> bool:
     return _PLAIN.fullmatch(text) is not None
-
-
-def _timestamp(now: float) -> str:
-    """Return a Unix time as the other lines show it: in UTC, with microseconds."""
-    second = int(now)
-    return f"{_second(second)}.{int((now - second) * 1e6):06d}Z"
-
-
-@functools.lru_cache(maxsize=1)
-def _second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def _flush() -> None:

@@ -7,26 +7,23 @@ was sent.
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 import re
-import reprlib
 import sys
 import threading
-from collections.abc import MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import msgspec
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
 from sidecar.config.telemetry import TelemetryOptions
-from sidecar.domain.untrusted import excerpt
 from sidecar.runtime.log_writer import STDERR, LogWriter
 from sidecar.runtime.rate_limiter import client_key
 from sidecar.telemetry.log_budget import ALL, JOBS, REFUSED, REFUSED_CLIENT, REPEATED, LogBudget, Rate
+from sidecar.telemetry.log_rendering import Fields, add_timestamp, as_json, renderers, shorten
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -35,15 +32,10 @@ BUDGET = LogBudget()
 
 _DROPPED = "log lines were dropped: there were too many, or they could not be written"
 _KINDS = frozenset({"request", "audit", "job"})
-_HIDDEN = re.compile(r"[^ -~]")
 REFUSED_STATUS = frozenset({401, 403, 421, 429})
 """Statuses of refused requests: their lines have limits of their own."""
 _PROBLEM_LEVELS = frozenset({"warning", "error", "critical", "exception"})
 _EVENT = 100  # characters of an event that identify a repeated warning
-_LONGEST_TEXT = 1000  # characters of a value
-_LONGEST_TRACEBACK = 8000
-
-Fields = MutableMapping[str, Any]
 
 
 class Origin(NamedTuple):
@@ -82,16 +74,17 @@ def configure(options: TelemetryOptions) -> None:
         processors=[
             structlog.processors.add_log_level,
             _limit,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            add_timestamp,
             structlog.processors.format_exc_info,
-            _shorten,
+            shorten,
             _add_origin,
-            *_renderers(options.log_format),
+            *renderers(options.log_format),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, options.log_level.upper())),
         logger_factory=_named_logger,
         cache_logger_on_first_use=True,
     )
+    STDERR.defer = _defer
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryHandler()], force=True)
 
 
@@ -114,32 +107,10 @@ def _named_logger(*names: str) -> LogWriter:
     return STDERR
 
 
-# ----------------------------------------------------------------------------------------------------- rendering
-
-
-def _renderers(log_format: str) -> list[Any]:
-    if log_format == "json":
-        return [structlog.processors.JSONRenderer(serializer=_json)]
-    return [_drop_empty, _on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)]
-
-
 def line(level: str, event: str, **fields: Any) -> str:
     """Return a line as JSON, before the log is configured."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return _json({**fields, "event": event, "level": level, "timestamp": now})
-
-
-def _json(fields: Fields, **_: Any) -> str:
-    try:
-        text = msgspec.json.encode(fields, enc_hook=repr).decode()
-    except (TypeError, ValueError, OverflowError, RecursionError):  # a lone surrogate, a key that is no text, depth
-        text = json.dumps({n: v if isinstance(v, str | int | None) else reprlib.repr(v) for n, v in fields.items()})
-    return text if text.isprintable() else _HIDDEN.sub(_escaped, text)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    r"""Return a character that moves a terminal's cursor, or reorders text, as ``\u`` escape."""
-    return json.dumps(match[0])[1:-1] if not match[0].isprintable() else match[0]
+    return as_json({**fields, "event": event, "level": level, "timestamp": now})
 
 
 def _add_origin(_: Any, __: str, fields: Fields) -> Fields:
@@ -150,34 +121,28 @@ def _add_origin(_: Any, __: str, fields: Fields) -> Fields:
     return fields
 
 
-def _drop_empty(_: Any, __: str, fields: Fields) -> Fields:
-    """Drop empty fields from lines for people, such as ``caller=``."""
-    return {name: value for name, value in fields.items() if value != "" or name == "event"}
+# ------------------------------------------------------------------------------------------------------- writing
+
+_deferring: asyncio.AbstractEventLoop | None = None
 
 
-def _on_one_line(_: Any, __: str, fields: Fields) -> Fields:
-    """Escape text that would start a new line or move a terminal's cursor; indent a traceback."""
-    for name, value in fields.items():
-        if isinstance(value, str) and not value.isprintable():
-            lines = value.split("\n") if name == "exception" else ()
-            fields[name] = "\n".join(f"  | {_printable(line)}" for line in lines) if lines else repr(value)
-    return fields
+def _defer() -> bool:
+    """Write the buffered lines at the end of the event loop's iteration; return False in a thread without a loop."""
+    global _deferring
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    if _deferring is not loop:
+        _deferring = loop
+        loop.call_soon(_write_deferred)
+    return True
 
 
-def _printable(text: str) -> str:
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
-def _shorten(_: Any, __: str, fields: Fields) -> Fields:
-    """Shorten long values: clients choose paths and names."""
-    for name, value in fields.items():
-        if isinstance(value, str) and len(value) > _LONGEST_TEXT:
-            fields[name] = excerpt(value, _LONGEST_TRACEBACK if name == "exception" else _LONGEST_TEXT)
-        elif isinstance(value, dict):
-            fields[name] = {
-                key: excerpt(part, _LONGEST_TEXT) if isinstance(part, str) else part for key, part in value.items()
-            }
-    return fields
+def _write_deferred() -> None:
+    global _deferring
+    _deferring = None
+    STDERR.write_buffer()
 
 
 # -------------------------------------------------------------------------------------------------------- limits

@@ -61,7 +61,7 @@ async def both(reader: int, log_format: str, line: RequestLine, origin: logs.Ori
     AccessLog(options).write(line)
     found = await asyncio.to_thread(written, reader, 1)
     structlog.get_logger(f"{log_format}{line}").info("request", **line._asdict())
-    return found[0], written(reader, 1)[0]
+    return found[0], (await asyncio.to_thread(written, reader, 1))[0]
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from sidecar.telemetry import logs
+from sidecar.telemetry import log_rendering, logs
 from sidecar.telemetry.log_budget import ALL, REFUSED, REFUSED_CLIENT, REPEATED, LogBudget
 from sidecar.telemetry.logs import ORIGIN, Origin
 
@@ -112,14 +112,14 @@ def test_dropped_lines_are_counted(budget: LogBudget, clock: Clock, capsys: pyte
 def test_control_characters_are_escaped(text: str) -> None:
     """A terminal shows JSON as it is; to a program the escaped text is the same."""
     fields = {"event": f"a{text}b", "details": {"name": text}}
-    line = logs._json(fields)
+    line = log_rendering.as_json(fields)
     assert line.isprintable()
     if text != "\ud800":
         assert json.loads(line) == fields
 
 
 def test_printable_text_is_not_escaped() -> None:
-    assert "Grüße 🥞 ƒ2oU" in logs._json({"event": "Grüße 🥞 ƒ2oU"})
+    assert "Grüße 🥞 ƒ2oU" in log_rendering.as_json({"event": "Grüße 🥞 ƒ2oU"})
 
 
 def test_values_that_json_cannot_represent() -> None:
@@ -127,29 +127,31 @@ def test_values_that_json_cannot_represent() -> None:
     for _ in range(5000):
         deep = [deep]
     for value in (object(), {1: {2: 3}}, b"\xff", deep, float("nan")):
-        assert json.loads(logs._json({"event": "a", "value": value}))["event"] == "a"
+        assert json.loads(log_rendering.as_json({"event": "a", "value": value}))["event"] == "a"
 
 
 def test_long_values_are_shortened() -> None:
-    fields = logs._shorten(None, "info", {"event": "a", "path": "/" * 8000, "details": {"name": "n" * 8000}})
+    fields = log_rendering.shorten(None, "info", {"event": "a", "path": "/" * 8000, "details": {"name": "n" * 8000}})
     assert len(fields["path"]) <= 1000
     assert len(fields["details"]["name"]) <= 1000
-    traceback = logs._shorten(None, "info", {"event": "a", "exception": "x" * 100_000})
+    traceback = log_rendering.shorten(None, "info", {"event": "a", "exception": "x" * 100_000})
     assert len(traceback["exception"]) <= 8000
 
 
 def test_traceback_starts_no_log_line() -> None:
     """The text of an error may contain input of a caller."""
     forged = "2026-01-01T00:00:00Z [info     ] stop"
-    fields = logs._on_one_line(None, "error", {"event": "a", "exception": f"Traceback\nValueError: x\n{forged}\x1b[2J"})
+    fields = log_rendering._on_one_line(
+        None, "error", {"event": "a", "exception": f"Traceback\nValueError: x\n{forged}\x1b[2J"}
+    )
     assert not [line for line in fields["exception"].splitlines() if not re.match(r"  \| ", line)]
     assert "\x1b" not in fields["exception"]
 
 
 #: Writes of Python itself to standard error: by threads, finalizers, warnings and wrong log calls.
-_PYTHON_ERRORS = """
-import logging, threading, warnings
 from sidecar.telemetry import logs
+import logging, threading, warnings
+from sidecar.telemetry import log_rendering, logs
 from sidecar.config.telemetry import TelemetryOptions
 logs.configure(TelemetryOptions(log_format="json"))
 logs.take_over()
