@@ -17,7 +17,9 @@ import zstandard
 
 from sidecar.store import dictionary
 
-_ZSTD, _ENTRIES = b"\x01", b"\x02"  # of dictionary 1
+_FIRST, _ENTRIES, _SECOND = b"\x01", b"\x02", b"\x03"  # frames with dictionary 1, entries, frames with dictionary 2
+_FRAMES = (_FIRST, _SECOND)
+_LONG = b"\x80"  # the descriptor of a frame (RFC 8878, 3.1.1.1.1) is below it if its size has two bytes at most
 _MAGIC = zstandard.FRAME_HEADER
 _LEVEL = 3
 _LARGEST = 64 * 1024 * 1024  # bytes of a cell; a damaged header could claim any size
@@ -35,14 +37,16 @@ class _Codecs(threading.local):
     """Compressors and decompressors of a thread: they work without the GIL."""
 
     def __init__(self) -> None:
-        content = zstandard.ZstdCompressionDict(dictionary.FIRST, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        text = zstandard.ZstdCompressionDict(dictionary.FIRST, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        trained = zstandard.ZstdCompressionDict(dictionary.SECOND, dict_type=zstandard.DICT_TYPE_FULLDICT)
         self.checked = zstandard.ZstdCompressor(
-            level=_LEVEL, dict_data=content, write_checksum=True, write_dict_id=False
+            level=_LEVEL, dict_data=trained, write_checksum=True, write_dict_id=False
         ).compress
         self.unchecked = zstandard.ZstdCompressor(
-            level=_LEVEL, dict_data=content, write_checksum=False, write_dict_id=False
+            level=_LEVEL, dict_data=trained, write_checksum=False, write_dict_id=False
         ).compress
-        self.decompress = zstandard.ZstdDecompressor(dict_data=content).decompress
+        self.first = zstandard.ZstdDecompressor(dict_data=text).decompress
+        self.second = zstandard.ZstdDecompressor(dict_data=trained).decompress
 
 
 _codecs = _Codecs()
@@ -60,12 +64,12 @@ def unpacked(cell: bytes) -> bytes:
         Damaged: it cannot be decoded. JSON that is not packed is not checked.
     """
     first = cell[:1]
-    if first == _ZSTD:
+    if first in _FRAMES:
         frame = _MAGIC + cell[1:]
         try:
-            if zstandard.frame_content_size(frame) > _LARGEST:
+            if cell[1:2] >= _LONG and zstandard.frame_content_size(frame) > _LARGEST:
                 raise Damaged("its size is not valid")
-            return _codecs.decompress(frame)
+            return _codecs.second(frame) if first == _SECOND else _codecs.first(frame)
         except zstandard.ZstdError as exc:
             raise Damaged(str(exc)) from None
     return _read_entries(cell) if first == _ENTRIES else cell
@@ -89,7 +93,7 @@ def member(cell: bytes | None, name: str) -> Any:
 
 def is_checked(cell: bytes) -> bool:
     """Whether a cell that can be decoded has the bytes that were written."""
-    return cell[:1] == _ZSTD
+    return cell[:1] in _FRAMES
 
 
 def packed_entries(rows: Iterable[bytes]) -> bytes:
@@ -129,5 +133,5 @@ def _read_entries(cell: bytes) -> bytes:
 
 
 def _smaller(frame: bytes, json: bytes) -> bytes:
-    cell = _ZSTD + frame[len(_MAGIC) :]
+    cell = _SECOND + frame[len(_MAGIC) :]
     return cell if len(cell) < len(json) else json

@@ -17,6 +17,7 @@ from sidecar.store.packing import member
 SCHEMA_VERSION, CONVERTIBLE_VERSION = 5, 4
 _APPLICATION = 0x666C7363  # "flsc", in the header of the file; files of older servers have 0
 _BUSY_TIMEOUT = 1.0
+_LARGEST_LOG = 16 * 1024 * 1024  # bytes of the write-ahead log that stay after a checkpoint
 _CHECK_SECONDS, _CHECK_STEPS = 2.0, 100_000
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -151,6 +152,7 @@ def connect(path: Path) -> sqlite3.Connection:
     # The writer caches the indexes' pages, and checkpoints the write-ahead log less often.
     db.execute("PRAGMA cache_size = -4096")
     db.execute("PRAGMA wal_autocheckpoint = 8192")
+    db.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")  # what a busy reader has made it grow beyond is cut off
     [version] = db.execute("PRAGMA user_version").fetchone()
     if version == CONVERTIBLE_VERSION:
         db.close()
