@@ -149,9 +149,9 @@ def test_traceback_starts_no_log_line() -> None:
 
 
 #: Writes of Python itself to standard error: by threads, finalizers, warnings and wrong log calls.
-from sidecar.telemetry import logs
+_PYTHON_ERRORS = """
 import logging, threading, warnings
-from sidecar.telemetry import log_rendering, logs
+from sidecar.telemetry import logs
 from sidecar.config.telemetry import TelemetryOptions
 logs.configure(TelemetryOptions(log_format="json"))
 logs.take_over()
