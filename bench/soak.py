@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.processes import Probe, program, rss, say
+from bench.processes import MeasurementError, Probe, program, rss, say
 from bench.row import Row, number, percentile
 from bench.site import Volume
 from bench.slope import fit
@@ -29,6 +29,8 @@ _LAG = "flux_sidecar_journal_lag_seconds"
 
 def soak(volume: Volume, _: int) -> list[Row]:
     """One run: the growth of memory, descriptors, lag and store in an hour."""
+    if _SECONDS <= _WARM_UP:
+        raise MeasurementError(f"SOAK_SECONDS must be more than SOAK_WARM_UP ({_WARM_UP:g})")
     server, store = volume.generated("soak", 0, _RATE, "--keep-jobs", str(_KEPT))
     server.ready()
     begin, points, lags = time.monotonic(), list[tuple[float, float, float, float, float]](), list[float]()
