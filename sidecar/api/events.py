@@ -176,7 +176,10 @@ class Events:
                     del data
                 # An event that was committed during the read is not published yet; its change still follows.
                 if state == "INACTIVE" and last <= self._store.position:
-                    await stream.end(reason="ended", **await self._lookup.end_fields(jobid))
+                    fields = await self._lookup.end_fields(jobid)
+                    if "result" not in fields:  # it was removed during the read, perhaps with events not read yet
+                        raise Closed("removed", position.removed(self._store))
+                    await stream.end(reason="ended", **fields)
                     return
                 tail.check(generation)
                 await change

@@ -9,6 +9,7 @@ continues from an earlier one has missed some.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sidecar.store.inserts import delete_jobs
@@ -28,14 +29,6 @@ class Gone(NamedTuple):
     """Highest position of a removed event."""
 
 
-class Removed(NamedTuple):
-    """The result of one step."""
-
-    jobs: dict[int, str]
-    """Removed jobs, with their queue."""
-    gone: Gone
-
-
 def load(db: sqlite3.Connection) -> Gone:
     """Return what has been removed so far."""
     until, position = (db.execute(_META, (key,)).fetchone() for key in (_TIME, _POSITION))
@@ -45,33 +38,43 @@ def load(db: sqlite3.Connection) -> Gone:
         return Gone()
 
 
-def remove(db: sqlite3.Connection, count: int, before: float | None) -> Removed:
+def remove(
+    db: sqlite3.Connection, count: int, before: float | None, announce: Callable[[Gone], None]
+) -> dict[int, str]:
     """Remove the inactive jobs that have ended first, in one transaction.
 
     Args:
         db: the connection that writes.
         count: maximum number of jobs.
         before: only jobs that ended before this time (Unix seconds).
+        announce: called with what will have been removed, before it is: a reader that finds less must know why.
+
+    Returns:
+        The removed jobs, with their queue.
     """
     condition, values = ("AND since < ?", [before]) if before is not None else ("", [])
     sql = f"SELECT id, queue, since FROM jobs INDEXED BY jobs_ended WHERE state = 'INACTIVE' {condition} ORDER BY since LIMIT ?"  # noqa: S608, E501
     rows = db.execute(sql, (*values, count)).fetchall()
     gone = load(db)
     if not rows:
-        return Removed({}, gone)
+        return {}
     ids = [(row[0],) for row in rows]
     until = [row[2] for row in rows if isinstance(row[2], float)]
     positions = [
         db.execute("SELECT coalesce(max(position), 0) FROM events WHERE job = ?", each).fetchone()[0] for each in ids
     ]
-    gone = Gone(max(gone.until, *until, 0.0), max(gone.position, *positions))
-    with db:
-        delete_jobs(db, [jobid for (jobid,) in ids])
-        db.executemany("DELETE FROM events WHERE job = ?", ids)
-        db.executemany(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(_TIME, repr(gone.until)), (_POSITION, str(gone.position))]
-        )
-    return Removed({row[0]: str(row[1]) for row in rows}, gone)
+    then = Gone(max(gone.until, *until, 0.0), max(gone.position, *positions))
+    marks = [(_TIME, repr(then.until)), (_POSITION, str(then.position))]
+    try:
+        with db:
+            delete_jobs(db, [jobid for (jobid,) in ids])
+            db.executemany("DELETE FROM events WHERE job = ?", ids)
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", marks)
+            announce(then)
+    except BaseException:
+        announce(gone)
+        raise
+    return {row[0]: str(row[1]) for row in rows}
 
 
 def merge_texts(db: sqlite3.Connection, pages: int, *, begin: bool) -> bool:

@@ -12,7 +12,7 @@ from sidecar.domain.errors import StoreError
 from sidecar.store.connections import Connections
 from sidecar.store.documents import DocumentCache
 from sidecar.store.inserts import write_batch
-from sidecar.store.retention import remove
+from sidecar.store.retention import Gone, remove
 from sidecar.store.rows import LoggedEvents, Row
 
 _UNSAFE = re.compile(r"[^0-9A-Za-z_-]")  # in an instance's identity, which becomes a part of a file name
@@ -112,12 +112,15 @@ class Writer:
 
     async def remove_ended(self, count: int, before: float | None) -> dict[int, str]:
         """Remove inactive jobs; see :meth:`sidecar.store.store.Store.remove_ended`."""
-        jobs, self._connections.gone = await self._connections.write(lambda db: remove(db, count, before))
+        jobs = await self._connections.write(lambda db: remove(db, count, before, self._announce))
         if jobs:
             self._connections.revision += 1
         for jobid in jobs:
             self._documents.discard(jobid)
         return jobs
+
+    def _announce(self, gone: Gone) -> None:
+        self._connections.gone = gone
 
 
 def _identity(db: sqlite3.Connection) -> str | None:

@@ -24,7 +24,7 @@ from sidecar.journal.history_fold import frames
 from sidecar.runtime.clock import LoopClock
 from sidecar.services.lookup import JobLookup
 from sidecar.services.retention import Limits, Retention
-from sidecar.store import Filter, Store
+from sidecar.store import Filter, LoggedEvents, Store, StoreError
 from sidecar.store.counts import Group
 from sidecar.store.known import read_only, stored_events
 from sidecar.telemetry.instruments import Instruments
@@ -209,7 +209,7 @@ async def test_a_kill_during_a_removal(tmp_path: Path) -> None:
         "    delete(db, jobids)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "retention.delete_jobs = killed\n"
-        "retention.remove(schema.connect(Path(sys.argv[1])), 5, None)\n"
+        "retention.remove(schema.connect(Path(sys.argv[1])), 5, None, lambda gone: None)\n"
     )
     done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code, str(path)], check=False)
     assert done.returncode == -9
@@ -311,3 +311,54 @@ async def test_a_stream_of_a_removed_job_ends(tmp_path: Path) -> None:
         with pytest.raises(Closed, match="removed with their jobs") as raised:
             await asyncio.wait_for(events._follow_job(stream, JOBS[0].id, 0), 30)
         assert raised.value.reason == "removed"
+
+
+async def test_a_stream_of_a_job_that_is_removed_during_a_read_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events that were not read yet are gone: the end must not say that all of them were sent."""
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        history(feed, *JOBS)
+        await feed.barrier.wait_stored()
+        limits = StreamLimits(60.0, 60.0, Instruments().count_dropped_stream, LoopClock())
+        events, stream = Events(store, feed, JobLookup(store, feed), limits), EventStream(limits)
+        read = feed.tail.read
+
+        async def removed_first(after: int, jobid: int | None = None) -> tuple[Sequence[LoggedEvents], int]:
+            await retention(feed, store, Limits(5, 0, 0))[0].apply()
+            feed.tail.restart()  # from the store: after many other events they are not in memory
+            return await read(after, jobid)
+
+        monkeypatch.setattr(feed.tail, "read", removed_first)
+        with pytest.raises(Closed) as raised:
+            await asyncio.wait_for(events._follow_job(stream, JOBS[0].id, 0), 30)
+        assert raised.value.reason == "removed"
+
+
+async def test_readers_know_of_a_removal_before_it_is_visible(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        history(feed, *JOBS)
+        await feed.barrier.wait_stored()
+        known: list[tuple[str, int]] = []
+        trace = lambda sql: known.append((sql.split(maxsplit=1)[0], store.gone.position))  # noqa: E731
+        await store.connections.write(lambda db: db.set_trace_callback(trace))
+        await store.remove_ended(5)
+        await store.connections.write(lambda db: db.set_trace_callback(None))
+        assert store.gone.position > 0
+        assert ("COMMIT", store.gone.position) in known
+        assert ("BEGIN", 0) in known
+
+
+async def test_a_removal_that_fails_is_not_announced(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sqlite") as (feed, store):
+        history(feed, *JOBS)
+        await feed.barrier.wait_stored()
+        await store.connections.write(
+            lambda db: db.execute(
+                "CREATE TEMP TRIGGER full BEFORE INSERT ON main.meta BEGIN SELECT RAISE(ABORT, 'no space'); END"
+            )
+        )
+        with pytest.raises(StoreError):
+            await store.remove_ended(5)
+        assert store.gone.position == 0
+        assert await store.counts.inactive() == len(JOBS)
