@@ -42,12 +42,19 @@ class HistoryPart:
         self.totals: dict[Cell, Values] = {(name, labels): values for name, labels, values in frame.totals}
         """Changes of the totals."""
         self._position = position
+        self.faults: list[tuple[int, str, str]] = []
+        """Jobs that cannot be processed: job, kind of fault and detail."""
         for raw in frame.jobs:
-            job = decode_job(raw)
-            if followed(job.row.id):
-                self._subtract(job)
-            else:
-                self._add(job)
+            jobid = -1
+            try:
+                job = decode_job(raw)
+                jobid = job.row.id
+                if followed(jobid):
+                    self._subtract(job)
+                else:
+                    self._add(job)
+            except Exception as exc:  # a bug triggered by an unforeseen value must not affect other jobs
+                self.faults.append((jobid, "history", f"cannot be processed: {type(exc).__name__}: {exc}"))
 
     def _add(self, job: StoredJob) -> None:
         row = job.row

@@ -90,9 +90,9 @@ class Projection:
         Returns:
             The jobs, and their events.
         """
-        for jobid, kind, detail in frame.faults:
-            self.note_fault(jobid, kind, detail)
         part = HistoryPart(frame, self._store.position, self._is_followed)
+        for fault in (*frame.faults, *part.faults):
+            self.note_fault(*fault)
         totals = self._counts.merged(part.totals)
         if part.rows:
             await self._write_rows(part.rows, part.logged, [], counts.rows(totals))

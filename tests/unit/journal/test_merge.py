@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from sidecar.journal import history_fold
 from sidecar.journal.feed import Feed
 from sidecar.journal.history_frame import Frame
 from sidecar.journal.history_order import in_order
+from sidecar.journal.merge import HistoryPart
 from sidecar.store import Filter, Store
 from sidecar.store.known import read_only, stored_events
 from sidecar.telemetry.instruments import Instruments
@@ -259,3 +261,23 @@ async def test_a_disk_that_is_full_while_the_history_is_written(
     await delivering
     assert await server.content() == await _reference(tmp_path, flux)
     await server.kill()
+
+
+def test_a_job_that_cannot_be_processed_does_not_affect_others() -> None:
+    texts = [
+        json.dumps(
+            {
+                "id": number,
+                "events": [{"timestamp": 1.0, "name": name} for name in ("submit", "validate", "clean")],
+                "jobspec": {},
+            }
+        ).encode()
+        for number in (1, 2)
+    ]
+    [frame] = history_fold.frames(texts, journal.decode, lambda jobids: {})
+    frame.jobs.insert(1, msgspec.Raw(b"\x90"))
+    part = HistoryPart(frame, 0, lambda jobid: False)
+    assert [row.id for row in part.rows] == [1, 2]
+    [(jobid, kind, detail)] = part.faults
+    assert (jobid, kind) == (-1, "history")
+    assert "cannot be processed" in detail
