@@ -68,6 +68,7 @@ class Submit:
         "/v1/jobs/submit",
         scope="submit",
         body=SubmitBody,
+        rest="envars",
         headers={KEY: "makes a retry safe: the same key and body return the first job"},
         answers=(Answer("The job was accepted or checked, or the launcher started", Submitted | Launched | Checked),),
         errors=(400, 403, 409, 413, 415, 422, 503),
@@ -76,7 +77,9 @@ class Submit:
     async def submit(self, request: web.Request, body: SubmitBody) -> web.Response | Checked:
         """Submit a job.
 
-        The parameters may be sent as a JSON body, as a form or in the query string, under the same names. The response
+        The parameters may be sent as a JSON body, as a form or in the query string, under the same names. If command is
+        in the query, and no member of a JSON body has the name of a parameter or one similar to it, the whole body is
+        envars, as in flux-restful 1.1. The response
         is sent once Flux has accepted the job, and has its address in Location; from then on each read of this server
         finds the job, or returns 503 with the lag. With an Idempotency-Key the job is submitted once, however often the
         request is repeated, also after a crash of the server; a response with the first job has the header

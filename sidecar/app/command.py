@@ -41,7 +41,7 @@ def run(settings: Settings, warnings: Sequence[str]) -> None:
     """
     logs.configure(settings.telemetry)
     logs.take_over()
-    for text in settings.listen.notes:
+    for text in settings.notes:
         log.info(text)
     for text in warnings:
         log.warning(text)

@@ -13,8 +13,9 @@ from sidecar.config.environment import api_server, tracing_config
 from sidecar.config.jobs import parse_option_flags
 from sidecar.config.rundir import store_path
 from sidecar.config.settings import Settings
-from sidecar.config.values import SettingsError
+from sidecar.config.values import SettingsError, parse_list
 from sidecar.domain import shell_options
+from sidecar.domain.inherited import InheritedVariables
 from sidecar.http.listeners import Listeners
 from sidecar.instance import Instance
 from sidecar.instance.embedded.instance import EmbeddedInstance
@@ -95,7 +96,8 @@ class Components:
         limits = Limits(settings.jobs.keep_jobs, settings.jobs.keep_for, settings.limits.min_free_disk << 20)
         self.retention = Retention(self.store, self.feed, limits, self.instruments)
         flags = shell_options.parse(dict(parse_option_flags(settings.jobs.option_flags)))
-        self.submissions = Submissions(self.instance, self.feed, self.store, flags)
+        inherited = InheritedVariables(parse_list(settings.jobs.job_environment))
+        self.submissions = Submissions(self.instance, self.feed, self.store, flags, inherited)
 
     async def _open_history(self) -> tuple[int, list[str]]:
         """Return the number of ended jobs of the instance, and the command that reads them."""

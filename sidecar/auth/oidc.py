@@ -54,6 +54,10 @@ class ClaimMapping:
     """Claim that grants scopes: words separated by spaces, or a list of strings."""
     scopes: Mapping[str, Scope]
     """Scopes by value of that claim."""
+    default: Scope | None = None
+    """Scope of a caller whose claim grants none; None: no scope."""
+    admins: frozenset[str] = frozenset()
+    """Names of callers with the scope admin."""
 
     def caller(self, claims: dict[str, Any], expires: float) -> Caller:
         """Return the caller of a token's claims.
@@ -66,8 +70,12 @@ class ClaimMapping:
             raise _Refused(f"its claim {self.name_claim} is not a name")
         granted = _claim(claims, self.scope_claim)
         values = granted.split(" ") if isinstance(granted, str) else granted if isinstance(granted, list) else []
-        scopes = implied(self.scopes[each] for each in values if isinstance(each, str) and each in self.scopes)
-        return Caller(name=name, scopes=scopes, method=Oidc.name, expires=expires)
+        scopes = [self.scopes[each] for each in values if isinstance(each, str) and each in self.scopes]
+        if name in self.admins:
+            scopes.append("admin")
+        if not scopes and self.default:
+            scopes.append(self.default)
+        return Caller(name=name, scopes=implied(scopes), method=Oidc.name, expires=expires)
 
 
 class Oidc:

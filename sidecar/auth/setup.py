@@ -165,6 +165,8 @@ def _oidc(options: OidcOptions) -> Oidc:
         name_claim=options.oidc_name_claim,
         scope_claim=options.oidc_scope_claim,
         scopes=parse_scopes("--oidc-scopes", options.oidc_scopes),
+        default=options.default_scope,
+        admins=frozenset(parse_list(options.oidc_admins)),
     )
     try:
         return Oidc(issuer, options.oidc_audience, mapping)

@@ -6,15 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
+from sidecar.config import predecessor
 from sidecar.config.options import group, option, require_positive
-from sidecar.config.values import SettingsError, parse_list
+from sidecar.config.values import SettingsError, not_yes_or_no, parse_list
 
 Scope = Literal["read", "submit", "admin"]
 
 
-def _is_set(_: Any, tokens: Sequence[Any]) -> bool:
-    """Convert a variable as the predecessor does: any value means yes."""
-    return any(token.value for token in tokens)
+_YES, _NO = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
+
+
+def _requires(_: Any, tokens: Sequence[Any]) -> bool:
+    """Read whether authentication is required, as flux-restful 1.1 does. For flux-restful-api 0.2 any value was yes."""
+    text = str(tokens[0].value).strip().lower()
+    if text not in _YES | _NO:
+        raise ValueError(not_yes_or_no(text))
+    return text in _YES
 
 
 @group("Access")
@@ -42,9 +49,9 @@ class AccessOptions:
         bool,
         option(
             "require_auth",
-            "Refuse to start without an authentication method, even on loopback. Any value of the variables means yes.",
+            "Refuse to start without an authentication method, even on loopback.",
             "FLUX_REQUIRE_AUTH",
-            converter=_is_set,
+            converter=_requires,
         ),
     ] = False
     login_user: Annotated[
@@ -101,9 +108,16 @@ class OidcOptions:
     """Tokens of an OpenID Connect provider."""
 
     oidc_issuer: Annotated[
-        str, option("oidc_issuer", "URL of the OpenID Connect issuer whose JWTs are accepted as bearer tokens.")
+        str,
+        option(
+            "oidc_issuer",
+            "URL of the OpenID Connect issuer whose JWTs are accepted as bearer tokens.",
+            "FLUX_OIDC_ISSUER",
+        ),
     ] = ""
-    oidc_audience: Annotated[str, option("oidc_audience", "Audience that a JWT must have.")] = "flux-sidecar"
+    oidc_audience: Annotated[str, option("oidc_audience", "Audience that a JWT must have.", "FLUX_OIDC_AUDIENCE")] = (
+        "flux-sidecar"
+    )
     oidc_scopes: Annotated[
         str,
         option(
@@ -115,10 +129,32 @@ class OidcOptions:
         str,
         option("oidc_scope_claim", "Claim that contains scopes or groups; dots separate the names of nested objects."),
     ] = "scope"
-    oidc_name_claim: Annotated[str, option("oidc_name_claim", "Claim that contains the caller's name.")] = "sub"
+    oidc_default_scope: Annotated[
+        Literal["", "read", "submit", "admin"],
+        option(
+            "oidc_default_scope",
+            "Scope of a caller whose JWT has none of --oidc-scopes. By default none; with FLUX_AUTH_BACKEND=oidc "
+            "submit, as in flux-restful.",
+        ),
+    ] = ""
+    oidc_admins: Annotated[
+        str,
+        option(
+            "oidc_admins",
+            "Names of callers that have the scope admin whatever their JWT has, separated by commas.",
+            "FLUX_ADMIN_USERS",
+        ),
+    ] = ""
+    oidc_name_claim: Annotated[
+        str, option("oidc_name_claim", "Claim that contains the caller's name.", "FLUX_OIDC_USERNAME_CLAIM")
+    ] = "sub"
     oidc_jwks: Annotated[
         str,
-        option("oidc_jwks", "URL or file of the issuer's keys. By default from the issuer's discovery document."),
+        option(
+            "oidc_jwks",
+            "URL or file of the issuer's keys. By default from the issuer's discovery document.",
+            "FLUX_OIDC_JWKS_URL",
+        ),
     ] = ""
     oidc_ca: Annotated[
         str,
@@ -135,6 +171,11 @@ class OidcOptions:
             SettingsError: they are not valid; the text says what to change.
         """
         parse_scopes("--oidc-scopes", self.oidc_scopes)
+
+    @property
+    def default_scope(self) -> Scope | None:
+        """The scope of a caller whose JWT grants none."""
+        return self.oidc_default_scope or ("submit" if predecessor.backend() == "oidc" else None)
 
 
 @group("TLS")

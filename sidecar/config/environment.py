@@ -7,9 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sidecar.config import predecessor
 from sidecar.config.early import PREFIX
 
-_SECRET_VARIABLES = ("FLUX_TOKEN", "FLUX_SECRET_KEY", f"{PREFIX}LOGIN_PASSWORD", f"{PREFIX}LOGIN_SECRET")
+_SECRET_VARIABLES = (
+    "FLUX_TOKEN",
+    "FLUX_SECRET_KEY",
+    "FLUX_TOKEN_SIGNING_KEY",
+    f"{PREFIX}LOGIN_PASSWORD",
+    f"{PREFIX}LOGIN_SECRET",
+)
 _OTEL_HEADERS = re.compile("OTEL_EXPORTER_OTLP(_[A-Z]+)?_HEADERS")  # contain the credential of a collector
 PRIVATE_VARIABLES = frozenset(
     {
@@ -25,6 +32,7 @@ PRIVATE_VARIABLES = frozenset(
         "HOST",
         "PORT",
     }
+    | predecessor.PRIVATE
 )
 """Settings of the server and its predecessor without our prefix; no job inherits them."""
 

@@ -61,6 +61,15 @@ class JobOptions:
             "FLUX_OPTION_FLAGS",
         ),
     ] = ""
+    job_environment: Annotated[
+        str,
+        option(
+            "job_environment",
+            "Variables that jobs inherit from the broker beside a standard list (PATH, HOME, LANG, LD_LIBRARY_PATH …), "
+            "as names or patterns such as OMP_*, separated by commas. By default all except the server's own.",
+            "FLUX_JOB_ENV_PASSTHROUGH",
+        ),
+    ] = ""
     launchers: Annotated[
         str,
         option("launchers", "Programs that is_launcher may start beside the server, separated by commas."),

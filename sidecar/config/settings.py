@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from cyclopts import Parameter
 
+from sidecar.config import predecessor
 from sidecar.config.access import AccessOptions, OidcOptions, TlsOptions
 from sidecar.config.addresses import is_loopback
 from sidecar.config.early import operator_uri
@@ -84,6 +85,7 @@ class Settings:
         self._check_instance()
         self.listen.check()
         self._check_methods()
+        predecessor.check(self.methods)
         self.access.check()
         self.oidc.check()
         self.tls.check()
@@ -121,6 +123,11 @@ class Settings:
             raise SettingsError("--tokens-secret: give --tokens too, the file that the Secret is mounted at.")
         if access.socket_users and not listen.socket:
             raise SettingsError("--socket-users: give --socket too.")
+
+    @property
+    def notes(self) -> list[str]:
+        """What to log about options that variables of other programs have set."""
+        return [*self.listen.notes, *predecessor.notes(self.methods)]
 
     def warnings(self) -> list[str]:
         """Return warnings about settings that work but are weak."""

@@ -14,7 +14,17 @@ from sidecar.config.settings import Settings
 from sidecar.config.variables import find_foreign
 
 LISTS = frozenset(
-    {"allowed_hosts", "allowed_origins", "trusted_proxies", "socket_users", "oidc_scopes", "launchers", "scopes"}
+    {
+        "allowed_hosts",
+        "allowed_origins",
+        "trusted_proxies",
+        "socket_users",
+        "oidc_scopes",
+        "launchers",
+        "scopes",
+        "oidc_admins",
+        "job_environment",
+    }
 )
 """Options that take several values, separated by commas."""
 

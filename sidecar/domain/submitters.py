@@ -11,6 +11,7 @@ from typing import Any
 from sidecar.domain.jobspec import get
 
 _OURS = "flux-sidecar"
+_PREDECESSOR = "attributes.system.user"  # where flux-restful 1.1 writes the caller
 LONGEST_KEY = 1024
 """Maximum length of an idempotency key, and of the name of its caller, in characters."""
 
@@ -22,9 +23,9 @@ def mark(jobspec: dict[str, Any], **data: str) -> dict[str, Any]:
 
 
 def submitter(jobspec: Mapping[str, Any]) -> str:
-    """Return the caller that submitted the job through this server; otherwise empty."""
+    """Return the caller that submitted the job through this server or flux-restful 1.1; otherwise empty."""
     data = get(jobspec, f"attributes.user.{_OURS}")
-    name = data.get("submitter") if isinstance(data, dict) else None
+    name = data.get("submitter") if isinstance(data, dict) else get(jobspec, _PREDECESSOR)
     return name if isinstance(name, str) else ""
 
 

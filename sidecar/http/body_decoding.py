@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
@@ -13,24 +13,21 @@ from multidict import MultiMapping
 
 from sidecar.domain import json_size
 from sidecar.domain.errors import InvalidRequest, Problem, UnsupportedMediaType, without_traceback
-from sidecar.http import decoding, faults, forms
+from sidecar.http import decoding, faults, field_types, forms, hints
 from sidecar.http.body import BODIES, counted
+from sidecar.http.operations import Operation
 from sidecar.runtime.budget import Reservation
 
 _MAX_NAMED = 5  # faults of one kind that an error names
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
-async def read_body(
-    request: web.Request, cls: type[msgspec.Struct], *, message: str, small: bool
-) -> tuple[Reservation, Any]:
+async def read_body(request: web.Request, op: Operation) -> tuple[Reservation, Any]:
     """Read a body and the query string into one struct.
 
     Args:
         request: the request.
-        cls: the struct.
-        message: what the predecessor's clients show for a fault.
-        small: limit the body to :data:`~sidecar.http.body.SMALL` bytes.
+        op: has the struct; without a scope the body is limited to :data:`~sidecar.http.body.SMALL` bytes.
 
     Returns:
         The body's bytes in the budget, to be released once the request is answered, and the struct.
@@ -38,15 +35,16 @@ async def read_body(
     Raises:
         Problem: see :meth:`~sidecar.http.body.Bodies.read` and :func:`~sidecar.http.decoding.decode`.
     """
-    bodies = request.app[BODIES]
-    raw, held = await bodies.read(request, small=small)
+    assert op.body is not None  # noqa: S101 - otherwise nothing is read
+    bodies, cls = request.app[BODIES], op.body
+    raw, held = await bodies.read(request, small=op.scope is None)
     try:
         as_json = _is_json(request, raw)
         async with bodies.decoding(json_size.weight(raw, json_size.at_most(raw) if as_json else 0)):
             if as_json:
-                members = decoding.count_members(cls, raw, message)
+                members = decoding.count_members(cls, raw, op.message)
                 held.resize(counted(json_size.weight(raw, members)))
-            return held, _decode(request, cls, raw, message)
+            return held, _decode(request, op, cls, raw)
     except BaseException as exc:
         held.close()
         del raw
@@ -101,19 +99,34 @@ def _is_json(request: web.Request, raw: bytes) -> bool:
     return kind != forms.MULTIPART and (kind == "application/json" or raw.lstrip().startswith(b"{"))
 
 
-def _decode(request: web.Request, cls: type[msgspec.Struct], raw: bytes, message: str) -> msgspec.Struct:
+def _decode(request: web.Request, op: Operation, cls: type[msgspec.Struct], raw: bytes) -> msgspec.Struct:
     if request.content_type == "application/json" and not request.rel_url.raw_query_string:
         decoded = decoding.decode_json(cls, raw)
         if decoded is not None:
             return decoded
     query = decoding.unique_values(request.query)
     sent, is_text = _body_values(request, raw)
+    if op.rest and sent and not is_text and op.rest not in query and _is_rest(cls, query, sent):
+        sent = {op.rest: sent}
     if both := sorted(query.keys() & sent.keys()):
         errors = [f"{faults.quote_name(name)}: given in the query and in the body." for name in both[:_MAX_NAMED]]
-        raise InvalidRequest(" ".join(errors), errors=errors, message=message)
+        raise InvalidRequest(" ".join(errors), errors=errors, message=op.message)
     text = frozenset(query) | (frozenset(sent) if is_text else frozenset())
     values = {**query, **sent} if query else sent
-    return decoding.decode(cls, values, text=text, message=message, form=True)
+    return decoding.decode(cls, values, text=text, message=op.message, form=True)
+
+
+def _is_rest(cls: type[msgspec.Struct], query: Mapping[str, Any], sent: Mapping[str, Any]) -> bool:
+    """Return whether a JSON body is the value of one field, as flux-restful 1.1 reads it, and no object of parameters.
+
+    It is if the query has all parameters that are required, and the body has no member with the name of a parameter,
+    or with one that is so similar that it is probably mistyped. Parameters are in lower case: a name in upper case is
+    none.
+    """
+    fields = field_types.fields(cls)
+    if not all(name in query for name in field_types.required(cls)):
+        return False
+    return not any(name in fields or (name != name.upper() and hints.is_close(name, fields)) for name in sent)
 
 
 def _body_values(request: web.Request, raw: bytes) -> tuple[dict[str, Any], bool]:

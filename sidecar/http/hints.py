@@ -97,6 +97,11 @@ def parameter(name: str, known: Collection[str]) -> str:
     return f"known: {', '.join(known) or 'none'}."
 
 
+def is_close(name: str, known: Collection[str]) -> bool:
+    """Return whether an unknown parameter is probably a mistyped one."""
+    return "did you mean" in parameter(name, known)
+
+
 def path(asked: str, templates: Iterable[str]) -> str:
     """Return the path that was probably meant by an unknown one; empty if none is close.
 

@@ -107,7 +107,7 @@ def _reader(op: Operation) -> RequestHandler:
         for name, variable in variables:
             arguments[variable.argument] = variable.read(request.match_info[name])
         if op.body is not None:
-            held, arguments["body"] = await read_body(request, op.body, message=op.message, small=op.scope is None)
+            held, arguments["body"] = await read_body(request, op)
             with held:
                 result = await handler(request, **arguments)
                 return result if isinstance(result, web.StreamResponse) else json_response(result)

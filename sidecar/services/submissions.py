@@ -20,6 +20,7 @@ import structlog
 from sidecar.auth.caller import Caller
 from sidecar.domain import fluid, jobspec, submitters
 from sidecar.domain.errors import Conflict, IdempotencyKeyReused, InvalidRequest, ResponseTimeout, Unavailable
+from sidecar.domain.inherited import InheritedVariables
 from sidecar.domain.job_request import JobRequest
 from sidecar.domain.model import ANONYMOUS, DEFAULT_URGENCY
 from sidecar.instance import Instance
@@ -58,13 +59,22 @@ class Submissions:
         feed: receives the accepted jobs, for reads that must include them.
         store: has the keys of the jobs in the journal.
         option_flags: default shell options of every job; those of the request take precedence.
+        inherited: selects the variables that jobs inherit.
     """
 
-    def __init__(self, instance: Instance, feed: Feed, store: Store, option_flags: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        feed: Feed,
+        store: Store,
+        option_flags: dict[str, Any],
+        inherited: InheritedVariables | None = None,
+    ) -> None:
         self._instance = instance
         self._feed = feed
         self._store = store
         self._option_flags = option_flags
+        self._inherited = inherited or InheritedVariables()
         self._budget = Budget(_IN_FLIGHT, "jobs that Flux has not taken up", "")
         self._in_flight: set[str] = set()
         self._accepted: dict[str, _Submitted] = {}
@@ -80,7 +90,8 @@ class Submissions:
         caller.require_urgency(request.urgency)
         if request.queue == ANONYMOUS and (await self._instance.queues()).anonymous:
             request = msgspec.structs.replace(request, queue=None)  # the name is ours: to Flux the queue has none
-        spec = jobspec.build(request, await self._instance.environment(), self._option_flags)
+        environment = self._inherited.of(await self._instance.environment())
+        spec = jobspec.build(request, environment, self._option_flags)
         if caller.name:
             submitters.mark(spec, submitter=caller.name)
         return spec

@@ -56,7 +56,7 @@ def method(
     ca: Path | None = None,
     timeout: float = 5,
     scopes: Mapping[str, Scope] = SCOPES,
-    claims: Mapping[str, str] | None = None,
+    claims: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Oidc:
     """Return the method for an issuer."""
@@ -166,6 +166,25 @@ async def test_nested_claims(
     make: Make, issuer: Issuer, path: str, claims: dict[str, Any], scopes: frozenset[Scope]
 ) -> None:
     caller = await identify(make(claims={"scope_claim": path}), issuer.token(claims))
+    assert caller is not None
+    assert caller.scopes == scopes
+
+
+@pytest.mark.parametrize(
+    ("options", "claims", "scopes"),
+    [
+        ({}, {}, frozenset()),
+        ({"default": "submit"}, {}, frozenset({"read", "submit"})),
+        ({"default": "submit"}, {"scope": "flux:read"}, READ),
+        ({"admins": frozenset({"alice"})}, {"sub": "alice"}, frozenset({"read", "submit", "admin"})),
+        ({"admins": frozenset({"alice"})}, {"sub": "Alice"}, frozenset()),
+        ({"admins": frozenset({"alice"}), "default": "read"}, {"sub": "bob"}, READ),
+    ],
+)
+async def test_default_scope_and_admins(
+    make: Make, issuer: Issuer, options: dict[str, Any], claims: dict[str, Any], scopes: frozenset[Scope]
+) -> None:
+    caller = await identify(make(claims=options), issuer.token(claims))
     assert caller is not None
     assert caller.scopes == scopes
 

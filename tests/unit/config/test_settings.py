@@ -71,12 +71,26 @@ def test_settings_that_cannot_work_are_rejected(arguments: list[str], text: str)
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("value", ["1", "true", "false", "anything"])
-def test_any_value_of_require_auth_means_yes(value: str) -> None:
-    """As in the predecessor: a server with FLUX_REQUIRE_AUTH=0 must not be open."""
+@pytest.mark.parametrize("value", ["1", "true", "YES", "on"])
+def test_require_auth(value: str) -> None:
     done = run_command("serve", "--embedded", FLUX_REQUIRE_AUTH=value)
     assert done.returncode == 2
-    assert "FLUX_REQUIRE_AUTH" in done.stderr
+    assert "--require-auth (FLUX_REQUIRE_AUTH): No method of authentication is set" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "false", "No", "off", ""])
+def test_require_auth_is_no(value: str) -> None:
+    """As in flux-restful 1.1; the start fails later."""
+    done = run_command("serve", "--embedded", "--port", "70000", FLUX_REQUIRE_AUTH=value)
+    assert done.returncode == 2
+    assert "--port 70000 is not a port" in done.stderr
+
+
+def test_unclear_require_auth_is_refused() -> None:
+    """For flux-restful-api 0.2 any value was yes, for 1.1 it is no: neither is guessed."""
+    done = run_command("serve", "--embedded", FLUX_REQUIRE_AUTH="maybe")
+    assert done.returncode == 2
+    assert "got 'maybe'" in " ".join(done.stderr.split())
 
 
 def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
