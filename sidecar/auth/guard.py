@@ -208,10 +208,10 @@ class Guard:
         return ANONYMOUS if self.allows_anonymous else None
 
     def credential(self, request: web.Request) -> Credential | None:
-        """Return the credential of a request, from its Authorization header or its session cookie.
+        """Return the credential of a request, from its Authorization or X-Token header, or its session cookie.
 
         Raises:
-            Unauthenticated: the header is repeated, or its scheme is not supported.
+            Unauthenticated: a header is repeated or empty, or its scheme is not supported.
         """
         return read_authorization(request) or (None if self.origins.is_elsewhere(request) else self._session(request))
 

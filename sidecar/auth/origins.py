@@ -139,9 +139,9 @@ class Origins:
         if request.headers.get(hdrs.ORIGIN) not in self.pages:
             raise Forbidden(_ELSEWHERE)
         allowed = {
-            "Access-Control-Allow-Methods": "GET, POST",
+            "Access-Control-Allow-Methods": "GET, POST, DELETE",
             "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-None-Match, "
-            "Last-Event-ID, X-Request-Id",
+            "Last-Event-ID, X-Request-Id, X-Token",
             "Access-Control-Max-Age": "600",
         }
         return web.Response(status=204, headers={**self.shared_with(request), **allowed})
