@@ -36,6 +36,7 @@ class Status(Struct):
     uri: Annotated[str, Meta(description="of the instance, as in flux-uri(1)")] = ""
     version: Annotated[str, Meta(description="of Flux")] = ""
     size: Annotated[int, Meta(description="the number of brokers")] = 0
+    rank: Annotated[int, Meta(description="the rank of the broker that this server is connected to")] = 0
     broker_state: Annotated[str, Meta(description="the last known state of the broker, such as `run`")] = ""
 
     def set_connection(self, connection: Connection, detail: str = "") -> bool:

@@ -34,6 +34,7 @@ class Broker(msgspec.Struct):
 
     version: str
     size: int
+    rank: int
     owner: str
     pid: int
     rc2_none: bool
@@ -75,6 +76,7 @@ def handshake(handle: Any, broker_above: int | None, address: str) -> Broker:
     return Broker(
         version=_attribute(handle, "version"),
         size=int(_attribute(handle, "size") or 0),
+        rank=int(_attribute(handle, "rank") or 0),
         owner=owner,
         pid=pid,
         # It is set without a value, which attr.get reports as missing; only the list has its name.

@@ -142,7 +142,7 @@ class FluxConnection:
         self._on_new_connection()
         self._connected = True
         self._cancel_countdown()
-        self.status.version, self.status.size = broker.version, broker.size
+        self.status.version, self.status.size, self.status.rank = broker.version, broker.size, broker.rank
         self.status.set_connection("ready")
         log.info("connected", uri=self.status.uri, version=broker.version, size=broker.size, ending=self.ending)
         self._sink.push(JournalBegin(broker.identity))
