@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from sidecar.domain.durations import AS_TEXT
-from sidecar.domain.model import HIGHEST_URGENCY, URGENCIES
+from sidecar.domain.model import HIGHEST_URGENCY, URGENCIES, Environment
 from sidecar.domain.untrusted import COUNT
 
 
@@ -109,3 +109,14 @@ class JobRequest(Struct, kw_only=True, forbid_unknown_fields=True):
             "may drop variables whose names are not valid in a shell"
         ),
     ] = None
+
+
+class JobContext(Struct, kw_only=True, frozen=True):
+    """What a job of another dialect has in place of the instance's environment and directory."""
+
+    environment: Environment
+    """The whole environment, and the working directory."""
+    bank: str = ""
+    """The bank, for accounting; empty: none."""
+    sent: Struct
+    """The request as its client sent it, which an idempotency key stands for."""

@@ -65,13 +65,16 @@ def prepared(jobspec: Mapping[str, Any]) -> Prepared:
     return Prepared(msgspec.json.encode(jobspec), outline)
 
 
-def build(request: JobRequest, environment: Environment, default_flags: Mapping[str, Any]) -> dict[str, Any]:
+def build(
+    request: JobRequest, environment: Environment, default_flags: Mapping[str, Any], *, bank: str = ""
+) -> dict[str, Any]:
     """Return the jobspec of a request.
 
     Args:
         request: parameters of the client.
         environment: inherited by the job, unless the request overrides it.
         default_flags: shell options of the server; those of the request take precedence.
+        bank: for accounting; empty: none.
 
     Raises:
         InvalidRequest: parameters are not valid, or contradict each other.
@@ -92,6 +95,8 @@ def build(request: JobRequest, environment: Environment, default_flags: Mapping[
     }
     if request.queue:
         system["queue"] = request.queue
+    if bank:
+        system["bank"] = bank
     if dependencies := parse_dependencies(request.dependencies):
         system["dependencies"] = dependencies
     if request.stdin is not None:

@@ -55,8 +55,12 @@ def shell_warning(command: str | list[str]) -> str:
     return f"command: {operator!r} is passed to {words[0]} as an argument: no shell runs the command. Use sh -c '...'."
 
 
-def parse_envars(value: dict[str, str] | str | None) -> dict[str, str]:
+def parse_envars(value: dict[str, str] | str | None, name: str = "envars") -> dict[str, str]:
     """Return the variables of ``envars``: an object, its JSON text, or the ``repr`` that the PyPI client sends.
+
+    Args:
+        value: of the parameter.
+        name: of the parameter, for errors.
 
     Raises:
         InvalidRequest: it is not an object of strings.
@@ -64,7 +68,7 @@ def parse_envars(value: dict[str, str] | str | None) -> dict[str, str]:
     if not value:
         return {}
     members = json_size.count(value.encode(errors="replace")) if isinstance(value, str) else len(value)
-    json_size.check("envars", members, _INVALID)
+    json_size.check(name, members, _INVALID)
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -74,12 +78,12 @@ def parse_envars(value: dict[str, str] | str | None) -> dict[str, str]:
             except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 value = None
     if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
-        raise InvalidRequest('envars: give an object of strings, {"NAME": "value"}.', message=_INVALID)
-    for name in value:
-        if not name or "=" in name:
-            raise InvalidRequest(f"envars: {name!r} is not a variable's name.", message=_INVALID)
-        if fault := untrusted.unusable(name) or untrusted.unusable(value[name]):  # JSON in a text is not checked before
-            raise InvalidRequest(f"envars: {untrusted.shown(name)}: {fault}.", message=_INVALID)
+        raise InvalidRequest(f'{name}: give an object of strings, {{"NAME": "value"}}.', message=_INVALID)
+    for variable, text in value.items():
+        if not variable or "=" in variable:
+            raise InvalidRequest(f"{name}: {variable!r} is not a variable's name.", message=_INVALID)
+        if fault := untrusted.unusable(variable) or untrusted.unusable(text):  # JSON in a text is not checked before
+            raise InvalidRequest(f"{name}: {untrusted.shown(variable)}: {fault}.", message=_INVALID)
     return value
 
 

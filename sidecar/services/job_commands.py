@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from sidecar.auth.caller import Caller
 from sidecar.domain import fluid
-from sidecar.domain.errors import Conflict, Ended, Forbidden, NotFound, Problem, Unavailable
+from sidecar.domain.errors import Ended, Forbidden, NotFound, Problem, Unavailable
 from sidecar.domain.model import ACTIVE
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
@@ -65,7 +65,7 @@ class JobCommands:
         """Cancel a job; Flux has taken the request when this returns, and the job ends a moment later.
 
         Raises:
-            Conflict: the job has ended already.
+            Ended: the job has ended already.
             Forbidden: another caller has submitted it.
             NotFound: no job has this ID.
             Unavailable: the instance does not answer, or the job is not known yet.
@@ -142,4 +142,4 @@ class JobCommands:
     async def _require_active(self, jobid: int, verb: str, caller: Caller) -> None:
         """Refuse a command on an ended job; any other state may be out of date, and Flux checks it."""
         if await self._lookup.own_state(jobid, caller) == "INACTIVE":
-            raise Conflict(f"Job cannot be {verb}: {fluid.f58(jobid)} has ended already.")
+            raise Ended(f"Job cannot be {verb}: {fluid.f58(jobid)} has ended already.")

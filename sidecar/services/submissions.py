@@ -21,7 +21,7 @@ from sidecar.auth.caller import Caller
 from sidecar.domain import fluid, jobspec, submitters
 from sidecar.domain.errors import Conflict, IdempotencyKeyReused, InvalidRequest, ResponseTimeout, Unavailable
 from sidecar.domain.inherited import InheritedVariables
-from sidecar.domain.job_request import JobRequest
+from sidecar.domain.job_request import JobContext, JobRequest
 from sidecar.domain.model import ANONYMOUS, DEFAULT_URGENCY
 from sidecar.instance import Instance
 from sidecar.journal.feed import Feed
@@ -80,8 +80,13 @@ class Submissions:
         self._accepted: dict[str, _Submitted] = {}
         self._generation = feed.tail.generation
 
-    async def build(self, request: JobRequest, caller: Caller) -> dict[str, Any]:
+    async def build(self, request: JobRequest, caller: Caller, context: JobContext | None = None) -> dict[str, Any]:
         """Return the jobspec of a request.
+
+        Args:
+            request: parameters of the client.
+            caller: becomes the job's submitter.
+            context: in place of the environment that jobs inherit from the instance.
 
         Raises:
             Forbidden: the caller may not use the urgency.
@@ -90,14 +95,16 @@ class Submissions:
         caller.require_urgency(request.urgency)
         if request.queue == ANONYMOUS and (await self._instance.queues()).anonymous:
             request = msgspec.structs.replace(request, queue=None)  # the name is ours: to Flux the queue has none
-        environment = self._inherited.of(await self._instance.environment())
-        spec = jobspec.build(request, environment, self._option_flags)
+        environment = context.environment if context else self._inherited.of(await self._instance.environment())
+        spec = jobspec.build(request, environment, self._option_flags, bank=context.bank if context else "")
         if caller.name:
             submitters.mark(spec, submitter=caller.name)
         return spec
 
-    async def submit(self, request: JobRequest, key: str | None, caller: Caller) -> Accepted:
-        """Submit a job, or return the job that was submitted with the same key.
+    async def submit(
+        self, request: JobRequest, key: str | None, caller: Caller, context: JobContext | None = None
+    ) -> Accepted:
+        """Submit a job, or return the job that was submitted with the same key; for arguments see :meth:`build`.
 
         Raises:
             InvalidRequest: parameters contradict each other, or the key is not valid.
@@ -110,7 +117,7 @@ class Submissions:
         """
         urgency = DEFAULT_URGENCY if request.urgency is None else request.urgency
         if key is None:
-            prepared = jobspec.prepared(await self.build(request, caller))
+            prepared = jobspec.prepared(await self.build(request, caller, context))
             size = prepared.weight
             async with self._feed.barrier.admit(size), self._limit_in_flight(size):
                 jobid = await self._instance.submit(prepared, urgency)
@@ -122,8 +129,9 @@ class Submissions:
                 f"Idempotency-Key: the name of this caller has more than {submitters.LONGEST_KEY} characters, too "
                 "many to store a key with it; leave the key out."
             )
-        requested = digest(request)
-        prepared = jobspec.prepared(submitters.mark(await self.build(request, caller), key=key, request=requested))
+        requested = digest(request, context)
+        spec = submitters.mark(await self.build(request, caller, context), key=key, request=requested)
+        prepared = jobspec.prepared(spec)
         return await self._submit_once(
             prepared, urgency, submitters.scoped_key(key, caller.name), requested, caller.name
         )
@@ -212,9 +220,12 @@ class Submissions:
             self._remember(key, result.result(), requested, caller)
 
 
-def digest(request: JobRequest) -> str:
-    """Return a digest of all parameters of a request."""
-    parameters = {name: getattr(request, name) for name in JobRequest.__struct_fields__}
+def digest(request: JobRequest, context: JobContext | None = None) -> str:
+    """Return a digest of all parameters of a request, in the dialect in which it was sent."""
+    if context:
+        parameters = msgspec.structs.asdict(context.sent)
+    else:
+        parameters = {name: getattr(request, name) for name in JobRequest.__struct_fields__}
     return hashlib.sha256(msgspec.json.encode(parameters, order="sorted")).hexdigest()[:32]
 
 

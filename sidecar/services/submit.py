@@ -9,7 +9,7 @@ from typing import Any
 from sidecar.auth.caller import Caller
 from sidecar.domain import jobspec, parameters, shell_options
 from sidecar.domain.errors import InvalidRequest, Rejected
-from sidecar.domain.job_request import JobRequest
+from sidecar.domain.job_request import JobContext, JobRequest
 from sidecar.instance import Instance
 from sidecar.services.launchers import Launcher, Launchers
 from sidecar.services.lifecycle import Lifecycle
@@ -64,7 +64,9 @@ class SubmitService:
         self._lifecycle.require_running()
         self._instance.status.require_ready()
 
-    async def submit(self, request: JobRequest, key: str | None, caller: Caller) -> Accepted:
+    async def submit(
+        self, request: JobRequest, key: str | None, caller: Caller, context: JobContext | None = None
+    ) -> Accepted:
         """Submit a job; see :meth:`Submissions.submit`.
 
         Raises:
@@ -72,7 +74,7 @@ class SubmitService:
             Problem: the job is not accepted.
         """
         self.require_accepting()
-        return await self._submissions.submit(request, key, caller)
+        return await self._submissions.submit(request, key, caller, context)
 
     async def ease(self, pending: Callable[[], int]) -> None:
         """Wait until a bulk submit may go on; see :meth:`Submissions.ease`."""
