@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from docs import chart, dashboard, differences, metrics
+from docs import chart, dashboard, dialect, differences, metrics
 from sidecar.app.server import Server
 from sidecar.config import table
 from sidecar.config.embedded import EmbeddedOptions
@@ -74,18 +74,20 @@ def operations() -> list[Operation]:
 def api_page() -> str:
     rows = ["# The HTTP API\n", _MADE]
     rows.append(
-        "\nTimes are Unix seconds, durations seconds. `{uid}` is a job id in any of Flux's spellings: decimal, `ƒ…`\n"
-        "or `f…`, `0x…`, dothex, KVS, words, emoji. Also as OpenAPI 3.1: `/openapi.json`; try it out at `/docs`.\n"
+        "\nTimes are Unix seconds, durations seconds. `{uid}` and `{id}` are job ids in any of Flux's spellings:\n"
+        "decimal, `ƒ…` or `f…`, `0x…`, dothex, KVS, words, emoji. Also as OpenAPI 3.1: `/openapi.json`; try it out at\n"
+        "`/docs`.\n"
     )
     rows.append(_contents())
     rows.append(_HTTP)
-    rows.append(_job())
+    rows += [dialect.section(), _job()]
     for op in operations():
         rows.append(f"\n## `{op.method} {op.path}`\n\n{op.summary}.")
         needs = f"Needs the scope `{op.scope}`." if op.scope else "Needs no credential."
         rows.append(f" {op.description} {needs}\n" if op.description else f" {needs}\n")
         if struct := op.query or op.body:
-            rows.append(_parameters(struct, "query" if op.query else "JSON body, form or query"))
+            body = "JSON body" if op.json_only else "JSON body, form or query"
+            rows.append(_parameters(struct, "query" if op.query else body))
         if op.lines:
             rows.append(_parameters(op.lines, "each line"))
         if op.headers:
@@ -101,7 +103,8 @@ def api_page() -> str:
 
 def _contents() -> str:
     """Return the table of contents."""
-    rows = ["\n## Contents\n\n* [Requests and responses](#requests-and-responses)\n* [A job](#a-job)\n"]
+    rows = ["\n## Contents\n\n* [Requests and responses](#requests-and-responses)\n"]
+    rows += ["* [Clients of flux-rest-server](#clients-of-flux-rest-server)\n* [A job](#a-job)\n"]
     for op in operations():
         title = f"{op.method} {op.path}"
         anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
@@ -172,8 +175,8 @@ def _type(field: dict[str, object]) -> str:
 
 def _errors() -> str:
     rows = [
-        "\n## Errors\n\nEvery error of every route has one shape, `application/problem+json` (RFC 9457), with the\n"
-        "members that flux-restful-api's clients read:\n\n"
+        "\n## Errors\n\nEvery error of every route, except those below `/api/v1`, has one shape,\n"
+        "`application/problem+json` (RFC 9457), with the members that flux-restful-api's clients read:\n\n"
         '```json\n{"type": "urn:flux-sidecar:problem:not-found", "title": "Not found", "status": 404,\n'
         ' "detail": "There is no job ƒ4fr (12345).", "Message": "There is no job ƒ4fr (12345).",\n'
         ' "Errors": ["There is no job ƒ4fr (12345)."]}\n```\n\n| status | type | when |\n|---|---|---|\n'

@@ -17,6 +17,7 @@ from sidecar.api.metrics import MetricsResource
 from sidecar.api.nodes import Nodes
 from sidecar.api.output import JobOutput
 from sidecar.api.queues import QueueResource
+from sidecar.api.rest_v1 import RestV1
 from sidecar.api.search import JobSearch
 from sidecar.api.service import AuthMode, ServiceResource
 from sidecar.api.submit import Submit
@@ -31,6 +32,7 @@ from sidecar.services.live_output import LiveOutputs
 from sidecar.services.lookup import JobLookup
 from sidecar.services.node_admin import NodeAdmin
 from sidecar.services.output_log import OutputLogs
+from sidecar.services.rest_v1 import RestJobs
 from sidecar.services.submit import SubmitService
 from sidecar.web.docs import Documents
 from sidecar.web.forms import AdminForms, JobForms
@@ -86,6 +88,7 @@ class Routes:
         yield JobControl(self._commands)
         yield Events(c.store, c.feed, self._lookup, limits)
         yield JobOutput(self._lookup, self._outputs, LiveOutputs(self._logs, c.feed, c.store, c.tasks), limits)
+        yield RestV1(RestJobs(self._submits, self._lookup, self._commands, c.instance))
 
     def _instance(self) -> Iterator[operations.Resource]:
         """Yield the resources of the instance and the service."""

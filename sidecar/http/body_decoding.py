@@ -39,12 +39,13 @@ async def read_body(request: web.Request, op: Operation) -> tuple[Reservation, A
     bodies, cls = request.app[BODIES], op.body
     raw, held = await bodies.read(request, small=op.scope is None)
     try:
-        as_json = _is_json(request, raw)
+        as_json = op.json_only or _is_json(request, raw)
         async with bodies.decoding(json_size.weight(raw, json_size.at_most(raw) if as_json else 0)):
             if as_json:
                 members = decoding.count_members(cls, raw, op.message)
                 held.resize(counted(json_size.weight(raw, members)))
-            return held, _decode(request, op, cls, raw)
+            decode = _decode_json_only if op.json_only else _decode
+            return held, decode(request, op, cls, raw)
     except BaseException as exc:
         held.close()
         del raw
@@ -78,8 +79,15 @@ def json_object(raw: bytes) -> dict[str, Any]:
     Raises:
         InvalidRequest: the text is not JSON, or not an object.
     """
+    value = _json_value(raw)
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The body must be a JSON object, not {faults.kind(value)}.")
+    return value
+
+
+def _json_value(raw: bytes) -> Any:
     try:
-        value = msgspec.json.decode(raw)
+        return msgspec.json.decode(raw)
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not JSON: it is not UTF-8.") from None
     except msgspec.DecodeError as exc:
@@ -88,9 +96,6 @@ def json_object(raw: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"The body is not JSON: {why}.") from None
     except RecursionError:
         raise InvalidRequest("The body's JSON is nested too deeply.") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"The body must be a JSON object, not {faults.kind(value)}.")
-    return value
 
 
 def _is_json(request: web.Request, raw: bytes) -> bool:
@@ -127,6 +132,19 @@ def _is_rest(cls: type[msgspec.Struct], query: Mapping[str, Any], sent: Mapping[
     if not all(name in query for name in field_types.required(cls)):
         return False
     return not any(name in fields or (name != name.upper() and hints.is_close(name, fields)) for name in sent)
+
+
+def _decode_json_only(request: web.Request, op: Operation, cls: type[msgspec.Struct], raw: bytes) -> msgspec.Struct:
+    """Decode a JSON object, with the errors of flux-rest-server; an empty body has no parameters."""
+    if request.rel_url.raw_query_string:
+        raise InvalidRequest("The parameters are in the body here; leave the query out.")
+    try:
+        values = _json_value(raw) if raw else {}
+    except InvalidRequest as exc:
+        raise InvalidRequest(exc.detail, message="malformed request") from None
+    if not isinstance(values, dict):
+        raise InvalidRequest("request body must be a JSON object")
+    return decoding.decode(cls, values, text=frozenset(), message=op.message)
 
 
 def _body_values(request: web.Request, raw: bytes) -> tuple[dict[str, Any], bool]:

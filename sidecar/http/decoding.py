@@ -71,12 +71,22 @@ def decode(
             errors.append(str(exc))
             faulty.add(name)
     missing = [name for name in field_types.required(cls) if name not in decoded and name not in faulty]
-    errors += [_NO_COMMAND if name == "command" else f"{name}: this is required." for name in missing]
+    errors += [_missing(name, fields[name]) for name in missing]
     if errors:
+        own = {_NO_COMMAND, *map(_own_fault, fields.values())}
         raise InvalidRequest(
-            " ".join(errors), errors=errors, message=_NO_COMMAND if errors == [_NO_COMMAND] else message
+            " ".join(errors), errors=errors, message=errors[0] if len(errors) == 1 and errors[0] in own else message
         )
     return cls(**decoded)
+
+
+def _own_fault(type_: Any) -> str:
+    """Return the text for a value of the wrong type, from the annotation (``extra: fault``); empty if it has none."""
+    return str(field_types.extras(type_).get("fault", ""))
+
+
+def _missing(name: str, type_: Any) -> str:
+    return _own_fault(type_) or (_NO_COMMAND if name == "command" else f"{name}: this is required.")
 
 
 def decode_json(cls: type[S], raw: bytes) -> S | None:
@@ -166,7 +176,7 @@ def _decode_field(name: str, value: Any, type_: Any, *, as_text: bool) -> Any:
         where, fault, wrong = faults.member(name, value, exc)
         if choices := field_types.choices(type_):
             fault = f"expected one of {', '.join(choices)}"
-        raise _FieldError(f"{where}: {fault}; got {quote(wrong)}.") from None
+        raise _FieldError(_own_fault(type_) or f"{where}: {fault}; got {quote(wrong)}.") from None
 
 
 def _unusable(value: Any) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 import sidecar
 from sidecar.domain.errors import ProblemBody
-from sidecar.http import path_variables
+from sidecar.http import path_variables, rest_errors
 from sidecar.http.operations import Answer, Operation
 from sidecar.http.problems import CONTENT_TYPE
 
@@ -24,7 +24,8 @@ _SECURITY: dict[str, dict[str, Any]] = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "A token: from a token file, of Kubernetes, of an OIDC issuer, or of POST /v1/token",
+        "description": "A token: from a token file, of Kubernetes, of an OIDC issuer, or of POST /v1/token. The header "
+        "X-Token is read too, if Authorization is absent",
     },
     "basic": {
         "type": "http",
@@ -55,7 +56,8 @@ def document(operations: Sequence[Operation], *, anonymous: bool = False) -> dic
             "title": "flux-sidecar",
             "version": sidecar.__version__,
             "summary": "Jobs of a Flux instance over HTTP",
-            "description": "Times are Unix seconds, durations seconds. Every error is a ProblemBody (RFC 9457). "
+            "description": "Times are Unix seconds, durations seconds. Every error is a ProblemBody (RFC 9457), below "
+            "/api/v1 a RestError. "
             "Parameters of a JSON body may as well be sent as a form, under the same names, or in the query; not "
             "passwords and tokens, which are never read from the query.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
@@ -78,6 +80,7 @@ def _describe_fields(components: dict[str, Any]) -> None:
 
 def _types(operations: Iterable[Operation]) -> Iterable[Any]:
     yield ProblemBody
+    yield rest_errors.RestError
     for op in operations:
         yield from filter(None, (op.query, op.body, op.lines))
         for answer in op.answers:
@@ -116,7 +119,10 @@ def _operation(op: Operation, schema: dict[Any, Any], components: dict[str, Any]
         required = any(field.required for field in msgspec.structs.fields(op.body))
         # A form with the same schema is not described: generated clients would send both, or neither.
         described["requestBody"] = {"content": {"application/json": {"schema": schema[op.body]}}, "required": required}
-    problem = {CONTENT_TYPE: {"schema": schema[ProblemBody]}}
+    if rest_errors.is_rest_path(op.path):
+        problem = {rest_errors.CONTENT_TYPE: {"schema": schema[rest_errors.RestError]}}
+    else:
+        problem = {CONTENT_TYPE: {"schema": schema[ProblemBody]}}
     described["responses"] = {
         **{str(answer.status): _answer(answer, schema) for answer in op.answers},
         **{

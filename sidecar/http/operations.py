@@ -53,6 +53,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """For people: not a part of the API and its document."""
     compress: bool = False
     """A large answer may be compressed; see :mod:`sidecar.http.compression` for where it must not."""
+    json_only: bool = False
+    """The body is a JSON object whatever its Content-Type, and no parameter is in the query."""
     loose: bool = False
     """Ignore unknown query parameters."""
     answers: tuple[Answer, ...]

@@ -56,23 +56,33 @@ def parse_jobid(text: str) -> int:
         raise InvalidRequest(f"{exc}.") from None
 
 
+def _rest_jobid(text: str) -> int:
+    """Return the job ID that a text spells, with the error of flux-rest-server."""
+    try:
+        return fluid.parse(text)
+    except ValueError:
+        raise InvalidRequest(f"{untrusted.shown(text)} is not a valid Flux jobid") from None
+
+
 def _launcher(text: str) -> int:
     if (number := untrusted.digits(text)) is None:
         raise NotFound(f"There is no launcher {text!r}; GET /v1/launchers lists them.")
     return number
 
 
+_JOBID: dict[str, Any] = {
+    "description": "Job id in any of Flux's spellings: decimal, ƒ… or f…, 0x…, dothex, KVS, words, emoji",
+    "schema": {"type": "string"},
+    "example": "f2oUvBnNfh",
+}
 _VARIABLES = {
     "uid": PathVariable(
         "jobid",
         parse_jobid,
-        {
-            "description": "Job id in any of Flux's spellings: decimal, ƒ… or f…, 0x…, dothex, KVS, words, emoji",
-            "schema": {"type": "string"},
-            "example": "f2oUvBnNfh",
-        },
+        _JOBID,
         pattern=f"(?!(?:{_RESERVED})$)[^{{}}/]+",
     ),
+    "id": PathVariable("jobid", _rest_jobid, _JOBID, pattern="[^/]+"),
     "name": PathVariable(
         "name", str, {"description": "Name of the queue; or of the node, or its rank", "schema": {"type": "string"}}
     ),

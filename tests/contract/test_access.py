@@ -21,7 +21,7 @@ from tests.support.harness import Server, eventually
 from tests.support.settings import make_settings
 from tests.support.sse import Stream, ask
 
-PUBLIC = {"/livez", "/readyz", "/login", "/logout", "/v1/token", "/v1/login/access-token"}
+PUBLIC = {"/livez", "/readyz", "/login", "/logout", "/v1/token", "/v1/login/access-token", "/api/v1/health"}
 
 OPERATIONS = Application(make_settings(embedded=True), Path("/nonexistent")).operations
 
@@ -42,7 +42,7 @@ class Access:
 
     def request(self, client: httpx.Client, method: str, path: str, job: str) -> int:
         """Send a request with the path variables filled in, and return the status; streams are not read."""
-        filled = re.sub(r"{(\w+)}", lambda match: {"uid": job, "number": "1", "name": "0"}[match[1]], path)
+        filled = re.sub(r"{(\w+)}", lambda match: {"uid": job, "id": job, "number": "1", "name": "0"}[match[1]], path)
         with client.stream(method, filled, json=None if method == "GET" else {}) as answer:
             return answer.status_code
 

@@ -70,6 +70,12 @@ def test_credentials(secured: Server, scheme: bytes, value: bytes) -> None:
 
 @FUZZ
 @given(_BYTES)
+def test_x_token_headers(secured: Server, value: bytes) -> None:
+    _refused(secured, b"X-Token: " + value)
+
+
+@FUZZ
+@given(_BYTES)
 def test_cookies(secured: Server, value: bytes) -> None:
     _refused(secured, b"Cookie: " + value)
     _refused(secured, b"Cookie: __Host-flux-sidecar-a3b5c7d9=" + value)
@@ -152,6 +158,8 @@ def test_input_is_not_logged(secured: Server) -> None:
     mark = "hunter2-hunter2"
     send(secured, b"Authorization: Bearer " + mark.encode())
     send(secured, b"Authorization: Basic " + base64.b64encode(f"fluxuser:{mark}".encode()))
+    send(secured, b"X-Token: " + mark.encode())
+    assert send(secured, b"X-Token: " + mark.encode() + b"\x01") == 400
     send(secured, b"Cookie: a=" + mark.encode())
     assert send(secured, b"Authorization: Bearer " + mark.encode() + b"\x01") == 400  # aiohttp would log the line
     assert send(secured, path=f"/v1/jobs?name={mark}".encode()) == 401

@@ -22,7 +22,7 @@ PROBLEM = web.RequestKey("problem", Problem)
 """The error that a request was answered with."""
 
 _REFUSALS = frozenset({401, 403, 421, 429})
-_NAMES = {"uid": "job"}  # audit fields of path variables with another name
+_NAMES = {"uid": "job", "id": "job"}  # audit fields of path variables with another name
 _MAX_TEXT = 100  # characters
 _MAX_PATH = 200
 

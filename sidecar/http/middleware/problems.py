@@ -1,4 +1,4 @@
-"""Answer exceptions: problem details (RFC 9457) for programs, pages for people."""
+"""Answer exceptions: problem details (RFC 9457) for programs, pages for people, and the errors of ``/api/v1``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from sidecar.auth.authorization import has_credential_header
 from sidecar.domain.errors import Overloaded, Problem, StoreError, StoreUnavailable, Unauthenticated, without_traceback
-from sidecar.http import hints
+from sidecar.http import hints, rest_errors
 from sidecar.http import problems as details
 from sidecar.http.body import BODIES
 from sidecar.http.html import relative_root
@@ -62,7 +63,9 @@ def answer_errors(pages: ErrorPages) -> Middleware:
 
 def _from_http(request: web.Request, exc: web.HTTPException) -> Problem:
     """Translate an error of aiohttp's own."""
-    paths = (op.path for op in request.app[OPERATIONS].values())
+    if rest_errors.is_rest_path(request.path) and exc.status in (404, 405):
+        return rest_errors.no_route()
+    paths = (op.path for op in request.app[OPERATIONS].values() if not rest_errors.is_rest_path(op.path))
     hint = hints.path(request.path, paths) if exc.status == 404 else ""
     return details.from_http(exc, request, request.app[BODIES].largest, hint)
 
@@ -89,6 +92,8 @@ def _abort_started(request: web.Request) -> web.StreamResponse | None:
 
 
 def _render(request: web.Request, problem: Problem, pages: ErrorPages) -> web.Response:
+    if rest_errors.is_rest_path(request.path):
+        return rest_errors.render(request, problem)
     if _is_probe_of_root(request, problem):
         return pages.login(root=relative_root(request.path))
     if is_api_path(request.path) or not prefers_html(request):
@@ -107,7 +112,7 @@ def _is_probe_of_root(request: web.Request, problem: Problem) -> bool:
         isinstance(problem, Unauthenticated)
         and request.path == "/"
         and request.method in ("GET", "HEAD")
-        and hdrs.AUTHORIZATION not in request.headers
+        and not has_credential_header(request)
         and REFRESH not in request.headers  # or the login page would replace the page that is refreshed
         and takes_html(request)
     )
