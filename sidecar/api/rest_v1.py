@@ -102,7 +102,7 @@ class RestV1:
         json_only=True,
         headers={KEY: "makes a retry safe: the same key and body return the first job"},
         answers=(Answer("Flux has accepted the job", RestSubmitted, status=201),),
-        errors=(400, 403, 409, 413, 415, 422, 503),
+        errors=(400, 403, 409, 415, 422, 503),
         message=INVALID_JOBSPEC,
     )
     async def submit(self, request: web.Request, body: RestJob) -> web.Response:

@@ -11,7 +11,16 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from sidecar.domain.errors import Forbidden, NotFound, NotSent, Problem, ResponseTimeout, TooLarge, Unavailable
+from sidecar.domain.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    NotSent,
+    Problem,
+    ResponseTimeout,
+    TooLarge,
+    Unavailable,
+)
 from sidecar.domain.untrusted import excerpt
 from sidecar.http.operations import NO_OPERATION, OPERATION
 
@@ -48,7 +57,7 @@ def render(request: web.BaseRequest, problem: Problem) -> web.Response:
     """Return the response of an error."""
     return web.Response(
         body=msgspec.json.encode(_body(request, problem)) + b"\n",
-        status=problem.status,
+        status=InvalidRequest.status if isinstance(problem, TooLarge) else problem.status,
         content_type=CONTENT_TYPE,
         headers=problem.headers,
     )

@@ -268,7 +268,7 @@ def test_malformed_content_length(server: Server, length: str) -> None:
 
 def test_too_large_body(server: Server) -> None:
     body = json.dumps({"command": ["true", "x" * 1_100_000]})
-    found = error(server.http.post(JOBS, content=body), 413)
+    found = error(server.http.post(JOBS, content=body), 400)
     assert found["error"] == "request body too large"
     assert "--max-body" in found["detail"]
 
