@@ -9,7 +9,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from sidecar.auth.authorization import read_authorization
-from sidecar.auth.caller import SCOPES, Caller, Credential
+from sidecar.auth.caller import Caller, Credential, listed
 from sidecar.auth.guard import Guard, caller_of
 from sidecar.config.access import Scope
 from sidecar.domain.errors import Denied, InvalidRequest, Unauthenticated
@@ -119,8 +119,7 @@ class LoginResource:
     async def whoami(self, request: web.Request) -> Whoami:
         """Read the name and the scopes of the caller."""
         caller = caller_of(request)
-        scopes = [scope for scope in SCOPES if scope in caller.scopes]
-        return Whoami(caller.name, scopes, caller.method, caller.expires)
+        return Whoami(caller.name, listed(caller.scopes), caller.method, caller.expires)
 
 
 async def identify(guard: Guard, request: web.Request, credential: Credential) -> Caller | None:

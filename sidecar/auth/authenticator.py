@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sidecar.auth.caller import Caller, Credential, Method
+from sidecar.auth.caller_file import TOKEN_PREFIX
 from sidecar.auth.fair_queue import FairQueue, QueueTimeout
-from sidecar.auth.tokens import PREFIX, TokenFile
+from sidecar.auth.tokens import TokenFile
 from sidecar.domain.errors import TooManyRequests, Unavailable
 from sidecar.runtime.rate_limiter import RateLimiter, client_key
 
@@ -150,7 +151,7 @@ class Authenticator:
     ) -> Caller | None:
         task = asyncio.current_task()
         unavailable: Unavailable | None = None
-        if credential.kind == "bearer" and credential.secret.startswith(PREFIX):
+        if credential.kind == "bearer" and credential.secret.startswith(TOKEN_PREFIX):
             # Made by this program: never send it to a remote server, also after it was revoked.
             methods = [method for method in methods if method.name == TokenFile.name] or methods
         for method in methods:

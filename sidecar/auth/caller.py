@@ -78,6 +78,11 @@ def implied(scopes: Iterable[Scope]) -> frozenset[Scope]:
     return frozenset().union(*(_IMPLIED[scope] for scope in scopes))
 
 
+def listed(scopes: frozenset[Scope]) -> list[Scope]:
+    """Return scopes in their order, the weakest first."""
+    return [scope for scope in SCOPES if scope in scopes]
+
+
 class Credential(msgspec.Struct, frozen=True):
     """A credential of a request: a bearer token, or a name and a password."""
 

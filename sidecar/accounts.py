@@ -1,0 +1,116 @@
+"""The commands ``flux-sidecar token``: edit the file of --tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from cyclopts import App, Parameter
+
+from sidecar.app.failures import USAGE_ERROR
+from sidecar.config import values
+from sidecar.runtime import log_writer, termination
+
+_SCOPES = Parameter(help="read, submit or admin; each includes those before it.")
+
+tokens = App(name="token", help="Bearer tokens for --tokens.")
+
+
+@tokens.command
+def new(
+    name: str,
+    /,
+    *,
+    scopes: Annotated[str, _SCOPES] = "submit",
+    file: Annotated[
+        Path | None, Parameter(help="Append the token's line to this file; it is created if it does not exist.")
+    ] = None,
+    expires: Annotated[
+        str, Parameter(help="When the token ends: a duration from now, as in 30d, or a date, as in 2026-12-31 (UTC).")
+    ] = "",
+) -> None:
+    """Create a token for NAME and print it. It cannot be shown again: the file contains only its digest."""
+    from sidecar.auth.tokens import append_line, make_token
+
+    with _errors("token new", file):
+        token, line = make_token(name, values.parse_list(scopes), expires)
+        if file is None:
+            _note(f"# the line for the file of --tokens; the token itself follows on stdout\n{line}")
+        elif earlier := append_line(file, line):
+            _note(_earlier_tokens(name, earlier, file))
+    print(token)
+
+
+def _earlier_tokens(name: str, count: int, file: Path) -> str:
+    """Return a note that the earlier tokens of a name stay valid."""
+    if count == 1:
+        return f"{name} already has 1 token in {file}, which stays valid; delete its line to revoke it"
+    return f"{name} already has {count} tokens in {file}, which stay valid; delete their lines to revoke them"
+
+
+@tokens.command(name="list")
+def list_tokens(*, file: Annotated[Path, Parameter(help="The file of --tokens.")]) -> None:
+    """List the tokens of a file: name, scopes, expiry, and the first digits of the digest."""
+    from sidecar.auth import expiry
+    from sidecar.auth import tokens as token_file
+    from sidecar.auth.caller import listed
+
+    with _errors("token list", file):
+        found, wrong = token_file.list_tokens(file)
+    rows = [
+        (
+            token.caller.name,
+            ",".join(listed(token.caller.scopes)),
+            expiry.show_expiry(token.caller.expires),
+            token.short_digest,
+        )
+        for token in found
+    ]
+    _print_table(("NAME", "SCOPES", "EXPIRES", "DIGEST"), rows, wrong)
+
+
+@tokens.command
+def revoke(
+    what: Annotated[str, Parameter(name="NAME|DIGEST")],
+    /,
+    *,
+    file: Annotated[Path, Parameter(help="The file of --tokens.")],
+) -> None:
+    """Remove the token with this name, or with a digest that begins with these digits (at least eight)."""
+    from sidecar.auth import tokens as token_file
+
+    with _errors("token revoke", file):
+        token = token_file.revoke(file, what)
+    print(f"revoked: {token.caller.name} {token.short_digest}")
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]], wrong: Sequence[str]) -> None:
+    """Print rows in columns, and the errors of malformed lines to standard error."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for text in wrong:
+        _note(text)
+
+
+@contextlib.contextmanager
+def _errors(command: str, file: Path | None) -> Iterator[None]:
+    """End the process with an error for arguments that are not valid, and for a file that cannot be edited."""
+    try:
+        yield
+    except (ValueError, LookupError) as exc:
+        _fail(f"{command}: {exc.args[0]}.")
+    except OSError as exc:
+        _fail(f"{command}: {file}: {getattr(exc, 'why', '') or exc.strerror or exc}.")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _fail(text: str) -> NoReturn:
+    log_writer.STDERR.write(f"flux-sidecar: {text}")
+    termination.exit_process(USAGE_ERROR)
