@@ -101,6 +101,7 @@ def _failure(exc: Exception) -> str:
 
 
 app.command(accounts.tokens)
+app.command(accounts.users)
 
 
 @app.command

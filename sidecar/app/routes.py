@@ -60,7 +60,7 @@ class Routes:
         self._outputs = JobOutputs(self._lookup, self._logs)
         self._open_to_all, self._no_auth = c.auth.guard.allows_anonymous, settings.access.no_auth
         self.layout = Layout(c.store, c.feed, c.instance, c.lifecycle, no_auth=settings.access.no_auth)
-        self.login = LoginPages(c.auth.guard, no_auth=settings.access.no_auth)
+        self.login = LoginPages(c.auth.guard, c.auth.logins, no_auth=settings.access.no_auth)
         self.history = History(c.feed)
         resources = (*self._jobs(), *self._instance(), *self._pages())
         self.operations: Sequence[Operation] = [
@@ -96,7 +96,7 @@ class Routes:
         yield ClusterResource(c.cluster, c.scaler, settings.kubernetes.no_cluster, c.instance, c.lifecycle)
         auth = AuthMode(authenticates=not self._open_to_all, no_auth=self._no_auth)
         yield ServiceResource(c.lifecycle, c.feed, c.instance, c.health, c.idle, auth)
-        yield LoginResource(c.auth.guard, c.auth.login)
+        yield LoginResource(c.auth.guard, c.auth.logins)
 
     def _pages(self) -> Iterator[operations.Resource]:
         """Yield the pages and their forms."""
