@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sidecar.api.auth import AuthResource, describe_auth
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
 from sidecar.api.cluster import ClusterResource
@@ -97,6 +98,7 @@ class Routes:
         auth = AuthMode(authenticates=not self._open_to_all, no_auth=self._no_auth)
         yield ServiceResource(c.lifecycle, c.feed, c.instance, c.health, c.idle, auth)
         yield LoginResource(c.auth.guard, c.auth.logins)
+        yield AuthResource(describe_auth(settings))
 
     def _pages(self) -> Iterator[operations.Resource]:
         """Yield the pages and their forms."""

@@ -21,7 +21,7 @@ from tests.support.harness import Server, eventually
 from tests.support.settings import make_settings
 from tests.support.sse import Stream, ask
 
-PUBLIC = {"/livez", "/readyz", "/login", "/logout", "/v1/token", "/v1/login/access-token"}
+PUBLIC = {"/livez", "/readyz", "/login", "/logout", "/v1/token", "/v1/login/access-token", "/v1/auth"}
 
 OPERATIONS = Application(make_settings(embedded=True), Path("/nonexistent")).operations
 

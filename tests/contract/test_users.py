@@ -16,7 +16,7 @@ from flux_restful_client.main import get_client
 from tests.contract.test_errors import problem
 from tests.contract.test_login import SECRET, signed
 from tests.support.access import TokenFile, Users, audit
-from tests.support.harness import BIN, SIDECAR, Server, eventually
+from tests.support.harness import BIN, SIDECAR, Server, embedded, eventually
 
 OWNER = {"FLUX_USER": "owner", "FLUX_TOKEN": "the owner's password", "FLUX_SECRET_KEY": SECRET}
 
@@ -208,3 +208,35 @@ def test_an_expired_token_is_refused(own_server: Callable[..., Server], tmp_path
     assert server.http.get("/v1/whoami", headers=bearer(lasting)).json()["expires"] > 0
     assert server.http.get("/v1/whoami", headers=tokens.headers("kept")).json()["expires"] is None
     eventually(lambda: server.http.get("/v1/jobs", headers=bearer(ended)).status_code == 401, what="end of the token")
+
+
+# ------------------------------------------------------------------------------------------------ how to log in
+
+
+def auth(server: Server) -> dict[str, Any]:
+    answer = server.http.get("/v1/auth")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_how_to_log_in(tmp_path: Path, started: Callable[[Server], Server], users: Users) -> None:
+    """As clients of flux-restful 1.1 read it, without a credential."""
+    tokens = TokenFile(tmp_path / "tokens", someone="read")
+    shared = {name: OWNER[name] for name in ("FLUX_TOKEN", "FLUX_SECRET_KEY")}
+    issuer = ("--oidc-issuer", "https://login.example.org", "--oidc-audience", "me")
+    oidc = {"issuer": "https://login.example.org", "audience": "me"}
+    cases: list[tuple[tuple[str, ...], dict[str, str], dict[str, Any]]] = [
+        ((), {}, {"backend": "none", "password_login": False, "shared_secret_handshake": False}),
+        (users.options, {}, {"backend": "database", "password_login": True, "shared_secret_handshake": False}),
+        (users.options, shared, {"backend": "database", "password_login": True, "shared_secret_handshake": True}),
+        ((), shared, {"backend": "shared-secret", "password_login": True, "shared_secret_handshake": True}),
+        (tokens.options, {}, {"backend": "token", "password_login": False, "shared_secret_handshake": False}),
+        (
+            (*issuer, *tokens.options), {},
+            {"backend": "oidc", "password_login": False, "shared_secret_handshake": False, "oidc": oidc},
+        ),
+    ]  # fmt: skip
+    for number, (options, variables, expected) in enumerate(cases):
+        server = started(embedded(tmp_path / str(number), *options, **variables))
+        assert auth(server) == expected
+        server.close()
