@@ -6,7 +6,6 @@ import contextlib
 import gc
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 from cyclopts import (
@@ -20,6 +19,7 @@ from cyclopts import (
 )
 
 import sidecar
+from sidecar import accounts
 from sidecar.app import failures
 from sidecar.config import table, values
 from sidecar.config.early import early_option
@@ -100,44 +100,8 @@ def _failure(exc: Exception) -> str:
     return "\n".join([failures.describe(exc), *(_warnings if isinstance(exc, values.SettingsError) else ())])
 
 
-tokens = App(name="token", help="Bearer tokens for --tokens.")
-app.command(tokens)
-
-
-@tokens.command
-def new(
-    name: str,
-    /,
-    *,
-    scopes: Annotated[str, Parameter(help="read, submit or admin; each includes those before it.")] = "submit",
-    file: Annotated[
-        Path | None, Parameter(help="Append the token's line to this file; it is created if it does not exist.")
-    ] = None,
-) -> None:
-    """Create a token for NAME and print it. It cannot be shown again: the file contains only its digest."""
-    from sidecar.auth.tokens import append_line, make_token
-
-    try:
-        token, line = make_token(name, values.parse_list(scopes))
-    except ValueError as exc:
-        _fail(f"token new: {exc}.")
-    if file is None:
-        print(f"# the line for the file of --tokens; the token itself follows on stdout\n{line}", file=sys.stderr)
-    else:
-        try:
-            earlier = append_line(file, line)
-        except OSError as exc:
-            _fail(f"token new: {file}: {exc.strerror or exc}.")
-        if earlier:
-            print(_earlier_tokens(name, earlier, file), file=sys.stderr)
-    print(token)
-
-
-def _earlier_tokens(name: str, count: int, file: Path) -> str:
-    """Return a note that the earlier tokens of a name stay valid."""
-    if count == 1:
-        return f"{name} already has 1 token in {file}, which stays valid; delete its line to revoke it"
-    return f"{name} already has {count} tokens in {file}, which stay valid; delete their lines to revoke them"
+app.command(accounts.tokens)
+app.command(accounts.users)
 
 
 @app.command

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
 from sidecar.auth.authorization import read_authorization
-from sidecar.auth.caller import SCOPES, Caller, Credential
+from sidecar.auth.caller import Caller, Credential, listed
 from sidecar.auth.guard import Guard, caller_of
+from sidecar.auth.logins import Logins
 from sidecar.config.access import Scope
 from sidecar.domain.errors import Denied, InvalidRequest, Unauthenticated
 from sidecar.http.audit import audit_details
 from sidecar.http.operations import Answer, operation
 from sidecar.http.routing import NoParameters
-
-if TYPE_CHECKING:
-    from sidecar.auth.login import Login
 
 _DENIED = "Denied"
 
@@ -34,8 +32,8 @@ class AccessToken(msgspec.Struct):
 class PasswordForm(msgspec.Struct, forbid_unknown_fields=True):
     """An OAuth 2 password form (RFC 6749, section 4.3); only username and password are used."""
 
-    username: Annotated[str, Meta(description="user name (FLUX_USER)")]
-    password: Annotated[str, Meta(description="password (FLUX_TOKEN)")]
+    username: Annotated[str, Meta(description="user name (a user of --users, or FLUX_USER)")]
+    password: Annotated[str, Meta(description="password of the user")]
     grant_type: Annotated[str, Meta(description="ignored")] = "password"
     scope: Annotated[str, Meta(description="ignored")] = ""
     client_id: Annotated[str, Meta(description="ignored")] = ""
@@ -50,7 +48,8 @@ class Whoami(msgspec.Struct, omit_defaults=False):
     method: Annotated[
         str,
         Meta(
-            description="how the caller was authenticated: token, login, kubernetes, oidc, socket, certificate, or none"
+            description="how the caller was authenticated: token, user, login, kubernetes, oidc, socket, certificate, "
+            "or none"
         ),
     ]
     expires: Annotated[float | None, Meta(description="when the credential expires, in Unix seconds; null: never")]
@@ -61,14 +60,14 @@ class LoginResource:
 
     Args:
         guard: authenticates credentials.
-        login: the login with user and password; None when it is not configured.
+        logins: the logins with user and password.
     """
 
     tag = "login"
 
-    def __init__(self, guard: Guard, login: Login | None) -> None:
+    def __init__(self, guard: Guard, logins: Logins) -> None:
         self._guard = guard
-        self._login = login
+        self._logins = logins
 
     @operation(
         "POST",
@@ -88,9 +87,10 @@ class LoginResource:
             shown = read_authorization(request)
         except Unauthenticated:
             shown = None
-        credential = self._login.password_of(shown.secret) if self._login and shown else None
-        if credential is None and not (self._login and self._login.shares_a_secret):
-            raise InvalidRequest("No secret is shared here: set FLUX_SECRET_KEY and FLUX_TOKEN.", message=_DENIED)
+        if not self._logins.shares_a_secret:
+            text = "No secret is shared here: set FLUX_SECRET_KEY, and FLUX_TOKEN or --users."
+            raise InvalidRequest(text, message=_DENIED)
+        credential = self._logins.password_of(shown.secret) if shown else None
         # A JWT with a wrong signature counts as a failed login.
         return await self._access_token(request, credential or Credential("password", ""))
 
@@ -105,22 +105,22 @@ class LoginResource:
     async def access_token(self, request: web.Request, body: PasswordForm) -> AccessToken:
         """Get an access token for a user and password, as an OAuth 2 password form."""
         require_no_query(request)
-        if self._login is None:
-            raise InvalidRequest("There is no password login here: set FLUX_TOKEN.", message=_DENIED)
+        if not self._logins:
+            raise InvalidRequest("There is no password login here: set --users or FLUX_TOKEN.", message=_DENIED)
         return await self._access_token(request, Credential("password", body.password, body.username))
 
     async def _access_token(self, request: web.Request, credential: Credential) -> AccessToken:
-        if await identify(self._guard, request, credential) is None:
+        caller = await identify(self._guard, request, credential)
+        token = issue_token(self._guard, self._logins, caller) if caller else None
+        if token is None:
             raise Denied("Incorrect user or token.", message=_DENIED)
-        assert self._login is not None  # noqa: S101 - it has authenticated the credential
-        return AccessToken(self._login.access_token(), "Bearer", int(self._login.lifetime))
+        return AccessToken(token.secret, "Bearer", int(self._logins.lifetime))
 
     @operation("GET", "/v1/whoami", answers=(Answer("The caller", Whoami),), errors=(400,))
     async def whoami(self, request: web.Request) -> Whoami:
         """Read the name and the scopes of the caller."""
         caller = caller_of(request)
-        scopes = [scope for scope in SCOPES if scope in caller.scopes]
-        return Whoami(caller.name, scopes, caller.method, caller.expires)
+        return Whoami(caller.name, listed(caller.scopes), caller.method, caller.expires)
 
 
 async def identify(guard: Guard, request: web.Request, credential: Credential) -> Caller | None:
@@ -134,6 +134,16 @@ async def identify(guard: Guard, request: web.Request, credential: Credential) -
     if caller is not None:
         audit_details(request, caller=caller.name)
     return caller
+
+
+def issue_token(guard: Guard, logins: Logins, caller: Caller) -> Credential | None:
+    """Return an access token for a caller that has just logged in with a password; None for any other."""
+    text = logins.access_token(caller)
+    if text is None:
+        return None
+    token = Credential("bearer", text)
+    guard.authenticator.trust_issued(token)
+    return token
 
 
 def require_no_query(request: web.Request) -> None:

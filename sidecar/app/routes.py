@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sidecar.api.auth import AuthResource, describe_auth
 from sidecar.api.bulk import Bulk
 from sidecar.api.cancel import Cancel
 from sidecar.api.cluster import ClusterResource
@@ -62,7 +63,7 @@ class Routes:
         self._outputs = JobOutputs(self._lookup, self._logs)
         self._open_to_all, self._no_auth = c.auth.guard.allows_anonymous, settings.access.no_auth
         self.layout = Layout(c.store, c.feed, c.instance, c.lifecycle, no_auth=settings.access.no_auth)
-        self.login = LoginPages(c.auth.guard, no_auth=settings.access.no_auth)
+        self.login = LoginPages(c.auth.guard, c.auth.logins, no_auth=settings.access.no_auth)
         self.history = History(c.feed)
         resources = (*self._jobs(), *self._instance(), *self._pages())
         self.operations: Sequence[Operation] = [
@@ -99,7 +100,8 @@ class Routes:
         yield ClusterResource(c.cluster, c.scaler, settings.kubernetes.no_cluster, c.instance, c.lifecycle)
         auth = AuthMode(authenticates=not self._open_to_all, no_auth=self._no_auth)
         yield ServiceResource(c.lifecycle, c.feed, c.instance, c.health, c.idle, auth)
-        yield LoginResource(c.auth.guard, c.auth.login)
+        yield LoginResource(c.auth.guard, c.auth.logins)
+        yield AuthResource(describe_auth(settings))
 
     def _pages(self) -> Iterator[operations.Resource]:
         """Yield the pages and their forms."""

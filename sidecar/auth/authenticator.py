@@ -1,6 +1,7 @@
 """Authenticate credentials: try the configured methods in order, cache their results and limit failed attempts.
 
-Results for passwords are not cached: guesses that hit the cache would not be rate-limited.
+A cached password still counts as an attempt until it is found to be right: otherwise guesses that hit the cache would
+not be rate-limited.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sidecar.auth.caller import Caller, Credential, Method
+from sidecar.auth.caller_file import TOKEN_PREFIX
 from sidecar.auth.fair_queue import FairQueue, QueueTimeout
-from sidecar.auth.tokens import PREFIX, TokenFile
+from sidecar.auth.tokens import TokenFile
 from sidecar.domain.errors import TooManyRequests, Unavailable
 from sidecar.runtime.rate_limiter import RateLimiter, client_key
 
@@ -70,7 +72,8 @@ class Authenticator:
             Unavailable: no method has accepted the credential, and a method's backend is unavailable.
         """
         digest = credential.digest()
-        if kept := self._still_known(digest):
+        kept = self._still_known(digest)
+        if kept and credential.kind == "bearer":
             return kept
         if asking := self._asking.get(digest):  # the first request with it has taken the token of the rate limit
             return await asyncio.shield(asking)
@@ -79,6 +82,9 @@ class Authenticator:
         guess = None if digest in self._good else client_key(address)
         if guess is not None and (wait := self._guesses.acquire(guess)):
             raise TooManyRequests("Too many failed logins from this address.", retry_after=int(wait) + 1)
+        if kept:
+            self._give_back(guess)
+            return kept
         try:
             found = await asyncio.shield(self._ask(digest, credential, self.methods, guess))
         except QueueTimeout:  # no refund: else a client that sends more than can be checked would never be limited
@@ -91,11 +97,18 @@ class Authenticator:
         else:
             self._give_back(guess)
             if credential.kind == "bearer":  # exempting a password would allow guesses without a limit
-                self._good[digest] = None
-                self._good.move_to_end(digest)
-                if len(self._good) > _MOST:
-                    self._good.popitem(last=False)
+                self._trust(digest)
         return found
+
+    def trust_issued(self, token: Credential) -> None:
+        """Exempt a token that this server has just issued from the limit of failed attempts."""
+        self._trust(token.digest())
+
+    def _trust(self, digest: bytes) -> None:
+        self._good[digest] = None
+        self._good.move_to_end(digest)
+        if len(self._good) > _MOST:
+            self._good.popitem(last=False)
 
     async def reauthenticate(self, credential: Credential, method: str) -> Caller | None:
         """Return the caller of a credential that was accepted before; None if it is no longer valid.
@@ -150,7 +163,7 @@ class Authenticator:
     ) -> Caller | None:
         task = asyncio.current_task()
         unavailable: Unavailable | None = None
-        if credential.kind == "bearer" and credential.secret.startswith(PREFIX):
+        if credential.kind == "bearer" and credential.secret.startswith(TOKEN_PREFIX):
             # Made by this program: never send it to a remote server, also after it was revoked.
             methods = [method for method in methods if method.name == TokenFile.name] or methods
         for method in methods:
@@ -165,7 +178,7 @@ class Authenticator:
                 unavailable = exc  # another method may accept the credential
                 continue
             if caller is not None:
-                if self._asking.get(key) is task and credential.kind == "bearer":
+                if self._asking.get(key) is task:
                     self._keep(credential.digest(), caller, method.cache_ttl)
                 return caller
         if unavailable:

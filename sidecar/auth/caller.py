@@ -27,7 +27,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Submitter of the caller's jobs, and the caller in the log; empty without authentication."""
     scopes: frozenset[Scope]
     method: str
-    """Method that authenticated the caller: token, login, kubernetes, oidc, socket, certificate, none."""
+    """Method that authenticated the caller: token, user, login, kubernetes, oidc, socket, certificate,
+    none."""
     expires: float | None = None
     """Expiry of the credential (Unix seconds)."""
 
@@ -78,6 +79,11 @@ def implied(scopes: Iterable[Scope]) -> frozenset[Scope]:
     return frozenset().union(*(_IMPLIED[scope] for scope in scopes))
 
 
+def listed(scopes: frozenset[Scope]) -> list[Scope]:
+    """Return scopes in their order, the weakest first."""
+    return [scope for scope in SCOPES if scope in scopes]
+
+
 class Credential(msgspec.Struct, frozen=True):
     """A credential of a request: a bearer token, or a name and a password."""
 
@@ -102,7 +108,7 @@ class Method(Protocol):
     cache_ttl: float
     """Seconds for which a result may be cached, but not beyond the credential's expiry."""
     max_concurrent: int
-    """Number of concurrent checks; 0: unlimited, for a method that uses no remote server."""
+    """Number of concurrent checks; 0: unlimited, for a method that uses neither a remote server nor a thread."""
 
     async def identify(self, credential: Credential) -> Caller | None:
         """Return the caller of a credential; None if it is not valid for this method.

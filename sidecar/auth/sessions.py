@@ -1,7 +1,8 @@
 """Browser sessions: a random cookie that maps to the credential of the login.
 
 The credential stays on the server and is checked on every request, like one in a header: a session ends when its token
-is revoked or expires.
+is revoked or expires. Of a password it is an access token: requests of a session are no attempts to guess the password,
+which others at the same address could use up.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _MOST_EACH = 20  # of one credential: repeated logins end only sessions of the s
 
 
 class _Session(NamedTuple):
+    login: bytes
+    """Digest of the credential of the login."""
     credential: Credential
     until: float
 
@@ -37,13 +40,19 @@ class Sessions:
         self._clock = clock
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
 
-    def begin(self, credential: Credential) -> str:
-        """Start a session; return the value of its cookie."""
-        own = [digest for digest, session in self._sessions.items() if session.credential == credential]
+    def begin(self, login: Credential, credential: Credential | None = None) -> str:
+        """Start a session; return the value of its cookie.
+
+        Args:
+            login: the credential of the login.
+            credential: of the requests of the session; default: that of the login.
+        """
+        key = login.digest()
+        own = [digest for digest, session in self._sessions.items() if session.login == key]
         for digest in own[: max(0, len(own) + 1 - _MOST_EACH)]:
             del self._sessions[digest]
         cookie = secrets.token_urlsafe(32)
-        self._sessions[_digest(cookie)] = _Session(credential, self._clock() + self.lifetime)
+        self._sessions[_digest(cookie)] = _Session(key, credential or login, self._clock() + self.lifetime)
         if len(self._sessions) > _MOST:
             self._sessions.popitem(last=False)
         return cookie

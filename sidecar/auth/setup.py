@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.caller import Method
+from sidecar.auth.caller_file import CallerFile
 from sidecar.auth.guard import CallerLimits, Guard
+from sidecar.auth.logins import Logins
 from sidecar.auth.origins import Origins
 from sidecar.auth.peer import PeerCallers, SocketUsers
 from sidecar.auth.sessions import Sessions
@@ -28,14 +30,16 @@ from sidecar.runtime.tasks import Supervised, Supervisor
 
 if TYPE_CHECKING:  # unused methods are not imported: the JWT library alone takes ten megabytes
     from sidecar.auth.kubernetes import Kubernetes
-    from sidecar.auth.login import Login
     from sidecar.auth.oidc import Oidc
     from sidecar.auth.secret import TokenSecret
+    from sidecar.auth.users import UserFile, UserPasswords
     from sidecar.cluster.client import ApiServer
 
 log = structlog.get_logger("auth")
 
 _GUESSES_A_SECOND = 1.0
+
+F = TypeVar("F", bound=CallerFile[Any])
 
 
 class AuthSetup:
@@ -54,7 +58,9 @@ class AuthSetup:
         self._remote: list[Kubernetes | Oidc] = []
         self._secret: TokenSecret | None = None
         self._reading: Supervised | None = None
-        self.login = _login(settings.access)
+        self._users = self._read_users(settings.access)
+        self._passwords: UserPasswords | None = None
+        self.logins = _logins(settings.access, self._users)
         self.guard = Guard(
             Authenticator(
                 self._methods(settings),
@@ -83,21 +89,38 @@ class AuthSetup:
         """Create the methods; those without a remote server come first."""
         methods: list[Method] = []
         if settings.access.tokens:
-            path = Path(settings.access.tokens)
-            self.watch.add(lambda: self._read_tokens(file), path)  # before the first read: misses no change
-            file = TokenFile(path)
+            file = self._read(settings.access.tokens, TokenFile)
             methods.append(file)
             if settings.kubernetes.tokens_secret:
                 self._secret = _secret(settings.kubernetes, file, self._revalidate)
-        if self.login:
-            methods.append(self.login)
+        if self.logins.login:
+            methods.append(self.logins.login)
+        if self._users and self.logins.users:
+            from sidecar.auth.users import UserPasswords
+
+            self._passwords = UserPasswords(self._users)
+            methods += [self._passwords, self.logins.users]
         if settings.oidc.oidc_issuer:
             self._remote.append(_oidc(settings.oidc))
         if settings.kubernetes.kubernetes_auth:
             self._remote.append(_kubernetes(settings.kubernetes))
         return [*methods, *self._remote]
 
-    def _read_tokens(self, file: TokenFile) -> Callable[[], None]:
+    def _read_users(self, options: AccessOptions) -> UserFile | None:
+        if not options.users:
+            return None
+        from sidecar.auth.users import UserFile
+
+        return self._read(options.users, UserFile)
+
+    def _read(self, name: str, kind: Callable[[Path], F]) -> F:
+        """Read a file of callers now, and again after each change."""
+        path = Path(name)
+        self.watch.add(lambda: self._read_again(file), path)  # before the first read: misses no change
+        file = kind(path)
+        return file
+
+    def _read_again(self, file: CallerFile[Any]) -> Callable[[], None]:
         take = file.read_again()
 
         def taken() -> None:
@@ -124,6 +147,8 @@ class AuthSetup:
                 await task.close()
         if self._secret:
             await self._secret.close()
+        if self._passwords:
+            self._passwords.close()
         for method in self._remote:
             await method.close()
 
@@ -146,12 +171,20 @@ def _secret(options: KubernetesOptions, file: TokenFile, changed: Callable[[], N
     )
 
 
-def _login(options: AccessOptions) -> Login | None:
-    if not options.login_password:
-        return None
+def _logins(options: AccessOptions, users: UserFile | None) -> Logins:
+    if not options.login_password and users is None:
+        return Logins()
+    from sidecar.auth.access_tokens import AccessTokens, SharedSecret
     from sidecar.auth.login import Login
+    from sidecar.auth.user_tokens import UserTokens
 
-    return Login(options.login_user, options.login_password, options.login_secret, 60 * options.login_minutes)
+    secret, tokens = options.login_secret, AccessTokens(60 * options.login_minutes)
+    return Logins(
+        login=Login(options.login_user, options.login_password, secret, tokens) if options.login_password else None,
+        users=UserTokens(users, secret, tokens) if users else None,
+        shared=SharedSecret(secret) if secret else None,
+        lifetime=tokens.lifetime,
+    )
 
 
 def _oidc(options: OidcOptions) -> Oidc:

@@ -27,13 +27,21 @@ def _requires(_: Any, tokens: Sequence[Any]) -> bool:
 @group("Access")
 @dataclass(frozen=True, kw_only=True)
 class AccessOptions:
-    """Tokens, the login, and access without authentication."""
+    """Tokens, users, the login, and access without authentication."""
 
     tokens: Annotated[
         str,
         option(
             "tokens",
             "File of bearer tokens, one name:scopes:sha256 per line; `flux-sidecar token new` creates a token. The "
+            "file is reloaded when it changes.",
+        ),
+    ] = ""
+    users: Annotated[
+        str,
+        option(
+            "users",
+            "File of users with passwords, one name:scopes:hash per line; `flux-sidecar user add` adds a user. The "
             "file is reloaded when it changes.",
         ),
     ] = ""

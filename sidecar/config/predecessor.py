@@ -27,16 +27,16 @@ _UNUSED = {
     "FLUX_MIN_UID": "no user of the system logs in",
     "FLUX_PAM_SERVICE": "there is no login by PAM",
 }
-#: Backends of 1.1, with the method that takes their place and what else to do.
-_BACKENDS = {
-    "none": ("", ""),
-    "shared-secret": ("login", "set FLUX_TOKEN and FLUX_SECRET_KEY"),
-    "oidc": ("oidc", "set FLUX_OIDC_ISSUER or --oidc-issuer"),
+#: Backends of 1.1, with the methods that take their place and what else to do.
+_BACKENDS: dict[str, tuple[frozenset[str], str]] = {
+    "none": (frozenset(), ""),
+    "shared-secret": (frozenset({"login"}), "set FLUX_TOKEN and FLUX_SECRET_KEY"),
+    "oidc": (frozenset({"oidc"}), "set FLUX_OIDC_ISSUER or --oidc-issuer"),
     "database": (
-        "token",
-        "there is no database: give each user a token (flux-sidecar token new NAME --file FILE), and --tokens FILE",
+        frozenset({"user", "token"}),
+        "there is no database: add each user (flux-sidecar user add NAME --file FILE), and give --users FILE",
     ),
-    "pam": ("", "there is no login by PAM: use --oidc-issuer, or --socket with --socket-users"),
+    "pam": (frozenset(), "there is no login by PAM: use --oidc-issuer, or --socket with --socket-users"),
 }  # fmt: skip
 PRIVATE = frozenset({BACKEND, *_OPTIONS.values(), *_UNUSED})
 """All variables of 1.1 that 0.2 does not have; no job inherits them."""
@@ -61,8 +61,8 @@ def check(methods: tuple[str, ...]) -> None:
         return
     if name not in _BACKENDS:
         raise SettingsError(f"{BACKEND}: unknown backend {quoted(name)}; use one of {', '.join(_BACKENDS)}.")
-    method, advice = _BACKENDS[name]
-    if advice and method not in methods:
+    wanted, advice = _BACKENDS[name]
+    if advice and not wanted & set(methods):
         raise SettingsError(f"{BACKEND}={name}: {advice}.")
 
 

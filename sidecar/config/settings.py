@@ -34,6 +34,7 @@ _NO_METHOD = """No method of authentication is set. Give one or more of:
     --tokens FILE             bearer tokens (flux-sidecar token new NAME --file FILE)
     --kubernetes-auth         tokens and RBAC of the cluster
     --oidc-issuer URL         JWTs of an identity provider
+    --users FILE              users with passwords (flux-sidecar user add NAME --file FILE)
     FLUX_TOKEN=PASSWORD       one user with a password; with FLUX_SECRET_KEY for flux-restful-client
     --tls-client-ca FILE      client certificates"""
 
@@ -58,6 +59,7 @@ class Settings:
         """The methods of authentication on the port."""
         configured = {
             "token": self.access.tokens,
+            "user": self.access.users,
             "login": self.access.login_password,
             "oidc": self.oidc.oidc_issuer,
             "kubernetes": self.kubernetes.kubernetes_auth,
@@ -146,9 +148,10 @@ class Settings:
                 "--socket with methods of authentication: a job that runs as this server's user, and sees the socket's "
                 "file, is admin through it; put the socket where jobs cannot see it"
             )
-        if access.tokens and os.access(access.tokens, os.W_OK):
-            warnings.append(
-                f"--tokens {access.tokens} can be written by this server's user: a job that runs as the same user, and "
-                "sees the file, can add a token to it; let another user own it, or mount it read-only"
-            )
+        for option, path, what in (("--tokens", access.tokens, "token"), ("--users", access.users, "user")):
+            if path and os.access(path, os.W_OK):
+                warnings.append(
+                    f"{option} {path} can be written by this server's user: a job that runs as the same user, and "
+                    f"sees the file, can add a {what} to it; let another user own it, or mount it read-only"
+                )
         return warnings

@@ -9,9 +9,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from sidecar.api.login import identify, require_no_query
-from sidecar.auth.caller import Credential
+from sidecar.api.login import identify, issue_token, require_no_query
+from sidecar.auth.caller import Caller, Credential
 from sidecar.auth.guard import Guard
+from sidecar.auth.logins import Logins
 from sidecar.auth.sessions import cookie_name
 from sidecar.domain.errors import Problem, TooManyRequests, Unauthenticated, Unavailable
 from sidecar.http import html
@@ -22,6 +23,7 @@ from sidecar.web.render import template
 _HOME = "/"
 _STYLE = resources.files("sidecar.web").joinpath("login.css").read_text()
 _POLICY = html.style_only(_STYLE)
+_PASSWORDS = frozenset({"login", "user"})  # methods whose tokens people do not have
 
 
 class LoginForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,13 +40,15 @@ class LoginPages:
 
     Args:
         guard: authenticates credentials, and has the sessions.
+        logins: the logins with user and password.
         no_auth: whether the page warns that the server was started with --no-auth.
     """
 
     tag = "login"
 
-    def __init__(self, guard: Guard, *, no_auth: bool) -> None:
+    def __init__(self, guard: Guard, logins: Logins, *, no_auth: bool) -> None:
         self._guard = guard
+        self._logins = logins
         self._no_auth = no_auth
 
     @operation("GET", "/login", scope=None, answers=(Answer("The login page", media=("text/html",)),), errors=(400,))
@@ -74,14 +78,15 @@ class LoginPages:
         )
         destination = body.next if _is_local(body.next) else _HOME
         try:
-            if await identify(self._guard, request, credential) is None:
+            caller = await identify(self._guard, request, credential)
+            if caller is None:
                 raise Unauthenticated("Unknown or expired token or password.")
         except (Unauthenticated, TooManyRequests, Unavailable) as exc:
             return self.page(exc, destination=destination)
         response = web.Response(status=303, headers={"Location": f".{destination}"})
         response.set_cookie(
             self._cookie(request),
-            self._guard.sessions.begin(credential),
+            self._begin_session(credential, caller),
             max_age=int(self._guard.sessions.lifetime),
             path="/",
             secure=True,
@@ -89,6 +94,11 @@ class LoginPages:
             samesite="Strict",
         )
         return response
+
+    def _begin_session(self, login: Credential, caller: Caller) -> str:
+        """Return the value of the cookie; after a login with a password, the session stands for an access token."""
+        token = issue_token(self._guard, self._logins, caller) if login.kind == "password" else None
+        return self._guard.sessions.begin(login, token)
 
     @operation(
         "POST",
@@ -123,7 +133,7 @@ class LoginPages:
         """
         methods = self._guard.authenticator.methods
         forms = ["password"] if any("password" in method.kinds for method in methods) else []
-        if not forms or any(method.name != "login" for method in methods):
+        if not forms or any(method.name not in _PASSWORDS for method in methods):
             forms.append("token")
         alert = problem.detail if problem and not first else ""
         text = template("login.html").render(

@@ -21,7 +21,9 @@ from tests.support.harness import Server, eventually
 from tests.support.settings import make_settings
 from tests.support.sse import Stream, ask
 
-PUBLIC = {"/livez", "/readyz", "/login", "/logout", "/v1/token", "/v1/login/access-token", "/api/v1/health"}
+PUBLIC = {
+    "/livez", "/readyz", "/login", "/logout", "/v1/auth", "/v1/token", "/v1/login/access-token", "/api/v1/health",
+}  # fmt: skip
 
 OPERATIONS = Application(make_settings(embedded=True), Path("/nonexistent")).operations
 

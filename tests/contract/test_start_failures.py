@@ -18,7 +18,7 @@ from sidecar.cluster.cluster import job_view
 from sidecar.cluster.objects import Pod
 from sidecar.cluster.obstacles import obstacles
 from tests.support import odd_files
-from tests.support.access import TokenFile
+from tests.support.access import TokenFile, Users
 from tests.support.authority import Authority
 from tests.support.cluster_api import ClusterAPI
 from tests.support.harness import SIDECAR, Server, embedded
@@ -59,13 +59,14 @@ def test_json_log_has_only_json_lines(options: tuple[str, ...], text: str) -> No
 
 
 @pytest.mark.parametrize("how", odd_files.ODD)
-@pytest.mark.parametrize("option", ["--tokens", "--tls-cert", "--tls-key", "--tls-client-ca", "--oidc-ca"])
+@pytest.mark.parametrize("option", ["--tokens", "--users", "--tls-cert", "--tls-key", "--tls-client-ca", "--oidc-ca"])
 def test_irregular_files_of_settings(tmp_path: Path, option: str, how: str) -> None:
     """A FIFO does not block the start, and an endless file uses no memory."""
     authority = Authority(tmp_path)
     certificate, key = authority.serve()
     files = {
-        "--tokens": TokenFile(tmp_path, alice="read").path, "--tls-cert": certificate, "--tls-key": key,
+        "--tokens": TokenFile(tmp_path, alice="read").path, "--users": Users(tmp_path, bob="read").path,
+        "--tls-cert": certificate, "--tls-key": key,
         "--tls-client-ca": authority.file, "--oidc-ca": authority.file,
     }  # fmt: skip
     path = tmp_path / "odd"

@@ -8,9 +8,12 @@ from typing import Any
 
 import httpx
 
-from sidecar.auth import tokens
+from sidecar.auth import passwords, tokens, users
+from sidecar.auth.passwords import Cost
 from tests.support.harness import Server
 
+WEAK = Cost(10, 8, 1)
+"""Of passwords in tests: some milliseconds."""
 SCOPES = ("read", "submit", "admin")
 
 
@@ -41,6 +44,31 @@ class TokenFile:
     def client(self, server: Server, name: str) -> httpx.Client:
         """Return a client with the credential of a caller."""
         return httpx.Client(base_url=server.url, timeout=60, headers=self.headers(name), verify=server.verify)
+
+
+class Users:
+    """A file of users, and their passwords; the hashes are the weakest that a server accepts."""
+
+    def __init__(self, directory: Path, **callers: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / "users"
+        self.path.touch()
+        self.passwords: dict[str, str] = {}
+        for name, scopes in callers.items():
+            self.put(name, scopes, f"the password of {name}")
+
+    def put(self, name: str, scopes: str, password: str) -> None:
+        """Add a user, or replace one."""
+        hashed = passwords.make_hash(password, WEAK)
+        users.put(self.path, name, scopes.split(","), hashed, replace=True)
+        self.passwords[name] = password
+
+    @property
+    def options(self) -> tuple[str, str]:
+        return "--users", str(self.path)
+
+    def basic(self, name: str) -> tuple[str, str]:
+        return name, self.passwords[name]
 
 
 def audit(server: Server) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from tests.support.settings import make_settings
         ("shared-secret", ("login",)),
         ("oidc", ("oidc",)),
         ("database", ("token",)),
+        ("database", ("user", "certificate")),
     ],
 )
 def test_backends(monkeypatch: pytest.MonkeyPatch, backend: str, methods: tuple[str, ...]) -> None:

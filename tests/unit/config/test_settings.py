@@ -45,6 +45,8 @@ def test_no_instance() -> None:
         (["--embedded", "--require-auth"], "No method of authentication is set. Give one or more of"),
         (["--embedded", "--no-auth", "--login-password", "x"], "a method of authentication (login) exclude each other"),
         (["--embedded", "--tokens", "/no/where"], "--tokens /no/where: No such file or directory. Make one with: flux"),
+        (["--embedded", "--users", "/no/where"], "--users /no/where: No such file or directory. Make one with: flux"),
+        (["--embedded", "--no-auth", "--users", "x"], "a method of authentication (user) exclude each other"),
         (
             ["--embedded", "--metrics-port", "5000"],
             "--metrics-port must be a port from 1 to 65535, and not that of --port",
