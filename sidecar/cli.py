@@ -19,8 +19,7 @@ from cyclopts import (
 )
 
 import sidecar
-from sidecar import accounts
-from sidecar.app import failures
+from sidecar.app import accounts, failures
 from sidecar.config import table, values
 from sidecar.config.early import early_option
 from sidecar.config.environment import in_kubernetes

@@ -281,7 +281,7 @@ def test_second_token_of_a_name_is_reported(tmp_path: Path) -> None:
         )
         for _ in range(2)
     ]
-    note = f"bob already has 1 token in {path}, which stays valid; delete its line to revoke it\n"
+    note = f"bob already has 1 token in {path}, which stays valid; `flux-sidecar token revoke` ends it\n"
     assert [each.stderr for each in done] == ["", note]
     for each in done:
         assert asyncio.run(identify_token(TokenFile(path), each.stdout.strip())) is not None
