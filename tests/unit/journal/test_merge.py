@@ -91,6 +91,7 @@ class Server:
         self.path, self.flux = path, flux
         self.store = Store(path)
         self.frames: list[Frame] = []
+        self.history_ended = False  # its last frame is delivered: the server starts no further process
 
     async def start(self) -> None:
         await self.store.open()
@@ -105,10 +106,13 @@ class Server:
         for item in [*self.flux.backlog(ended=False), END]:
             self.feed.push(item)
         self.frames.clear()
+        self.history_ended = False
 
     async def read_history(self) -> None:
         """Read the history as the other process does, with a look at the store as it is now."""
         await self.live()
+        if self.history_ended:
+            return
         await self.feed.history.drained()
         texts = [
             msgspec.json.encode(each) for each in (*self.flux.backlog(ended=True), *self.flux.backlog(ended=False))
@@ -125,7 +129,9 @@ class Server:
         """Deliver the next frame, in no relation to the progress of the live events."""
         if self.frames:
             await self.live()
-            await self.feed.history.put(self.frames.pop(0))
+            frame = self.frames.pop(0)
+            self.history_ended = frame.complete
+            await self.feed.history.put(frame)
 
     async def complete(self) -> None:
         while self.frames:
@@ -204,8 +210,7 @@ async def _compare(directory: Path, flux: Flux, steps: list[tuple[Any, ...]]) ->
             await server.kill()
             server = Server(directory / "s.sqlite", flux)
             await server.start()
-    if not server.feed.caught_up:
-        await server.read_history()  # the process that was started last
+    await server.read_history()  # the process that was started last
     await server.complete()
     found = await server.content()
     await server.kill()
