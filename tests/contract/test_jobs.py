@@ -405,6 +405,7 @@ def test_empty_form_fields_are_ignored(server: Server) -> None:
 def test_empty_filter_cancels_nothing(server: Server, name: str) -> None:
     """``-d queue=$QUEUE`` sends an empty value if the variable is not set; it would match nearly every job."""
     job = server.submit("true", urgency=0)
+    server.state(job, "SCHED")
     bodies: list[dict[str, Any]] = [{"data": {name: ""}}, {"json": {name: ""}}, {"data": {name: "", "state": "active"}}]
     for body in bodies:
         text = problem(server.http.post("/v1/jobs/cancel", **body), 400)["detail"]

@@ -16,7 +16,7 @@ _JOBS = 4000
 
 @pytest.mark.parametrize(
     ("batches", "most"),
-    [(typical.history, 1300), (typical.live, 1620)],
+    [(typical.history, 1300), (typical.live, 1660)],
     ids=["history", "live, and each event among those of other jobs"],
 )
 async def test_bytes_of_a_job(
