@@ -30,8 +30,8 @@ $ curl -X DELETE 'localhost:5000/api/v1/jobs/f2oUvBnNfh?reason=not+needed'
 * **Errors** are `{"error": "…"}`, often with `detail`, and with `path` where there is no route: 404 for every method,
   also where the path has other methods. A request that is not HTTP, for example with a malformed `Content-Length`, is
   answered before its path is known, with the errors of all other routes.
-* **Differences**: unknown query parameters are 400; another caller's job
-  can be cancelled by an admin; `HEAD` is answered wherever `GET` is. `Location` is absolute, other than in `/v1`.
+* **Differences**: unknown query parameters are 400; another caller's job can be cancelled by an admin; `HEAD` is
+  answered wherever `GET` is. `Location` is absolute, other than in `/v1`.
 * **Additions**: `Idempotency-Key`; and `warnings`, which name arguments that the embedded engine ignores.
 * **A token** may be sent in the header `X-Token` instead of `Authorization`, on every route of this server.
 """

@@ -13,6 +13,16 @@ from sidecar.http.operations import Answer, operation
 
 Backend = Literal["none", "database", "shared-secret", "oidc", "token", "kubernetes", "certificate"]
 
+#: By the name of the method of authentication; the first one that is configured counts.
+_BACKENDS: dict[str, Backend] = {
+    "user": "database",
+    "login": "shared-secret",
+    "oidc": "oidc",
+    "token": "token",
+    "kubernetes": "kubernetes",
+    "certificate": "certificate",
+}
+
 
 class OidcIssuer(msgspec.Struct):
     """The OpenID Connect issuer whose tokens are accepted."""
@@ -67,19 +77,11 @@ class AuthResource:
 
 def describe_auth(settings: Settings) -> AuthMethods:
     """Return the answer of a server with these settings."""
-    access, oidc = settings.access, settings.oidc
-    configured: dict[Backend, object] = {
-        "database": access.users,
-        "shared-secret": access.login_password,
-        "oidc": oidc.oidc_issuer,
-        "token": access.tokens,
-        "kubernetes": settings.kubernetes.kubernetes_auth,
-        "certificate": settings.tls.tls_client_ca,
-    }
-    by_password = bool(access.users or access.login_password)
+    methods, oidc = settings.methods, settings.oidc
+    by_password = "user" in methods or "login" in methods
     return AuthMethods(
-        backend=next((name for name, value in configured.items() if value), "none"),
+        backend=next((backend for method, backend in _BACKENDS.items() if method in methods), "none"),
         password_login=by_password,
-        shared_secret_handshake=by_password and bool(access.login_secret),
-        oidc=OidcIssuer(oidc.oidc_issuer, oidc.oidc_audience) if oidc.oidc_issuer else UNSET,
+        shared_secret_handshake=by_password and bool(settings.access.login_secret),
+        oidc=OidcIssuer(oidc.oidc_issuer, oidc.oidc_audience) if "oidc" in methods else UNSET,
     )

@@ -68,7 +68,7 @@ class Submit:
         "/v1/jobs/submit",
         scope="submit",
         body=SubmitBody,
-        rest="envars",
+        whole_body="envars",
         headers={KEY: "makes a retry safe: the same key and body return the first job"},
         answers=(Answer("The job was accepted or checked, or the launcher started", Submitted | Launched | Checked),),
         errors=(400, 403, 409, 413, 415, 422, 503),
@@ -79,13 +79,12 @@ class Submit:
 
         The parameters may be sent as a JSON body, as a form or in the query string, under the same names. If command is
         in the query, and no member of a JSON body has the name of a parameter or one similar to it, the whole body is
-        envars, as in flux-restful 1.1. The response
-        is sent once Flux has accepted the job, and has its address in Location; from then on each read of this server
-        finds the job, or returns 503 with the lag. With an Idempotency-Key the job is submitted once, however often the
-        request is repeated, also after a crash of the server; a response with the first job has the header
-        Idempotent-Replayed. With dry_run=true nothing is submitted: the response is the jobspec, or what is wrong with
-        its shape, its queue, the limits of that queue, or its resources. Dependencies and the decisions of job manager
-        plugins are checked by a submit only.
+        envars, as in flux-restful 1.1. The response is sent once Flux has accepted the job, and has its address in
+        Location; from then on each read of this server finds the job, or returns 503 with the lag. With an
+        Idempotency-Key the job is submitted once, however often the request is repeated, also after a crash of the
+        server; a response with the first job has the header Idempotent-Replayed. With dry_run=true nothing is
+        submitted: the response is the jobspec, or what is wrong with its shape, its queue, the limits of that queue, or
+        its resources. Dependencies and the decisions of job manager plugins are checked by a submit only.
         """
         self._service.require_accepting()
         key, caller = key_of(request), caller_of(request)

@@ -11,14 +11,14 @@ from multidict import istr
 from sidecar.auth.caller import Credential
 from sidecar.domain.errors import Unauthenticated
 
-TOKEN = istr("X-Token")
+X_TOKEN = istr("X-Token")
 """Header with a bearer token, for clients that cannot set Authorization; read only if that header is absent."""
 
 _CHALLENGE = 'Bearer realm="flux-sidecar"'
 
 
 def read_authorization(request: web.Request) -> Credential | None:
-    """Return the credential in the Authorization header, or else in :data:`TOKEN`; None without both headers.
+    """Return the credential in the Authorization header, or else in :data:`X_TOKEN`; None without both headers.
 
     Raises:
         Unauthenticated: a header is repeated, X-Token is empty, or the scheme of Authorization is not supported.
@@ -37,16 +37,16 @@ def read_authorization(request: web.Request) -> Credential | None:
             colon = ""
         if colon:
             return Credential("password", password, name)
-    raise unauthenticated("Authorization: send Bearer TOKEN (or Basic, where there is a password).")
+    raise unauthenticated("Authorization: send Bearer X_TOKEN (or Basic, where there is a password).")
 
 
 def has_credential_header(request: web.Request) -> bool:
     """Whether a request has a header that :func:`read_authorization` reads."""
-    return hdrs.AUTHORIZATION in request.headers or TOKEN in request.headers
+    return hdrs.AUTHORIZATION in request.headers or X_TOKEN in request.headers
 
 
 def _read_token(request: web.Request) -> Credential | None:
-    token = _only(request, TOKEN)
+    token = _only(request, X_TOKEN)
     if token is None:
         return None
     if not token.strip():

@@ -72,7 +72,7 @@ def make_decoy(cost: Cost) -> PasswordHash:
 
 
 def verify(password: str, expected: PasswordHash) -> bool:
-    """Whether a password is right. This takes tenths of a second, without the interpreter's lock."""
+    """Whether a password is right. This takes tenths of a second, without the GIL."""
     key = _scrypt(password, expected.cost, expected.salt, len(expected.key))
     return hmac.compare_digest(key, expected.key)
 

@@ -111,8 +111,8 @@ def _decode(request: web.Request, op: Operation, cls: type[msgspec.Struct], raw:
             return decoded
     query = decoding.unique_values(request.query)
     sent, is_text = _body_values(request, raw)
-    if op.rest and sent and not is_text and op.rest not in query and _is_rest(cls, query, sent):
-        sent = {op.rest: sent}
+    if op.whole_body and sent and not is_text and op.whole_body not in query and _is_whole_body(cls, query, sent):
+        sent = {op.whole_body: sent}
     if both := sorted(query.keys() & sent.keys()):
         errors = [f"{faults.quote_name(name)}: given in the query and in the body." for name in both[:_MAX_NAMED]]
         raise InvalidRequest(" ".join(errors), errors=errors, message=op.message)
@@ -121,7 +121,7 @@ def _decode(request: web.Request, op: Operation, cls: type[msgspec.Struct], raw:
     return decoding.decode(cls, values, text=text, message=op.message, form=True)
 
 
-def _is_rest(cls: type[msgspec.Struct], query: Mapping[str, Any], sent: Mapping[str, Any]) -> bool:
+def _is_whole_body(cls: type[msgspec.Struct], query: Mapping[str, Any], sent: Mapping[str, Any]) -> bool:
     """Return whether a JSON body is the value of one field, as flux-restful 1.1 reads it, and no object of parameters.
 
     It is if the query has all parameters that are required, and the body has no member with the name of a parameter,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiohttp import HttpVersion11, hdrs, web
 
 from sidecar.domain.errors import ExpectationFailed, InvalidRequest, NotImplementedHere, Problem
-from sidecar.http import problems, rest_errors
+from sidecar.http import rest_errors
 from sidecar.http.connection import RequestHandler
 from sidecar.http.headers import HEADERS
 from sidecar.http.unreadable import check_version
@@ -27,8 +27,7 @@ def reject_unsupported(handle: RequestHandler) -> RequestHandler:
         try:
             _check(request)
         except Problem as problem:
-            rest = rest_errors.is_rest_path(request.path)
-            response = rest_errors.render(request, problem) if rest else problems.render(problem)
+            response = rest_errors.render(request, problem)
             response.headers.update(HEADERS)
             response.force_close()  # the client is unauthenticated: read nothing more from it
             request._cache["version"] = HttpVersion11  # aiohttp responds in the version of the request

@@ -35,7 +35,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     body: type[msgspec.Struct] | None = None
     lines: type[msgspec.Struct] | None = None
     """Type of each line of an NDJSON body, which the handler reads itself."""
-    rest: str = ""
+    whole_body: str = ""
     """Field of the body that a JSON body is as a whole, if the query has the parameters; see :mod:`body_decoding`."""
     headers: dict[str, str] = {}
     """Request headers that the operation reads, with their descriptions."""

@@ -22,6 +22,7 @@ from sidecar.domain.errors import (
     Unavailable,
 )
 from sidecar.domain.untrusted import excerpt
+from sidecar.http import problems
 from sidecar.http.operations import NO_OPERATION, OPERATION
 
 CONTENT_TYPE = "application/json"
@@ -54,7 +55,9 @@ def is_rest_path(path: str) -> bool:
 
 
 def render(request: web.BaseRequest, problem: Problem) -> web.Response:
-    """Return the response of an error."""
+    """Return the response of an error in the form of the request's path: below /api/v1 a RestError."""
+    if not is_rest_path(request.path):
+        return problems.render(problem)
     return web.Response(
         body=msgspec.json.encode(_body(request, problem)) + b"\n",
         status=InvalidRequest.status if isinstance(problem, TooLarge) else problem.status,

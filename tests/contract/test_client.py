@@ -35,13 +35,13 @@ def test_its_command_line(server: Server) -> None:
     """It sends every parameter in the query string, and an object as its Python repr."""
     cli = str(BIN / "flux-restful-cli")
     done = _run(server, cli, "submit", "--num_tasks", "2", "--cores_per_task", "1", "--workdir", "/usr",
-                "--env", "WHO=me and you", "printenv", "WHO")  # fmt: skip
+                "--env", "GREETING=hello world", "printenv", "GREETING")  # fmt: skip
     assert done.returncode == 0, done.stderr
     job = json.loads(done.stdout)["id"]
     assert server.ended(job)["ntasks"] == 2
     info = json.loads(_run(server, cli, "info", str(job)).stdout)
     assert (info["id"], info["cwd"], info["state"]) == (job, "/usr", "INACTIVE")
-    assert _run(server, cli, "logs", str(job)).stdout == "me and you\nme and you\n"
+    assert _run(server, cli, "logs", str(job)).stdout == "hello world\nhello world\n"
     assert job in [each["id"] for each in json.loads(_run(server, cli, "list-jobs").stdout)["jobs"]]
     assert len(json.loads(_run(server, cli, "list-nodes").stdout)["nodes"]) == 1
     assert "cannot be cancelled" in json.loads(_run(server, cli, "cancel", str(job)).stdout)["Message"]

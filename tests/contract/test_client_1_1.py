@@ -89,11 +89,11 @@ def test_command(own_server: Callable[..., Server], login: bool) -> None:
         return done.stdout
 
     job = json.loads(
-        cli("submit", "--num_tasks", "2", "--workdir", "/usr", "--env", "WHO=me and you", "printenv", "WHO")
+        cli("submit", "--num_tasks", "2", "--workdir", "/usr", "--env", "GREETING=hello world", "printenv", "GREETING")
     )["id"]
     eventually(lambda: json.loads(cli("info", str(job)))["state"] == "INACTIVE")
     assert json.loads(cli("info", str(job)))["cwd"] == "/usr"
-    assert cli("logs", str(job)) == "me and you\nme and you\n"
+    assert cli("logs", str(job)) == "hello world\nhello world\n"
     assert [each["id"] for each in json.loads(cli("list-jobs"))["jobs"]] == [job]
     assert len(json.loads(cli("list-nodes"))["nodes"]) == 1
     assert "cannot be cancelled" in json.loads(cli("cancel", str(job)))["Message"]

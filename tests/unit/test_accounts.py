@@ -6,7 +6,6 @@ import os
 import pty
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from sidecar.auth import passwords
 from sidecar.auth import tokens as token_file
 from sidecar.auth.users import UserFile
 from tests.support.access import TokenFile, Users
-from tests.support.command_line import run_command
+from tests.support.command_line import run_and_find_modules, run_command
 from tests.support.harness import PATIENCE, SIDECAR
 
 PASSWORD = "correct horse"
@@ -173,11 +172,4 @@ def test_files_that_cannot_be_edited(tmp_path: Path, arguments: list[str]) -> No
 
 @pytest.mark.parametrize("arguments", [["user", "add"], ["user", "list"], ["token", "revoke", "--help"]])
 def test_the_server_is_not_loaded(arguments: list[str]) -> None:
-    program = (
-        "import sys; sys.argv[1:] = %r\n"
-        "from sidecar.__main__ import main\n"
-        "try: main()\n"
-        "finally: print(sorted({'aiohttp', 'sqlite3', 'joserfc', 'structlog'} & set(sys.modules)), file=sys.stderr)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program % arguments], text=True, capture_output=True, timeout=60)
-    assert done.stderr.splitlines()[-1] == "[]"
+    assert run_and_find_modules(arguments, "aiohttp", "sqlite3", "joserfc", "structlog")[1] == []

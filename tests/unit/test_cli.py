@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 
 import pytest
 from cyclopts import CycloptsError
@@ -12,7 +10,7 @@ from cyclopts import CycloptsError
 import sidecar
 from sidecar import cli
 from sidecar.app import command, failures
-from tests.support.command_line import run_command
+from tests.support.command_line import run_and_find_modules, run_command
 from tests.support.harness import BIN
 
 
@@ -92,12 +90,4 @@ def test_the_version() -> None:
 )
 def test_help_and_errors_do_not_load_the_server(arguments: list[str], code: int) -> None:
     """They answer in a fraction of the time that the server needs to start."""
-    program = (
-        "import sys; sys.argv[1:] = %r\n"
-        "from sidecar.__main__ import main\n"
-        "try: main()\n"
-        "finally: print(sorted({'aiohttp', 'sqlite3', 'sidecar.app.server'} & set(sys.modules)), file=sys.stderr)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program % arguments], text=True, capture_output=True, timeout=60)
-    assert done.returncode == code, done.stderr
-    assert done.stderr.splitlines()[-1] == "[]"
+    assert run_and_find_modules(arguments, "aiohttp", "sqlite3", "sidecar.app.server") == (code, [])

@@ -92,12 +92,10 @@ def _abort_started(request: web.Request) -> web.StreamResponse | None:
 
 
 def _render(request: web.Request, problem: Problem, pages: ErrorPages) -> web.Response:
-    if rest_errors.is_rest_path(request.path):
-        return rest_errors.render(request, problem)
     if _is_probe_of_root(request, problem):
         return pages.login(root=relative_root(request.path))
-    if is_api_path(request.path) or not prefers_html(request):
-        return details.render(problem)
+    if is_api_path(request.path) or rest_errors.is_rest_path(request.path) or not prefers_html(request):
+        return rest_errors.render(request, problem)
     if isinstance(problem, Unauthenticated) and request.method == "GET":
         return pages.login(problem, destination=request.path_qs, first=True, root=relative_root(request.path))
     return pages.error(request, problem)
